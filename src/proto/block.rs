@@ -1,0 +1,135 @@
+//! Block numbers: one that counts for ever, and what it becomes in sixteen bits on the wire.
+
+use std::fmt;
+
+use crate::wire::WireBlock;
+
+/// A block's place in its transfer, counted from 1 without ever wrapping; 0 stands for "none yet"
+/// and is what an ACK of a WRQ or an OACK names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct BlockIndex(pub u64);
+
+impl BlockIndex {
+    /// Before the first block.
+    pub const ZERO: Self = Self(0);
+    /// The first block.
+    pub const FIRST: Self = Self(1);
+
+    /// The index `count` blocks further on.
+    #[must_use]
+    pub const fn plus(self, count: u64) -> Self {
+        Self(self.0.saturating_add(count))
+    }
+
+    /// The index of the block before; zero stays zero.
+    #[must_use]
+    pub const fn before(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+
+    /// How many blocks lie from `earlier` (not counted) to this one (counted); zero if it is later.
+    #[must_use]
+    pub const fn past(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// The last block of a transfer of `len` octets: the one that is shorter than `blksize`, which
+    /// is an empty one when `len` is a multiple (RFC 1350 §6).
+    #[must_use]
+    pub const fn last_of(len: u64, blksize: u16) -> Self {
+        Self(len / blksize as u64 + 1)
+    }
+
+    /// Where in the file the block begins, in octets.
+    #[must_use]
+    pub const fn offset(self, blksize: u16) -> u64 {
+        self.before().0.saturating_mul(blksize as u64)
+    }
+}
+
+impl fmt::Display for BlockIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What follows block 65,535 on the wire. RFC 1350 is silent; nearly everybody goes on with 0, and
+/// the `rollover` option of tftp-hpa can ask for 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Rollover {
+    /// 65,535 is followed by 0.
+    #[default]
+    ToZero,
+    /// 65,535 is followed by 1.
+    ToOne,
+}
+
+impl Rollover {
+    /// How many blocks go by before a wire number comes again.
+    const fn period(self) -> u64 {
+        match self {
+            Self::ToZero => 0x1_0000,
+            Self::ToOne => 0xffff,
+        }
+    }
+
+    /// The number that `index` bears on the wire.
+    #[must_use]
+    pub const fn wire(self, index: BlockIndex) -> WireBlock {
+        let number = match self {
+            Self::ToZero => index.0 % 0x1_0000,
+            Self::ToOne if index.0 == 0 => 0,
+            Self::ToOne => (index.0 - 1) % 0xffff + 1,
+        };
+        WireBlock(number as u16)
+    }
+
+    /// The first index from `from` on that bears `wire`; `None` if none ever will.
+    ///
+    /// A window never holds more than 65,535 blocks, so within one the answer is the only one.
+    #[must_use]
+    pub const fn resolve(self, wire: WireBlock, from: BlockIndex) -> Option<BlockIndex> {
+        if matches!(self, Self::ToOne) && wire.0 == 0 {
+            return if from.0 == 0 { Some(BlockIndex::ZERO) } else { None };
+        }
+        let period = self.period();
+        let target = wire.0 as u64 % period;
+        let ahead = (target + period - from.0 % period) % period;
+        // Under `ToOne`, index 0 is wire 0 alone, although it is congruent to 65,535.
+        if matches!(self, Self::ToOne) && from.0 == 0 && ahead == 0 {
+            return Some(BlockIndex(period));
+        }
+        Some(BlockIndex(from.0 + ahead))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: `resolve` is the inverse of `wire` for any index and any start within a window.
+    /// Method: compare with a search that tries one index after the other.
+    #[test]
+    fn resolve_agrees_with_brute_force() {
+        let mut random = fastrand::Rng::with_seed(7);
+        for rollover in [Rollover::ToZero, Rollover::ToOne] {
+            let near = [0, 1, 2, 65_533, 65_534, 65_535, 65_536, 65_537, 131_069, 131_070, 131_071, 131_072];
+            let far = (0..40).map(|_| random.u64(0..10_000_000));
+            for from in near.into_iter().chain(far).map(BlockIndex) {
+                for wire in [0, 1, 2, 3, 65_534, 65_535, random.u16(..)].map(WireBlock) {
+                    let searched = (from.0..from.0 + 0x1_0001).map(BlockIndex).find(|&index| rollover.wire(index) == wire);
+                    assert_eq!(rollover.resolve(wire, from), searched, "{rollover:?} {wire} from {from}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn last_block_is_short_or_empty() {
+        assert_eq!(BlockIndex::last_of(0, 512), BlockIndex(1));
+        assert_eq!(BlockIndex::last_of(511, 512), BlockIndex(1));
+        assert_eq!(BlockIndex::last_of(512, 512), BlockIndex(2));
+        assert_eq!(BlockIndex::last_of(5 << 30, 512), BlockIndex(10_485_761));
+        assert_eq!(BlockIndex(65_537).offset(512), 65_536 * 512);
+    }
+}

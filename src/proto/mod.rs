@@ -1,0 +1,5 @@
+//! The protocol, with no socket, file, clock, thread or log line: told what arrived and what time it
+//! is, it says what to send and when to come back.
+
+pub mod block;
+pub mod negotiate;

@@ -1,0 +1,71 @@
+//! Time as a plain number: the protocol is told what time it is and never asks.
+//!
+//! An [`Instant`] counts nanoseconds since an epoch that its engine chose. Being a number, it can be
+//! made by a simulator, a fuzzer or a test as easily as by a clock.
+
+use std::ops::{Add, AddAssign, Sub};
+
+pub use std::time::Duration;
+
+/// A point in time: nanoseconds since the epoch of the engine that gave it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Instant(u64);
+
+impl Instant {
+    /// The epoch itself.
+    pub const ZERO: Self = Self(0);
+
+    /// The point that lies `nanos` nanoseconds after the epoch.
+    #[must_use]
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
+    /// Nanoseconds since the epoch.
+    #[must_use]
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// How long ago `earlier` was; zero if it is yet to come.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Add<Duration> for Instant {
+    type Output = Self;
+
+    fn add(self, rhs: Duration) -> Self {
+        let nanos = u64::try_from(rhs.as_nanos()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(nanos))
+    }
+}
+
+impl AddAssign<Duration> for Instant {
+    fn add_assign(&mut self, rhs: Duration) {
+        *self = *self + rhs;
+    }
+}
+
+impl Sub for Instant {
+    type Output = Duration;
+
+    fn sub(self, rhs: Self) -> Duration {
+        self.since(rhs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arithmetic_saturates_at_both_ends() {
+        let one = Instant::from_nanos(1);
+        assert_eq!(Instant::ZERO - one, Duration::ZERO);
+        assert_eq!(one + Duration::MAX, Instant::from_nanos(u64::MAX));
+        assert_eq!(one + Duration::from_nanos(2) - one, Duration::from_nanos(2));
+    }
+}

@@ -1,7 +1,10 @@
 //! bootstorm: TFTP for the moment when a thousand machines power on at once.
 
+pub mod config;
 pub mod engine;
+pub mod metrics;
 pub mod proto;
+pub mod shard;
 pub mod store;
 pub mod time;
 pub mod wire;

@@ -3,3 +3,8 @@
 
 pub mod block;
 pub mod negotiate;
+pub mod outcome;
+pub mod receiver;
+pub mod sender;
+pub mod timing;
+pub mod transfer;

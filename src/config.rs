@@ -1,0 +1,162 @@
+//! Settings: what the operator may say, and what holds otherwise; every default is a named constant.
+
+use std::net::IpAddr;
+
+use crate::proto::negotiate::{BLKSIZE_MAX, BLKSIZE_MIN, Limits};
+use crate::proto::timing::Patience;
+use crate::time::Duration;
+
+/// Blocks under way towards one client: beyond 64 nothing is gained, and small receive rings overflow.
+pub const WINDOWSIZE_MAX_DEFAULT: u16 = 64;
+/// Transfers at a time, over all shards: a slot of under 1 KiB each, so some 60 MiB at the worst.
+pub const TRANSFERS_MAX_DEFAULT: usize = 65_536;
+/// Transfers whose peer has yet to prove that it is there, per shard. At 100,000 forged requests a
+/// second, a real client still has 0.3 s to answer before it is the oldest.
+pub const UNVALIDATED_MAX: usize = 32_768;
+/// The same for one IPv4 address or one IPv6 /64: a lab behind one address may start all at once.
+pub const UNVALIDATED_PER_PREFIX_MAX: u32 = 16_384;
+/// Uploads at a time, per shard: each has buffers of its own.
+pub const UPLOADS_MAX: usize = 1_024;
+/// Requests longer than this are no file's name and no client's options.
+pub const REQUEST_OCTETS_MAX: usize = 8_192;
+/// ERROR 5 to strangers, per shard and second: a courtesy, not to be used as a reflector.
+pub const STRANGER_ERRORS_PER_SECOND: u32 = 100;
+/// Log lines about refused and malformed requests, per shard and second.
+pub const REFUSAL_LINES_PER_SECOND: u32 = 20;
+/// How long a finished transfer answers repeats of its last packet: longer than the wait of every
+/// client that is known, which is 5 s.
+pub const LINGER: Duration = Duration::from_secs(6);
+/// How long running transfers may go on after SIGTERM.
+pub const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+/// Retransmissions to an unproven peer with `--strict`.
+pub const STRICT_RETRIES: u8 = 1;
+/// Memory for the DATA packets that transfers share.
+pub const FRAME_CACHE_OCTETS_DEFAULT: usize = 1 << 30;
+/// Octets of the IP, UDP and TFTP headers around a block.
+const HEADERS_IPV4: u32 = 20 + 8 + 4;
+const HEADERS_IPV6: u32 = 40 + 8 + 4;
+
+/// What a shard is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// How long to wait, and how often.
+    pub patience: Patience,
+    /// Largest block size; `None` is what fits the MTU of the interface that the request came in on.
+    pub blksize_max: Option<u16>,
+    /// Most blocks under way.
+    pub windowsize_max: u16,
+    /// Most transfers at a time, over all shards.
+    pub transfers_max: usize,
+    /// Answer every transfer from the port that was asked.
+    pub single_port: bool,
+    /// Ports that transfers are answered from, both ends included.
+    pub port_range: Option<(u16, u16)>,
+    /// Settings for some clients; the longest prefix that matches counts.
+    pub subnets: Vec<Subnet>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            patience: Patience::DEFAULT,
+            blksize_max: None,
+            windowsize_max: WINDOWSIZE_MAX_DEFAULT,
+            transfers_max: TRANSFERS_MAX_DEFAULT,
+            single_port: false,
+            port_range: None,
+            subnets: Vec::new(),
+        }
+    }
+}
+
+impl Settings {
+    /// What holds for the client at `peer`, whose request came in over an interface with this MTU.
+    #[must_use]
+    pub fn terms(&self, peer: IpAddr, mtu: Option<u32>) -> (Limits, Patience) {
+        let subnet = self.subnets.iter().filter(|subnet| subnet.holds(peer)).max_by_key(|subnet| subnet.prefix);
+        let blksize_max = subnet.and_then(|subnet| subnet.blksize_max).or(self.blksize_max);
+        let limits = Limits {
+            blksize_max: blksize_max.unwrap_or_else(|| blksize_of_mtu(peer, mtu)),
+            windowsize_max: subnet.and_then(|subnet| subnet.windowsize_max).unwrap_or(self.windowsize_max),
+        };
+        let mut patience = self.patience;
+        if let Some(floor) = subnet.and_then(|subnet| subnet.retransmit_floor) {
+            patience.lockstep_floor = floor;
+        }
+        (limits, patience)
+    }
+}
+
+/// The largest block that travels in one IP packet; Ethernet is assumed where the MTU is not known.
+fn blksize_of_mtu(peer: IpAddr, mtu: Option<u32>) -> u16 {
+    let headers = if peer.is_ipv4() { HEADERS_IPV4 } else { HEADERS_IPV6 };
+    let octets = mtu.unwrap_or(1500).saturating_sub(headers);
+    u16::try_from(octets).unwrap_or(BLKSIZE_MAX).clamp(BLKSIZE_MIN, BLKSIZE_MAX)
+}
+
+/// Settings for the clients of one subnet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subnet {
+    /// An address in it.
+    pub address: IpAddr,
+    /// How many leading bits of the address are the subnet's.
+    pub prefix: u8,
+    /// Largest block size.
+    pub blksize_max: Option<u16>,
+    /// Most blocks under way.
+    pub windowsize_max: Option<u16>,
+    /// Least retransmission time in lock-step.
+    pub retransmit_floor: Option<Duration>,
+}
+
+impl Subnet {
+    /// Whether `peer` belongs to it.
+    #[must_use]
+    pub fn holds(&self, peer: IpAddr) -> bool {
+        match (self.address, peer) {
+            (IpAddr::V4(own), IpAddr::V4(peer)) => {
+                let differs = own.to_bits() ^ peer.to_bits();
+                differs.leading_zeros() >= u32::from(self.prefix)
+            }
+            (IpAddr::V6(own), IpAddr::V6(peer)) => {
+                let differs = own.to_bits() ^ peer.to_bits();
+                differs.leading_zeros() >= u32::from(self.prefix)
+            }
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_block_size_follows_the_mtu_of_the_path() {
+        let settings = Settings::default();
+        let v4: IpAddr = "192.0.2.1".parse().unwrap();
+        let v6: IpAddr = "2001:db8::1".parse().unwrap();
+        assert_eq!(settings.terms(v4, Some(1500)).0.blksize_max, 1468);
+        assert_eq!(settings.terms(v6, Some(1500)).0.blksize_max, 1448);
+        assert_eq!(settings.terms(v4, Some(65_536)).0.blksize_max, BLKSIZE_MAX);
+        assert_eq!(settings.terms(v4, None).0.blksize_max, 1468);
+    }
+
+    #[test]
+    fn the_longest_prefix_counts() {
+        let subnet = |address: &str, prefix, blksize_max| Subnet {
+            address: address.parse().unwrap(),
+            prefix,
+            blksize_max: Some(blksize_max),
+            windowsize_max: None,
+            retransmit_floor: None,
+        };
+        let subnets = vec![subnet("10.0.0.0", 8, 1024), subnet("10.1.0.0", 16, 512), subnet("2001:db8::", 32, 1228)];
+        let settings = Settings { subnets, ..Settings::default() };
+        let blksize = |peer: &str| settings.terms(peer.parse().unwrap(), Some(1500)).0.blksize_max;
+        assert_eq!(blksize("10.1.2.3"), 512);
+        assert_eq!(blksize("10.2.2.3"), 1024);
+        assert_eq!(blksize("11.2.2.3"), 1468);
+        assert_eq!(blksize("2001:db8:1::1"), 1228);
+    }
+}

@@ -1,0 +1,44 @@
+//! How a transfer ended: a value like any other, not an error.
+
+use std::fmt;
+
+use crate::wire::ErrorCode;
+
+/// How a transfer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Every octet arrived, and both ends know.
+    Complete,
+    /// The peer sent ERROR.
+    PeerError(ErrorCode),
+    /// The peer gave up right after the OACK, as one does that only asked for the size.
+    Probed,
+    /// The peer fell silent.
+    TimedOut,
+    /// The peer never proved that it is there.
+    Unanswered,
+    /// This end gave up and said so with ERROR.
+    Refused(ErrorCode),
+    /// The peer started anew: a rebooted client.
+    Replaced,
+    /// Forgotten in favour of newer requests, before the peer proved that it is there.
+    Evicted,
+    /// This end is shutting down.
+    Stopped,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Complete => f.write_str("complete"),
+            Self::PeerError(code) => write!(f, "peer error {code}"),
+            Self::Probed => f.write_str("size probe"),
+            Self::TimedOut => f.write_str("timed out"),
+            Self::Unanswered => f.write_str("unanswered"),
+            Self::Refused(code) => write!(f, "refused with error {code}"),
+            Self::Replaced => f.write_str("replaced"),
+            Self::Evicted => f.write_str("evicted"),
+            Self::Stopped => f.write_str("stopped"),
+        }
+    }
+}

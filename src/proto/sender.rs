@@ -1,0 +1,397 @@
+//! The side that has the file: a server that is read from, a client that writes.
+//!
+//! ```text
+//!               OACK or request
+//!   Opening ───────────────────────► Streaming ──── last block acknowledged ───► Complete
+//!      │         acknowledged           │  ▲
+//!      │                                │  └─ ACK inside the window, or silence: resume after it
+//!      └── silence: Unanswered          └──── silence for the idle time: TimedOut
+//! ```
+//!
+//! The sender plans and its caller acts: [`Sender::poll_transmit`] only describes what is to be sent,
+//! and [`Sender::transmitted`] takes note of what really left. A full queue thus loses nothing.
+
+use super::block::BlockIndex;
+use super::negotiate::Params;
+use super::outcome::Outcome;
+use super::timing::{End, Patience, Retransmission, earlier};
+use super::transfer::{Opening, Transmit};
+use crate::time::{Duration, Instant};
+use crate::wire::{ErrorCode, WireBlock};
+
+/// Go-backs in a row, without one whole window getting through, before the blocks are spaced out: a
+/// receiver that keeps no block out of order needs them in order, which a path that reorders only
+/// gives to blocks that do not race each other.
+const STRIKES_BEFORE_SPACING: u8 = 3;
+/// Between spaced blocks lies this part of a round trip.
+const SPACING_DIVISOR: u32 = 4;
+
+/// Sends a body of known length.
+#[derive(Debug)]
+pub struct Sender {
+    params: Params,
+    patience: Patience,
+    /// What is to be acknowledged before the first block, if anything; and whether it is due.
+    opening: Option<Opening>,
+    opening_due: bool,
+    last: BlockIndex,
+    /// Everything up to here has arrived.
+    acked: BlockIndex,
+    /// The next to send; behind `sent` after a go-back.
+    next: BlockIndex,
+    /// The highest ever sent.
+    sent: BlockIndex,
+    /// Whether the peer has proved that it is there.
+    validated: bool,
+    retries: u8,
+    timer: Retransmission,
+    /// When to send again what is under way.
+    deadline: Option<Instant>,
+    moved_at: Instant,
+    /// A block sent once, and when: its ACK measures the round trip.
+    sample: Option<(BlockIndex, Instant)>,
+    /// When the block after `acked` was last sent.
+    window_sent_at: Instant,
+    /// Whether this window was resumed already: further equal ACKs say nothing new.
+    resumed: bool,
+    resumed_at: Option<Instant>,
+    /// A gap was reported less than a round trip after the last go-back: obey then, unless it closes.
+    resume_at: Option<Instant>,
+    strikes: u8,
+    /// The next block waits until then.
+    paced_until: Option<Instant>,
+    retransmissions: u64,
+    outcome: Option<Outcome>,
+}
+
+impl Sender {
+    /// Answers a read request for `len` octets, with an OACK first if there is one.
+    #[must_use]
+    pub fn answer(params: Params, len: u64, oack: bool, patience: Patience, now: Instant) -> Self {
+        Self::new(params, len, oack.then_some(Opening::Oack), patience, now)
+    }
+
+    /// Asks to write `len` octets; the terms come with [`Sender::agree`], or never.
+    #[must_use]
+    pub fn request(len: u64, patience: Patience, now: Instant) -> Self {
+        Self::new(Params::RFC1350, len, Some(Opening::Request), patience, now)
+    }
+
+    fn new(params: Params, len: u64, opening: Option<Opening>, patience: Patience, now: Instant) -> Self {
+        Self {
+            params,
+            patience,
+            opening,
+            opening_due: opening.is_some(),
+            last: BlockIndex::last_of(len, params.blksize()),
+            acked: BlockIndex::ZERO,
+            next: BlockIndex::FIRST,
+            sent: BlockIndex::ZERO,
+            validated: false,
+            retries: 0,
+            timer: Retransmission::new(&params, &patience, End::Sender),
+            deadline: None,
+            moved_at: now,
+            sample: None,
+            window_sent_at: now,
+            resumed: false,
+            resumed_at: None,
+            resume_at: None,
+            strikes: 0,
+            paced_until: None,
+            retransmissions: 0,
+            outcome: None,
+        }
+    }
+
+    /// Takes the terms of the OACK that answers a write request.
+    pub fn agree(&mut self, params: Params, len: u64, now: Instant) {
+        if self.opening == Some(Opening::Request) {
+            self.params = params;
+            self.last = BlockIndex::last_of(len, params.blksize());
+            self.timer.agree(&params, &self.patience, End::Sender);
+            self.opened(now);
+        }
+    }
+
+    /// An ACK arrived.
+    pub fn handle_ack(&mut self, wire: WireBlock, now: Instant) {
+        if self.outcome.is_some() {
+            return;
+        }
+        if self.opening.is_some() {
+            // RFC 2347: an OACK is acknowledged by "an ACK packet with the block number set to 0"; so is a WRQ.
+            if wire.0 == 0 {
+                self.opened(now);
+            }
+            return;
+        }
+        // The first index from `acked` on that bears the number: an old ACK comes out beyond `sent`.
+        let Some(index) = self.params.rollover().resolve(wire, self.acked) else { return };
+        if index > self.sent {
+            return;
+        }
+        if index > self.acked {
+            self.advance(index, now);
+        } else {
+            self.repeated(now);
+        }
+    }
+
+    /// ERROR arrived: the transfer is over, and it is never answered.
+    pub fn handle_error(&mut self, code: ErrorCode) {
+        // A client that only wants the size takes the OACK and leaves with ERROR 0 or 8.
+        let probed = self.opening == Some(Opening::Oack) && matches!(code, ErrorCode::UNDEFINED | ErrorCode::OPTIONS);
+        self.end(if probed { Outcome::Probed } else { Outcome::PeerError(code) });
+    }
+
+    /// The time that [`Sender::poll_timeout`] named has come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.outcome.is_some() {
+            return;
+        }
+        if self.paced_until.is_some_and(|at| at <= now) {
+            self.paced_until = None;
+        }
+        if self.resume_at.is_some_and(|at| at <= now) {
+            self.resume(now);
+        }
+        if self.idle_at() <= now {
+            self.end(if self.validated { Outcome::TimedOut } else { Outcome::Unanswered });
+        } else if self.deadline.is_some_and(|at| at <= now) {
+            self.silence(now);
+        }
+    }
+
+    /// What to send next: at most `segments` blocks in one go. Says the same until told of by
+    /// [`Sender::transmitted`].
+    #[must_use]
+    pub fn poll_transmit(&self, segments: u64) -> Option<Transmit> {
+        if self.outcome.is_some() {
+            return None;
+        }
+        if let Some(opening) = self.opening {
+            return self.opening_due.then_some(Transmit::Opening(opening));
+        }
+        if self.resume_at.is_some() || self.paced_until.is_some() {
+            return None;
+        }
+        let limit = self.window_end();
+        let segments = if self.is_spaced() { 1 } else { segments };
+        let count = limit.plus(1).past(self.next).min(segments);
+        (count > 0).then_some(Transmit::Blocks { first: self.next, count })
+    }
+
+    /// Of what [`Sender::poll_transmit`] described, this many datagrams left.
+    pub fn transmitted(&mut self, count: u64, now: Instant) {
+        if count == 0 {
+            return;
+        }
+        self.deadline = Some(now + self.timer.interval());
+        if self.opening.is_some() {
+            if self.retries == 0 {
+                self.sample = Some((BlockIndex::ZERO, now));
+            }
+            self.opening_due = false;
+            return;
+        }
+        if self.next == self.acked.plus(1) {
+            self.window_sent_at = now;
+        }
+        let end = self.next.plus(count - 1);
+        let again = end.min(self.sent).plus(1).past(self.next);
+        self.retransmissions += again;
+        if again == 0 {
+            self.sample = Some((end, now));
+        }
+        self.sent = self.sent.max(end);
+        self.next = end.plus(1);
+        if self.is_spaced() {
+            let spacing = self.timer.round_trip().unwrap_or_default() / SPACING_DIVISOR;
+            self.paced_until = Some(now + spacing);
+        }
+    }
+
+    /// When to call [`Sender::handle_timeout`], if nothing arrives before.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.outcome.is_some() {
+            return None;
+        }
+        let soon = earlier(self.resume_at, self.paced_until);
+        earlier(earlier(self.deadline, soon), Some(self.idle_at()))
+    }
+
+    /// How the transfer ended, once it has.
+    #[must_use]
+    pub const fn outcome(&self) -> Option<Outcome> {
+        self.outcome
+    }
+
+    /// Ends the transfer from this side.
+    pub const fn end(&mut self, outcome: Outcome) {
+        if self.outcome.is_none() {
+            self.outcome = Some(outcome);
+        }
+    }
+
+    /// The terms.
+    #[must_use]
+    pub const fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// Whether the peer has proved that it is there.
+    #[must_use]
+    pub const fn is_validated(&self) -> bool {
+        self.validated
+    }
+
+    /// Everything up to this block has arrived.
+    #[must_use]
+    pub const fn acked(&self) -> BlockIndex {
+        self.acked
+    }
+
+    /// The highest block sent so far.
+    #[must_use]
+    pub const fn sent(&self) -> BlockIndex {
+        self.sent
+    }
+
+    /// The last block of the body.
+    #[must_use]
+    pub const fn last(&self) -> BlockIndex {
+        self.last
+    }
+
+    /// Datagrams sent more than once.
+    #[must_use]
+    pub const fn retransmissions(&self) -> u64 {
+        self.retransmissions
+    }
+
+    /// The smoothed round trip, if one was measured.
+    #[must_use]
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.timer.round_trip()
+    }
+
+    fn opened(&mut self, now: Instant) {
+        self.opening = None;
+        self.opening_due = false;
+        self.measure(BlockIndex::ZERO, now);
+        self.moved(now);
+    }
+
+    /// New blocks have arrived, up to `index`.
+    fn advance(&mut self, index: BlockIndex, now: Instant) {
+        self.measure(index, now);
+        self.moved(now);
+        self.acked = index;
+        if index >= self.last {
+            self.end(Outcome::Complete);
+            return;
+        }
+        self.resume_at = None;
+        if index == self.sent {
+            // Nothing is missing.
+            self.resumed = false;
+            self.strikes = 0;
+            self.next = index.plus(1);
+            self.paced_until = None;
+        } else if index.plus(1) >= self.next {
+            // A jump ahead, past the point that a go-back had come to: the receiver had kept the rest.
+            self.next = index.plus(1);
+        } else {
+            // RFC 7440 §4: the sender resumes after the block that an ACK inside the window names.
+            self.gap_reported(now);
+        }
+        if self.sent > self.acked {
+            self.deadline = Some(now + self.timer.interval());
+        }
+    }
+
+    /// An ACK that says nothing new, unless it reports that the window's first block is missing.
+    fn repeated(&mut self, now: Instant) {
+        // RFC 1123 §4.2.3.1: a duplicate ACK must never cause a send, or each is answered for ever.
+        if self.params.is_lockstep() || self.sent == self.acked || self.resumed {
+            return;
+        }
+        // A report about blocks sent just now cannot be here yet: the network made this one, or the
+        // receiver answers a repeat of the window before.
+        let soonest = self.timer.least_round_trip().unwrap_or_default() * 3 / 4;
+        if now - self.window_sent_at >= soonest {
+            self.gap_reported(now);
+        }
+    }
+
+    /// Resumes after `acked`: at most once in a round trip, for a report that crosses the blocks of
+    /// the last go-back on its way knows nothing of them.
+    fn gap_reported(&mut self, now: Instant) {
+        let round_trip = self.timer.round_trip().unwrap_or_default();
+        match self.resumed_at.map(|at| at + round_trip) {
+            Some(soonest) if soonest > now => self.resume_at = Some(soonest),
+            _ => self.resume(now),
+        }
+    }
+
+    fn resume(&mut self, now: Instant) {
+        self.resume_at = None;
+        self.resumed = true;
+        self.resumed_at = Some(now);
+        self.strikes = self.strikes.saturating_add(1);
+        self.sample = None;
+        self.next = self.acked.plus(1);
+    }
+
+    fn silence(&mut self, now: Instant) {
+        if !self.validated {
+            if self.retries >= self.patience.unvalidated_retries {
+                self.end(Outcome::Unanswered);
+                return;
+            }
+            self.retries += 1;
+        }
+        self.timer.silence();
+        self.sample = None;
+        self.deadline = Some(now + self.timer.interval());
+        if self.opening.is_some() {
+            self.opening_due = true;
+            self.retransmissions += 1;
+        } else {
+            self.next = self.acked.plus(1);
+            self.resumed = false;
+            self.resume_at = None;
+        }
+    }
+
+    fn measure(&mut self, index: BlockIndex, now: Instant) {
+        if let Some((_, at)) = self.sample.take_if(|(sampled, _)| *sampled <= index) {
+            self.timer.sample(now - at);
+        }
+    }
+
+    fn moved(&mut self, now: Instant) {
+        self.validated = true;
+        self.moved_at = now;
+        self.timer.progress();
+        self.deadline = None;
+    }
+
+    /// The last block that may be under way.
+    fn window_end(&self) -> BlockIndex {
+        // A peer that has yet to prove itself gets one datagram at a time.
+        let window = if self.validated { u64::from(self.params.windowsize()) } else { 1 };
+        self.acked.plus(window).min(self.last)
+    }
+
+    fn is_spaced(&self) -> bool {
+        self.strikes >= STRIKES_BEFORE_SPACING
+    }
+
+    fn idle_at(&self) -> Instant {
+        let idle = if self.validated { self.timer.idle(&self.patience) } else { self.patience.idle };
+        self.moved_at + idle
+    }
+}

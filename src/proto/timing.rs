@@ -1,0 +1,166 @@
+//! How long to wait for a peer: retransmission times that fit the peer, and the limits of patience.
+
+use super::negotiate::Params;
+use crate::time::{Duration, Instant};
+
+/// What the operator set about waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// Least retransmission time towards a client in lock-step. A Raspberry Pi 4 takes a repeated
+    /// DATA for the next block and hangs, so nothing is repeated early.
+    pub lockstep_floor: Duration,
+    /// A transfer that has not moved for this long is over. Long, for flash is slow to write.
+    pub idle: Duration,
+    /// Retransmissions to a peer that has yet to prove that it is there. Forged requests draw this
+    /// many datagrams and one more.
+    pub unvalidated_retries: u8,
+}
+
+impl Patience {
+    /// What holds unless the operator says otherwise.
+    pub const DEFAULT: Self = Self {
+        lockstep_floor: Duration::from_secs(1),
+        idle: Duration::from_secs(30),
+        unvalidated_retries: 3,
+    };
+}
+
+/// Before the first measurement (RFC 6298 §2.1).
+const INTERVAL_FIRST: Duration = Duration::from_secs(1);
+/// Doubling ends here, so that several tries fit the idle time.
+const INTERVAL_MAX: Duration = Duration::from_secs(8);
+/// Least retransmission time of a sender whose receiver negotiated a window and so copes with repeats.
+const WINDOWED_SENDER_FLOOR: Duration = Duration::from_millis(20);
+/// A windowed receiver asks a little earlier, so that a lost tail costs one ACK and not a whole
+/// window from each side.
+const WINDOWED_RECEIVER_FLOOR: Duration = Duration::from_millis(10);
+
+/// Which end of a transfer waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Sender,
+    Receiver,
+}
+
+/// The retransmission time: RFC 6298's arithmetic over the samples given, doubling on silence.
+#[derive(Debug, Clone)]
+pub(super) struct Retransmission {
+    /// The client set the time; it is kept.
+    fixed: Option<Duration>,
+    floor: Duration,
+    smoothed: Option<Smoothed>,
+    silences: u8,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Smoothed {
+    mean: Duration,
+    variation: Duration,
+    least: Duration,
+}
+
+impl Retransmission {
+    pub(super) fn new(params: &Params, patience: &Patience, end: End) -> Self {
+        let floor = match end {
+            _ if params.is_lockstep() => patience.lockstep_floor,
+            End::Sender => WINDOWED_SENDER_FLOOR,
+            End::Receiver => WINDOWED_RECEIVER_FLOOR,
+        };
+        Self { fixed: params.timeout(), floor, smoothed: None, silences: 0 }
+    }
+
+    /// Takes the terms agreed since; what was measured stays.
+    pub(super) fn agree(&mut self, params: &Params, patience: &Patience, end: End) {
+        *self = Self { smoothed: self.smoothed, ..Self::new(params, patience, end) };
+    }
+
+    /// How long to wait now.
+    pub(super) fn interval(&self) -> Duration {
+        if let Some(fixed) = self.fixed {
+            return fixed;
+        }
+        let base = self.smoothed.map_or(INTERVAL_FIRST, |s| s.mean + s.variation * 4).max(self.floor);
+        // Where the floor lies above the ceiling, the operator meant it.
+        base.saturating_mul(1 << self.silences.min(16)).min(INTERVAL_MAX.max(self.floor))
+    }
+
+    /// A round trip measured on something that was sent once (Karn's rule is the caller's to keep).
+    pub(super) fn sample(&mut self, round_trip: Duration) {
+        self.smoothed = Some(match self.smoothed {
+            None => Smoothed { mean: round_trip, variation: round_trip / 2, least: round_trip },
+            Some(old) => Smoothed {
+                mean: (old.mean * 7 + round_trip) / 8,
+                variation: (old.variation * 3 + old.mean.abs_diff(round_trip)) / 4,
+                least: old.least.min(round_trip),
+            },
+        });
+    }
+
+    /// Nothing came in time: wait twice as long.
+    pub(super) const fn silence(&mut self) {
+        self.silences = self.silences.saturating_add(1);
+    }
+
+    /// Something moved: doubling starts afresh.
+    pub(super) const fn progress(&mut self) {
+        self.silences = 0;
+    }
+
+    /// The smoothed round trip, if one was measured.
+    pub(super) fn round_trip(&self) -> Option<Duration> {
+        self.smoothed.map(|s| s.mean)
+    }
+
+    /// The shortest round trip measured.
+    pub(super) fn least_round_trip(&self) -> Option<Duration> {
+        self.smoothed.map(|s| s.least)
+    }
+
+    /// How long a transfer may stand still: never less than two of the waits that the client set.
+    pub(super) fn idle(&self, patience: &Patience) -> Duration {
+        patience.idle.max(self.fixed.unwrap_or_default() * 2)
+    }
+}
+
+/// The earlier of two moments, where either may be missing.
+pub(super) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn millis(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    #[test]
+    fn lockstep_starts_at_a_second_doubles_and_starts_afresh() {
+        let mut timer = Retransmission::new(&Params::RFC1350, &Patience::DEFAULT, End::Sender);
+        let mut waits = Vec::new();
+        for _ in 0..5 {
+            waits.push(timer.interval().as_secs());
+            timer.silence();
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 8]);
+        timer.progress();
+        timer.sample(millis(1));
+        assert_eq!(timer.interval(), Duration::from_secs(1), "a quick client is not repeated to early");
+    }
+
+    #[test]
+    fn samples_follow_rfc_6298() {
+        let patience = Patience { lockstep_floor: millis(1), ..Patience::DEFAULT };
+        let mut timer = Retransmission::new(&Params::RFC1350, &patience, End::Sender);
+        timer.sample(millis(80));
+        assert_eq!(timer.interval(), millis(80 + 4 * 40));
+        timer.sample(millis(160));
+        // Variation (3·40 + |80 − 160|) / 4 = 50, mean (7·80 + 160) / 8 = 90.
+        assert_eq!(timer.interval(), millis(90 + 4 * 50));
+        assert_eq!(timer.least_round_trip(), Some(millis(80)));
+    }
+}

@@ -1,0 +1,135 @@
+//! A transfer, whichever way it goes: the five verbs that a shard drives it by.
+//!
+//! The contract: after each `handle_*`, call [`Transfer::poll_transmit`] until it says `None`, telling
+//! [`Transfer::transmitted`] what left; then arm a timer for [`Transfer::poll_timeout`], and look whether
+//! there is an [`Transfer::outcome`].
+
+use super::block::BlockIndex;
+use super::negotiate::Params;
+use super::outcome::Outcome;
+use super::receiver::Receiver;
+use super::sender::Sender;
+use crate::time::Instant;
+use crate::wire::ErrorCode;
+
+/// What opens a transfer, sent again until something answers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// The client's RRQ or WRQ.
+    Request,
+    /// The server's OACK.
+    Oack,
+}
+
+/// What to send. It is described, not laid out: the octets of a body are not the protocol's concern.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transmit {
+    /// The packet that opens the transfer.
+    Opening(Opening),
+    /// DATA packets, `count` of them from block `first` on.
+    Blocks {
+        /// The first of them.
+        first: BlockIndex,
+        /// How many; never 0.
+        count: u64,
+    },
+    /// An ACK of everything up to this block.
+    Ack(BlockIndex),
+}
+
+/// A transfer in either direction.
+#[derive(Debug)]
+pub enum Transfer {
+    /// This end has the file.
+    Send(Sender),
+    /// This end gets the file.
+    Receive(Receiver),
+}
+
+impl Transfer {
+    /// ERROR arrived.
+    pub fn handle_error(&mut self, code: ErrorCode) {
+        match self {
+            Self::Send(sender) => sender.handle_error(code),
+            Self::Receive(receiver) => receiver.handle_error(code),
+        }
+    }
+
+    /// The time that [`Transfer::poll_timeout`] named has come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        match self {
+            Self::Send(sender) => sender.handle_timeout(now),
+            Self::Receive(receiver) => receiver.handle_timeout(now),
+        }
+    }
+
+    /// What to send next; at most `segments` blocks in one go.
+    #[must_use]
+    pub fn poll_transmit(&self, segments: u64) -> Option<Transmit> {
+        match self {
+            Self::Send(sender) => sender.poll_transmit(segments),
+            Self::Receive(receiver) => receiver.poll_transmit(),
+        }
+    }
+
+    /// Of what was described, this many datagrams left.
+    pub fn transmitted(&mut self, count: u64, now: Instant) {
+        match self {
+            Self::Send(sender) => sender.transmitted(count, now),
+            Self::Receive(receiver) => receiver.transmitted(count, now),
+        }
+    }
+
+    /// When to come back, if nothing arrives before.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match self {
+            Self::Send(sender) => sender.poll_timeout(),
+            Self::Receive(receiver) => receiver.poll_timeout(),
+        }
+    }
+
+    /// How it ended, once it has.
+    #[must_use]
+    pub const fn outcome(&self) -> Option<Outcome> {
+        match self {
+            Self::Send(sender) => sender.outcome(),
+            Self::Receive(receiver) => receiver.outcome(),
+        }
+    }
+
+    /// Ends the transfer from this side.
+    pub const fn end(&mut self, outcome: Outcome) {
+        match self {
+            Self::Send(sender) => sender.end(outcome),
+            Self::Receive(receiver) => receiver.end(outcome),
+        }
+    }
+
+    /// The terms.
+    #[must_use]
+    pub const fn params(&self) -> &Params {
+        match self {
+            Self::Send(sender) => sender.params(),
+            Self::Receive(receiver) => receiver.params(),
+        }
+    }
+
+    /// Whether the peer has proved that it is there.
+    #[must_use]
+    pub const fn is_validated(&self) -> bool {
+        match self {
+            Self::Send(sender) => sender.is_validated(),
+            Self::Receive(receiver) => receiver.is_validated(),
+        }
+    }
+
+    /// Datagrams sent more than once.
+    #[must_use]
+    pub const fn retransmissions(&self) -> u64 {
+        match self {
+            Self::Send(sender) => sender.retransmissions(),
+            Self::Receive(receiver) => receiver.retransmissions(),
+        }
+    }
+}

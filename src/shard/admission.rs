@@ -1,0 +1,152 @@
+//! Who gets in: bounds on transfers, and above all on those whose peer has not yet proved that it is there.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::table::SlotId;
+use crate::time::{Duration, Instant};
+
+/// Counts the transfers of all shards together, so that the operator's limit is exact.
+#[derive(Debug, Clone, Default)]
+pub struct Census(Arc<AtomicUsize>);
+
+impl Census {
+    /// Counts one more, unless there are `max` already.
+    pub(super) fn enter(&self, max: usize) -> bool {
+        let more = |count: usize| (count < max).then_some(count + 1);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    pub(super) fn leave(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Transfers whose peer has yet to prove that it is there: oldest first, counted by address.
+#[derive(Debug)]
+pub(super) struct Unvalidated {
+    max: usize,
+    per_prefix_max: u32,
+    /// In the order of arrival; those that left meanwhile are skipped when they come up.
+    queue: VecDeque<(SlotId, IpAddr)>,
+    per_prefix: HashMap<IpAddr, Prefix>,
+    count: usize,
+}
+
+#[derive(Debug, Default)]
+struct Prefix {
+    count: u32,
+    /// Only filled once the prefix stands at its limit would be of use; kept for every prefix, it
+    /// names who goes first.
+    queue: VecDeque<SlotId>,
+}
+
+impl Unvalidated {
+    pub(super) fn new(max: usize, per_prefix_max: u32) -> Self {
+        Self { max, per_prefix_max, queue: VecDeque::new(), per_prefix: HashMap::new(), count: 0 }
+    }
+
+    pub(super) const fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The transfer that has to go before another from `peer` may come, if the bounds are reached.
+    /// `is_waiting` says whether a transfer is still there and still unvalidated.
+    pub(super) fn to_evict(&mut self, peer: IpAddr, is_waiting: impl Fn(SlotId) -> bool) -> Option<SlotId> {
+        if let Some(prefix) = self.per_prefix.get_mut(&prefix_of(peer))
+            && prefix.count >= self.per_prefix_max
+        {
+            while let Some(id) = prefix.queue.pop_front() {
+                if is_waiting(id) {
+                    return Some(id);
+                }
+            }
+        }
+        if self.count >= self.max {
+            while let Some((id, _)) = self.queue.pop_front() {
+                if is_waiting(id) {
+                    return Some(id);
+                }
+            }
+        }
+        None
+    }
+
+    pub(super) fn enter(&mut self, id: SlotId, peer: IpAddr, is_waiting: impl Fn(SlotId) -> bool) {
+        self.count += 1;
+        let prefix = self.per_prefix.entry(prefix_of(peer)).or_default();
+        prefix.count += 1;
+        prefix.queue.push_back(id);
+        self.queue.push_back((id, peer));
+        // Whoever left is still in the queues: sweep when they are mostly such.
+        if prefix.queue.len() > 2 * prefix.count as usize + 16 {
+            prefix.queue.retain(|&id| is_waiting(id));
+        }
+        if self.queue.len() > 2 * self.count + 64 {
+            self.queue.retain(|&(id, _)| is_waiting(id));
+        }
+    }
+
+    /// A transfer from `peer` has been validated, or has ended.
+    pub(super) fn leave(&mut self, peer: IpAddr) {
+        self.count = self.count.saturating_sub(1);
+        let key = prefix_of(peer);
+        if let Some(prefix) = self.per_prefix.get_mut(&key) {
+            prefix.count = prefix.count.saturating_sub(1);
+            if prefix.count == 0 {
+                self.per_prefix.remove(&key);
+            }
+        }
+    }
+}
+
+/// What one holder of addresses has: an IPv4 address, or an IPv6 /64.
+fn prefix_of(peer: IpAddr) -> IpAddr {
+    match peer {
+        IpAddr::V4(_) => peer,
+        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() >> 64 << 64).into()),
+    }
+}
+
+/// So many a second and no more, saved up for a second at most.
+#[derive(Debug)]
+pub(super) struct Budget {
+    per_second: u32,
+    left: u32,
+    since: Instant,
+    /// How often there was nothing left since [`Budget::take_denied`].
+    denied: u64,
+}
+
+impl Budget {
+    pub(super) const fn new(per_second: u32) -> Self {
+        Self { per_second, left: per_second, since: Instant::ZERO, denied: 0 }
+    }
+
+    /// Spends one, if there is one.
+    pub(super) fn take(&mut self, now: Instant) -> bool {
+        if now - self.since >= Duration::from_secs(1) {
+            self.since = now;
+            self.left = self.per_second;
+        }
+        if self.left == 0 {
+            self.denied += 1;
+            return false;
+        }
+        self.left -= 1;
+        true
+    }
+
+    /// How often there was nothing left, counted from the last call.
+    pub(super) const fn take_denied(&mut self) -> u64 {
+        std::mem::replace(&mut self.denied, 0)
+    }
+}

@@ -1,0 +1,522 @@
+//! One core's share of the work: a table of transfers, their timers, and the loop.
+//!
+//! The loop is [`Shard::turn`]: wait, handle what came, send what is due. Server, client, load
+//! generator and simulator all run it; they differ in who starts the transfers (a request or a
+//! [`Plan`]) and in the engine underneath.
+//!
+//! A read request goes this way: [`Shard::turn`] → `handle` → `requests::request` → the store opens
+//! the file → `requests::opened` negotiates and makes a [`Sender`](crate::proto::sender::Sender) in a
+//! slot → `pump` → `transmit` finds the frames of the next blocks and gives them to the engine. Each ACK
+//! goes `handle` → `packet` → `settle` → `pump`. The end goes through `finish`.
+
+mod admission;
+mod log;
+mod requests;
+mod slot;
+mod table;
+mod timers;
+mod transmit;
+mod upload;
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::RandomState;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
+
+pub use admission::Census;
+pub use slot::{Ending, Operation, Plan};
+pub use table::SlotId;
+
+use crate::config::{self, Settings};
+use crate::engine::{Bind, Datagram, Engine, Inbox, SocketId};
+use crate::metrics::{Metrics, Suppressed};
+use crate::proto::outcome::Outcome;
+use crate::proto::receiver::Verdict;
+use crate::proto::transfer::Transfer;
+use crate::store::{Done, FramesKey, Mailbox, Refusal, Store};
+use crate::time::Instant;
+use crate::wire::{self, ErrorCode, Packet};
+use admission::{Budget, Unvalidated};
+use slot::{Flow, Held, Slot, Stage};
+use table::{Key, Table};
+use timers::Wheel;
+use upload::Next;
+
+/// One core's transfers, and what moves them.
+#[derive(Debug)]
+pub struct Shard<E> {
+    engine: E,
+    store: Arc<Store>,
+    settings: Arc<Settings>,
+    census: Census,
+    mailbox: Mailbox,
+    results: Receiver<Done>,
+    inbox: Option<Inbox>,
+    sockets: HashMap<SocketId, Purpose>,
+    table: Table,
+    timers: Wheel<SlotId>,
+    /// Those that have something to send, each once, served in turn.
+    ready: VecDeque<SlotId>,
+    /// Those that wait for frames, by the frames.
+    waiting: HashMap<FramesKey, Vec<SlotId>>,
+    unvalidated: Unvalidated,
+    uploads: usize,
+    /// Whether the engine took no more; it says when to go on.
+    full: bool,
+    draining: bool,
+    fingerprints: RandomState,
+    stranger_errors: Budget,
+    refusal_lines: Budget,
+    metrics: Metrics,
+    endings: Vec<(SlotId, Ending)>,
+}
+
+/// What a socket is for.
+#[derive(Debug, Clone, Copy)]
+enum Purpose {
+    /// Takes requests, which are answered from another socket or from this one.
+    Requests { answers: SocketId },
+    /// Answers requests.
+    Answers,
+    /// Belongs to a transfer that this end asked for.
+    Errand,
+}
+
+impl<E: Engine> Shard<E> {
+    /// A shard without sockets or transfers. `census` counts the transfers of all shards together.
+    pub fn new(engine: E, store: Arc<Store>, settings: Arc<Settings>, census: Census) -> Self {
+        let (sender, results) = mpsc::channel();
+        let mailbox = Mailbox::new(sender, engine.waker());
+        Self {
+            engine,
+            store,
+            settings,
+            census,
+            mailbox,
+            results,
+            inbox: Some(Inbox::new()),
+            sockets: HashMap::new(),
+            table: Table::default(),
+            timers: Wheel::new(),
+            ready: VecDeque::new(),
+            waiting: HashMap::new(),
+            unvalidated: Unvalidated::new(config::UNVALIDATED_MAX, config::UNVALIDATED_PER_PREFIX_MAX),
+            uploads: 0,
+            full: false,
+            draining: false,
+            fingerprints: RandomState::new(),
+            stranger_errors: Budget::new(config::STRANGER_ERRORS_PER_SECOND),
+            refusal_lines: Budget::new(config::REFUSAL_LINES_PER_SECOND),
+            metrics: Metrics::default(),
+            endings: Vec::new(),
+        }
+    }
+
+    /// Takes requests at an address; says which, with the port that was picked if it was 0.
+    ///
+    /// # Errors
+    /// If the address cannot be had, or no port of the operator's range is free.
+    pub fn listen(&mut self, bind: Bind) -> io::Result<SocketAddr> {
+        let requests = self.engine.open(bind)?;
+        let address = self.engine.local_addr(requests)?;
+        let answers = if self.settings.single_port { requests } else { self.open_answers(bind.address)? };
+        self.sockets.insert(answers, Purpose::Answers);
+        self.sockets.insert(requests, Purpose::Requests { answers });
+        Ok(address)
+    }
+
+    fn open_answers(&mut self, mut address: SocketAddr) -> io::Result<SocketId> {
+        let (first, last) = self.settings.port_range.unwrap_or((0, 0));
+        for port in first..=last {
+            address.set_port(port);
+            match self.engine.open(Bind { address, shared: false }) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+                opened => return opened,
+            }
+        }
+        let text = format!("no port from {first} to {last} is free: give --port-range at least one for each worker and address");
+        Err(io::Error::new(io::ErrorKind::AddrInUse, text))
+    }
+
+    /// One round of the loop: waits until something happens, handles it, sends what is due.
+    ///
+    /// # Errors
+    /// Only what makes the engine unusable.
+    pub fn turn(&mut self) -> io::Result<()> {
+        let mut inbox = self.inbox.take().unwrap_or_default();
+        inbox.clear();
+        let until = if self.ready.is_empty() || self.full { self.timers.next() } else { Some(Instant::ZERO) };
+        let waited = self.engine.wait(until, &mut inbox);
+        let now = self.engine.now();
+        self.full = false;
+
+        while let Ok(done) = self.results.try_recv() {
+            self.handle_result(done, now);
+        }
+        for datagram in (0..).map_while(|place| inbox.get(place)) {
+            self.handle(&datagram, now);
+        }
+        self.expire(now);
+        self.pump(now);
+
+        self.inbox = Some(inbox);
+        waited
+    }
+
+    /// A datagram arrived: for the transfer that it belongs to, or to begin one, or for nobody.
+    fn handle(&mut self, datagram: &Datagram<'_>, now: Instant) {
+        self.metrics.datagrams_received += 1;
+        if datagram.broadcast || datagram.path.peer.port() == 0 {
+            let reason = if datagram.broadcast { Suppressed::Broadcast } else { Suppressed::PortZero };
+            return self.suppress(reason);
+        }
+        let key = match self.sockets.get(&datagram.socket) {
+            Some(Purpose::Errand) => self.own_key(datagram),
+            Some(_) => Key::Peer(datagram.path.peer),
+            None => return,
+        };
+        match self.sockets.get(&datagram.socket) {
+            Some(&Purpose::Requests { answers }) if wire::is_request(datagram.octets) => {
+                self.request(datagram, answers, now);
+            }
+            // Other packets belong to the listening port only where transfers are answered from it.
+            Some(&Purpose::Requests { answers }) if answers != datagram.socket => {
+                self.suppress(Suppressed::NotARequest);
+            }
+            Some(&purpose) => match self.table.find(&key) {
+                Some(id) => self.packet(id, datagram, now),
+                // RFC 1350 §4 wants ERROR 5; to the listening port it would be an answer to anybody's ERROR or junk.
+                None if matches!(purpose, Purpose::Requests { .. }) => self.suppress(Suppressed::NotARequest),
+                None => self.stranger(datagram, now),
+            },
+            None => {}
+        }
+    }
+
+    /// A packet for a transfer.
+    fn packet(&mut self, id: SlotId, datagram: &Datagram<'_>, now: Instant) {
+        let Ok(packet) = Packet::parse(datagram.octets) else { return self.suppress(Suppressed::Unexpected) };
+        tracing::trace!(peer = %datagram.path.peer, %packet, "received");
+        if !self.belongs(id, datagram, &packet) {
+            return self.stranger(datagram, now);
+        }
+        let Some(slot) = self.table.get_mut(id) else { return };
+        match (&mut slot.stage, packet) {
+            (Stage::Running(Transfer::Send(sender), _), Packet::Ack { block }) => sender.handle_ack(block, now),
+            (Stage::Running(Transfer::Receive(receiver), Flow::In(inflow)), Packet::Data { block, payload }) => {
+                match receiver.handle_data(block, payload.len(), now) {
+                    Verdict::Next(index) => inflow.append(index, payload, receiver.received()),
+                    Verdict::Ahead(index) => inflow.keep(index, payload),
+                    Verdict::Ignore => {}
+                    Verdict::TooLong => return self.fail(id, ErrorCode::ILLEGAL, "block longer than agreed", now),
+                }
+            }
+            (Stage::Running(transfer, _), Packet::Error { code, message }) => {
+                transfer.handle_error(code);
+                if let Some(errand) = &mut slot.errand {
+                    errand.text = message.to_vec();
+                }
+            }
+            (Stage::Running(..), Packet::Oack(options)) if slot.errand.is_some() => return self.agreed(id, options, now),
+            (Stage::Lingering(Some(last)), Packet::Data { block, .. }) if *last == block => {
+                let (socket, path, ack) = (slot.socket, slot.path, wire::write_ack(block));
+                self.send_packet(socket, &path, &ack);
+            }
+            (Stage::Lingering(_), _) => {}
+            _ => return self.suppress(Suppressed::Unexpected),
+        }
+        self.settle(id, now);
+    }
+
+    /// A packet to a transfer's port from somebody who has none. RFC 1350 §4: "an error packet should be
+    /// sent to the source of the incorrect packet, while not disturbing the transfer".
+    fn stranger(&mut self, datagram: &Datagram<'_>, now: Instant) {
+        let answerable = matches!(
+            Packet::parse(datagram.octets),
+            Ok(Packet::Ack { .. } | Packet::Data { .. } | Packet::Oack(_))
+        );
+        if answerable && self.stranger_errors.take(now) {
+            self.send_error(datagram.socket, &datagram.path, ErrorCode::UNKNOWN_TID, "unknown transfer");
+        } else {
+            self.suppress(Suppressed::Stranger);
+        }
+    }
+
+    /// The store answered.
+    fn handle_result(&mut self, done: Done, now: Instant) {
+        match done {
+            Done::Opened(ticket, result) => self.open_came(SlotId::of_ticket(ticket), result, now),
+            Done::Created(ticket, result) => self.create_came(SlotId::of_ticket(ticket), result, now),
+            Done::Framed(key, result) => self.frames_came(&key, &result, now),
+            Done::Written(ticket, upload, spare, result) => {
+                let id = SlotId::of_ticket(ticket);
+                match result {
+                    Ok(()) => {
+                        if let Some(Slot { stage: Stage::Running(_, Flow::In(inflow)), .. }) = self.table.get_mut(id) {
+                            inflow.written(upload, spare);
+                            self.settle(id, now);
+                        }
+                    }
+                    Err(refusal) => self.give_up(id, refusal, now),
+                }
+            }
+            Done::Published(ticket, result) => {
+                let id = SlotId::of_ticket(ticket);
+                match result {
+                    Ok(()) => {
+                        let slot = self.table.get_mut(id);
+                        if let Some(Slot { stage: Stage::Running(Transfer::Receive(receiver), _), .. }) = slot {
+                            receiver.publish();
+                            self.settle(id, now);
+                        }
+                    }
+                    Err(refusal) => self.give_up(id, refusal, now),
+                }
+            }
+        }
+    }
+
+    /// Timers that fired: those whose deadline has moved on meanwhile are merely armed again.
+    fn expire(&mut self, now: Instant) {
+        let mut fired = Vec::new();
+        self.timers.expire(now, |id| fired.push(id));
+        for id in fired {
+            let Some(slot) = self.table.get_mut(id) else { continue };
+            match &mut slot.stage {
+                Stage::Opening(_) => continue,
+                Stage::Lingering(_) => {
+                    if slot.armed.is_some_and(|at| at <= now) {
+                        self.remove(id);
+                    }
+                    continue;
+                }
+                Stage::Running(transfer, _) => {
+                    if slot.armed.is_some_and(|at| at <= now) {
+                        slot.armed = None;
+                    }
+                    if transfer.poll_timeout().is_some_and(|at| at <= now) {
+                        let before = transfer.retransmissions();
+                        transfer.handle_timeout(now);
+                        self.metrics.retransmissions += transfer.retransmissions() - before;
+                    }
+                }
+            }
+            self.settle(id, now);
+        }
+    }
+
+    /// After anything that touched a transfer: notes that the peer has proved itself, gives the store
+    /// what it should write, arms the timer, queues what is to be sent, and sees to the end.
+    fn settle(&mut self, id: SlotId, now: Instant) {
+        let Some(slot) = self.table.get_mut(id) else { return };
+        let Stage::Running(transfer, flow) = &mut slot.stage else { return };
+        if slot.unvalidated && transfer.is_validated() {
+            slot.unvalidated = false;
+            self.unvalidated.leave(slot.path.peer.ip());
+            // A client's request and a server's OACK have been answered.
+            slot.opening = Box::default();
+        }
+        if let Some(outcome) = transfer.outcome() {
+            return self.finish(id, outcome, now);
+        }
+        if let (Flow::In(inflow), Transfer::Receive(receiver)) = (flow, &*transfer) {
+            let announced = slot.errand.as_ref().and_then(|errand| errand.announced);
+            if receiver.is_whole() && announced.is_some_and(|announced| announced != inflow.octets()) {
+                return self.fail(id, ErrorCode::UNDEFINED, "the length is not the one announced", now);
+            }
+            match inflow.next(receiver.is_whole()) {
+                Next::Write(upload, chunk) => self.store.write(id.ticket(), upload, chunk, &self.mailbox),
+                Next::Publish(upload) => self.store.publish(id.ticket(), upload, &self.mailbox),
+                Next::Nothing => {}
+            }
+        }
+        self.arm(id);
+        self.queue(id);
+    }
+
+    /// Sees to it that the wheel looks at the transfer no later than its deadline.
+    fn arm(&mut self, id: SlotId) {
+        let Some(slot) = self.table.get_mut(id) else { return };
+        let Stage::Running(transfer, _) = &slot.stage else { return };
+        if let Some(deadline) = transfer.poll_timeout()
+            && slot.armed.is_none_or(|armed| deadline < armed)
+        {
+            slot.armed = Some(deadline);
+            self.timers.insert(deadline, id);
+        }
+    }
+
+    /// Queues the transfer if it has something to send and can.
+    fn queue(&mut self, id: SlotId) {
+        let Some(slot) = self.table.get_mut(id) else { return };
+        let Stage::Running(transfer, flow) = &slot.stage else { return };
+        let held_up = match flow {
+            Flow::Out(out) => out.waiting,
+            Flow::In(inflow) => inflow.is_backlogged(),
+        };
+        if !slot.queued && !held_up && transfer.poll_transmit(1).is_some() {
+            slot.queued = true;
+            self.ready.push_back(id);
+        }
+    }
+
+    /// Ends a transfer with an ERROR to the peer.
+    fn fail(&mut self, id: SlotId, code: ErrorCode, text: &str, now: Instant) {
+        let Some(slot) = self.table.get_mut(id) else { return };
+        if slot.is_lingering() {
+            return;
+        }
+        if let Some(errand) = &mut slot.errand {
+            errand.text = text.as_bytes().to_vec();
+        }
+        let (socket, path) = (slot.socket, slot.path);
+        // A server that has not been asked yet has nothing to be told.
+        if !slot.errand.as_ref().is_some_and(|errand| !errand.answered) {
+            self.send_error(socket, &path, code, text);
+        }
+        self.finish(id, Outcome::Refused(code), now);
+    }
+
+    fn give_up(&mut self, id: SlotId, refusal: Refusal, now: Instant) {
+        let (code, text) = refusal.error();
+        self.fail(id, code, text, now);
+    }
+
+    /// A transfer is over: it is counted and logged, and lingers if its last packet may be asked for again.
+    fn finish(&mut self, id: SlotId, outcome: Outcome, now: Instant) {
+        let Some(slot) = self.table.get_mut(id) else { return };
+        if slot.is_lingering() {
+            return;
+        }
+        let ending = log::ending(slot, outcome, now);
+        if std::mem::take(&mut slot.unvalidated) {
+            self.unvalidated.leave(slot.path.peer.ip());
+        }
+        if slot.operation == Operation::Write && slot.errand.is_none() {
+            self.uploads -= 1;
+        }
+        let sent = matches!(&slot.stage, Stage::Running(Transfer::Send(_), _));
+        *if sent { &mut self.metrics.octets_sent } else { &mut self.metrics.octets_received } += ending.octets;
+        *self.metrics.ended.entry(log::name(outcome)).or_default() += 1;
+        self.census.leave();
+        log::transfer(&ending);
+        if slot.errand.is_some() {
+            self.endings.push((id, ending));
+        }
+        if outcome == Outcome::Complete {
+            let last = match &slot.stage {
+                Stage::Running(Transfer::Receive(receiver), _) => {
+                    Some(receiver.params().rollover().wire(receiver.received()))
+                }
+                _ => None,
+            };
+            slot.stage = Stage::Lingering(last);
+            slot.opening = Box::default();
+            let at = now + config::LINGER;
+            slot.armed = Some(at);
+            self.timers.insert(at, id);
+        } else {
+            self.remove(id);
+        }
+    }
+
+    fn remove(&mut self, id: SlotId) {
+        if let Some(slot) = self.table.remove(id)
+            && slot.errand.is_some()
+        {
+            self.sockets.remove(&slot.socket);
+            self.engine.close(slot.socket);
+        }
+    }
+
+    fn suppress(&mut self, reason: Suppressed) {
+        *self.metrics.suppressed.entry(reason).or_default() += 1;
+    }
+
+    /// Takes no more requests; what runs goes on.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Ends every transfer at once, telling the peers.
+    pub fn stop(&mut self) {
+        self.draining = true;
+        let now = self.engine.now();
+        for id in self.table.ids() {
+            let Some(slot) = self.table.get(id) else { continue };
+            if slot.is_lingering() {
+                continue;
+            }
+            if !matches!(slot.stage, Stage::Opening(_)) {
+                let (socket, path) = (slot.socket, slot.path);
+                self.send_error(socket, &path, ErrorCode::UNDEFINED, "the other end is shutting down");
+            }
+            self.finish(id, Outcome::Stopped, now);
+        }
+    }
+
+    /// Whether no transfer runs; those that linger do not count.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.table.slots().all(Slot::is_lingering)
+    }
+
+    /// How many slots the table holds, lingering ones included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether the table is empty.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.table.len() == 0
+    }
+
+    /// When the shard next wants to be woken, if nothing arrives before.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<Instant> {
+        if self.ready.is_empty() || self.full { self.timers.next() } else { Some(Instant::ZERO) }
+    }
+
+    /// The counters, as they stand.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        let active = self.table.slots().filter(|slot| !slot.is_lingering()).count();
+        Metrics {
+            active: active as u64,
+            unvalidated: self.unvalidated.count() as u64,
+            receive_drops: self.engine.receive_drops(),
+            ..self.metrics.clone()
+        }
+    }
+
+    /// The transfers that this end asked for and that have ended since the last call.
+    pub fn take_endings(&mut self) -> Vec<(SlotId, Ending)> {
+        std::mem::take(&mut self.endings)
+    }
+
+    /// How many octets of a transfer have arrived, and how many there will be, where that is known.
+    #[must_use]
+    pub fn progress(&self, id: SlotId) -> Option<(u64, Option<u64>)> {
+        let slot = self.table.get(id)?;
+        let total = match &slot.stage {
+            Stage::Running(_, Flow::Out(out)) => Some(out.body.len()),
+            _ => slot.errand.as_ref().and_then(|errand| errand.announced),
+        };
+        Some((slot.arrived().1, total))
+    }
+
+    /// The engine, for what only it knows.
+    #[must_use]
+    pub const fn engine(&self) -> &E {
+        &self.engine
+    }
+
+    /// The engine, for what only it can do.
+    pub const fn engine_mut(&mut self) -> &mut E {
+        &mut self.engine
+    }
+}

@@ -1,0 +1,382 @@
+//! How a transfer begins: by a request that came, or by a plan of this end.
+
+use std::hash::BuildHasher;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::slot::{Errand, Flow, Held, Outflow, Slot, Stage};
+use super::table::Key;
+use super::upload::Inflow;
+use super::{Operation, Plan, Purpose, Shard, SlotId, log};
+use crate::config;
+use crate::engine::{Bind, Datagram, Engine, Local, Path, SocketId};
+use crate::metrics::Suppressed;
+use crate::proto::negotiate::{self, Asked, Limits};
+use crate::proto::outcome::Outcome;
+use crate::proto::receiver::Receiver;
+use crate::proto::sender::Sender;
+use crate::proto::timing::Patience;
+use crate::proto::transfer::Transfer;
+use crate::store::{Answer, Body, Refusal, Upload};
+use crate::time::Instant;
+use crate::wire::{self, ErrorCode, Mode, Opcode, Options, Packet, Request};
+
+/// Octets of an OACK at most: seven options, each with a name of up to ten octets and a number of up to twenty.
+const OACK_OCTETS_MAX: usize = 256;
+
+impl<E: Engine> Shard<E> {
+    /// An RRQ or a WRQ came to a listening socket; the answer is to leave from `answers`.
+    pub(super) fn request(&mut self, datagram: &Datagram<'_>, answers: SocketId, now: Instant) {
+        let path = datagram.path;
+        if datagram.octets.len() > config::REQUEST_OCTETS_MAX {
+            return self.malformed(answers, &path, "request too long", now);
+        }
+        let (operation, request) = match Packet::parse(datagram.octets) {
+            Ok(Packet::Rrq(request)) => (Operation::Read, request),
+            Ok(Packet::Wrq(request)) => (Operation::Write, request),
+            Ok(_) => return,
+            Err(error) => return self.malformed(answers, &path, &error.to_string(), now),
+        };
+        tracing::trace!(peer = %path.peer, packet = %if operation == Operation::Read { Packet::Rrq(request) } else { Packet::Wrq(request) }, "received");
+        let key = Key::Peer(path.peer);
+        let fingerprint = self.fingerprints.hash_one(datagram.octets);
+        if let Some(id) = self.table.find(&key)
+            && let Some(slot) = self.table.get(id)
+        {
+            // A repeat before the first answer belongs to the transfer that it started, whose timer
+            // resends: atftp aborts on a second OACK.
+            if slot.fingerprint == fingerprint && slot.is_fresh() {
+                return self.suppress(Suppressed::RepeatedRequest);
+            }
+            // Anything else comes from a client that has begun anew.
+            self.finish(id, Outcome::Replaced, now);
+            self.remove(id);
+        }
+        if self.draining {
+            return self.suppress(Suppressed::Draining);
+        }
+        if !self.admit(path.peer.ip(), operation, now) {
+            return self.suppress(Suppressed::Full);
+        }
+        let slot = Slot {
+            key,
+            socket: answers,
+            path,
+            operation,
+            mode: request.mode,
+            filename: log::shown(request.filename),
+            fingerprint,
+            opening: Box::default(),
+            errand: None,
+            started: now,
+            stage: Stage::Opening(Box::default()),
+            armed: None,
+            queued: false,
+            unvalidated: true,
+        };
+        let id = self.table.insert(slot);
+        let table = &self.table;
+        self.unvalidated.enter(id, path.peer.ip(), |id| table.get(id).is_some_and(|slot| slot.unvalidated));
+        self.ask_store(id, operation, &request, datagram.octets, now);
+    }
+
+    /// Makes room for one more transfer; false if there is none.
+    fn admit(&mut self, peer: IpAddr, operation: Operation, now: Instant) -> bool {
+        if operation == Operation::Write && self.uploads >= config::UPLOADS_MAX {
+            return false;
+        }
+        loop {
+            let table = &self.table;
+            let evicted = self.unvalidated.to_evict(peer, |id| table.get(id).is_some_and(|slot| slot.unvalidated));
+            let Some(id) = evicted else { break };
+            self.finish(id, Outcome::Evicted, now);
+        }
+        let admitted = self.census.enter(self.settings.transfers_max);
+        if admitted && operation == Operation::Write {
+            self.uploads += 1;
+        }
+        admitted
+    }
+
+    fn ask_store(&mut self, id: SlotId, operation: Operation, request: &Request<'_>, octets: &[u8], now: Instant) {
+        let later = match operation {
+            Operation::Read => match self.store.open(id.ticket(), request.filename, request.mode, &self.mailbox) {
+                Answer::Now(result) => return self.opened(id, request, result, now),
+                Answer::Later => true,
+                Answer::Busy => false,
+            },
+            Operation::Write => {
+                let (limits, _) = self.terms(id);
+                let mut oack = [0; OACK_OCTETS_MAX];
+                let answer = negotiate::answer(request, &limits, Asked::Write, &mut oack);
+                let announced = answer.ok().and_then(|answer| answer.announced);
+                match self.store.create(id.ticket(), request.filename, request.mode, announced, &self.mailbox) {
+                    Answer::Now(result) => return self.created(id, request, result, now),
+                    Answer::Later => true,
+                    Answer::Busy => false,
+                }
+            }
+        };
+        if !later {
+            // The client repeats its request, and by then the store may have caught up.
+            self.finish(id, Outcome::Evicted, now);
+            return self.suppress(Suppressed::Full);
+        }
+        if let Some(slot) = self.table.get_mut(id) {
+            slot.stage = Stage::Opening(octets.into());
+        }
+    }
+
+    /// The store opened a file, or could not.
+    pub(super) fn open_came(&mut self, id: SlotId, result: Result<Arc<Body>, Refusal>, now: Instant) {
+        let Some(octets) = self.take_request(id) else { return };
+        match Packet::parse(&octets) {
+            Ok(Packet::Rrq(request)) => self.opened(id, &request, result, now),
+            _ => self.errand_opened(id, result, now),
+        }
+    }
+
+    /// The store made room for a file, or could not.
+    pub(super) fn create_came(&mut self, id: SlotId, result: Result<Upload, Refusal>, now: Instant) {
+        let Some(octets) = self.take_request(id) else { return };
+        match Packet::parse(&octets) {
+            Ok(Packet::Wrq(request)) => self.created(id, &request, result, now),
+            _ => self.errand_created(id, result, now),
+        }
+    }
+
+    fn take_request(&mut self, id: SlotId) -> Option<Box<[u8]>> {
+        match &mut self.table.get_mut(id)?.stage {
+            Stage::Opening(octets) => Some(std::mem::take(octets)),
+            _ => None,
+        }
+    }
+
+    fn opened(&mut self, id: SlotId, request: &Request<'_>, result: Result<Arc<Body>, Refusal>, now: Instant) {
+        let body = match result {
+            Ok(body) => body,
+            Err(refusal) => return self.refuse(id, refusal, now),
+        };
+        let (limits, patience) = self.terms(id);
+        let mut oack = [0; OACK_OCTETS_MAX];
+        let asked = Asked::Read(body.len());
+        let Ok(answer) = negotiate::answer(request, &limits, asked, &mut oack) else { return };
+        let sender = Sender::answer(answer.params, body.len(), answer.oack > 0, patience, now);
+        let flow = Flow::Out(Outflow { body, frames: Held::None, waiting: false });
+        self.metrics.reads += 1;
+        self.begin(id, Transfer::Send(sender), flow, &oack[..answer.oack], now);
+    }
+
+    fn created(&mut self, id: SlotId, request: &Request<'_>, result: Result<Upload, Refusal>, now: Instant) {
+        let upload = match result {
+            Ok(upload) => upload,
+            Err(refusal) => return self.refuse(id, refusal, now),
+        };
+        let (limits, patience) = self.terms(id);
+        let mut oack = [0; OACK_OCTETS_MAX];
+        let Ok(answer) = negotiate::answer(request, &limits, Asked::Write, &mut oack) else { return };
+        let receiver = Receiver::answer(answer.params, answer.oack > 0, patience, now);
+        let inflow = Inflow::new(upload, answer.params.blksize(), answer.params.windowsize());
+        self.metrics.writes += 1;
+        self.begin(id, Transfer::Receive(receiver), Flow::In(Box::new(inflow)), &oack[..answer.oack], now);
+    }
+
+    fn begin(&mut self, id: SlotId, transfer: Transfer, flow: Flow, opening: &[u8], now: Instant) {
+        if let Some(slot) = self.table.get_mut(id) {
+            slot.opening = opening.into();
+            slot.stage = Stage::Running(transfer, flow);
+        }
+        self.settle(id, now);
+    }
+
+    /// What holds for the slot's peer.
+    fn terms(&mut self, id: SlotId) -> (Limits, Patience) {
+        let path = self.table.get(id).map(|slot| slot.path);
+        let mtu = path.and_then(|path| self.engine.mtu(path.local.interface));
+        let peer = path.map_or(IpAddr::from([0; 4]), |path| path.peer.ip());
+        self.settings.terms(peer, mtu)
+    }
+
+    /// The file cannot be had: an ERROR, once, and a line in the log.
+    fn refuse(&mut self, id: SlotId, refusal: Refusal, now: Instant) {
+        let (code, text) = refusal.error();
+        let Some(slot) = self.table.get(id) else { return };
+        let (socket, path) = (slot.socket, slot.path);
+        if self.refusal_lines.take(now) {
+            log::refusal(slot, refusal, self.refusal_lines.take_denied());
+        }
+        *self.metrics.refused.entry(code.0).or_default() += 1;
+        self.send_error(socket, &path, code, text);
+        self.drop_unstarted(id);
+    }
+
+    /// A request that cannot be read: an ERROR, once.
+    fn malformed(&mut self, socket: SocketId, path: &Path, why: &str, now: Instant) {
+        if self.refusal_lines.take(now) {
+            log::malformed(path.peer, why, self.refusal_lines.take_denied());
+        }
+        *self.metrics.refused.entry(ErrorCode::ILLEGAL.0).or_default() += 1;
+        self.send_error(socket, path, ErrorCode::ILLEGAL, why);
+    }
+
+    /// Forgets a request that never became a transfer.
+    fn drop_unstarted(&mut self, id: SlotId) {
+        if let Some(slot) = self.table.remove(id) {
+            self.census.leave();
+            if slot.unvalidated {
+                self.unvalidated.leave(slot.path.peer.ip());
+            }
+            if slot.operation == Operation::Write {
+                self.uploads -= 1;
+            }
+        }
+    }
+
+    /// Starts a transfer of this end's own, from a socket of its own.
+    ///
+    /// # Errors
+    /// If no socket can be opened.
+    pub fn start(&mut self, plan: Plan) -> io::Result<SlotId> {
+        let any: IpAddr = if plan.server.is_ipv4() { [0u8; 4].into() } else { [0u16; 8].into() };
+        let socket = self.engine.open(Bind { address: SocketAddr::new(any, 0), shared: false })?;
+        self.sockets.insert(socket, Purpose::Errand);
+        self.census.enter(usize::MAX);
+        let now = self.engine.now();
+        let Plan { server, operation, remote, local, mode, wanted, patience } = plan;
+        let errand = Errand {
+            wanted,
+            patience,
+            server: server.ip(),
+            answered: false,
+            announced: None,
+            text: Vec::new(),
+            remote,
+        };
+        let slot = Slot {
+            key: Key::Own(socket, None),
+            socket,
+            path: Path { peer: server, local: Local::default() },
+            operation,
+            mode,
+            filename: log::shown(&errand.remote),
+            fingerprint: 0,
+            opening: Box::default(),
+            errand: Some(Box::new(errand)),
+            started: now,
+            stage: Stage::Opening(Box::default()),
+            armed: None,
+            queued: false,
+            unvalidated: false,
+        };
+        let id = self.table.insert(slot);
+        let ticket = id.ticket();
+        match operation {
+            Operation::Read => match self.store.create(ticket, &local, mode, None, &self.mailbox) {
+                Answer::Now(result) => self.errand_created(id, result, now),
+                Answer::Later => {}
+                Answer::Busy => self.give_up(id, Refusal::Failed(libc::EBUSY), now),
+            },
+            Operation::Write => match self.store.open(ticket, &local, mode, &self.mailbox) {
+                Answer::Now(result) => self.errand_opened(id, result, now),
+                Answer::Later => {}
+                Answer::Busy => self.give_up(id, Refusal::Failed(libc::EBUSY), now),
+            },
+        }
+        Ok(id)
+    }
+
+    /// The file to be written is open: ask the server to take it.
+    fn errand_opened(&mut self, id: SlotId, result: Result<Arc<Body>, Refusal>, now: Instant) {
+        let body = match result {
+            Ok(body) => body,
+            Err(refusal) => return self.give_up(id, refusal, now),
+        };
+        let Some(Slot { errand: Some(errand), .. }) = self.table.get_mut(id) else { return };
+        if errand.wanted.tsize.is_some() {
+            errand.wanted.tsize = Some(body.len());
+        }
+        let sender = Sender::request(body.len(), errand.patience, now);
+        let flow = Flow::Out(Outflow { body, frames: Held::None, waiting: false });
+        self.ask_server(id, Transfer::Send(sender), flow, now);
+    }
+
+    /// There is room for the file to be read: ask the server for it.
+    fn errand_created(&mut self, id: SlotId, result: Result<Upload, Refusal>, now: Instant) {
+        let upload = match result {
+            Ok(upload) => upload,
+            Err(refusal) => return self.give_up(id, refusal, now),
+        };
+        let Some(Slot { errand: Some(errand), .. }) = self.table.get_mut(id) else { return };
+        let receiver = Receiver::request(errand.patience, now);
+        let inflow = Inflow::new(upload, receiver.params().blksize(), receiver.params().windowsize());
+        self.ask_server(id, Transfer::Receive(receiver), Flow::In(Box::new(inflow)), now);
+    }
+
+    fn ask_server(&mut self, id: SlotId, transfer: Transfer, flow: Flow, now: Instant) {
+        let Some(Slot { errand: Some(errand), operation, mode, .. }) = self.table.get_mut(id) else { return };
+        let opcode = if *operation == Operation::Read { Opcode::Rrq } else { Opcode::Wrq };
+        let mut buffer = [0; config::REQUEST_OCTETS_MAX];
+        let written = wire::write_request(&mut buffer, opcode, &errand.remote, *mode).and_then(|mut writer| {
+            negotiate::ask(&errand.wanted, &mut writer)?;
+            Ok(writer.len())
+        });
+        match written {
+            Ok(len) => self.begin(id, transfer, flow, &buffer[..len], now),
+            Err(_) => self.fail(id, ErrorCode::ILLEGAL, "the name is too long", now),
+        }
+    }
+
+    /// The server acknowledged options.
+    pub(super) fn agreed(&mut self, id: SlotId, options: Options<'_>, now: Instant) {
+        let Some(Slot { errand: Some(errand), stage: Stage::Running(transfer, flow), mode, .. }) = self.table.get_mut(id)
+        else {
+            return;
+        };
+        let accepted = match negotiate::accept(options, &errand.wanted) {
+            Ok(accepted) => accepted,
+            // RFC 2347: a client that cannot accept what is acknowledged sends ERROR 8.
+            Err(error) => return self.fail(id, ErrorCode::OPTIONS, &error.to_string(), now),
+        };
+        match (transfer, flow) {
+            (Transfer::Send(sender), Flow::Out(out)) => sender.agree(accepted.params, out.body.len(), now),
+            (Transfer::Receive(receiver), Flow::In(inflow)) => {
+                if !receiver.is_validated() {
+                    inflow.agree(accepted.params.blksize(), accepted.params.windowsize());
+                    // What a text file measures on the wire is not what it measures here.
+                    errand.announced = accepted.tsize.filter(|_| *mode == Mode::Octet);
+                }
+                receiver.agree(accepted.params, now);
+            }
+            _ => {}
+        }
+        self.settle(id, now);
+    }
+
+    /// Whether a packet comes from the end that the transfer is with. The first answer that a server
+    /// gives from its own address tells the port that it goes on with (RFC 1350 §4).
+    pub(super) fn belongs(&mut self, id: SlotId, datagram: &Datagram<'_>, packet: &Packet<'_>) -> bool {
+        let Some(slot) = self.table.get_mut(id) else { return false };
+        let peer = datagram.path.peer;
+        let Some(errand) = &mut slot.errand else { return slot.path.peer == peer };
+        if errand.answered {
+            return slot.path.peer == peer;
+        }
+        let answers = match (slot.operation, packet) {
+            (_, Packet::Oack(_) | Packet::Error { .. }) => true,
+            (Operation::Read, Packet::Data { block, .. }) => block.0 == 1,
+            (Operation::Write, Packet::Ack { block }) => block.0 == 0,
+            _ => false,
+        };
+        let from_server = peer.ip().to_canonical() == errand.server.to_canonical();
+        if from_server && answers {
+            errand.answered = true;
+            slot.path.peer = peer;
+        }
+        from_server && answers
+    }
+
+    pub(super) fn own_key(&self, datagram: &Datagram<'_>) -> Key {
+        Key::Own(datagram.socket, None)
+    }
+}

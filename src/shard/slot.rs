@@ -1,0 +1,191 @@
+//! What the table keeps of a transfer: whom it is with, where it stands, and where its octets come
+//! from or go to.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Arc, Weak};
+
+use super::table::Key;
+use super::upload::Inflow;
+use crate::engine::{Path, SocketId};
+use crate::proto::negotiate::{Params, Wanted};
+use crate::proto::outcome::Outcome;
+use crate::proto::timing::Patience;
+use crate::proto::transfer::Transfer;
+use crate::store::{Body, Frames};
+use crate::time::{Duration, Instant};
+use crate::wire::{Escaped, Mode, WireBlock};
+
+/// What the client asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// The file goes from the server to the client.
+    Read,
+    /// The file goes from the client to the server.
+    Write,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Write => "write",
+        })
+    }
+}
+
+/// A transfer that this end is to ask for.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The server, at the port that takes requests.
+    pub server: std::net::SocketAddr,
+    /// Which way the file goes.
+    pub operation: Operation,
+    /// The file's name at the server.
+    pub remote: Vec<u8>,
+    /// The file's name in the store of this end.
+    pub local: Vec<u8>,
+    /// How it is written on the wire.
+    pub mode: Mode,
+    /// The options to ask for; `tsize` of a write is filled in.
+    pub wanted: Wanted,
+    /// How long to wait, and how often.
+    pub patience: Patience,
+}
+
+/// How a transfer went, once it is over.
+#[derive(Debug, Clone)]
+pub struct Ending {
+    /// Which way the file went.
+    pub operation: Operation,
+    /// The other end.
+    pub peer: std::net::SocketAddr,
+    /// The file's name, as asked for.
+    pub filename: Box<[u8]>,
+    /// How it was written on the wire.
+    pub mode: Mode,
+    /// The terms; those of RFC 1350 if it never came to any.
+    pub params: Params,
+    /// Octets that arrived: of the blocks acknowledged.
+    pub octets: u64,
+    /// Blocks that arrived.
+    pub blocks: u64,
+    /// Datagrams sent more than once.
+    pub retransmissions: u64,
+    /// From the request to the end.
+    pub elapsed: Duration,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What the peer's ERROR said, or why this end gave up.
+    pub text: Vec<u8>,
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { operation, peer, filename, octets, outcome, .. } = self;
+        write!(f, "{operation} {peer} \"{}\" {octets} {outcome}", Escaped(filename))
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) key: Key,
+    /// Where this end's packets leave from.
+    pub(super) socket: SocketId,
+    pub(super) path: Path,
+    pub(super) operation: Operation,
+    pub(super) mode: Mode,
+    /// The name as asked for, cut to what a log line shows.
+    pub(super) filename: Box<[u8]>,
+    /// Tells a repeat of the request from another request.
+    pub(super) fingerprint: u64,
+    /// The packet that opens the transfer, kept until something answers it: request or OACK.
+    pub(super) opening: Box<[u8]>,
+    pub(super) errand: Option<Box<Errand>>,
+    pub(super) started: Instant,
+    pub(super) stage: Stage,
+    /// When the wheel next looks at this slot.
+    pub(super) armed: Option<Instant>,
+    /// Whether it stands in the queue of those that have something to send.
+    pub(super) queued: bool,
+    /// Whether it counts among those that have yet to prove themselves.
+    pub(super) unvalidated: bool,
+}
+
+/// What a client's slot knows beyond a server's.
+#[derive(Debug)]
+pub(super) struct Errand {
+    pub(super) wanted: Wanted,
+    pub(super) remote: Vec<u8>,
+    pub(super) patience: Patience,
+    pub(super) server: IpAddr,
+    /// Whether the port that the server answers from is known.
+    pub(super) answered: bool,
+    /// The length that the server announced.
+    pub(super) announced: Option<u64>,
+    /// What the peer's ERROR said, or why this end gave up.
+    pub(super) text: Vec<u8>,
+}
+
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// The store was asked to open or create the file; the request waits.
+    Opening(Box<[u8]>),
+    Running(Transfer, Flow),
+    /// Over, but for repeats of the peer's last packet: a last DATA is acknowledged again.
+    Lingering(Option<WireBlock>),
+}
+
+/// Where the octets come from, or go to.
+#[derive(Debug)]
+pub(super) enum Flow {
+    Out(Outflow),
+    In(Box<Inflow>),
+}
+
+#[derive(Debug)]
+pub(super) struct Outflow {
+    pub(super) body: Arc<Body>,
+    pub(super) frames: Held,
+    /// Whether the store was asked for frames that are not here yet.
+    pub(super) waiting: bool,
+}
+
+/// The frames that a transfer sends from. Ten thousand idle transfers must not hold ten thousand
+/// stretches of files in memory, so a transfer only knows them, and the frame cache holds them. Those
+/// that it waited for it does hold until they are sent, so that it comes forward however small the
+/// cache is.
+#[derive(Debug, Default)]
+pub(super) enum Held {
+    #[default]
+    None,
+    Held(Arc<Frames>),
+    Known(Weak<Frames>),
+}
+
+impl Slot {
+    /// Whether a repeat of its request belongs to it: nothing but the request has come from the peer.
+    pub(super) const fn is_fresh(&self) -> bool {
+        match &self.stage {
+            Stage::Opening(_) => true,
+            Stage::Running(transfer, _) => !transfer.is_validated(),
+            Stage::Lingering(_) => false,
+        }
+    }
+
+    pub(super) const fn is_lingering(&self) -> bool {
+        matches!(self.stage, Stage::Lingering(_))
+    }
+
+    /// Blocks and octets of the file that arrived at the end that gets it.
+    pub(super) fn arrived(&self) -> (u64, u64) {
+        match &self.stage {
+            Stage::Running(Transfer::Send(sender), Flow::Out(out)) => {
+                let blocks = sender.acked().0;
+                (blocks, blocks.saturating_mul(u64::from(sender.params().blksize())).min(out.body.len()))
+            }
+            Stage::Running(Transfer::Receive(receiver), Flow::In(inflow)) => (receiver.received().0, inflow.octets()),
+            _ => (0, 0),
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The transfer table: slots found by number or by where a datagram belongs.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+
+use slab::Slab;
+
+use super::slot::Slot;
+use crate::engine::SocketId;
+use crate::store::Ticket;
+
+/// Where a datagram belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Key {
+    /// To the transfer that this client asked for.
+    Peer(SocketAddr),
+    /// To the transfer that this end asked for, from this socket and address.
+    Own(SocketId, Option<IpAddr>),
+}
+
+/// Names a slot, and only the transfer that is in it now: a late timer or answer of an earlier one
+/// finds nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SlotId {
+    index: u32,
+    generation: u32,
+}
+
+impl SlotId {
+    /// The slot as the store's questions name it.
+    pub(super) const fn ticket(self) -> Ticket {
+        Ticket((self.generation as u64) << 32 | self.index as u64)
+    }
+
+    pub(super) const fn of_ticket(ticket: Ticket) -> Self {
+        Self { index: ticket.0 as u32, generation: (ticket.0 >> 32) as u32 }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    slots: Slab<(u32, Slot)>,
+    by_key: HashMap<Key, SlotId>,
+    generation: u32,
+}
+
+impl Table {
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(super) fn find(&self, key: &Key) -> Option<SlotId> {
+        self.by_key.get(key).copied()
+    }
+
+    /// Puts a slot in; the key must be free.
+    pub(super) fn insert(&mut self, slot: Slot) -> SlotId {
+        self.generation = self.generation.wrapping_add(1);
+        let key = slot.key;
+        let index = self.slots.insert((self.generation, slot)) as u32;
+        let id = SlotId { index, generation: self.generation };
+        let before = self.by_key.insert(key, id);
+        debug_assert!(before.is_none(), "a key names one transfer");
+        id
+    }
+
+    pub(super) fn get(&self, id: SlotId) -> Option<&Slot> {
+        let (generation, slot) = self.slots.get(id.index as usize)?;
+        (*generation == id.generation).then_some(slot)
+    }
+
+    pub(super) fn get_mut(&mut self, id: SlotId) -> Option<&mut Slot> {
+        let (generation, slot) = self.slots.get_mut(id.index as usize)?;
+        (*generation == id.generation).then_some(slot)
+    }
+
+    pub(super) fn remove(&mut self, id: SlotId) -> Option<Slot> {
+        self.get(id)?;
+        let (_, slot) = self.slots.remove(id.index as usize);
+        self.by_key.remove(&slot.key);
+        Some(slot)
+    }
+
+    pub(super) fn ids(&self) -> Vec<SlotId> {
+        let id = |(index, (generation, _)): (usize, &(u32, Slot))| SlotId { index: index as u32, generation: *generation };
+        self.slots.iter().map(id).collect()
+    }
+
+    pub(super) fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().map(|(_, (_, slot))| slot)
+    }
+}

@@ -1,0 +1,169 @@
+//! Timers of many transfers: a hierarchical wheel of ticks, into which an entry is put once and then
+//! left alone.
+//!
+//! A transfer's deadline moves with every datagram, nearly always further away. The wheel is therefore
+//! not told: when an entry fires, its owner looks at the deadline it really has and puts a new entry in.
+
+use crate::time::Instant;
+
+/// A tick is 2^20 ns, about a millisecond: as fine as the kernel's own waiting.
+const TICK_SHIFT: u32 = 20;
+/// Each level has 2^6 places, each as long as the whole level below.
+const PLACE_BITS: u32 = 6;
+const PLACES: usize = 1 << PLACE_BITS;
+/// Five levels of 64 places reach 2^30 ticks, about 13 days; what lies beyond is looked at again then.
+const LEVELS: usize = 5;
+
+/// Entries by the time at which they fire; `T` says whose they are.
+#[derive(Debug)]
+pub(crate) struct Wheel<T> {
+    /// Everything before this tick has fired.
+    tick: u64,
+    levels: Vec<Level<T>>,
+    len: usize,
+}
+
+#[derive(Debug)]
+struct Level<T> {
+    /// Bit n: place n is not empty.
+    occupied: u64,
+    places: Vec<Vec<(u64, T)>>,
+}
+
+impl<T: Copy> Wheel<T> {
+    pub(crate) fn new() -> Self {
+        let level = || Level { occupied: 0, places: (0..PLACES).map(|_| Vec::new()).collect() };
+        Self { tick: 0, levels: (0..LEVELS).map(|_| level()).collect(), len: 0 }
+    }
+
+    /// How many entries are in.
+    #[cfg(test)]
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Puts an entry in; it fires at the first [`Wheel::expire`] at or after `at`, never before it.
+    pub(crate) fn insert(&mut self, at: Instant, owner: T) {
+        let tick = at.as_nanos().div_ceil(1 << TICK_SHIFT).max(self.tick);
+        self.place(tick, owner);
+        self.len += 1;
+    }
+
+    /// When the wheel next wants to be looked at: never later than the first entry fires.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.next_tick().map(|(tick, _)| Instant::from_nanos(tick << TICK_SHIFT))
+    }
+
+    /// Takes out all entries that have fired by `now`.
+    pub(crate) fn expire(&mut self, now: Instant, mut fired: impl FnMut(T)) {
+        let until = now.as_nanos() >> TICK_SHIFT;
+        while let Some((tick, level)) = self.next_tick() {
+            if tick > until {
+                break;
+            }
+            self.tick = tick;
+            let place = place_of(tick, level);
+            let entries = std::mem::take(&mut self.levels[level].places[place]);
+            self.levels[level].occupied &= !(1 << place);
+            for &(at, owner) in &entries {
+                if at <= until {
+                    self.len -= 1;
+                    fired(owner);
+                } else {
+                    self.place(at, owner);
+                }
+            }
+            // The place keeps its memory, unless it has come to be used again meanwhile.
+            let home = &mut self.levels[level].places[place];
+            if home.is_empty() {
+                *home = entries;
+                home.clear();
+            }
+        }
+        self.tick = self.tick.max(until);
+    }
+
+    fn place(&mut self, tick: u64, owner: T) {
+        // The highest digit in which the tick differs from the present one is the level.
+        let differs = tick ^ self.tick;
+        let level = ((u64::BITS - differs.leading_zeros()).saturating_sub(1) / PLACE_BITS) as usize;
+        let (level, place) = if level < LEVELS {
+            (level, place_of(tick, level))
+        } else {
+            // Too far: to be placed again when the top level has gone round once.
+            let top = LEVELS - 1;
+            (top, (place_of(self.tick, top) + PLACES - 1) % PLACES)
+        };
+        self.levels[level].places[place].push((tick, owner));
+        self.levels[level].occupied |= 1 << place;
+    }
+
+    /// The next tick at which a place comes up, and that place's level.
+    fn next_tick(&self) -> Option<(u64, usize)> {
+        let mut next: Option<(u64, usize)> = None;
+        for (number, level) in self.levels.iter().enumerate() {
+            if level.occupied == 0 {
+                continue;
+            }
+            let shift = PLACE_BITS * number as u32;
+            let present = place_of(self.tick, number) as u32;
+            let ahead = u64::from(level.occupied.rotate_right(present).trailing_zeros());
+            let round = self.tick >> shift;
+            let at = if ahead == 0 { self.tick } else { (round + ahead) << shift };
+            if next.is_none_or(|(tick, _)| at < tick) {
+                next = Some((at, number));
+            }
+        }
+        next
+    }
+}
+
+const fn place_of(tick: u64, level: usize) -> usize {
+    (tick >> (PLACE_BITS * level as u32)) as usize % PLACES
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// Goal: the wheel fires the same entries at the same looks as a sorted map would.
+    /// Method: random insertions and looks, seconds to weeks apart, compared after each.
+    #[test]
+    fn fires_what_a_sorted_map_would() {
+        for seed in 0..50 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut wheel = Wheel::new();
+            let mut model: BTreeMap<(u64, u32), ()> = BTreeMap::new();
+            let mut now = 0u64;
+            for owner in 0..2_000u32 {
+                let reach = 1u64 << random.u32(0..52);
+                let at = now + random.u64(0..reach);
+                wheel.insert(Instant::from_nanos(at), owner);
+                model.insert((at.div_ceil(1 << TICK_SHIFT), owner), ());
+                if random.bool() {
+                    now += random.u64(0..1 << random.u32(1..46));
+                    let next = wheel.next().map(Instant::as_nanos);
+                    let first = model.keys().next().map(|&(tick, _)| tick << TICK_SHIFT);
+                    assert!(next <= first, "seed {seed}: would sleep past an entry");
+                    let mut fired = Vec::new();
+                    wheel.expire(Instant::from_nanos(now), |owner| fired.push(owner));
+                    let late = model.split_off(&((now >> TICK_SHIFT) + 1, 0));
+                    let mut expected: Vec<u32> = model.keys().map(|&(_, owner)| owner).collect();
+                    model = late;
+                    fired.sort_unstable();
+                    expected.sort_unstable();
+                    assert_eq!(fired, expected, "seed {seed} at {now}");
+                    assert_eq!(wheel.len(), model.len());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_wheel_wants_nothing() {
+        let wheel = Wheel::<u32>::new();
+        assert_eq!(wheel.next(), None);
+    }
+}

@@ -1,0 +1,189 @@
+//! What leaves: each transfer that has something to send gets its turn, one burst at a time.
+
+use std::sync::Arc;
+
+use super::slot::{Flow, Held, Slot, Stage};
+use super::{Shard, SlotId};
+use crate::engine::{Engine, Path, Payload, Sent, SocketId};
+use crate::metrics::Suppressed;
+use crate::proto::transfer::{Transfer, Transmit};
+use crate::store::{Answer, Frames, FramesKey, ReadFailure, Refusal};
+use crate::time::{Duration, Instant};
+use crate::wire::{self, ErrorCode};
+
+/// Blocks that one transfer may send before the next one has its turn: a window of the usual size.
+const BURST_BLOCKS_MAX: u64 = 64;
+/// How long a transfer waits before it asks again for frames that the store had no time for.
+const BUSY_RETRY: Duration = Duration::from_millis(10);
+/// Octets of an ERROR at most: its texts are this program's own, and short.
+const ERROR_OCTETS_MAX: usize = 128;
+
+/// What became of a transfer's turn.
+enum Turn {
+    /// Something left; there may be more.
+    Sent,
+    /// Nothing to send, or not yet.
+    Idle,
+    /// The engine takes no more.
+    Full,
+}
+
+impl<E: Engine> Shard<E> {
+    /// Serves those that have something to send in turn, until none has or the engine takes no more.
+    pub(super) fn pump(&mut self, now: Instant) {
+        while let Some(id) = self.ready.pop_front() {
+            if let Some(slot) = self.table.get_mut(id) {
+                slot.queued = false;
+            }
+            match self.transmit(id, now) {
+                // Its next burst comes after everybody else's.
+                Turn::Sent => self.settle(id, now),
+                Turn::Idle => {}
+                Turn::Full => {
+                    self.metrics.send_full += 1;
+                    self.full = true;
+                    if let Some(slot) = self.table.get_mut(id) {
+                        slot.queued = true;
+                        self.ready.push_front(id);
+                    }
+                    self.arm(id);
+                    break;
+                }
+            }
+        }
+    }
+
+    fn transmit(&mut self, id: SlotId, now: Instant) -> Turn {
+        let Some(Slot { stage: Stage::Running(transfer, flow), opening, socket, path, .. }) = self.table.get_mut(id)
+        else {
+            return Turn::Idle;
+        };
+        let (socket, path) = (*socket, *path);
+        let before = transfer.retransmissions();
+        let (sent, count) = match (transfer.poll_transmit(BURST_BLOCKS_MAX), flow) {
+            (None, _) => return Turn::Idle,
+            (Some(Transmit::Opening(_)), _) => (self.engine.send(socket, &path, Payload::Packet(opening)), 1),
+            (Some(Transmit::Ack(_)), Flow::In(inflow)) if inflow.is_backlogged() => return Turn::Idle,
+            (Some(Transmit::Ack(block)), _) => {
+                let ack = wire::write_ack(transfer.params().rollover().wire(block));
+                (self.engine.send(socket, &path, Payload::Packet(&ack)), 1)
+            }
+            (Some(Transmit::Blocks { first, count }), Flow::Out(out)) => {
+                let params = *transfer.params();
+                let extent = Frames::extent_of(first, params.blksize());
+                let Some(frames) = out.frames.holding(extent) else { return self.fetch(id, extent, now) };
+                let (octets, count) = frames.slice(first, count);
+                let sent = self.engine.send(socket, &path, Payload::Segments { octets, segment: frames.segment() });
+                // Sent once, the frame cache alone decides how long they stay.
+                out.frames = Held::Known(Arc::downgrade(&frames));
+                (sent, count)
+            }
+            (Some(Transmit::Blocks { .. }), Flow::In(_)) => return Turn::Idle,
+        };
+        let left = match sent {
+            Sent::Datagrams(left) => left as u64,
+            Sent::Full => return Turn::Full,
+            Sent::Failed(errno) => {
+                *self.metrics.send_errors.entry(errno).or_default() += 1;
+                // To the protocol they are lost on the way; the timer sees to it.
+                count
+            }
+        };
+        transfer.transmitted(left, now);
+        self.metrics.datagrams_sent += left;
+        self.metrics.retransmissions += transfer.retransmissions() - before;
+        if left < count {
+            self.settle(id, now);
+            // It stands in the queue again, behind the others.
+            self.full = true;
+        }
+        Turn::Sent
+    }
+
+    /// Asks the store for the frames that the transfer needs next.
+    fn fetch(&mut self, id: SlotId, extent: u64, now: Instant) -> Turn {
+        let Some(Slot { stage: Stage::Running(transfer, Flow::Out(out)), .. }) = self.table.get_mut(id) else {
+            return Turn::Idle;
+        };
+        let params = transfer.params();
+        let key = FramesKey { body: out.body.clone(), blksize: params.blksize(), rollover: params.rollover(), extent };
+        match self.store.frames(&key, &self.mailbox) {
+            Answer::Now(Ok(frames)) => {
+                out.frames = Held::Held(frames);
+                // The turn is not over: what was missing is here.
+                self.transmit(id, now)
+            }
+            Answer::Now(Err(failure)) => {
+                self.unreadable(id, failure, now);
+                Turn::Idle
+            }
+            Answer::Later => {
+                out.waiting = true;
+                self.waiting.entry(key).or_default().push(id);
+                Turn::Idle
+            }
+            Answer::Busy => {
+                // The wheel brings it back, and `settle` queues it again.
+                if let Some(slot) = self.table.get_mut(id) {
+                    slot.armed = Some(now + BUSY_RETRY);
+                    self.timers.insert(now + BUSY_RETRY, id);
+                }
+                Turn::Idle
+            }
+        }
+    }
+
+    /// Frames have come, or failed to, for all that wait for them.
+    pub(super) fn frames_came(&mut self, key: &FramesKey, result: &Result<Arc<Frames>, ReadFailure>, now: Instant) {
+        for id in self.waiting.remove(key).unwrap_or_default() {
+            match self.table.get_mut(id) {
+                Some(Slot { stage: Stage::Running(_, Flow::Out(out)), .. }) => out.waiting = false,
+                _ => continue,
+            }
+            match result {
+                Ok(frames) => {
+                    if let Some(Slot { stage: Stage::Running(_, Flow::Out(out)), .. }) = self.table.get_mut(id) {
+                        out.frames = Held::Held(frames.clone());
+                    }
+                    self.settle(id, now);
+                }
+                Err(failure) => self.unreadable(id, *failure, now),
+            }
+        }
+    }
+
+    fn unreadable(&mut self, id: SlotId, failure: ReadFailure, now: Instant) {
+        match failure {
+            ReadFailure::Changed => self.fail(id, ErrorCode::UNDEFINED, "file changed", now),
+            ReadFailure::Failed(errno) => self.give_up(id, Refusal::Failed(errno), now),
+        }
+    }
+
+    pub(super) fn send_error(&mut self, socket: SocketId, path: &Path, code: ErrorCode, text: &str) {
+        let mut buffer = [0; ERROR_OCTETS_MAX];
+        if let Ok(len) = wire::write_error(&mut buffer, code, text.as_bytes()) {
+            self.send_packet(socket, path, &buffer[..len]);
+        }
+    }
+
+    /// Sends one small packet that nobody waits for: if it is lost, the peer asks again.
+    pub(super) fn send_packet(&mut self, socket: SocketId, path: &Path, packet: &[u8]) {
+        match self.engine.send(socket, path, Payload::Packet(packet)) {
+            Sent::Datagrams(left) => self.metrics.datagrams_sent += left as u64,
+            Sent::Full => self.suppress(Suppressed::Full),
+            Sent::Failed(errno) => *self.metrics.send_errors.entry(errno).or_default() += 1,
+        }
+    }
+}
+
+impl Held {
+    /// The frames, if they are those of `extent` and still there.
+    fn holding(&self, extent: u64) -> Option<Arc<Frames>> {
+        let frames = match self {
+            Self::None => return None,
+            Self::Held(frames) => frames.clone(),
+            Self::Known(frames) => frames.upgrade()?,
+        };
+        (frames.extent() == extent).then_some(frames)
+    }
+}

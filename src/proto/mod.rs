@@ -3,3 +3,4 @@
 
 pub mod block;
 pub mod negotiate;
+pub mod netascii;

@@ -3,6 +3,7 @@
 
 pub mod block;
 pub mod negotiate;
+pub mod netascii;
 pub mod outcome;
 pub mod receiver;
 pub mod sender;

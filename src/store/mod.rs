@@ -5,14 +5,469 @@
 //! later through its [`Mailbox`]. One opening is shared by all who read the same file, and so are the
 //! DATA packets made from it ([`Frames`]).
 
+mod body;
+mod frames;
+pub mod memory;
+mod pool;
+mod text;
+mod upload;
+
 use std::fmt;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::task::Waker;
+use std::thread::{self, JoinHandle};
 
-use crate::proto::block::{BlockIndex, Rollover};
+pub use self::body::Body;
+pub use self::frames::{EXTENT_OCTETS, Frames, FramesKey};
+pub use self::upload::Upload;
+
+use self::body::Bodies;
+use self::frames::{Asked, FrameCache, Why};
+use self::pool::{JOBS_MAX, Queue};
+use self::text::Text;
 use crate::wire::{ErrorCode, Mode};
+
+/// Threads that do what may block: enough to keep a disk busy, few enough to leave the cores to the shards.
+pub const THREADS_DEFAULT: usize = 4;
+
+/// Memory for frames without a word about it: several boot images, on any machine that serves some.
+pub const FRAME_CACHE_OCTETS_DEFAULT: usize = 256 * 1024 * 1024;
+
+/// How a [`Store`] is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreOptions {
+    /// Most memory that frames take beyond those that transfers hold; 0 keeps none.
+    pub frame_cache_octets: usize,
+    /// How many threads do the work; with 0, nobody does but [`Store::run_next`].
+    pub threads: usize,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            frame_cache_octets: FRAME_CACHE_OCTETS_DEFAULT,
+            threads: THREADS_DEFAULT,
+        }
+    }
+}
+
+/// What names stand for: opens, reads, writes, and never makes its caller wait for a disk.
+///
+/// Shared by all shards. Its threads end when it is dropped; what still waits then is not done.
+pub struct Store {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Store {
+    /// A store over `backend`.
+    ///
+    /// # Errors
+    /// If a thread cannot be started.
+    pub fn new(backend: impl Backend, options: StoreOptions) -> io::Result<Arc<Self>> {
+        let shared = Arc::new(Shared {
+            backend: Box::new(backend),
+            bodies: Bodies::new(),
+            cache: Arc::new(FrameCache::new(options.frame_cache_octets)),
+            queue: Queue::new(),
+        });
+        // If a thread cannot be started, dropping this store ends the others.
+        let mut store = Self {
+            shared,
+            threads: Vec::new(),
+        };
+        for index in 0..options.threads {
+            let shared = Arc::clone(&store.shared);
+            let work = move || {
+                while let Some(job) = shared.queue.next() {
+                    shared.run(job);
+                }
+            };
+            store.threads.push(
+                thread::Builder::new()
+                    .name(format!("store-{index}"))
+                    .spawn(work)?,
+            );
+        }
+        Ok(Arc::new(store))
+    }
+
+    /// Opens `name` for reading. At hand if that takes no disk, otherwise [`Done::Opened`] follows.
+    pub fn open(
+        &self,
+        ticket: Ticket,
+        name: &[u8],
+        mode: Mode,
+        mailbox: &Mailbox,
+    ) -> Answer<Result<Arc<Body>, Refusal>> {
+        match self.shared.backend.open(name, Patience::Now) {
+            Err(OpenError::Refused(refusal)) => return Answer::Now(Err(refusal)),
+            Err(OpenError::WouldBlock) => {}
+            Ok(opened) => match mode {
+                Mode::Octet => return Answer::Now(Ok(self.shared.share(opened, mode))),
+                // A text has to be read through before its length is known: only one that somebody
+                // reads already is at hand.
+                Mode::Netascii => {
+                    if let Some(body) = self.shared.bodies.find(opened.identity, mode) {
+                        return Answer::Now(Ok(body));
+                    }
+                }
+            },
+        }
+        self.offer(Job::Open {
+            ticket,
+            name: name.into(),
+            mode,
+            mailbox: mailbox.clone(),
+        })
+    }
+
+    /// The frames of `key`. If they are not at hand, [`Done::Framed`] follows: one for each mailbox
+    /// that asked, however often it did.
+    pub fn frames(
+        &self,
+        key: &FramesKey,
+        mailbox: &Mailbox,
+    ) -> Answer<Result<Arc<Frames>, ReadFailure>> {
+        let queue = &self.shared.queue;
+        let asked = self.shared.cache.ask(key, mailbox, |key, why| {
+            // Reading ahead is for idle times: it leaves most of the queue to those who wait.
+            let room = why == Why::Asked || queue.len() < JOBS_MAX / 4;
+            room && queue.offer(Job::Frame(key))
+        });
+        match asked {
+            Asked::Ready(frames) => Answer::Now(Ok(frames)),
+            Asked::Waiting => Answer::Later,
+            Asked::Busy => Answer::Busy,
+        }
+    }
+
+    /// Begins an upload to `name` of the length `announced`, if one was. [`Done::Created`] follows.
+    pub fn create(
+        &self,
+        ticket: Ticket,
+        name: &[u8],
+        mode: Mode,
+        announced: Option<u64>,
+        mailbox: &Mailbox,
+    ) -> Answer<Result<Upload, Refusal>> {
+        self.offer(Job::Create {
+            ticket,
+            name: name.into(),
+            mode,
+            announced,
+            mailbox: mailbox.clone(),
+        })
+    }
+
+    /// Writes the next octets of an upload; it comes back with [`Done::Written`].
+    pub fn write(&self, ticket: Ticket, upload: Upload, chunk: Vec<u8>, mailbox: &Mailbox) {
+        self.shared.queue.add(Job::Write {
+            ticket,
+            upload,
+            chunk,
+            mailbox: mailbox.clone(),
+        });
+    }
+
+    /// Makes an upload visible under its name; [`Done::Published`] says whether it is.
+    pub fn publish(&self, ticket: Ticket, upload: Upload, mailbox: &Mailbox) {
+        self.shared.queue.add(Job::Publish {
+            ticket,
+            upload,
+            mailbox: mailbox.clone(),
+        });
+    }
+
+    /// Does one piece of waiting work on the caller's thread; `false` if none waits.
+    pub fn run_next(&self) -> bool {
+        self.shared
+            .queue
+            .next_now()
+            .map(|job| self.shared.run(job))
+            .is_some()
+    }
+
+    fn offer<T>(&self, job: Job) -> Answer<T> {
+        if self.shared.queue.offer(job) {
+            Answer::Later
+        } else {
+            Answer::Busy
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.shared.queue.close();
+        for thread in self.threads.drain(..) {
+            // A thread cannot panic: whatever a job does is caught. If one did, nothing is left to do.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("threads", &self.threads.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the threads and the shards share.
+struct Shared {
+    backend: Box<dyn Backend>,
+    bodies: Bodies,
+    cache: Arc<FrameCache>,
+    queue: Queue<Job>,
+}
+
+/// Work that may block.
+enum Job {
+    Open {
+        ticket: Ticket,
+        name: Box<[u8]>,
+        mode: Mode,
+        mailbox: Mailbox,
+    },
+    Frame(FramesKey),
+    Create {
+        ticket: Ticket,
+        name: Box<[u8]>,
+        mode: Mode,
+        announced: Option<u64>,
+        mailbox: Mailbox,
+    },
+    Write {
+        ticket: Ticket,
+        upload: Upload,
+        chunk: Vec<u8>,
+        mailbox: Mailbox,
+    },
+    Publish {
+        ticket: Ticket,
+        upload: Upload,
+        mailbox: Mailbox,
+    },
+}
+
+impl Shared {
+    fn run(&self, job: Job) {
+        match job {
+            Job::Open {
+                ticket,
+                name,
+                mode,
+                mailbox,
+            } => {
+                let opened = caught(Refusal::Failed(PANICKED), || self.open(&name, mode));
+                mailbox.deliver(Done::Opened(ticket, opened));
+            }
+            Job::Frame(key) => {
+                let frames = caught(ReadFailure::Failed(PANICKED), || Frames::read(&key));
+                let (result, waiting) = self.cache.finish(&key, frames);
+                for mailbox in waiting {
+                    mailbox.deliver(Done::Framed(key.clone(), result.clone()));
+                }
+            }
+            Job::Create {
+                ticket,
+                name,
+                mode,
+                announced,
+                mailbox,
+            } => {
+                let created = caught(Refusal::Failed(PANICKED), || {
+                    self.backend.create(&name, announced)
+                });
+                mailbox.deliver(Done::Created(
+                    ticket,
+                    created.map(|sink| Upload::new(sink, mode)),
+                ));
+            }
+            Job::Write {
+                ticket,
+                mut upload,
+                mut chunk,
+                mailbox,
+            } => {
+                let written = caught(Refusal::Failed(PANICKED), || upload.write(&chunk));
+                chunk.clear();
+                mailbox.deliver(Done::Written(ticket, upload, chunk, written));
+            }
+            Job::Publish {
+                ticket,
+                upload,
+                mailbox,
+            } => {
+                let published = caught(Refusal::Failed(PANICKED), || upload.publish());
+                mailbox.deliver(Done::Published(ticket, published));
+            }
+        }
+    }
+
+    fn open(&self, name: &[u8], mode: Mode) -> Result<Arc<Body>, Refusal> {
+        let opened = self
+            .backend
+            .open(name, Patience::Long)
+            .map_err(|error| match error {
+                OpenError::Refused(refusal) => refusal,
+                OpenError::WouldBlock => Refusal::Failed(WOULD_BLOCK),
+            })?;
+        if let Some(body) = self.bodies.find(opened.identity, mode) {
+            return Ok(body);
+        }
+        let opened = match mode {
+            Mode::Octet => opened,
+            Mode::Netascii => {
+                let (text, len) =
+                    Text::scan(opened.source, opened.len).map_err(|failure| match failure {
+                        // Too much in motion to be read now; the client may ask again.
+                        ReadFailure::Changed => Refusal::Failed(WOULD_BLOCK),
+                        ReadFailure::Failed(errno) => Refusal::Failed(errno),
+                    })?;
+                Opened {
+                    source: Box::new(text),
+                    len,
+                    identity: opened.identity,
+                }
+            }
+        };
+        Ok(self.share(opened, mode))
+    }
+
+    fn share(&self, opened: Opened, mode: Mode) -> Arc<Body> {
+        self.bodies.share(opened, mode, &self.cache)
+    }
+}
+
+/// The error number of work that panicked, which is a bug: EIO.
+const PANICKED: i32 = libc::EIO;
+
+/// The error number of what could be done at another time: EAGAIN.
+const WOULD_BLOCK: i32 = libc::EAGAIN;
+
+/// Does `work`; a panic becomes `failure`, so that whoever waits is told and the thread lives on.
+fn caught<T, E>(failure: E, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(failure))
+}
+
+/// Where files are. Its methods may block, save where they are told not to.
+pub trait Backend: Send + Sync + 'static {
+    /// Opens `name` for reading.
+    ///
+    /// # Errors
+    /// Why it cannot be opened; with [`Patience::Now`] also that it would take a disk.
+    fn open(&self, name: &[u8], patience: Patience) -> Result<Opened, OpenError>;
+
+    /// Begins a file that will be called `name`, of the length `announced`, if one was.
+    ///
+    /// # Errors
+    /// Why it cannot be.
+    fn create(&self, name: &[u8], announced: Option<u64>) -> Result<Box<dyn Sink>, Refusal>;
+}
+
+/// How long [`Backend::open`] may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// No longer than memory takes.
+    Now,
+    /// However long the disk takes.
+    Long,
+}
+
+/// Why [`Backend::open`] did not open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenError {
+    /// It would take longer than [`Patience::Now`] allows.
+    WouldBlock,
+    /// It cannot be opened.
+    Refused(Refusal),
+}
+
+impl From<Refusal> for OpenError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// An open file.
+pub struct Opened {
+    /// Its octets.
+    pub source: Box<dyn Source>,
+    /// How many they are.
+    pub len: u64,
+    /// Which file it is.
+    pub identity: Identity,
+}
+
+impl fmt::Debug for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opened")
+            .field("len", &self.len)
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What makes two openings one body: the same file, as it was at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// The file system.
+    pub device: u64,
+    /// The file on it.
+    pub inode: u64,
+    /// Its length in octets.
+    pub len: u64,
+    /// When it was last written to, in nanoseconds since 1970.
+    pub modified: i128,
+}
+
+/// The octets of an open file.
+pub trait Source: Send + Sync {
+    /// Fills `buffer` with the octets from `offset` on; says how many, fewer only at the end.
+    ///
+    /// # Errors
+    /// Why they cannot be read.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, ReadFailure>;
+
+    /// Makes sure that what was read is still what was opened.
+    ///
+    /// # Errors
+    /// [`ReadFailure::Changed`] if it is not.
+    fn check(&self) -> Result<(), ReadFailure>;
+}
+
+/// A file under way. Dropped before it is published, it leaves nothing.
+pub trait Sink: Send {
+    /// Adds `octets` at the end.
+    ///
+    /// # Errors
+    /// Why they cannot be written; the sink is then of no further use.
+    fn write(&mut self, octets: &[u8]) -> Result<(), Refusal>;
+
+    /// Makes the file visible under its name, whole and on disk.
+    ///
+    /// # Errors
+    /// Why it cannot be; nothing is left then.
+    fn publish(self: Box<Self>) -> Result<(), Refusal>;
+}
+
+/// What clients may write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Writes {
+    /// Nothing.
+    #[default]
+    Off,
+    /// New files.
+    Create,
+    /// New files, and new contents for old ones.
+    Overwrite,
+}
 
 /// Names a shard's question, so that the answer finds the transfer that asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,6 +476,11 @@ pub struct Ticket(pub u64);
 /// Where a shard's answers go: into its channel, and it is woken.
 #[derive(Debug, Clone)]
 pub struct Mailbox {
+    address: Arc<Address>,
+}
+
+#[derive(Debug)]
+struct Address {
     sender: Sender<Done>,
     waker: Waker,
 }
@@ -28,15 +488,22 @@ pub struct Mailbox {
 impl Mailbox {
     /// A mailbox that puts into `sender` and then wakes by `waker`.
     #[must_use]
-    pub const fn new(sender: Sender<Done>, waker: Waker) -> Self {
-        Self { sender, waker }
+    pub fn new(sender: Sender<Done>, waker: Waker) -> Self {
+        Self {
+            address: Arc::new(Address { sender, waker }),
+        }
     }
 
     /// Delivers; a shard that has ended no longer cares.
     pub fn deliver(&self, done: Done) {
-        if self.sender.send(done).is_ok() {
-            self.waker.wake_by_ref();
+        if self.address.sender.send(done).is_ok() {
+            self.address.waker.wake_by_ref();
         }
+    }
+
+    /// Whether both are clones of one mailbox.
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.address, &other.address)
     }
 }
 
@@ -104,3 +571,6 @@ pub enum ReadFailure {
     /// The system failed: its error number.
     Failed(i32),
 }
+
+#[cfg(test)]
+mod tests;

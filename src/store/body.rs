@@ -1,0 +1,136 @@
+//! Bodies: what is read, opened once and shared by all who read it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use super::frames::FrameCache;
+use super::{Identity, Opened, ReadFailure, Source};
+use crate::wire::Mode;
+
+/// An open file as it goes over the wire in one mode.
+pub struct Body {
+    /// Never used twice, so that frames of a body that is gone are never taken for another's.
+    id: u64,
+    len: u64,
+    identity: Identity,
+    source: Box<dyn Source>,
+    cache: Weak<FrameCache>,
+}
+
+impl Body {
+    pub(super) fn new(opened: Opened, cache: Weak<FrameCache>) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let Opened {
+            source,
+            len,
+            identity,
+        } = opened;
+        Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            len,
+            identity,
+            source,
+            cache,
+        }
+    }
+
+    /// Octets on the wire.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty)] // A body is not a collection; an empty one is sent like any other.
+    pub const fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// What makes two openings one body.
+    #[must_use]
+    pub const fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    pub(super) const fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Fills `buffer` from `offset` on, and makes sure that the file is still the one that was opened.
+    pub(super) fn read(&self, buffer: &mut [u8], offset: u64) -> Result<(), ReadFailure> {
+        if self.source.read_at(buffer, offset)? < buffer.len() {
+            return Err(ReadFailure::Changed);
+        }
+        self.source.check()
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if let Some(cache) = self.cache.upgrade() {
+            cache.forget(self.id);
+        }
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Body")
+            .field("id", &self.id)
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The bodies that somebody holds.
+pub(super) struct Bodies {
+    known: Mutex<Known>,
+}
+
+struct Known {
+    bodies: HashMap<(Identity, Mode), Weak<Body>>,
+    /// Dead entries are swept when the table has grown to this many, which makes a sweep as good as free.
+    sweep_at: usize,
+}
+
+impl Bodies {
+    /// Tables smaller than this are not worth sweeping.
+    const SWEEP_MIN: usize = 64;
+
+    pub(super) fn new() -> Self {
+        Self {
+            known: Mutex::new(Known {
+                bodies: HashMap::new(),
+                sweep_at: Self::SWEEP_MIN,
+            }),
+        }
+    }
+
+    /// The body of this file in this mode, if somebody holds it.
+    pub(super) fn find(&self, identity: Identity, mode: Mode) -> Option<Arc<Body>> {
+        self.lock().bodies.get(&(identity, mode))?.upgrade()
+    }
+
+    /// The body of this file: the one that somebody holds, or else a new one.
+    pub(super) fn share(&self, opened: Opened, mode: Mode, cache: &Arc<FrameCache>) -> Arc<Body> {
+        let key = (opened.identity, mode);
+        let mut known = self.lock();
+        if let Some(body) = known.bodies.get(&key).and_then(Weak::upgrade) {
+            drop(known);
+            return body;
+        }
+        if known.bodies.len() >= known.sweep_at {
+            known.bodies.retain(|_, body| body.strong_count() > 0);
+            known.sweep_at = (known.bodies.len() * 2).max(Self::SWEEP_MIN);
+        }
+        let body = Arc::new(Body::new(opened, Arc::downgrade(cache)));
+        known.bodies.insert(key, Arc::downgrade(&body));
+        body
+    }
+
+    #[cfg(test)]
+    pub(super) fn entries(&self) -> usize {
+        self.lock().bodies.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,262 @@
+//! Files in memory, with faults that can be switched on: for the simulator and for tests.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{
+    Backend, Identity, OpenError, Opened, Patience, ReadFailure, Refusal, Sink, Source, Writes,
+};
+
+/// Files by name. Clones are handles of the same files.
+#[derive(Debug, Clone, Default)]
+pub struct Memory {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    files: BTreeMap<Vec<u8>, File>,
+    uploads: BTreeMap<Vec<u8>, Vec<u8>>,
+    writes: Writes,
+    faults: Faults,
+    files_made: u64,
+    reads: u64,
+}
+
+#[derive(Debug, Clone)]
+struct File {
+    contents: Contents,
+    inode: u64,
+}
+
+/// What a file holds.
+#[derive(Debug, Clone)]
+pub enum Contents {
+    /// These octets.
+    Octets(Arc<[u8]>),
+    /// The octets that [`pattern_octet`] gives: a file of any size costs nothing.
+    Pattern {
+        /// What tells one pattern from another.
+        seed: u64,
+        /// Length in octets.
+        len: u64,
+    },
+}
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Faults {
+    /// Every read fails so, of files that are open already too.
+    pub read: Option<ReadFailure>,
+    /// The disk is full once an upload is longer than this.
+    pub disk_octets: Option<u64>,
+    /// Nothing can be opened without waiting.
+    pub open_would_block: bool,
+    /// No upload can be begun.
+    pub create: Option<Refusal>,
+}
+
+impl Memory {
+    /// No files; uploads are as `writes` says.
+    #[must_use]
+    pub fn new(writes: Writes) -> Self {
+        let memory = Self::default();
+        memory.lock().writes = writes;
+        memory
+    }
+
+    /// Puts a file there; one of the same name is replaced, and stays as it was for who has it open.
+    pub fn insert(&self, name: &[u8], contents: Contents) {
+        let mut state = self.lock();
+        state.files_made += 1;
+        let inode = state.files_made;
+        state
+            .files
+            .insert(plain(name).to_vec(), File { contents, inode });
+    }
+
+    /// Takes a file away.
+    pub fn remove(&self, name: &[u8]) {
+        self.lock().files.remove(plain(name));
+    }
+
+    /// Sets what goes wrong from now on.
+    pub fn set_faults(&self, faults: Faults) {
+        self.lock().faults = faults;
+    }
+
+    /// The uploads that were published.
+    #[must_use]
+    pub fn uploads(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        self.lock().uploads.clone()
+    }
+
+    /// How often anything was read.
+    #[must_use]
+    pub fn reads(&self) -> u64 {
+        self.lock().reads
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Contents {
+    /// Octets in the file.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty)] // Not a collection: a length is all that anybody asks for.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Octets(octets) => octets.len() as u64,
+            Self::Pattern { len, .. } => *len,
+        }
+    }
+
+    /// Fills `buffer` from `offset` on; says how many octets there were.
+    fn read(&self, buffer: &mut [u8], offset: u64) -> usize {
+        let rest = self.len().saturating_sub(offset);
+        let count = usize::try_from(rest).map_or(buffer.len(), |rest| rest.min(buffer.len()));
+        let buffer = &mut buffer[..count];
+        match self {
+            // An offset past the end leaves nothing to fill.
+            Self::Octets(octets) => {
+                buffer.copy_from_slice(&octets[(octets.len() as u64 - rest) as usize..][..count])
+            }
+            Self::Pattern { seed, .. } => {
+                for (octet, offset) in buffer.iter_mut().zip(offset..) {
+                    *octet = pattern_octet(*seed, offset);
+                }
+            }
+        }
+        count
+    }
+}
+
+/// The octet at `offset` of the pattern `seed`: any stretch can be checked without the rest.
+#[must_use]
+pub const fn pattern_octet(seed: u64, offset: u64) -> u8 {
+    // The mixing function of splitmix64, one step for eight octets.
+    let mut word = seed.wrapping_add((offset / 8).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^= word >> 31;
+    word.to_le_bytes()[(offset % 8) as usize]
+}
+
+impl Backend for Memory {
+    fn open(&self, name: &[u8], patience: Patience) -> Result<Opened, OpenError> {
+        let state = self.lock();
+        if patience == Patience::Now && state.faults.open_would_block {
+            return Err(OpenError::WouldBlock);
+        }
+        let File { contents, inode } = state
+            .files
+            .get(plain(name))
+            .cloned()
+            .ok_or(Refusal::NotFound)?;
+        let len = contents.len();
+        let source = Box::new(Reader {
+            memory: self.clone(),
+            contents,
+        });
+        Ok(Opened {
+            source,
+            len,
+            identity: Identity {
+                device: 0,
+                inode,
+                len,
+                modified: 0,
+            },
+        })
+    }
+
+    fn create(&self, name: &[u8], announced: Option<u64>) -> Result<Box<dyn Sink>, Refusal> {
+        let state = self.lock();
+        if let Some(refusal) = state.faults.create {
+            return Err(refusal);
+        }
+        let name = plain(name);
+        let exists = state.files.contains_key(name) || state.uploads.contains_key(name);
+        match state.writes {
+            Writes::Off => return Err(Refusal::Denied),
+            Writes::Create if exists => return Err(Refusal::Exists),
+            Writes::Create | Writes::Overwrite => {}
+        }
+        if announced > state.faults.disk_octets.or(announced) {
+            return Err(Refusal::DiskFull);
+        }
+        Ok(Box::new(Writer {
+            memory: self.clone(),
+            name: name.to_vec(),
+            octets: Vec::new(),
+        }))
+    }
+}
+
+/// A file that is open.
+struct Reader {
+    memory: Memory,
+    contents: Contents,
+}
+
+impl Source for Reader {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, ReadFailure> {
+        let mut state = self.memory.lock();
+        state.reads += 1;
+        if let Some(failure) = state.faults.read {
+            return Err(failure);
+        }
+        drop(state);
+        Ok(self.contents.read(buffer, offset))
+    }
+
+    fn check(&self) -> Result<(), ReadFailure> {
+        Ok(())
+    }
+}
+
+/// An upload under way.
+struct Writer {
+    memory: Memory,
+    name: Vec<u8>,
+    octets: Vec<u8>,
+}
+
+impl Sink for Writer {
+    fn write(&mut self, octets: &[u8]) -> Result<(), Refusal> {
+        let len = (self.octets.len() + octets.len()) as u64;
+        if self
+            .memory
+            .lock()
+            .faults
+            .disk_octets
+            .is_some_and(|most| len > most)
+        {
+            return Err(Refusal::DiskFull);
+        }
+        self.octets.extend_from_slice(octets);
+        Ok(())
+    }
+
+    fn publish(self: Box<Self>) -> Result<(), Refusal> {
+        let Self {
+            memory,
+            name,
+            octets,
+        } = *self;
+        let mut state = memory.lock();
+        if state.writes == Writes::Create && state.uploads.contains_key(&name) {
+            return Err(Refusal::Exists);
+        }
+        state.uploads.insert(name, octets);
+        Ok(())
+    }
+}
+
+/// `/x` and `x` are the same file.
+fn plain(name: &[u8]) -> &[u8] {
+    let slashes = name.iter().take_while(|&&octet| octet == b'/').count();
+    &name[slashes..]
+}

@@ -1,0 +1,115 @@
+//! A bounded queue of jobs, and the threads that empty it.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+/// Most jobs that wait, beyond those that must not be refused: enough for a whole rack that asks at
+/// once, few enough to be read from a slow disk before the clients give up.
+pub(super) const JOBS_MAX: usize = 1024;
+
+/// Jobs in the order they came.
+pub(super) struct Queue<Job> {
+    state: Mutex<State<Job>>,
+    changed: Condvar,
+}
+
+struct State<Job> {
+    jobs: VecDeque<Job>,
+    closed: bool,
+}
+
+impl<Job> Queue<Job> {
+    pub(super) const fn new() -> Self {
+        Self {
+            state: Mutex::new(State {
+                jobs: VecDeque::new(),
+                closed: false,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Adds a job unless too many wait already; says whether it did.
+    pub(super) fn offer(&self, job: Job) -> bool {
+        let mut state = self.lock();
+        if state.closed || state.jobs.len() >= JOBS_MAX {
+            return false;
+        }
+        state.jobs.push_back(job);
+        drop(state);
+        self.changed.notify_one();
+        true
+    }
+
+    /// Adds a job of a kind that its owner limits.
+    pub(super) fn add(&self, job: Job) {
+        let mut state = self.lock();
+        if !state.closed {
+            state.jobs.push_back(job);
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// How many jobs wait.
+    pub(super) fn len(&self) -> usize {
+        self.lock().jobs.len()
+    }
+
+    /// The next job, if one waits.
+    pub(super) fn next_now(&self) -> Option<Job> {
+        self.lock().jobs.pop_front()
+    }
+
+    /// The next job, as soon as there is one; `None` once the queue is closed.
+    pub(super) fn next(&self) -> Option<Job> {
+        let mut state = self.lock();
+        loop {
+            if state.closed {
+                return None;
+            }
+            if let Some(job) = state.jobs.pop_front() {
+                return Some(job);
+            }
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Ends the threads; what still waits is dropped, which for an upload means that it leaves nothing.
+    pub(super) fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        let dropped = std::mem::take(&mut state.jobs);
+        drop(state);
+        self.changed.notify_all();
+        drop(dropped);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<Job>> {
+        // Nothing is done under the lock that could leave the state half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offers_are_refused_when_full_and_additions_never() {
+        let queue = Queue::new();
+        for job in 0..JOBS_MAX {
+            assert!(queue.offer(job));
+        }
+        assert!(!queue.offer(0));
+        queue.add(7);
+        assert_eq!(queue.len(), JOBS_MAX + 1);
+        assert_eq!(queue.next_now(), Some(0));
+        queue.close();
+        assert_eq!(queue.next(), None);
+        assert!(!queue.offer(0));
+    }
+}

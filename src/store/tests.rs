@@ -1,0 +1,692 @@
+//! Tests of the store as its shards see it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::task::Waker;
+
+use super::memory::{Contents, Faults, Memory, pattern_octet};
+use super::*;
+use crate::proto::block::{BlockIndex, Rollover};
+use crate::wire::write_data_header;
+
+/// A store without threads, and a mailbox.
+fn store(
+    backend: impl Backend,
+    frame_cache_octets: usize,
+) -> (Arc<Store>, Mailbox, Receiver<Done>) {
+    let store = Store::new(
+        backend,
+        StoreOptions {
+            frame_cache_octets,
+            threads: 0,
+        },
+    )
+    .expect("no thread is started");
+    let (sender, receiver) = channel();
+    (store, Mailbox::new(sender, Waker::noop().clone()), receiver)
+}
+
+fn run_all(store: &Store) {
+    while store.run_next() {}
+}
+
+fn open(
+    store: &Store,
+    name: &[u8],
+    mode: Mode,
+    mailbox: &Mailbox,
+    inbox: &Receiver<Done>,
+) -> Result<Arc<Body>, Refusal> {
+    match store.open(Ticket(1), name, mode, mailbox) {
+        Answer::Now(result) => result,
+        Answer::Later => {
+            run_all(store);
+            match inbox.try_recv() {
+                Ok(Done::Opened(Ticket(1), result)) => result,
+                other => panic!("not what was asked for: {other:?}"),
+            }
+        }
+        Answer::Busy => panic!("busy"),
+    }
+}
+
+fn frames(
+    store: &Store,
+    key: &FramesKey,
+    mailbox: &Mailbox,
+    inbox: &Receiver<Done>,
+) -> Result<Arc<Frames>, ReadFailure> {
+    match store.frames(key, mailbox) {
+        Answer::Now(result) => result,
+        Answer::Later => {
+            run_all(store);
+            match inbox.try_recv() {
+                Ok(Done::Framed(done, result)) if done == *key => result,
+                other => panic!("not what was asked for: {other:?}"),
+            }
+        }
+        Answer::Busy => panic!("busy"),
+    }
+}
+
+/// All packets of a transfer, block by block, as one who does not care about speed makes them.
+fn naive_packets(octets: &[u8], blksize: u16, rollover: Rollover) -> Vec<Vec<u8>> {
+    let last = BlockIndex::last_of(octets.len() as u64, blksize).0;
+    (1..=last)
+        .map(|index| {
+            let start = (index as usize - 1) * usize::from(blksize);
+            let end = (start + usize::from(blksize)).min(octets.len());
+            let mut packet = write_data_header(rollover.wire(BlockIndex(index))).to_vec();
+            packet.extend_from_slice(&octets[start..end]);
+            packet
+        })
+        .collect()
+}
+
+/// All packets of a transfer, as frames give them when asked for bursts of some size.
+fn framed_packets(
+    store: &Store,
+    body: &Arc<Body>,
+    blksize: u16,
+    rollover: Rollover,
+    burst: u64,
+    mailbox: &Mailbox,
+    inbox: &Receiver<Done>,
+) -> Vec<Vec<u8>> {
+    let mut packets = Vec::new();
+    let mut block = BlockIndex::FIRST;
+    while block <= BlockIndex::last_of(body.len(), blksize) {
+        let extent = Frames::extent_of(block, blksize);
+        let key = FramesKey {
+            body: Arc::clone(body),
+            blksize,
+            rollover,
+            extent,
+        };
+        let made = frames(store, &key, mailbox, inbox).expect("the file is well");
+        let (octets, count) = made.slice(block, burst);
+        assert!((1..=burst).contains(&count));
+        packets.extend(octets.chunks(made.segment()).map(<[u8]>::to_vec));
+        block = block.plus(count);
+    }
+    packets
+}
+
+fn octets(len: usize, random: &mut fastrand::Rng) -> Vec<u8> {
+    let mut octets = vec![0; len];
+    random.fill(&mut octets);
+    octets
+}
+
+/// Goal: frames are what a simple loop would send. Method: random lengths, block sizes and bursts,
+/// exact multiples and the empty file among them, with caches of several sizes.
+#[test]
+fn frames_are_what_a_simple_loop_makes() {
+    let mut random = fastrand::Rng::with_seed(3);
+    let memory = Memory::new(Writes::Off);
+    for round in 0..60 {
+        let blksize = match round % 4 {
+            0 => 512,
+            1 => 1428,
+            2 => random.u16(8..2000),
+            _ => random.u16(2000..=65_464),
+        };
+        let len = match round % 5 {
+            0 => usize::from(blksize) * random.usize(0..100),
+            1 => random.usize(0..64),
+            _ => random.usize(0..2_000_000),
+        };
+        let octets = octets(len, &mut random);
+        memory.insert(b"file", Contents::Octets(octets.as_slice().into()));
+        let (store, mailbox, inbox) = store(memory.clone(), [0, 100_000, 10_000_000][round % 3]);
+        let body = open(&store, b"file", Mode::Octet, &mailbox, &inbox).expect("there");
+        let burst = random.u64(1..200);
+        let packets = framed_packets(
+            &store,
+            &body,
+            blksize,
+            Rollover::ToZero,
+            burst,
+            &mailbox,
+            &inbox,
+        );
+        assert_eq!(
+            packets,
+            naive_packets(&octets, blksize, Rollover::ToZero),
+            "{len} octets at {blksize}"
+        );
+    }
+}
+
+#[test]
+fn numbers_roll_over_as_agreed() {
+    let octets = octets(8 * 140_000 + 3, &mut fastrand::Rng::with_seed(4));
+    let memory = Memory::new(Writes::Off);
+    memory.insert(b"file", Contents::Octets(octets.as_slice().into()));
+    for rollover in [Rollover::ToZero, Rollover::ToOne] {
+        let (store, mailbox, inbox) = store(memory.clone(), 1 << 20);
+        let body = open(&store, b"file", Mode::Octet, &mailbox, &inbox).expect("there");
+        let packets = framed_packets(&store, &body, 8, rollover, 1000, &mailbox, &inbox);
+        assert!(
+            packets == naive_packets(&octets, 8, rollover),
+            "{rollover:?}"
+        );
+    }
+}
+
+#[test]
+fn an_extent_past_the_end_is_empty() {
+    let memory = Memory::new(Writes::Off);
+    memory.insert(b"file", Contents::Pattern { seed: 1, len: 1000 });
+    let (store, mailbox, inbox) = store(memory, 1 << 20);
+    let body = open(&store, b"file", Mode::Octet, &mailbox, &inbox).expect("there");
+    for extent in [1, u64::MAX] {
+        let key = FramesKey {
+            body: Arc::clone(&body),
+            blksize: 512,
+            rollover: Rollover::ToZero,
+            extent,
+        };
+        let made = frames(&store, &key, &mailbox, &inbox).expect("nothing to fail");
+        assert_eq!(made.slice(BlockIndex::FIRST, 1), (&[][..], 0));
+    }
+}
+
+/// A file that counts how often it is read.
+struct Counted {
+    len: u64,
+    reads: Arc<AtomicU64>,
+}
+
+impl Backend for Counted {
+    fn open(&self, _: &[u8], _: Patience) -> Result<Opened, OpenError> {
+        let source = Box::new(CountedSource(Arc::clone(&self.reads)));
+        Ok(Opened {
+            source,
+            len: self.len,
+            identity: Identity {
+                device: 0,
+                inode: 0,
+                len: self.len,
+                modified: 0,
+            },
+        })
+    }
+
+    fn create(&self, _: &[u8], _: Option<u64>) -> Result<Box<dyn Sink>, Refusal> {
+        Err(Refusal::Denied)
+    }
+}
+
+struct CountedSource(Arc<AtomicU64>);
+
+impl Source for CountedSource {
+    fn read_at(&self, buffer: &mut [u8], _: u64) -> Result<usize, ReadFailure> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(buffer.len())
+    }
+
+    fn check(&self) -> Result<(), ReadFailure> {
+        Ok(())
+    }
+}
+
+/// Goal: a cold extent is read once for all who ask, and each mailbox hears of it once.
+/// Method: many shards ask twice each before any work is done; with and without a cache.
+#[test]
+fn asking_together_reads_once() {
+    for cache in [0, 1 << 20] {
+        let reads = Arc::new(AtomicU64::new(0));
+        let (store, mailbox, inbox) = store(
+            Counted {
+                len: 100_000,
+                reads: Arc::clone(&reads),
+            },
+            cache,
+        );
+        let body = open(&store, b"x", Mode::Octet, &mailbox, &inbox).expect("always");
+        let key = FramesKey {
+            body,
+            blksize: 512,
+            rollover: Rollover::ToZero,
+            extent: 0,
+        };
+        let shards: Vec<_> = (0..1000)
+            .map(|_| {
+                let (sender, inbox) = channel();
+                (Mailbox::new(sender, Waker::noop().clone()), inbox)
+            })
+            .collect();
+        for _ in 0..2 {
+            for (mailbox, _) in &shards {
+                assert!(matches!(store.frames(&key, mailbox), Answer::Later));
+            }
+        }
+        run_all(&store);
+        for (_, inbox) in &shards {
+            assert!(matches!(inbox.try_recv(), Ok(Done::Framed(done, Ok(_))) if done == key));
+            assert!(inbox.try_recv().is_err(), "told twice");
+        }
+        assert_eq!(reads.load(Ordering::Relaxed), 1);
+        let again = store.frames(&key, &mailbox);
+        assert_eq!(matches!(again, Answer::Now(Ok(_))), cache > 0);
+    }
+}
+
+/// Goal: a sequential reader finds the next extent made, and never more than one ahead.
+#[test]
+fn one_extent_is_read_ahead() {
+    let memory = Memory::new(Writes::Off);
+    memory.insert(
+        b"file",
+        Contents::Pattern {
+            seed: 1,
+            len: 10 * EXTENT_OCTETS,
+        },
+    );
+    let (store, mailbox, inbox) = store(memory.clone(), 1 << 24);
+    let body = open(&store, b"file", Mode::Octet, &mailbox, &inbox).expect("there");
+    let key = |extent| FramesKey {
+        body: Arc::clone(&body),
+        blksize: 1428,
+        rollover: Rollover::ToZero,
+        extent,
+    };
+    assert!(matches!(store.frames(&key(0), &mailbox), Answer::Later));
+    run_all(&store);
+    assert_eq!(memory.reads(), 2);
+    for extent in 1..5 {
+        assert!(matches!(
+            store.frames(&key(extent), &mailbox),
+            Answer::Now(Ok(_))
+        ));
+        assert!(matches!(
+            store.frames(&key(extent), &mailbox),
+            Answer::Now(Ok(_))
+        ));
+        run_all(&store);
+        assert_eq!(memory.reads(), 2 + extent);
+    }
+    assert_eq!(
+        inbox.try_iter().count(),
+        1,
+        "only what was waited for is told"
+    );
+}
+
+/// Goal: the cache stays within its bound, keeps what was used last, and lets go of dead bodies.
+#[test]
+fn the_cache_is_bounded() {
+    const BOUND: usize = 3_000_000;
+    let memory = Memory::new(Writes::Off);
+    memory.insert(
+        b"file",
+        Contents::Pattern {
+            seed: 1,
+            len: 40 * EXTENT_OCTETS,
+        },
+    );
+    let (store, mailbox, inbox) = store(memory, BOUND);
+    let body = open(&store, b"file", Mode::Octet, &mailbox, &inbox).expect("there");
+    let mut random = fastrand::Rng::with_seed(9);
+    for _ in 0..200 {
+        let extent = random.u64(0..40);
+        let key = FramesKey {
+            body: Arc::clone(&body),
+            blksize: 1428,
+            rollover: Rollover::ToZero,
+            extent,
+        };
+        frames(&store, &key, &mailbox, &inbox).expect("well");
+        assert!(store.shared.cache.held() <= BOUND);
+        assert!(
+            matches!(store.frames(&key, &mailbox), Answer::Now(Ok(_))),
+            "what was used last stays"
+        );
+    }
+    assert!(store.shared.cache.held() > BOUND / 2);
+    drop(body);
+    assert_eq!(store.shared.cache.held(), 0);
+    assert_eq!(store.shared.cache.entries(), 0);
+}
+
+#[test]
+fn one_opening_serves_all_and_dead_ones_are_swept() {
+    let memory = Memory::new(Writes::Off);
+    memory.insert(b"file", Contents::Pattern { seed: 1, len: 100 });
+    let (store, mailbox, inbox) = store(memory.clone(), 0);
+    let first = open(&store, b"file", Mode::Octet, &mailbox, &inbox).expect("there");
+    let second = open(&store, b"/file", Mode::Octet, &mailbox, &inbox).expect("there");
+    let text = open(&store, b"file", Mode::Netascii, &mailbox, &inbox).expect("there");
+    assert!(Arc::ptr_eq(&first, &second));
+    assert!(!Arc::ptr_eq(&first, &text));
+    assert!(matches!(
+        store.open(Ticket(2), b"file", Mode::Netascii, &mailbox),
+        Answer::Now(Ok(_))
+    ));
+    for index in 0..1000_u64 {
+        memory.insert(
+            b"other",
+            Contents::Pattern {
+                seed: index,
+                len: 1,
+            },
+        );
+        open(&store, b"other", Mode::Octet, &mailbox, &inbox).expect("there");
+        assert!(store.shared.bodies.entries() <= 64);
+    }
+    memory.insert(b"file", Contents::Pattern { seed: 2, len: 100 });
+    let replaced = open(&store, b"file", Mode::Octet, &mailbox, &inbox).expect("there");
+    assert!(!Arc::ptr_eq(&first, &replaced));
+}
+
+#[test]
+fn opening_that_would_block_goes_through_the_queue() {
+    let memory = Memory::new(Writes::Off);
+    memory.insert(b"file", Contents::Pattern { seed: 1, len: 100 });
+    memory.set_faults(Faults {
+        open_would_block: true,
+        ..Faults::default()
+    });
+    let (store, mailbox, inbox) = store(memory, 0);
+    assert!(matches!(
+        store.open(Ticket(5), b"file", Mode::Octet, &mailbox),
+        Answer::Later
+    ));
+    assert!(matches!(
+        store.open(Ticket(6), b"none", Mode::Octet, &mailbox),
+        Answer::Later
+    ));
+    run_all(&store);
+    assert!(matches!(
+        inbox.try_recv(),
+        Ok(Done::Opened(Ticket(5), Ok(_)))
+    ));
+    assert!(matches!(
+        inbox.try_recv(),
+        Ok(Done::Opened(Ticket(6), Err(Refusal::NotFound)))
+    ));
+}
+
+#[test]
+fn a_full_queue_says_busy_and_uploads_go_on() {
+    let memory = Memory::new(Writes::Create);
+    memory.insert(b"file", Contents::Pattern { seed: 1, len: 100 });
+    let (store, mailbox, inbox) = store(memory.clone(), 1 << 20);
+    let body = open(&store, b"file", Mode::Octet, &mailbox, &inbox).expect("there");
+    assert!(matches!(
+        store.create(Ticket(1), b"up", Mode::Octet, None, &mailbox),
+        Answer::Later
+    ));
+    run_all(&store);
+    let Ok(Done::Created(Ticket(1), Ok(upload))) = inbox.try_recv() else {
+        panic!("not created")
+    };
+    memory.set_faults(Faults {
+        open_would_block: true,
+        ..Faults::default()
+    });
+    let mut waiting = 0;
+    while matches!(
+        store.open(Ticket(2), b"file", Mode::Octet, &mailbox),
+        Answer::Later
+    ) {
+        waiting += 1;
+    }
+    assert_eq!(waiting, JOBS_MAX);
+    let key = FramesKey {
+        body,
+        blksize: 512,
+        rollover: Rollover::ToZero,
+        extent: 0,
+    };
+    assert!(matches!(store.frames(&key, &mailbox), Answer::Busy));
+    assert!(matches!(
+        store.create(Ticket(3), b"up2", Mode::Octet, None, &mailbox),
+        Answer::Busy
+    ));
+    store.write(Ticket(4), upload, b"octets".to_vec(), &mailbox);
+    run_all(&store);
+    let Some(Done::Written(Ticket(4), upload, chunk, Ok(()))) = inbox.try_iter().last() else {
+        panic!("not written")
+    };
+    assert!(
+        chunk.is_empty() && chunk.capacity() >= 6,
+        "the buffer comes back"
+    );
+    assert_eq!(upload.len(), 6);
+    assert!(
+        frames(&store, &key, &mailbox, &inbox).is_ok(),
+        "busy was for a while only"
+    );
+}
+
+#[test]
+fn failures_reach_all_who_wait_and_are_not_kept() {
+    let memory = Memory::new(Writes::Off);
+    memory.insert(b"file", Contents::Pattern { seed: 1, len: 100 });
+    let (store, mailbox, inbox) = store(memory.clone(), 1 << 20);
+    let body = open(&store, b"file", Mode::Octet, &mailbox, &inbox).expect("there");
+    let key = FramesKey {
+        body,
+        blksize: 512,
+        rollover: Rollover::ToZero,
+        extent: 0,
+    };
+    for failure in [ReadFailure::Changed, ReadFailure::Failed(5)] {
+        memory.set_faults(Faults {
+            read: Some(failure),
+            ..Faults::default()
+        });
+        assert_eq!(frames(&store, &key, &mailbox, &inbox).err(), Some(failure));
+    }
+    memory.set_faults(Faults::default());
+    assert!(frames(&store, &key, &mailbox, &inbox).is_ok());
+}
+
+/// Uploads `chunks` and publishes.
+fn upload(
+    store: &Store,
+    mode: Mode,
+    chunks: &[&[u8]],
+    mailbox: &Mailbox,
+    inbox: &Receiver<Done>,
+) -> Result<(), Refusal> {
+    assert!(matches!(
+        store.create(Ticket(1), b"up", mode, None, mailbox),
+        Answer::Later
+    ));
+    run_all(store);
+    let Ok(Done::Created(_, created)) = inbox.try_recv() else {
+        panic!("no answer")
+    };
+    let mut upload = created?;
+    for chunk in chunks {
+        store.write(Ticket(1), upload, chunk.to_vec(), mailbox);
+        run_all(store);
+        let Ok(Done::Written(_, back, _, written)) = inbox.try_recv() else {
+            panic!("no answer")
+        };
+        written?;
+        upload = back;
+    }
+    store.publish(Ticket(1), upload, mailbox);
+    run_all(store);
+    let Ok(Done::Published(_, published)) = inbox.try_recv() else {
+        panic!("no answer")
+    };
+    published
+}
+
+#[test]
+fn uploads_are_decoded_and_refused() {
+    let memory = Memory::new(Writes::Create);
+    let (store, mailbox, inbox) = store(memory.clone(), 0);
+    let full = Faults {
+        disk_octets: Some(5),
+        ..Faults::default()
+    };
+    memory.set_faults(full);
+    assert_eq!(
+        upload(&store, Mode::Octet, &[b"abc", b"def"], &mailbox, &inbox),
+        Err(Refusal::DiskFull)
+    );
+    memory.set_faults(Faults::default());
+    assert!(memory.uploads().is_empty());
+    assert_eq!(
+        upload(
+            &store,
+            Mode::Netascii,
+            &[b"a\r", b"\nb\r", b"\0c\r"],
+            &mailbox,
+            &inbox
+        ),
+        Ok(())
+    );
+    assert_eq!(
+        memory.uploads().get(&b"up"[..]).map(Vec::as_slice),
+        Some(&b"a\nb\rc\r"[..])
+    );
+    assert_eq!(
+        upload(&store, Mode::Octet, &[], &mailbox, &inbox),
+        Err(Refusal::Exists)
+    );
+}
+
+/// Goal: a text is the same wherever reading it begins, and its length is exact. Method: texts longer
+/// than a chunk, block sizes that cut pairs in two, against an encoder that sees all at once.
+#[test]
+fn texts_are_encoded_at_any_offset() {
+    let mut random = fastrand::Rng::with_seed(5);
+    let memory = Memory::new(Writes::Off);
+    for len in [0, 1, 65_535, 65_536, 65_537, 1_500_000] {
+        let text: Vec<u8> = (0..len)
+            .map(|_| *random.choice(b"\r\nabc").expect("not empty"))
+            .collect();
+        let mut wire = Vec::new();
+        for &octet in &text {
+            match octet {
+                b'\n' => wire.extend(b"\r\n"),
+                b'\r' => wire.extend(b"\r\0"),
+                other => wire.push(other),
+            }
+        }
+        memory.insert(b"text", Contents::Octets(text.into()));
+        let (store, mailbox, inbox) = store(memory.clone(), 1 << 24);
+        let body = open(&store, b"text", Mode::Netascii, &mailbox, &inbox).expect("there");
+        assert_eq!(body.len(), wire.len() as u64);
+        for blksize in [511, 512, 1428, 65_464] {
+            let packets = framed_packets(
+                &store,
+                &body,
+                blksize,
+                Rollover::ToZero,
+                64,
+                &mailbox,
+                &inbox,
+            );
+            assert!(
+                packets == naive_packets(&wire, blksize, Rollover::ToZero),
+                "{len} at {blksize}"
+            );
+        }
+    }
+}
+
+/// Goal: nobody waits for ever, even if a backend is broken.
+#[test]
+fn a_panic_is_an_answer() {
+    struct Broken;
+    impl Backend for Broken {
+        fn open(&self, _: &[u8], patience: Patience) -> Result<Opened, OpenError> {
+            match patience {
+                Patience::Now => Err(OpenError::WouldBlock),
+                Patience::Long => panic!("broken on purpose"),
+            }
+        }
+        fn create(&self, _: &[u8], _: Option<u64>) -> Result<Box<dyn Sink>, Refusal> {
+            Err(Refusal::Denied)
+        }
+    }
+    let store = Store::new(
+        Broken,
+        StoreOptions {
+            frame_cache_octets: 0,
+            threads: 1,
+        },
+    )
+    .expect("threads start");
+    let (sender, inbox) = channel();
+    let mailbox = Mailbox::new(sender, Waker::noop().clone());
+    for _ in 0..3 {
+        assert!(matches!(
+            store.open(Ticket(1), b"x", Mode::Octet, &mailbox),
+            Answer::Later
+        ));
+        assert!(matches!(
+            inbox.recv(),
+            Ok(Done::Opened(_, Err(Refusal::Failed(_))))
+        ));
+    }
+}
+
+/// Goal: with real threads all get right answers, and dropping the store ends every thread.
+#[test]
+fn threads_work_and_end() {
+    let memory = Memory::new(Writes::Off);
+    memory.insert(
+        b"file",
+        Contents::Pattern {
+            seed: 7,
+            len: 8 * EXTENT_OCTETS,
+        },
+    );
+    let store = Store::new(
+        memory,
+        StoreOptions {
+            frame_cache_octets: 2_000_000,
+            threads: 3,
+        },
+    )
+    .expect("threads start");
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let (sender, inbox) = channel();
+                let mailbox = Mailbox::new(sender, Waker::noop().clone());
+                let Answer::Now(Ok(body)) = store.open(Ticket(0), b"file", Mode::Octet, &mailbox)
+                else {
+                    panic!("memory is at hand")
+                };
+                for extent in
+                    (0..=Frames::extent_of(BlockIndex::last_of(body.len(), 1024), 1024)).chain(0..3)
+                {
+                    let key = FramesKey {
+                        body: Arc::clone(&body),
+                        blksize: 1024,
+                        rollover: Rollover::ToZero,
+                        extent,
+                    };
+                    let made = match store.frames(&key, &mailbox) {
+                        Answer::Now(made) => made,
+                        Answer::Later => match inbox.recv() {
+                            Ok(Done::Framed(_, made)) => made,
+                            other => panic!("not what was asked for: {other:?}"),
+                        },
+                        Answer::Busy => panic!("busy"),
+                    };
+                    let first = BlockIndex::FIRST.plus(extent * (EXTENT_OCTETS / 1028));
+                    let made = made.expect("well");
+                    let (octets, _) = made.slice(first, 1);
+                    assert_eq!(octets.get(4), Some(&pattern_octet(7, first.offset(1024))));
+                }
+            });
+        }
+    });
+    let shared = Arc::downgrade(&store.shared);
+    drop(store);
+    assert!(
+        shared.upgrade().is_none(),
+        "a thread still holds what they share"
+    );
+}

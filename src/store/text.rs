@@ -1,0 +1,130 @@
+//! A file shown as netascii, readable at any offset in bounded memory.
+
+use super::{ReadFailure, Source};
+use crate::proto::netascii::{Encoder, encoded_len};
+
+/// Octets of the file that are looked at in one go.
+const CHUNK_OCTETS: usize = 64 * 1024;
+
+/// Most checkpoints, eight octets each: 32 KiB of memory for a file of any size.
+const CHECKPOINTS_MAX: usize = 4096;
+
+/// A source that encodes another as it is read.
+pub(super) struct Text {
+    file: Box<dyn Source>,
+    len: u64,
+    index: Index,
+}
+
+/// Where on the wire the file's octets begin, for every so many of them.
+struct Index {
+    /// Octets of the file from one checkpoint to the next.
+    spacing: u64,
+    /// Checkpoint `i` is the place on the wire of the file's octet `i * spacing`.
+    wire: Vec<u64>,
+}
+
+impl Text {
+    /// Scans the first `len` octets of `file` once; returns their length on the wire as well.
+    pub(super) fn scan(file: Box<dyn Source>, len: u64) -> Result<(Self, u64), ReadFailure> {
+        let mut index = Index {
+            spacing: CHUNK_OCTETS as u64,
+            wire: Vec::new(),
+        };
+        let mut buffer = vec![0; CHUNK_OCTETS];
+        let mut wire = 0;
+        let mut offset = 0;
+        while offset < len {
+            index.note(offset, wire);
+            let chunk = read_chunk(&*file, &mut buffer, offset, len)?;
+            wire += encoded_len(chunk);
+            offset += chunk.len() as u64;
+        }
+        file.check()?;
+        Ok((Self { file, len, index }, wire))
+    }
+}
+
+impl Source for Text {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, ReadFailure> {
+        let (mut place, wire) = self.index.before(offset);
+        let mut skip = offset - wire;
+        let mut text = vec![0; CHUNK_OCTETS];
+        let mut encoder = Encoder::default();
+        let mut written = 0;
+        while place < self.len && written < buffer.len() {
+            let mut chunk = read_chunk(&*self.file, &mut text, place, self.len)?;
+            place += chunk.len() as u64;
+            // Before the offset nothing is pending: what is skipped is counted, not encoded, until
+            // the chunk in which the offset lies.
+            if skip > 0 {
+                let len = encoded_len(chunk);
+                if len <= skip {
+                    skip -= len;
+                    continue;
+                }
+                let mut skipped = [0; 512];
+                while skip > 0 {
+                    let room = skipped
+                        .len()
+                        .min(usize::try_from(skip).unwrap_or(usize::MAX));
+                    let (taken, encoded) = encoder.encode(chunk, &mut skipped[..room]);
+                    chunk = &chunk[taken..];
+                    skip -= encoded as u64;
+                }
+            }
+            let (_, encoded) = encoder.encode(chunk, &mut buffer[written..]);
+            written += encoded;
+        }
+        if written < buffer.len() && encoder.is_pending() {
+            written += encoder.encode(&[], &mut buffer[written..]).1;
+        }
+        Ok(written)
+    }
+
+    fn check(&self) -> Result<(), ReadFailure> {
+        self.file.check()
+    }
+}
+
+impl Index {
+    /// Notes that the file's octet `offset`, a multiple of [`CHUNK_OCTETS`], is at `wire`.
+    fn note(&mut self, offset: u64, wire: u64) {
+        if self.wire.len() == CHECKPOINTS_MAX {
+            let mut index = 0;
+            self.wire.retain(|_| {
+                index += 1;
+                index % 2 == 1
+            });
+            self.spacing *= 2;
+        }
+        if offset.is_multiple_of(self.spacing) {
+            self.wire.push(wire);
+        }
+    }
+
+    /// The last checkpoint that is not past `wire`: its place in the file and on the wire.
+    fn before(&self, wire: u64) -> (u64, u64) {
+        let after = self.wire.partition_point(|&checkpoint| checkpoint <= wire);
+        let index = after.saturating_sub(1);
+        (
+            index as u64 * self.spacing,
+            self.wire.get(index).copied().unwrap_or(0),
+        )
+    }
+}
+
+/// The file's octets from `offset` on, as many as the buffer holds and lie before `len`.
+fn read_chunk<'a>(
+    file: &dyn Source,
+    buffer: &'a mut [u8],
+    offset: u64,
+    len: u64,
+) -> Result<&'a [u8], ReadFailure> {
+    let wanted = usize::try_from(len - offset).map_or(buffer.len(), |rest| rest.min(buffer.len()));
+    let chunk = &mut buffer[..wanted];
+    if file.read_at(chunk, offset)? < wanted {
+        return Err(ReadFailure::Changed);
+    }
+    Ok(chunk)
+}

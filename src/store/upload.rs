@@ -1,0 +1,66 @@
+//! An upload under way: from blocks as they come over the wire to octets as they are written.
+
+use std::fmt;
+
+use super::{Refusal, Sink};
+use crate::proto::netascii::Decoder;
+use crate::wire::Mode;
+
+/// Takes the blocks of one upload. Dropped before it is published, it leaves nothing.
+pub struct Upload {
+    sink: Box<dyn Sink>,
+    /// Present in netascii mode.
+    decoder: Option<Decoder>,
+    /// Decoded octets on their way to the sink.
+    text: Vec<u8>,
+    len: u64,
+}
+
+impl Upload {
+    pub(super) fn new(sink: Box<dyn Sink>, mode: Mode) -> Self {
+        let decoder = (mode == Mode::Netascii).then(Decoder::default);
+        Self {
+            sink,
+            decoder,
+            text: Vec::new(),
+            len: 0,
+        }
+    }
+
+    /// Octets that came over the wire and were written.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty)] // Not a collection, any more than a body is.
+    pub const fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(super) fn write(&mut self, wire: &[u8]) -> Result<(), Refusal> {
+        match &mut self.decoder {
+            None => self.sink.write(wire)?,
+            Some(decoder) => {
+                self.text.clear();
+                decoder.decode(wire, &mut self.text);
+                self.sink.write(&self.text)?;
+            }
+        }
+        self.len += wire.len() as u64;
+        Ok(())
+    }
+
+    pub(super) fn publish(mut self) -> Result<(), Refusal> {
+        if let Some(decoder) = &mut self.decoder {
+            self.text.clear();
+            decoder.finish(&mut self.text);
+            self.sink.write(&self.text)?;
+        }
+        self.sink.publish()
+    }
+}
+
+impl fmt::Debug for Upload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upload")
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
+}

@@ -581,3 +581,208 @@ fn refused_from(error: &io::Error, segment: usize) -> Option<usize> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Local;
+    use super::*;
+
+    /// The smallest MTU of IPv6, in octets.
+    const MTU_MIN_IPV6: u32 = 1280;
+
+    fn engine_and_socket(address: &str) -> (MioEngine, SocketId, Path) {
+        let mut engine = MioEngine::new().expect("an engine");
+        let address = SocketAddr::new(address.parse().expect("an address"), 0);
+        let id = engine
+            .open(Bind {
+                address,
+                shared: false,
+            })
+            .expect("a socket");
+        let peer = engine.local_addr(id).expect("an open socket");
+        (
+            engine,
+            id,
+            Path {
+                peer,
+                local: Local::default(),
+            },
+        )
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_refused_burst_goes_singly_and_so_do_the_next_ones_of_that_length() {
+        let (mut engine, id, path) = engine_and_socket("::1");
+        if !engine.gso() {
+            eprintln!("skipped: this kernel does not cut bursts");
+            return;
+        }
+        // The kernel now believes in a narrow path, of which the interface's MTU tells nothing.
+        socket::narrow(&engine.sockets[id.place()].udp, MTU_MIN_IPV6).expect("an IPv6 socket");
+        let octets: Vec<u8> = (0..10_000).map(|place| (place % 251) as u8).collect();
+        let long = Payload::Segments {
+            octets: &octets,
+            segment: 1400,
+        };
+        let short = Payload::Segments {
+            octets: &octets,
+            segment: 1000,
+        };
+
+        assert_eq!(engine.send(id, &path, long), Sent::Datagrams(8));
+        let first = engine.statistics();
+        assert_eq!(
+            (first.sends, first.gso_sends, first.gso_fallbacks),
+            (1 + 8, 0, 1)
+        );
+        assert_eq!(engine.send(id, &path, long), Sent::Datagrams(8));
+        let second = engine.statistics();
+        assert_eq!(
+            (second.sends, second.gso_sends, second.gso_fallbacks),
+            (1 + 8 + 8, 0, 1)
+        );
+        assert_eq!(engine.send(id, &path, short), Sent::Datagrams(10));
+        assert_eq!(engine.statistics().gso_sends, 1);
+
+        let mut inbox = Inbox::new();
+        let mut arrived = Vec::new();
+        while arrived.len() < 3 * octets.len() {
+            engine.wait(None, &mut inbox).expect("a working engine");
+            (0..inbox.len())
+                .filter_map(|place| inbox.get(place))
+                .for_each(|datagram| arrived.extend_from_slice(datagram.octets));
+        }
+        assert!(arrived.chunks(octets.len()).all(|chunk| chunk == octets));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_send_without_memory_is_worth_another_try_soon() {
+        let (mut engine, id, path) = engine_and_socket("::1");
+        let udp = &engine.sockets[id.place()].udp;
+        // Many fragments overflow the smallest send buffer.
+        socket::narrow(udp, MTU_MIN_IPV6).expect("an IPv6 socket");
+        socket2::SockRef::from(udp)
+            .set_send_buffer_size(1)
+            .expect("a smaller buffer");
+        assert_eq!(
+            engine.send(id, &path, Payload::Packet(&[0; 60_000])),
+            Sent::Full
+        );
+        assert!(engine.retry_at.is_some());
+
+        let mut inbox = Inbox::new();
+        engine.wait(None, &mut inbox).expect("a working engine");
+        assert!(inbox.is_empty());
+        assert_eq!(engine.retry_at, None);
+    }
+
+    #[test]
+    fn a_socket_that_was_full_ends_the_wait_once_when_it_has_room() {
+        let (mut engine, id, path) = engine_and_socket("127.0.0.1");
+        let full = io::Error::from_raw_os_error(libc::EAGAIN);
+        assert_eq!(engine.stopped(id, 3, &full), Sent::Datagrams(3));
+        assert_eq!(engine.stopped(id, 0, &full), Sent::Full);
+        assert_eq!(engine.retry_at, None);
+
+        let mut inbox = Inbox::new();
+        engine.wait(None, &mut inbox).expect("a working engine");
+        assert!(inbox.is_empty());
+        assert!(!engine.sockets[id.place()].full);
+
+        // What is sent now wakes nobody when it has left.
+        let elsewhere = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let peer = elsewhere.local_addr().expect("bound");
+        engine.send(id, &Path { peer, ..path }, Payload::Packet(b"x"));
+        let until = engine.now() + Duration::from_millis(2);
+        engine
+            .wait(Some(until), &mut inbox)
+            .expect("a working engine");
+        assert!(engine.now() >= until);
+    }
+
+    #[test]
+    fn an_error_amid_a_burst_is_met_again_by_the_next_try() {
+        let (mut engine, id, _) = engine_and_socket("127.0.0.1");
+        let error = io::Error::from_raw_os_error(libc::ENETUNREACH);
+        assert_eq!(
+            engine.stopped(id, 0, &error),
+            Sent::Failed(libc::ENETUNREACH)
+        );
+        assert_eq!(engine.retry_at, None);
+        assert_eq!(engine.stopped(id, 5, &error), Sent::Datagrams(5));
+        engine
+            .wait(None, &mut Inbox::new())
+            .expect("a working engine");
+    }
+
+    #[test]
+    fn segments_above_the_mtu_go_singly() {
+        let (mut engine, _, path) = engine_and_socket("127.0.0.1");
+        engine.gso = true;
+        let until = Instant::from_nanos(u64::MAX);
+        engine.mtus.insert(
+            7,
+            Mtu {
+                octets: Some(1500),
+                until,
+            },
+        );
+        let at = |path: &Path| Path {
+            local: Local {
+                interface: 7,
+                ..path.local
+            },
+            ..*path
+        };
+        let ipv4 = at(&path);
+        assert_eq!(engine.segments_per_call(&ipv4, 1472), 44);
+        assert_eq!(engine.segments_per_call(&ipv4, 1473), 1);
+        assert_eq!(engine.segments_per_call(&ipv4, 516), SEGMENTS_MAX);
+        assert_eq!(engine.segments_per_call(&ipv4, usize::MAX), 1);
+        let ipv6 = Path {
+            peer: "[::1]:9".parse().expect("an address"),
+            ..ipv4
+        };
+        assert_eq!(engine.segments_per_call(&ipv6, 1452), 45);
+        assert_eq!(engine.segments_per_call(&ipv6, 1453), 1);
+    }
+
+    #[test]
+    fn refusals_are_bounded_and_keep_the_shortest_length() {
+        let (mut engine, _, path) = engine_and_socket("127.0.0.1");
+        engine.gso = true;
+        for refused_from in [1400, 900, 1200] {
+            engine.remember_refusal(path.peer.ip(), refused_from);
+        }
+        assert_eq!(engine.segments_per_call(&path, 900), 1);
+        assert_eq!(engine.segments_per_call(&path, 899), SEGMENTS_MAX);
+        for peer in 0..=REFUSALS_MAX as u32 {
+            engine.remember_refusal(std::net::Ipv4Addr::from(peer).into(), 0);
+            assert!(engine.refusals.len() <= REFUSALS_MAX);
+        }
+    }
+
+    #[test]
+    fn the_count_of_drops_wraps() {
+        let (mut engine, id, _) = engine_and_socket("127.0.0.1");
+        let socket = &mut engine.sockets[id.place()];
+        let new = [None, Some(u32::MAX - 1), None, Some(1), Some(1), Some(4)];
+        let new = new.map(|told| socket.new_drops(told));
+        assert_eq!(new, [0, u64::from(u32::MAX - 1), 0, 3, 0, 3]);
+    }
+
+    #[test]
+    fn numbers_of_sockets_hold_place_and_generation() {
+        let id = SocketId::new(5, 3).expect("a number");
+        assert_eq!(
+            (id.place(), SocketId::from_token(id.token())),
+            (5, Some(id))
+        );
+        assert_ne!(SocketId::new(5, 4), Some(id));
+        assert_eq!(SocketId::new(1 << 20, 0), None);
+        assert_eq!(SocketId::from_token(WAKER), None);
+        assert!(SocketId::new((1 << 20) - 1, u32::MAX).is_some());
+    }
+}

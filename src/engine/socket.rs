@@ -93,6 +93,14 @@ pub(super) fn mtu(socket: &UdpSocket, interface: u32) -> Option<u32> {
     platform::mtu(socket, interface)
 }
 
+/// Has the kernel take `octets` for the MTU of every path of an IPv6 socket, as a narrow link on the
+/// way would.
+#[cfg(all(test, target_os = "linux"))]
+pub(super) fn narrow(socket: &UdpSocket, octets: u32) -> io::Result<()> {
+    let octets = octets.try_into().unwrap_or(i32::MAX);
+    linux::set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU, octets)
+}
+
 /// The address as an IPv6 socket takes it.
 fn mapped(address: SocketAddr) -> SocketAddr {
     match address.ip() {
@@ -350,7 +358,12 @@ mod linux {
         u32::try_from(unsafe { request.ifr_ifru.ifru_mtu }).ok()
     }
 
-    fn set_option(socket: &impl AsFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+    pub(super) fn set_option(
+        socket: &impl AsFd,
+        level: c_int,
+        name: c_int,
+        value: c_int,
+    ) -> io::Result<()> {
         // SAFETY: the value is valid for reads of the length given.
         let answer = unsafe {
             libc::setsockopt(

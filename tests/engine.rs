@@ -1,12 +1,15 @@
 //! Engines against the kernel: what one socket sends, another receives, whole, in order, and from the
 //! address that was asked.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+// Elsewhere sockets tell less, and the loopback has one address.
+#![cfg(target_os = "linux")]
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::thread;
 
 use bootstorm::engine::mio::{MioEngine, MioStatistics};
 use bootstorm::engine::{Bind, Engine, Inbox, Local, Path, Payload, Sent, SocketId};
-use bootstorm::time::Duration;
+use bootstorm::time::{Duration, Instant};
 
 /// Longer than any of these tests takes. None waits for it to pass.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -53,31 +56,52 @@ impl Host {
         self.engine.send(self.socket, path, payload)
     }
 
-    /// Waits until `count` datagrams have arrived.
+    /// Waits until `count` datagrams have arrived, and no more.
     fn receive(&mut self, count: usize) -> Vec<Arrived> {
-        let until = self.engine.now() + PATIENCE;
         let mut arrived = Vec::new();
         while arrived.len() < count {
-            self.engine
-                .wait(Some(until), &mut self.inbox)
-                .expect("a working engine");
-            for place in 0..self.inbox.len() {
-                let datagram = self.inbox.get(place).expect("a datagram at each place");
-                assert_eq!(datagram.socket, self.socket);
-                arrived.push(Arrived {
-                    path: datagram.path,
-                    broadcast: datagram.broadcast,
-                    octets: datagram.octets.to_vec(),
-                });
-            }
-            assert!(
-                self.engine.now() < until,
-                "{} of {count} arrived",
-                arrived.len()
-            );
+            arrived.extend(self.receive_some());
         }
         assert_eq!(arrived.len(), count);
         arrived
+    }
+
+    /// Waits once, for something to arrive.
+    fn receive_some(&mut self) -> Vec<Arrived> {
+        let until = self.engine.now() + PATIENCE;
+        let arrived = self.receive_until(until);
+        assert!(self.engine.now() < until, "nothing arrives any more");
+        arrived
+    }
+
+    /// Waits once, until something arrives or the time has come.
+    fn receive_until(&mut self, until: Instant) -> Vec<Arrived> {
+        self.engine
+            .wait(Some(until), &mut self.inbox)
+            .expect("a working engine");
+        let arrived = (0..self.inbox.len()).map(|place| {
+            let datagram = self.inbox.get(place).expect("a datagram at each place");
+            assert_eq!(datagram.socket, self.socket);
+            Arrived {
+                path: datagram.path,
+                broadcast: datagram.broadcast,
+                octets: datagram.octets.to_vec(),
+            }
+        });
+        arrived.collect()
+    }
+
+    /// Whether the receive queue holds a storm. Without privileges the system may not grant that.
+    fn takes_a_storm(&self) -> bool {
+        let granted = self
+            .engine
+            .receive_buffer(self.socket)
+            .expect("an open socket");
+        let takes = granted >= MioEngine::RECEIVE_BUFFER_OCTETS;
+        if !takes {
+            eprintln!("skipped: a receive buffer of only {granted} octets (net.core.rmem_max)");
+        }
+        takes
     }
 
     fn statistics(&self) -> MioStatistics {
@@ -258,25 +282,27 @@ fn segments_go_to_ipv4_peers_of_a_dual_stack_socket() {
 fn a_full_inbox_leaves_the_rest_for_the_next_wait() {
     let mut sender = Host::new("127.0.0.1");
     let mut receiver = Host::new("127.0.0.1");
+    if !receiver.takes_a_storm() {
+        return;
+    }
     let path = to(receiver.address());
-    // By number, then by size.
-    let count = 2 * Inbox::DATAGRAMS_MAX + 10;
-    for number in 0..count {
-        let octets = (number as u32).to_be_bytes();
+    // Full by number: as many calls as datagrams, and one for each time the queue was found empty.
+    for number in 0..2000_u32 {
         assert_eq!(
-            sender.send(&path, Payload::Packet(&octets)),
+            sender.send(&path, Payload::Packet(&number.to_be_bytes())),
             Sent::Datagrams(1)
         );
     }
-    receiver
-        .engine
-        .wait(None, &mut receiver.inbox)
-        .expect("a working engine");
-    assert_eq!(receiver.inbox.len(), Inbox::DATAGRAMS_MAX);
-    let arrived = receiver.receive(count - Inbox::DATAGRAMS_MAX);
-    let last = arrived.last().expect("the last one");
-    assert_eq!(last.octets, (count as u32 - 1).to_be_bytes());
+    for (number, datagram) in receiver.receive(2000).iter().enumerate() {
+        assert_eq!(datagram.octets, (number as u32).to_be_bytes());
+    }
+    let MioStatistics {
+        receives, polls, ..
+    } = receiver.statistics();
+    assert!((4..100).contains(&polls), "{polls} polls");
+    assert!(receives <= 2000 + polls, "{receives} calls to receive");
 
+    // Full by size.
     let large = pattern(65_000);
     for _ in 0..40 {
         assert_eq!(
@@ -291,26 +317,6 @@ fn a_full_inbox_leaves_the_rest_for_the_next_wait() {
             .all(|datagram| datagram.octets == large)
     );
     assert_eq!(receiver.engine.receive_drops(), 0);
-}
-
-#[test]
-fn a_burst_of_two_thousand_is_received_whole_with_hardly_a_call_more() {
-    let mut sender = Host::new("127.0.0.1");
-    let mut receiver = Host::new("127.0.0.1");
-    let path = to(receiver.address());
-    for number in 0..2000_u32 {
-        assert_eq!(
-            sender.send(&path, Payload::Packet(&number.to_be_bytes())),
-            Sent::Datagrams(1)
-        );
-    }
-    for (number, datagram) in receiver.receive(2000).iter().enumerate() {
-        assert_eq!(datagram.octets, (number as u32).to_be_bytes());
-    }
-    let statistics = receiver.statistics();
-    assert_eq!(receiver.engine.receive_drops(), 0);
-    // One poll for each filling of the inbox, and one call that finds the queue empty.
-    assert_eq!((statistics.receives, statistics.polls), (2001, 4));
 }
 
 #[test]
@@ -341,36 +347,78 @@ fn an_overflowing_queue_is_counted() {
     let mut receiver = Host::new("127.0.0.1");
     let path = to(receiver.address());
     let large = pattern(60_000);
-    let mut inbox = Inbox::new();
-    let (mut sent, mut received) = (0, 0);
-    // The kernel tells of drops with the next datagram, hence a second round.
-    for _ in 0..2 {
-        for _ in 0..1000 {
-            assert_eq!(
-                sender.send(&path, Payload::Packet(&large)),
-                Sent::Datagrams(1)
-            );
-            sent += 1;
-        }
-        loop {
-            let now = receiver.engine.now();
-            receiver
-                .engine
-                .wait(Some(now), &mut inbox)
-                .expect("a working engine");
-            if inbox.is_empty() {
-                break;
-            }
-            received += inbox.len() as u64;
-        }
+    for _ in 0..1000 {
+        assert_eq!(
+            sender.send(&path, Payload::Packet(&large)),
+            Sent::Datagrams(1)
+        );
     }
+    // The queue is emptied, for the kernel counts the room in it by large parts only.
+    let mut received = receiver.receive_until(Instant::ZERO);
+    loop {
+        let more = receiver.receive_until(Instant::ZERO);
+        if more.is_empty() {
+            break;
+        }
+        received.extend(more);
+    }
+    // The kernel tells of drops with the next datagram that it queues.
     assert_eq!(
         sender.send(&path, Payload::Packet(b"last")),
         Sent::Datagrams(1)
     );
-    receiver.receive(1);
-    assert_eq!(receiver.engine.receive_drops(), sent - received);
-    assert!(sent > received);
+    while received
+        .last()
+        .is_none_or(|datagram| datagram.octets != b"last")
+    {
+        received.extend(receiver.receive_some());
+    }
+    let lost = 1001 - received.len() as u64;
+    assert_ne!(lost, 0);
+    assert_eq!(receiver.engine.receive_drops(), lost);
+}
+
+#[test]
+fn link_local_peers_keep_their_interface() {
+    // Address and interface's index, both in hexadecimal, and more.
+    let addresses = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
+    let link_local = addresses.lines().find_map(|line| {
+        let (address, rest) = line.split_at_checked(32)?;
+        let address = u128::from_str_radix(address, 16).ok().map(Ipv6Addr::from)?;
+        let interface = u32::from_str_radix(rest.split_whitespace().next()?, 16).ok()?;
+        address
+            .is_unicast_link_local()
+            .then_some((address, interface))
+    });
+    let Some((address, interface)) = link_local else {
+        eprintln!("skipped: no link-local address");
+        return;
+    };
+    let mut server = Host::new("::");
+    let mut client = Host::new("::");
+    let asked = SocketAddrV6::new(address, server.address().port(), 0, interface);
+    assert_eq!(
+        client.send(&to(asked.into()), Payload::Packet(b"question")),
+        Sent::Datagrams(1)
+    );
+    let path = server.receive(1).remove(0).path;
+    let port = client.address().port();
+    assert_eq!(
+        path.peer,
+        SocketAddrV6::new(address, port, 0, interface).into()
+    );
+    assert_eq!(
+        path.local,
+        Local {
+            address: Some(address.into()),
+            interface
+        }
+    );
+    assert_eq!(
+        server.send(&path, Payload::Packet(b"answer")),
+        Sent::Datagrams(1)
+    );
+    assert_eq!(client.receive(1).remove(0).path.peer, asked.into());
 }
 
 #[test]
@@ -403,7 +451,7 @@ fn a_wait_ends_when_the_time_has_come_and_not_before() {
     }
     assert_eq!(engine.statistics().polls, 5);
     // A time long gone is not waited for either.
-    let gone = bootstorm::time::Instant::ZERO;
+    let gone = Instant::ZERO;
     engine
         .wait(Some(gone), &mut inbox)
         .expect("a working engine");

@@ -60,6 +60,13 @@ const MTU_LIFE: Duration = Duration::from_secs(5);
 /// anew, at one failed call each.
 const REFUSALS_MAX: usize = 4096;
 
+/// How long a peer is remembered as that: routes and devices change.
+const REFUSAL_LIFE: Duration = Duration::from_secs(600);
+
+/// Bits of a socket's number for its place in the table: as many as a process may have descriptors
+/// unless told otherwise (2^20).
+const PLACE_BITS: u32 = 20;
+
 /// The token of the waker; sockets have theirs from [`SocketId`], which is shorter.
 const WAKER: Token = Token(usize::MAX);
 
@@ -81,8 +88,8 @@ pub struct MioEngine {
     probe: UdpSocket,
     mtus: HashMap<u32, Mtu>,
     gso: bool,
-    /// Peers to which bursts failed, and the length from which segments go singly.
-    refusals: HashMap<IpAddr, usize>,
+    /// Peers to which bursts failed.
+    refusals: HashMap<IpAddr, Refusal>,
     drops: u64,
     statistics: MioStatistics,
 }
@@ -103,6 +110,9 @@ pub struct MioStatistics {
 }
 
 impl MioEngine {
+    /// The size in octets of a receive queue that takes the requests of 10,000 hosts at once.
+    pub const RECEIVE_BUFFER_OCTETS: usize = socket::RECEIVE_BUFFER_OCTETS;
+
     /// An engine without sockets, whose epoch is now.
     ///
     /// # Errors
@@ -150,10 +160,18 @@ impl MioEngine {
         self.statistics
     }
 
+    /// The size of a socket's receive queue in octets, as the system grants it. What is less than
+    /// the [size for a storm](MioEngine::RECEIVE_BUFFER_OCTETS) loses requests in one.
+    ///
+    /// # Errors
+    /// If the socket is not open.
+    pub fn receive_buffer(&self, socket: SocketId) -> io::Result<usize> {
+        let socket = self.socket(socket).ok_or_else(not_open)?;
+        socket2::SockRef::from(&socket.udp).recv_buffer_size()
+    }
+
     fn socket(&self, id: SocketId) -> Option<&Socket> {
-        self.sockets
-            .get(id.place())
-            .filter(|socket| socket.id == id)
+        self.sockets.get(place(id)).filter(|socket| socket.id == id)
     }
 
     /// Sends the segments, as many as possible by one call.
@@ -192,7 +210,7 @@ impl MioEngine {
         let refused = self
             .refusals
             .get(&peer)
-            .is_some_and(|&from| segment >= from);
+            .is_some_and(|refusal| segment >= refusal.from && self.now() < refusal.until);
         if !self.gso || refused {
             return 1;
         }
@@ -216,11 +234,18 @@ impl MioEngine {
         if self.refusals.len() >= REFUSALS_MAX {
             self.refusals.clear();
         }
-        let from = self
-            .refusals
-            .entry(peer.to_canonical())
-            .or_insert(refused_from);
-        *from = refused_from.min(*from);
+        let now = self.now();
+        let refusal = Refusal {
+            from: refused_from,
+            until: now + REFUSAL_LIFE,
+        };
+        let known = self.refusals.entry(peer.to_canonical()).or_insert(refusal);
+        let from = if known.until > now {
+            refused_from.min(known.from)
+        } else {
+            refused_from
+        };
+        *known = Refusal { from, ..refusal };
     }
 
     /// One system call, repeated only if a signal interrupts it.
@@ -231,11 +256,7 @@ impl MioEngine {
         octets: &[u8],
         cut: Option<u16>,
     ) -> io::Result<()> {
-        let Some(socket) = self
-            .sockets
-            .get(id.place())
-            .filter(|socket| socket.id == id)
-        else {
+        let Some(socket) = find(&mut self.sockets, id) else {
             return Err(not_open());
         };
         loop {
@@ -269,11 +290,7 @@ impl MioEngine {
     /// Has the next polls tell when the socket takes more. That is not watched for always, because
     /// then each datagram that leaves the device would wake the engine.
     fn watch_for_room(&mut self, id: SocketId) -> bool {
-        let Some(socket) = self
-            .sockets
-            .get_mut(id.place())
-            .filter(|socket| socket.id == id)
-        else {
+        let Some(socket) = find(&mut self.sockets, id) else {
             return false;
         };
         let interests = Interest::READABLE | Interest::WRITABLE;
@@ -281,7 +298,7 @@ impl MioEngine {
         let watched = self
             .poll
             .registry()
-            .reregister(&mut SourceFd(&fd), id.token(), interests);
+            .reregister(&mut SourceFd(&fd), token(id), interests);
         socket.full = watched.is_ok();
         socket.full
     }
@@ -309,14 +326,10 @@ impl MioEngine {
                 self.waker.reset();
                 continue;
             }
-            let Some(id) = SocketId::from_token(event.token()) else {
+            let Some(id) = from_token(event.token()) else {
                 continue;
             };
-            let Some(socket) = self
-                .sockets
-                .get_mut(id.place())
-                .filter(|socket| socket.id == id)
-            else {
+            let Some(socket) = find(&mut self.sockets, id) else {
                 continue;
             };
             if socket.full && event.is_writable() {
@@ -325,7 +338,7 @@ impl MioEngine {
                 let interests = Interest::READABLE;
                 self.poll
                     .registry()
-                    .reregister(&mut SourceFd(&fd), id.token(), interests)?;
+                    .reregister(&mut SourceFd(&fd), token(id), interests)?;
             }
             if (event.is_readable() || event.is_error()) && !socket.readable {
                 socket.readable = true;
@@ -342,11 +355,7 @@ impl MioEngine {
             && inbox.room().is_some()
             && let Some(id) = self.readable.pop_front()
         {
-            let Some(socket) = self
-                .sockets
-                .get_mut(id.place())
-                .filter(|socket| socket.id == id)
-            else {
+            let Some(socket) = find(&mut self.sockets, id) else {
                 continue;
             };
             let calls_max = calls_left.min(TURN_DATAGRAMS_MAX);
@@ -395,12 +404,12 @@ impl Engine for MioEngine {
 
     fn open(&mut self, bind: Bind) -> io::Result<SocketId> {
         let udp = socket::open(&bind)?;
-        let id = SocketId::new(self.sockets.vacant_key(), self.generation)
+        let id = number(self.sockets.vacant_key(), self.generation)
             .ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE))?;
         let fd = udp.as_raw_fd();
         self.poll
             .registry()
-            .register(&mut SourceFd(&fd), id.token(), Interest::READABLE)?;
+            .register(&mut SourceFd(&fd), token(id), Interest::READABLE)?;
         self.generation = self.generation.wrapping_add(1);
         let ipv6 = bind.address.is_ipv6();
         self.sockets.insert(Socket {
@@ -417,7 +426,7 @@ impl Engine for MioEngine {
     fn close(&mut self, socket: SocketId) {
         if self.socket(socket).is_some() {
             // Dropping it closes it, and that ends the watch.
-            self.sockets.remove(socket.place());
+            self.sockets.remove(place(socket));
             self.readable.retain(|&id| id != socket);
         }
     }
@@ -506,36 +515,45 @@ impl Socket {
     }
 }
 
-/// The number of a socket: its place in the table, and above that a few bits of its generation, so
+/// The number of a socket: its place in the table, and above that the last bits of its generation, so
 /// that the number of one long closed is not taken for another's.
-impl SocketId {
-    /// Bits for the place: as many sockets as a process may have descriptors by default (2^20).
-    const PLACE_BITS: u32 = 20;
+fn number(place: usize, generation: u32) -> Option<SocketId> {
+    let place = u32::try_from(place)
+        .ok()
+        .filter(|place| place >> PLACE_BITS == 0)?;
+    Some(SocketId(generation << PLACE_BITS | place))
+}
 
-    fn new(place: usize, generation: u32) -> Option<Self> {
-        let place = u32::try_from(place)
-            .ok()
-            .filter(|place| place >> Self::PLACE_BITS == 0)?;
-        Some(Self(generation << Self::PLACE_BITS | place))
-    }
+/// The place of the socket with this number.
+const fn place(id: SocketId) -> usize {
+    (id.0 & ((1 << PLACE_BITS) - 1)) as usize
+}
 
-    const fn place(self) -> usize {
-        (self.0 & ((1 << Self::PLACE_BITS) - 1)) as usize
-    }
+/// The open socket with this number.
+fn find(sockets: &mut Slab<Socket>, id: SocketId) -> Option<&mut Socket> {
+    sockets.get_mut(place(id)).filter(|socket| socket.id == id)
+}
 
-    const fn token(self) -> Token {
-        Token(self.0 as usize)
-    }
+const fn token(id: SocketId) -> Token {
+    Token(id.0 as usize)
+}
 
-    fn from_token(token: Token) -> Option<Self> {
-        u32::try_from(token.0).ok().map(Self)
-    }
+fn from_token(token: Token) -> Option<SocketId> {
+    u32::try_from(token.0).ok().map(SocketId)
 }
 
 /// The MTU of an interface, as the kernel told.
 #[derive(Debug, Clone, Copy)]
 struct Mtu {
     octets: Option<u32>,
+    until: Instant,
+}
+
+/// That bursts to a peer are not taken.
+#[derive(Debug, Clone, Copy)]
+struct Refusal {
+    /// The length, in octets, from which segments go singly.
+    from: usize,
     until: Instant,
 }
 
@@ -619,7 +637,7 @@ mod tests {
             return;
         }
         // The kernel now believes in a narrow path, of which the interface's MTU tells nothing.
-        socket::narrow(&engine.sockets[id.place()].udp, MTU_MIN_IPV6).expect("an IPv6 socket");
+        socket::narrow(&engine.sockets[place(id)].udp, MTU_MIN_IPV6).expect("an IPv6 socket");
         let octets: Vec<u8> = (0..10_000).map(|place| (place % 251) as u8).collect();
         let long = Payload::Segments {
             octets: &octets,
@@ -660,7 +678,7 @@ mod tests {
     #[test]
     fn a_send_without_memory_is_worth_another_try_soon() {
         let (mut engine, id, path) = engine_and_socket("::1");
-        let udp = &engine.sockets[id.place()].udp;
+        let udp = &engine.sockets[place(id)].udp;
         // Many fragments overflow the smallest send buffer.
         socket::narrow(udp, MTU_MIN_IPV6).expect("an IPv6 socket");
         socket2::SockRef::from(udp)
@@ -689,7 +707,7 @@ mod tests {
         let mut inbox = Inbox::new();
         engine.wait(None, &mut inbox).expect("a working engine");
         assert!(inbox.is_empty());
-        assert!(!engine.sockets[id.place()].full);
+        assert!(!engine.sockets[place(id)].full);
 
         // What is sent now wakes nobody when it has left.
         let elsewhere = UdpSocket::bind("127.0.0.1:0").expect("a socket");
@@ -758,6 +776,13 @@ mod tests {
         }
         assert_eq!(engine.segments_per_call(&path, 900), 1);
         assert_eq!(engine.segments_per_call(&path, 899), SEGMENTS_MAX);
+        // In time they are forgotten.
+        let refusal = engine
+            .refusals
+            .get_mut(&path.peer.ip())
+            .expect("remembered");
+        refusal.until = Instant::ZERO;
+        assert_eq!(engine.segments_per_call(&path, 900), SEGMENTS_MAX);
         for peer in 0..=REFUSALS_MAX as u32 {
             engine.remember_refusal(std::net::Ipv4Addr::from(peer).into(), 0);
             assert!(engine.refusals.len() <= REFUSALS_MAX);
@@ -767,7 +792,7 @@ mod tests {
     #[test]
     fn the_count_of_drops_wraps() {
         let (mut engine, id, _) = engine_and_socket("127.0.0.1");
-        let socket = &mut engine.sockets[id.place()];
+        let socket = &mut engine.sockets[place(id)];
         let new = [None, Some(u32::MAX - 1), None, Some(1), Some(1), Some(4)];
         let new = new.map(|told| socket.new_drops(told));
         assert_eq!(new, [0, u64::from(u32::MAX - 1), 0, 3, 0, 3]);
@@ -775,14 +800,11 @@ mod tests {
 
     #[test]
     fn numbers_of_sockets_hold_place_and_generation() {
-        let id = SocketId::new(5, 3).expect("a number");
-        assert_eq!(
-            (id.place(), SocketId::from_token(id.token())),
-            (5, Some(id))
-        );
-        assert_ne!(SocketId::new(5, 4), Some(id));
-        assert_eq!(SocketId::new(1 << 20, 0), None);
-        assert_eq!(SocketId::from_token(WAKER), None);
-        assert!(SocketId::new((1 << 20) - 1, u32::MAX).is_some());
+        let id = number(5, 3).expect("a number");
+        assert_eq!((place(id), from_token(token(id))), (5, Some(id)));
+        assert_ne!(number(5, 4), Some(id));
+        assert_eq!(number(1 << 20, 0), None);
+        assert_eq!(from_token(WAKER), None);
+        assert!(number((1 << 20) - 1, u32::MAX).is_some());
     }
 }

@@ -1,0 +1,530 @@
+//! UDP sockets that know at which of their addresses a datagram arrived, and send it from there.
+//!
+//! Linux tells and takes these things as control messages of recvmsg(2) and sendmsg(2), which no safe
+//! crate offers without an allocation per call. This file is the only one of the engines with
+//! `unsafe`; what it shows to them is safe, knows no readiness and keeps no state. Elsewhere plain
+//! calls do: answers then leave from the address that the system picks.
+
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::{Bind, Local, Path};
+
+#[cfg(target_os = "linux")]
+use linux as platform;
+#[cfg(not(target_os = "linux"))]
+use plain as platform;
+
+/// Receive buffer asked for, in octets. The kernel doubles it and charges each datagram with 768 to
+/// 1,280 octets however short it is, so that 10,000 requests that come at once fit.
+pub(super) const RECEIVE_BUFFER_OCTETS: usize = 8 << 20;
+
+/// Send buffer asked for, in octets: some sixty of the largest bursts, on their way to the device.
+const SEND_BUFFER_OCTETS: usize = 4 << 20;
+
+/// What is known about a datagram that was received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Received {
+    /// Its length in octets.
+    pub(super) len: usize,
+    /// Where it came from and where it arrived.
+    pub(super) path: Path,
+    /// Whether it was sent to a broadcast or multicast address.
+    pub(super) broadcast: bool,
+    /// How many datagrams the socket had dropped when this one was queued; it wraps, and is absent
+    /// while it is 0.
+    pub(super) drops: Option<u32>,
+}
+
+/// Opens a socket that never blocks and, where the system can, tells all that [`Received`] holds.
+///
+/// SO_REUSEADDR stays off: it would let two servers share a port without a word.
+pub(super) fn open(bind: &Bind) -> io::Result<UdpSocket> {
+    let ipv6 = bind.address.is_ipv6();
+    let socket = Socket::new(
+        Domain::for_address(bind.address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
+    socket.set_nonblocking(true)?;
+    if ipv6 && bind.address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    if bind.shared {
+        socket.set_reuse_port(true)?;
+    }
+    // Smaller buffers than asked for lose more in a storm and break nothing.
+    if !platform::force_receive_buffer(&socket, RECEIVE_BUFFER_OCTETS) {
+        let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER_OCTETS);
+    }
+    let _ = socket.set_send_buffer_size(SEND_BUFFER_OCTETS);
+    platform::prepare(&socket, ipv6)?;
+    socket.bind(&bind.address.into())?;
+    Ok(socket.into())
+}
+
+/// Takes one datagram from the socket's queue.
+pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
+    platform::receive(socket, buffer)
+}
+
+/// Sends `octets` along `path`, cut into datagrams of `segment` octets if that is given. `ipv6` says
+/// of which family the socket is.
+pub(super) fn send(
+    socket: &UdpSocket,
+    ipv6: bool,
+    path: &Path,
+    octets: &[u8],
+    segment: Option<u16>,
+) -> io::Result<()> {
+    let peer = if ipv6 { mapped(path.peer) } else { path.peer };
+    platform::send(socket, ipv6, peer, &path.local, octets, segment)
+}
+
+/// Whether the kernel cuts a burst into datagrams by itself.
+pub(super) fn cuts_segments(socket: &UdpSocket) -> bool {
+    platform::cuts_segments(socket)
+}
+
+/// The largest IP packet that leaves the interface whole, asked of the kernel through any socket.
+pub(super) fn mtu(socket: &UdpSocket, interface: u32) -> Option<u32> {
+    platform::mtu(socket, interface)
+}
+
+/// Has the kernel take `octets` for the MTU of every path of an IPv6 socket, as a narrow link on the
+/// way would.
+#[cfg(all(test, target_os = "linux"))]
+pub(super) fn narrow(socket: &UdpSocket, octets: u32) -> io::Result<()> {
+    let octets = octets.try_into().unwrap_or(i32::MAX);
+    linux::set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU, octets)
+}
+
+/// The address as an IPv6 socket takes it.
+fn mapped(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) => SocketAddrV6::new(ip.to_ipv6_mapped(), address.port(), 0, 0).into(),
+        IpAddr::V6(_) => address,
+    }
+}
+
+/// The address as people know it: IPv4 even if an IPv6 socket received it.
+fn unmapped(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddr::new(ip.into(), address.port()),
+        IpAddr::V6(_) => address,
+    }
+}
+
+/// Everything by control messages.
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::ffi::c_int;
+    use std::mem;
+    use std::net::Ipv4Addr;
+    use std::os::fd::{AsFd, AsRawFd};
+    use std::ptr;
+
+    use socket2::SockAddr;
+
+    use super::*;
+
+    /// Room for the control messages of one call: 96 octets at most are received (IP_PKTINFO,
+    /// IPV6_PKTINFO and SO_RXQ_OVFL), and fewer are sent.
+    const CONTROL_OCTETS: usize = 128;
+
+    pub(super) fn force_receive_buffer(socket: &Socket, octets: usize) -> bool {
+        let octets = c_int::try_from(octets).unwrap_or(c_int::MAX);
+        set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, octets).is_ok()
+    }
+
+    pub(super) fn prepare(socket: &Socket, ipv6: bool) -> io::Result<()> {
+        set_option(socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)?;
+        // An IPv6 socket wants the IPv4 options too, for its IPv4 peers: only IP_PKTINFO tells a
+        // broadcast address from one of the host's own.
+        set_option(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
+        // Never "don't fragment": a block above the MTU goes out as fragments, and no forged ICMP
+        // message shrinks anything.
+        set_option(
+            socket,
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            libc::IP_PMTUDISC_DONT,
+        )?;
+        if ipv6 {
+            set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
+            let never = libc::IPV6_PMTUDISC_DONT;
+            set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, never)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
+        let mut control = Control::new();
+        let mut part = libc::iovec {
+            iov_base: buffer.as_mut_ptr().cast(),
+            iov_len: buffer.len(),
+        };
+        // SAFETY: a msghdr of zeros is one without address, data and control messages.
+        let mut header: libc::msghdr = unsafe { mem::zeroed() };
+        header.msg_iov = &raw mut part;
+        header.msg_iovlen = 1;
+        header.msg_control = control.octets.as_mut_ptr().cast();
+        header.msg_controllen = CONTROL_OCTETS as _;
+        let receive = |storage: *mut socket2::SockAddrStorage, length: *mut libc::socklen_t| {
+            header.msg_name = storage.cast();
+            // SAFETY: socket2 gives a pointer to a length that it owns, valid during this call.
+            header.msg_namelen = unsafe { *length };
+            // SAFETY: all that `header` points to is owned by this function or borrowed by it
+            // mutably, and as long as it says; the storage is socket2's, valid during this call.
+            let len = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, 0) };
+            // SAFETY: as above.
+            unsafe { *length = header.msg_namelen };
+            usize::try_from(len).map_err(|_| io::Error::last_os_error())
+        };
+        // SAFETY: on success the kernel has written an address of the length that it states.
+        let (len, peer) = unsafe { SockAddr::try_init(receive) }?;
+        let peer = peer.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+
+        let mut received = Received {
+            len: len.min(buffer.len()),
+            path: Path {
+                peer: unmapped(peer),
+                local: Local::default(),
+            },
+            broadcast: false,
+            drops: None,
+        };
+        // SAFETY: the kernel has set `msg_controllen` to what it wrote into `control`, which lives on.
+        let mut message = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
+        while !message.is_null() {
+            // SAFETY: the CMSG functions give null or a whole message within `control`, aligned as
+            // that is; its data is as long as its level and type say.
+            unsafe { note(&mut received, message) };
+            // SAFETY: as for CMSG_FIRSTHDR; `message` came from there or from here.
+            message = unsafe { libc::CMSG_NXTHDR(&raw const header, message) };
+        }
+        Ok(received)
+    }
+
+    /// Takes down what a control message tells.
+    ///
+    /// # Safety
+    /// `message` points to a whole control message that the kernel wrote.
+    unsafe fn note(received: &mut Received, message: *const libc::cmsghdr) {
+        // SAFETY: given by the caller.
+        let (kind, data) = unsafe {
+            (
+                ((*message).cmsg_level, (*message).cmsg_type),
+                libc::CMSG_DATA(message),
+            )
+        };
+        let local = &mut received.path.local;
+        match kind {
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                // SAFETY: this level and type carry an in_pktinfo, whose fields are plain numbers.
+                let info = unsafe { data.cast::<libc::in_pktinfo>().read_unaligned() };
+                let own = Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes());
+                let asked = Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes());
+                local.address = (!own.is_unspecified()).then_some(own.into());
+                local.interface = u32::try_from(info.ipi_ifindex).unwrap_or(0);
+                // A datagram to one of the host's own addresses names the same one twice.
+                received.broadcast = own != asked;
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                // SAFETY: this level and type carry an in6_pktinfo, whose fields are plain numbers.
+                let info = unsafe { data.cast::<libc::in6_pktinfo>().read_unaligned() };
+                let asked = Ipv6Addr::from(info.ipi6_addr.s6_addr);
+                // Of an IPv4 datagram IP_PKTINFO knows more.
+                if asked.to_ipv4_mapped().is_none() {
+                    received.broadcast = asked.is_multicast();
+                    local.address = (!received.broadcast).then_some(asked.into());
+                    local.interface = info.ipi6_ifindex as _;
+                }
+            }
+            (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => {
+                // SAFETY: this level and type carry a u32.
+                received.drops = Some(unsafe { data.cast::<u32>().read_unaligned() });
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn send(
+        socket: &UdpSocket,
+        ipv6: bool,
+        peer: SocketAddr,
+        local: &Local,
+        octets: &[u8],
+        segment: Option<u16>,
+    ) -> io::Result<()> {
+        let mut control = Control::new();
+        match local.address {
+            Some(address) if ipv6 => {
+                let address = match address {
+                    IpAddr::V4(address) => address.to_ipv6_mapped(),
+                    IpAddr::V6(address) => address,
+                };
+                // Only a link-local address needs its interface; elsewhere routing stays free.
+                let interface = if address.is_unicast_link_local() {
+                    local.interface
+                } else {
+                    0
+                };
+                let info = libc::in6_pktinfo {
+                    ipi6_addr: libc::in6_addr {
+                        s6_addr: address.octets(),
+                    },
+                    ipi6_ifindex: interface as _,
+                };
+                control.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
+            }
+            Some(IpAddr::V4(address)) => {
+                let info = libc::in_pktinfo {
+                    ipi_ifindex: 0,
+                    ipi_spec_dst: libc::in_addr {
+                        s_addr: u32::from_ne_bytes(address.octets()),
+                    },
+                    ipi_addr: libc::in_addr { s_addr: 0 },
+                };
+                control.push(libc::IPPROTO_IP, libc::IP_PKTINFO, info);
+            }
+            Some(IpAddr::V6(_)) => return Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT)),
+            None => {}
+        }
+        if let Some(segment) = segment {
+            control.push(libc::SOL_UDP, libc::UDP_SEGMENT, segment);
+        }
+
+        let peer = SockAddr::from(peer);
+        let mut part = libc::iovec {
+            iov_base: octets.as_ptr().cast_mut().cast(),
+            iov_len: octets.len(),
+        };
+        // SAFETY: a msghdr of zeros is one without address, data and control messages.
+        let mut header: libc::msghdr = unsafe { mem::zeroed() };
+        header.msg_name = peer.as_ptr().cast_mut().cast();
+        header.msg_namelen = peer.len();
+        header.msg_iov = &raw mut part;
+        header.msg_iovlen = 1;
+        if control.used > 0 {
+            header.msg_control = control.octets.as_mut_ptr().cast();
+            header.msg_controllen = control.used as _;
+        }
+        // SAFETY: all that `header` points to lives until the end of this function, is as long as it
+        // says, and is only read by the kernel.
+        let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, 0) };
+        if sent < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(super) fn cuts_segments(socket: &UdpSocket) -> bool {
+        let mut segment: c_int = 0;
+        let mut length = size_of::<c_int>() as libc::socklen_t;
+        // SAFETY: value and length are valid and writable, and the length is the value's.
+        let answer = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_UDP,
+                libc::UDP_SEGMENT,
+                (&raw mut segment).cast(),
+                &raw mut length,
+            )
+        };
+        answer == 0
+    }
+
+    pub(super) fn mtu(socket: &UdpSocket, interface: u32) -> Option<u32> {
+        let index = c_int::try_from(interface).ok().filter(|&index| index > 0)?;
+        // SAFETY: an ifreq of zeros is one with an empty name.
+        let mut request: libc::ifreq = unsafe { mem::zeroed() };
+        request.ifr_ifru.ifru_ifindex = index;
+        let fd = socket.as_raw_fd();
+        // SAFETY: the call takes an ifreq, reads its index and writes the name.
+        let named = unsafe { libc::ioctl(fd, libc::SIOCGIFNAME as _, &raw mut request) };
+        if named < 0 {
+            return None;
+        }
+        // SAFETY: the call takes an ifreq, reads its name and writes the MTU.
+        let answer = unsafe { libc::ioctl(fd, libc::SIOCGIFMTU as _, &raw mut request) };
+        if answer < 0 {
+            return None;
+        }
+        // SAFETY: the call has succeeded, and this is the member that it writes.
+        u32::try_from(unsafe { request.ifr_ifru.ifru_mtu }).ok()
+    }
+
+    pub(super) fn set_option(
+        socket: &impl AsFd,
+        level: c_int,
+        name: c_int,
+        value: c_int,
+    ) -> io::Result<()> {
+        // SAFETY: the value is valid for reads of the length given.
+        let answer = unsafe {
+            libc::setsockopt(
+                socket.as_fd().as_raw_fd(),
+                level,
+                name,
+                (&raw const value).cast(),
+                size_of::<c_int>() as libc::socklen_t,
+            )
+        };
+        if answer == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    }
+
+    /// Control messages, aligned as their headers ask.
+    #[repr(C)]
+    struct Control {
+        alignment: [libc::cmsghdr; 0],
+        octets: [u8; CONTROL_OCTETS],
+        used: usize,
+    }
+
+    impl Control {
+        const fn new() -> Self {
+            Self {
+                alignment: [],
+                octets: [0; CONTROL_OCTETS],
+                used: 0,
+            }
+        }
+
+        /// Adds a message. All that are ever sent together fit.
+        fn push<T: Copy>(&mut self, level: c_int, kind: c_int, value: T) {
+            let len = size_of::<T>() as u32;
+            // SAFETY: plain arithmetic.
+            let (space, len) = unsafe { (libc::CMSG_SPACE(len) as usize, libc::CMSG_LEN(len)) };
+            let place = &mut self.octets[self.used..self.used + space];
+            let message: *mut libc::cmsghdr = place.as_mut_ptr().cast();
+            // SAFETY: `place` holds `space` octets, enough for the header, the padding and the value.
+            // It is aligned for the header, because the octets are and CMSG_SPACE keeps alignment.
+            unsafe {
+                (*message).cmsg_len = len as _;
+                (*message).cmsg_level = level;
+                (*message).cmsg_type = kind;
+                ptr::write_unaligned(libc::CMSG_DATA(message).cast(), value);
+            }
+            self.used += space;
+        }
+    }
+}
+
+/// What every Unix can do. It is tested on Linux too.
+#[cfg(any(test, not(target_os = "linux")))]
+mod plain {
+    use super::*;
+
+    pub(super) const fn force_receive_buffer(_: &Socket, _: usize) -> bool {
+        false
+    }
+
+    pub(super) const fn prepare(_: &Socket, _: bool) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
+        let (len, peer) = socket.recv_from(buffer)?;
+        let path = Path {
+            peer: unmapped(peer),
+            local: Local::default(),
+        };
+        Ok(Received {
+            len,
+            path,
+            broadcast: false,
+            drops: None,
+        })
+    }
+
+    pub(super) fn send(
+        socket: &UdpSocket,
+        _ipv6: bool,
+        peer: SocketAddr,
+        _local: &Local,
+        octets: &[u8],
+        segment: Option<u16>,
+    ) -> io::Result<()> {
+        if segment.is_some() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        socket.send_to(octets, peer).map(drop)
+    }
+
+    pub(super) const fn cuts_segments(_: &UdpSocket) -> bool {
+        false
+    }
+
+    pub(super) const fn mtu(_: &UdpSocket, _: u32) -> Option<u32> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_calls_carry_a_datagram_there_and_back() {
+        let bind = |address: &str| {
+            let socket = UdpSocket::bind(address).expect("binds");
+            let address = socket.local_addr().expect("bound");
+            (socket, address)
+        };
+        let (here, here_address) = bind("127.0.0.1:0");
+        let (there, there_address) = bind("127.0.0.1:0");
+        let mut buffer = [0; 16];
+
+        plain::send(
+            &here,
+            false,
+            there_address,
+            &Local::default(),
+            b"question",
+            None,
+        )
+        .expect("sent");
+        let received = plain::receive(&there, &mut buffer).expect("received");
+        assert_eq!(
+            (&buffer[..received.len], received.path.peer),
+            (&b"question"[..], here_address)
+        );
+
+        let segment = Some(4);
+        let refused = plain::send(
+            &there,
+            false,
+            here_address,
+            &Local::default(),
+            b"answer",
+            segment,
+        );
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::Unsupported);
+
+        let socket = Socket::from(there);
+        assert!(!plain::force_receive_buffer(&socket, 1));
+        assert!(plain::prepare(&socket, false).is_ok());
+        assert!(!plain::cuts_segments(&here));
+        assert_eq!(plain::mtu(&here, 1), None);
+    }
+
+    #[test]
+    fn ipv4_addresses_are_mapped_for_ipv6_sockets_and_back() {
+        let plain: SocketAddr = "192.0.2.1:69".parse().expect("an address");
+        let ipv6: SocketAddr = "[fe80::1%3]:69".parse().expect("an address");
+        assert_eq!(
+            mapped(plain),
+            "[::ffff:192.0.2.1]:69".parse().expect("an address")
+        );
+        assert_eq!(unmapped(mapped(plain)), plain);
+        assert_eq!(unmapped(mapped(ipv6)), ipv6);
+    }
+}

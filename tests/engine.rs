@@ -1,0 +1,600 @@
+//! Engines against the kernel: what one socket sends, another receives, whole, in order, and from the
+//! address that was asked.
+
+// Elsewhere sockets tell less, and the loopback has one address.
+#![cfg(target_os = "linux")]
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::thread;
+
+use bootstorm::engine::mio::{MioEngine, MioStatistics};
+use bootstorm::engine::{Bind, Engine, Inbox, Local, Path, Payload, Sent, SocketId};
+use bootstorm::time::{Duration, Instant};
+
+/// Longer than any of these tests takes. None waits for it to pass.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A datagram with its memory.
+#[derive(Debug)]
+struct Arrived {
+    path: Path,
+    broadcast: bool,
+    octets: Vec<u8>,
+}
+
+/// An engine with one socket.
+struct Host {
+    engine: MioEngine,
+    socket: SocketId,
+    inbox: Inbox,
+}
+
+impl Host {
+    fn new(address: &str) -> Self {
+        Self::with(MioEngine::new().expect("an engine"), address)
+    }
+
+    fn with(mut engine: MioEngine, address: &str) -> Self {
+        let socket = engine.open(bind(address)).expect("a socket");
+        Self {
+            engine,
+            socket,
+            inbox: Inbox::new(),
+        }
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.engine.local_addr(self.socket).expect("an open socket")
+    }
+
+    /// Its port at an address of this machine.
+    fn at(&self, ip: &str) -> SocketAddr {
+        SocketAddr::new(ip.parse().expect("an address"), self.address().port())
+    }
+
+    fn send(&mut self, path: &Path, payload: Payload<'_>) -> Sent {
+        self.engine.send(self.socket, path, payload)
+    }
+
+    /// Waits until `count` datagrams have arrived, and no more.
+    fn receive(&mut self, count: usize) -> Vec<Arrived> {
+        let mut arrived = Vec::new();
+        while arrived.len() < count {
+            arrived.extend(self.receive_some());
+        }
+        assert_eq!(arrived.len(), count);
+        arrived
+    }
+
+    /// Waits once, for something to arrive.
+    fn receive_some(&mut self) -> Vec<Arrived> {
+        let until = self.engine.now() + PATIENCE;
+        let arrived = self.receive_until(until);
+        assert!(self.engine.now() < until, "nothing arrives any more");
+        arrived
+    }
+
+    /// Waits once, until something arrives or the time has come.
+    fn receive_until(&mut self, until: Instant) -> Vec<Arrived> {
+        self.engine
+            .wait(Some(until), &mut self.inbox)
+            .expect("a working engine");
+        let arrived = (0..self.inbox.len()).map(|place| {
+            let datagram = self.inbox.get(place).expect("a datagram at each place");
+            assert_eq!(datagram.socket, self.socket);
+            Arrived {
+                path: datagram.path,
+                broadcast: datagram.broadcast,
+                octets: datagram.octets.to_vec(),
+            }
+        });
+        arrived.collect()
+    }
+
+    /// Whether the receive queue holds a storm. Without privileges the system may not grant that.
+    fn takes_a_storm(&self) -> bool {
+        let granted = self
+            .engine
+            .receive_buffer(self.socket)
+            .expect("an open socket");
+        let takes = granted >= MioEngine::RECEIVE_BUFFER_OCTETS;
+        if !takes {
+            eprintln!("skipped: a receive buffer of only {granted} octets (net.core.rmem_max)");
+        }
+        takes
+    }
+
+    fn statistics(&self) -> MioStatistics {
+        self.engine.statistics()
+    }
+}
+
+fn bind(address: &str) -> Bind {
+    Bind {
+        address: SocketAddr::new(address.parse().expect("an address"), 0),
+        shared: false,
+    }
+}
+
+fn to(peer: SocketAddr) -> Path {
+    Path {
+        peer,
+        local: Local::default(),
+    }
+}
+
+fn ip(address: &str) -> IpAddr {
+    address.parse().expect("an address")
+}
+
+/// Octets that differ from place to place, so that a datagram out of order shows.
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len)
+        .map(|place| (place / 7 + place % 251) as u8)
+        .collect()
+}
+
+/// A question from `client` to `asked` and the answer to it.
+fn round_trip(server: &str, client: &str, asked: &str) {
+    let mut server = Host::new(server);
+    let mut client = Host::new(client);
+    let question = to(server.at(asked));
+    assert_eq!(
+        client.send(&question, Payload::Packet(b"question")),
+        Sent::Datagrams(1)
+    );
+
+    let arrived = server.receive(1).remove(0);
+    assert_eq!(arrived.octets, b"question");
+    assert_eq!(arrived.path.local.address, Some(ip(asked)));
+    assert_ne!(arrived.path.local.interface, 0);
+    assert!(!arrived.broadcast);
+    assert_eq!(arrived.path.peer.port(), client.address().port());
+    assert_eq!(arrived.path.peer.is_ipv4(), ip(asked).is_ipv4());
+    assert_eq!(
+        server.send(&arrived.path, Payload::Packet(b"answer")),
+        Sent::Datagrams(1)
+    );
+
+    let arrived = client.receive(1).remove(0);
+    assert_eq!(arrived.octets, b"answer");
+    assert_eq!(arrived.path.peer, server.at(asked));
+}
+
+#[test]
+fn an_answer_leaves_from_the_address_that_was_asked() {
+    round_trip("127.0.0.1", "127.0.0.1", "127.0.0.1");
+    round_trip("0.0.0.0", "127.0.0.1", "127.0.0.5");
+    round_trip("0.0.0.0", "0.0.0.0", "127.0.0.5");
+    round_trip("::1", "::1", "::1");
+    round_trip("::", "::1", "::1");
+    round_trip("::", "::", "::1");
+}
+
+#[test]
+fn a_dual_stack_socket_shows_ipv4_peers_as_such_and_answers_them() {
+    round_trip("::", "127.0.0.1", "127.0.0.1");
+    round_trip("::", "127.0.0.1", "127.0.0.5");
+    round_trip("::", "::", "127.0.0.5");
+}
+
+#[test]
+fn a_broadcast_is_told_from_a_question_to_the_host_alone() {
+    for server in ["0.0.0.0", "::"] {
+        let mut server = Host::new(server);
+        let client = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        client.set_broadcast(true).expect("may broadcast");
+        client
+            .send_to(b"anyone?", server.at("127.255.255.255"))
+            .expect("sent");
+        let arrived = server.receive(1).remove(0);
+        assert!(arrived.broadcast);
+        assert_eq!(arrived.path.peer, client.local_addr().expect("bound"));
+        assert_eq!(arrived.path.local.address, Some(ip("127.0.0.1")));
+    }
+}
+
+/// Sends `len` octets in segments of `segment` along the loopback and checks what arrives. Returns
+/// what the sender has counted.
+fn segments(mut sender: Host, address: &str, len: usize, segment: usize) -> MioStatistics {
+    let mut receiver = Host::new(address);
+    let octets = pattern(len);
+    let payload = Payload::Segments {
+        octets: &octets,
+        segment,
+    };
+    let count = len.div_ceil(segment);
+    let path = to(receiver.address());
+    assert_eq!(sender.send(&path, payload), Sent::Datagrams(count));
+    let arrived = receiver.receive(count);
+    for (datagram, expected) in arrived.iter().zip(octets.chunks(segment)) {
+        assert_eq!(datagram.octets, expected);
+        assert_eq!(datagram.path.peer, sender.address());
+    }
+    sender.statistics()
+}
+
+#[test]
+fn segments_arrive_as_datagrams() {
+    for address in ["127.0.0.1", "::1"] {
+        for last in [0, 4, 5, 515] {
+            let len = 20 * 516 + last;
+            let sent = segments(Host::new(address), address, len, 516);
+            assert_eq!(sent.gso_fallbacks, 0);
+            let single = MioEngine::new().expect("an engine").without_gso();
+            let sent = segments(Host::with(single, address), address, len, 516);
+            assert_eq!(sent.sends, len.div_ceil(516) as u64);
+            assert_eq!(sent.gso_sends, 0);
+        }
+        segments(Host::new(address), address, 4, 516);
+        segments(Host::new(address), address, 516, 516);
+        segments(Host::new(address), address, 517, 516);
+        segments(Host::new(address), address, 100, 1);
+    }
+}
+
+#[test]
+fn many_segments_take_few_system_calls() {
+    let host = Host::new("127.0.0.1");
+    if !host.engine.gso() {
+        eprintln!("skipped: this kernel does not cut bursts");
+        return;
+    }
+    // 64 segments to a call, and the short one with the last of them.
+    let sent = segments(host, "127.0.0.1", 199 * 516 + 4, 516);
+    assert_eq!((sent.sends, sent.gso_sends), (4, 4));
+    // 65,507 octets to a call: 45 segments.
+    let sent = segments(Host::new("127.0.0.1"), "127.0.0.1", 90 * 1432, 1432);
+    assert_eq!((sent.sends, sent.gso_sends), (2, 2));
+}
+
+#[test]
+fn the_largest_blocks_go_one_to_a_call() {
+    let sent = segments(Host::new("127.0.0.1"), "127.0.0.1", 2 * 65_468 + 4, 65_468);
+    assert_eq!((sent.sends, sent.gso_sends), (3, 0));
+    let sent = segments(Host::new("::1"), "::1", 2 * 65_468 + 4, 65_468);
+    assert_eq!((sent.sends, sent.gso_sends, sent.gso_fallbacks), (3, 0, 0));
+}
+
+#[test]
+fn segments_go_to_ipv4_peers_of_a_dual_stack_socket() {
+    let mut server = Host::new("::");
+    let mut client = Host::new("127.0.0.1");
+    client.send(&to(server.at("127.0.0.5")), Payload::Packet(b"question"));
+    let path = server.receive(1).remove(0).path;
+    let octets = pattern(10 * 516 + 4);
+    let payload = Payload::Segments {
+        octets: &octets,
+        segment: 516,
+    };
+    assert_eq!(server.send(&path, payload), Sent::Datagrams(11));
+    for (datagram, expected) in client.receive(11).iter().zip(octets.chunks(516)) {
+        assert_eq!(datagram.octets, expected);
+        assert_eq!(datagram.path.peer, server.at("127.0.0.5"));
+    }
+    assert_eq!(
+        server.statistics().sends,
+        if server.engine.gso() { 1 } else { 11 }
+    );
+}
+
+#[test]
+fn a_full_inbox_leaves_the_rest_for_the_next_wait() {
+    let mut sender = Host::new("127.0.0.1");
+    let mut receiver = Host::new("127.0.0.1");
+    if !receiver.takes_a_storm() {
+        return;
+    }
+    let path = to(receiver.address());
+    // Full by number: as many calls as datagrams, and one for each time the queue was found empty.
+    for number in 0..2000_u32 {
+        assert_eq!(
+            sender.send(&path, Payload::Packet(&number.to_be_bytes())),
+            Sent::Datagrams(1)
+        );
+    }
+    for (number, datagram) in receiver.receive(2000).iter().enumerate() {
+        assert_eq!(datagram.octets, (number as u32).to_be_bytes());
+    }
+    let MioStatistics {
+        receives, polls, ..
+    } = receiver.statistics();
+    assert!((4..100).contains(&polls), "{polls} polls");
+    assert!(receives <= 2000 + polls, "{receives} calls to receive");
+
+    // Full by size.
+    let large = pattern(65_000);
+    for _ in 0..40 {
+        assert_eq!(
+            sender.send(&path, Payload::Packet(&large)),
+            Sent::Datagrams(1)
+        );
+    }
+    assert!(
+        receiver
+            .receive(40)
+            .iter()
+            .all(|datagram| datagram.octets == large)
+    );
+    assert_eq!(receiver.engine.receive_drops(), 0);
+}
+
+#[test]
+fn a_busy_socket_does_not_keep_another_waiting() {
+    let mut sender = Host::new("127.0.0.1");
+    let mut engine = MioEngine::new().expect("an engine");
+    let busy = engine.open(bind("127.0.0.1")).expect("a socket");
+    let quiet = engine.open(bind("127.0.0.1")).expect("a socket");
+    for (socket, count) in [(busy, 2 * Inbox::DATAGRAMS_MAX), (quiet, 1)] {
+        let path = to(engine.local_addr(socket).expect("an open socket"));
+        for _ in 0..count {
+            assert_eq!(
+                sender.send(&path, Payload::Packet(b"x")),
+                Sent::Datagrams(1)
+            );
+        }
+    }
+    let mut inbox = Inbox::new();
+    engine.wait(None, &mut inbox).expect("a working engine");
+    let datagrams = || (0..inbox.len()).filter_map(|place| inbox.get(place));
+    assert!(datagrams().any(|datagram| datagram.socket == busy));
+    assert!(datagrams().any(|datagram| datagram.socket == quiet));
+}
+
+#[test]
+fn an_overflowing_queue_is_counted() {
+    let mut sender = Host::new("127.0.0.1");
+    let mut receiver = Host::new("127.0.0.1");
+    let path = to(receiver.address());
+    let large = pattern(60_000);
+    for _ in 0..1000 {
+        assert_eq!(
+            sender.send(&path, Payload::Packet(&large)),
+            Sent::Datagrams(1)
+        );
+    }
+    // The queue is emptied, for the kernel counts the room in it by large parts only.
+    let mut received = receiver.receive_until(Instant::ZERO);
+    loop {
+        let more = receiver.receive_until(Instant::ZERO);
+        if more.is_empty() {
+            break;
+        }
+        received.extend(more);
+    }
+    // The kernel tells of drops with the next datagram that it queues.
+    assert_eq!(
+        sender.send(&path, Payload::Packet(b"last")),
+        Sent::Datagrams(1)
+    );
+    while received
+        .last()
+        .is_none_or(|datagram| datagram.octets != b"last")
+    {
+        received.extend(receiver.receive_some());
+    }
+    let lost = 1001 - received.len() as u64;
+    assert_ne!(lost, 0);
+    assert_eq!(receiver.engine.receive_drops(), lost);
+}
+
+#[test]
+fn link_local_peers_keep_their_interface() {
+    // Address and interface's index, both in hexadecimal, and more.
+    let addresses = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
+    let link_local = addresses.lines().find_map(|line| {
+        let (address, rest) = line.split_at_checked(32)?;
+        let address = u128::from_str_radix(address, 16).ok().map(Ipv6Addr::from)?;
+        let interface = u32::from_str_radix(rest.split_whitespace().next()?, 16).ok()?;
+        address
+            .is_unicast_link_local()
+            .then_some((address, interface))
+    });
+    let Some((address, interface)) = link_local else {
+        eprintln!("skipped: no link-local address");
+        return;
+    };
+    let mut server = Host::new("::");
+    let mut client = Host::new("::");
+    let asked = SocketAddrV6::new(address, server.address().port(), 0, interface);
+    assert_eq!(
+        client.send(&to(asked.into()), Payload::Packet(b"question")),
+        Sent::Datagrams(1)
+    );
+    let path = server.receive(1).remove(0).path;
+    let port = client.address().port();
+    assert_eq!(
+        path.peer,
+        SocketAddrV6::new(address, port, 0, interface).into()
+    );
+    assert_eq!(
+        path.local,
+        Local {
+            address: Some(address.into()),
+            interface
+        }
+    );
+    assert_eq!(
+        server.send(&path, Payload::Packet(b"answer")),
+        Sent::Datagrams(1)
+    );
+    assert_eq!(client.receive(1).remove(0).path.peer, asked.into());
+}
+
+#[test]
+fn a_wait_ends_by_the_waker_from_another_thread() {
+    let mut engine = MioEngine::new().expect("an engine");
+    let mut inbox = Inbox::new();
+    for _ in 0..100 {
+        let waker = engine.waker();
+        let other = thread::spawn(move || {
+            waker.wake_by_ref();
+            waker.wake();
+        });
+        engine.wait(None, &mut inbox).expect("a working engine");
+        assert!(inbox.is_empty());
+        other.join().expect("the other thread ends");
+    }
+}
+
+#[test]
+fn a_wait_ends_when_the_time_has_come_and_not_before() {
+    let mut engine = MioEngine::new().expect("an engine");
+    let mut inbox = Inbox::new();
+    for micros in [0, 1, 100, 1500, 10_000] {
+        let until = engine.now() + Duration::from_micros(micros);
+        engine
+            .wait(Some(until), &mut inbox)
+            .expect("a working engine");
+        assert!(engine.now() >= until);
+        assert!(inbox.is_empty());
+    }
+    assert_eq!(engine.statistics().polls, 5);
+    // A time long gone is not waited for either.
+    let gone = Instant::ZERO;
+    engine
+        .wait(Some(gone), &mut inbox)
+        .expect("a working engine");
+}
+
+#[test]
+fn a_closed_socket_is_an_error_and_its_number_is_not_used_again_soon() {
+    let mut host = Host::new("127.0.0.1");
+    let path = to(host.address());
+    let closed = host.socket;
+    host.send(&path, Payload::Packet(b"to myself"));
+    host.engine.close(closed);
+    host.engine.close(closed);
+    host.socket = host.engine.open(bind("127.0.0.1")).expect("a socket");
+    assert_ne!(host.socket, closed);
+    for socket in [closed, SocketId(u32::MAX)] {
+        assert!(host.engine.local_addr(socket).is_err());
+        let octets = &[0; 10];
+        for payload in [
+            Payload::Packet(octets),
+            Payload::Segments { octets, segment: 4 },
+        ] {
+            assert_eq!(
+                host.engine.send(socket, &path, payload),
+                Sent::Failed(libc::EBADF)
+            );
+        }
+    }
+    let path = to(host.address());
+    host.send(&path, Payload::Packet(b"to myself"));
+    assert_eq!(host.receive(1).len(), 1);
+}
+
+#[test]
+fn what_cannot_be_sent_fails_and_says_why() {
+    let mut host = Host::new("127.0.0.1");
+    let path = to(host.address());
+    let octets = vec![0; 70_000];
+    let failed = Sent::Failed(libc::EMSGSIZE);
+    assert_eq!(host.send(&path, Payload::Packet(&octets[..65_508])), failed);
+    assert_eq!(host.send(&path, Payload::Packet(&octets)), failed);
+    for segment in [65_508, 70_000, usize::MAX] {
+        let payload = Payload::Segments {
+            octets: &octets,
+            segment,
+        };
+        assert_eq!(host.send(&path, payload), failed);
+    }
+    let payload = Payload::Segments {
+        octets: &octets,
+        segment: 0,
+    };
+    assert_eq!(host.send(&path, payload), Sent::Failed(libc::EINVAL));
+    let payload = Payload::Segments {
+        octets: &[],
+        segment: 512,
+    };
+    assert_eq!(host.send(&path, payload), Sent::Datagrams(0));
+    // An IPv4 socket reaches no IPv6 peer, nor sends from an IPv6 address.
+    let peer = "[::1]:9".parse().expect("an address");
+    assert!(matches!(
+        host.send(&to(peer), Payload::Packet(b"x")),
+        Sent::Failed(_)
+    ));
+    let local = Local {
+        address: Some(ip("::1")),
+        interface: 0,
+    };
+    let path = Path { local, ..path };
+    assert_eq!(
+        host.send(&path, Payload::Packet(b"x")),
+        Sent::Failed(libc::EAFNOSUPPORT)
+    );
+    assert_eq!(host.statistics().gso_fallbacks, 0);
+}
+
+#[test]
+fn an_address_that_is_not_ours_fails_without_giving_up_bursts() {
+    let mut host = Host::new("0.0.0.0");
+    let peer = host.at("127.0.0.1");
+    let local = Local {
+        address: Some(ip("192.0.2.77")),
+        interface: 0,
+    };
+    let payload = Payload::Segments {
+        octets: &[0; 100],
+        segment: 10,
+    };
+    assert!(matches!(
+        host.send(&Path { peer, local }, payload),
+        Sent::Failed(_)
+    ));
+    assert_eq!(host.statistics().gso_fallbacks, 0);
+}
+
+#[test]
+fn an_empty_datagram_arrives() {
+    let mut host = Host::new("127.0.0.1");
+    let path = to(host.address());
+    assert_eq!(host.send(&path, Payload::Packet(&[])), Sent::Datagrams(1));
+    assert_eq!(host.receive(1).remove(0).octets, b"");
+}
+
+#[test]
+fn two_sockets_share_a_port_only_if_both_want_to() {
+    let mut engine = MioEngine::new().expect("an engine");
+    let alone = engine.open(bind("127.0.0.1")).expect("a socket");
+    let address = engine.local_addr(alone).expect("an open socket");
+    for shared in [false, true] {
+        let again = engine.open(Bind { address, shared });
+        assert_eq!(
+            again.map_err(|error| error.kind()),
+            Err(std::io::ErrorKind::AddrInUse)
+        );
+    }
+    let first = engine
+        .open(Bind {
+            shared: true,
+            ..bind("127.0.0.1")
+        })
+        .expect("a socket");
+    let address = engine.local_addr(first).expect("an open socket");
+    engine
+        .open(Bind {
+            address,
+            shared: true,
+        })
+        .expect("a second socket");
+}
+
+#[test]
+fn the_mtu_of_an_interface_is_known_if_it_exists() {
+    let mut host = Host::new("127.0.0.1");
+    let path = to(host.address());
+    host.send(&path, Payload::Packet(b"x"));
+    let loopback = host.receive(1).remove(0).path.local.interface;
+    let known = std::fs::read_to_string("/sys/class/net/lo/mtu").expect("the loopback");
+    let known = known.trim().parse().expect("a number");
+    for _ in 0..2 {
+        assert_eq!(host.engine.mtu(loopback), Some(known));
+        assert_eq!(host.engine.mtu(0), None);
+        assert_eq!(host.engine.mtu(u32::MAX), None);
+        assert_eq!(host.engine.mtu(999_999), None);
+    }
+    assert_eq!(host.engine.name(), "mio");
+}

@@ -22,6 +22,10 @@ const LAYERS: &[(u8, &[&str])] = &[
     (9, &["fuzzing"]),
 ];
 
+/// Siblings that may be used all the same, in this direction alone: settings and counters speak of
+/// the protocol's terms and outcomes.
+const SIBLINGS: &[(&str, &str)] = &[("config", "proto"), ("metrics", "proto")];
+
 /// The files that may say `unsafe`; each argues every use.
 const UNSAFE_FILES: &[&str] = &["src/engine/socket.rs"];
 
@@ -99,7 +103,7 @@ fn nothing_is_left_unfinished() {
 
 #[test]
 fn planted_imports_are_found() {
-    let told = |file, text| told(imports_upward, file, text);
+    let told = |file: &str, text: &str| told(imports_upward, file, text);
     assert_eq!(
         told(
             "src/wire/parse.rs",
@@ -123,8 +127,11 @@ fn planted_imports_are_found() {
         ["src/cli/mod.rs:1: `cli` (layer 8) imports `fuzzing` (layer 9)"]
     );
     assert_eq!(
-        told("src/wire/parse.rs", "use super::super::proto;"),
-        ["src/wire/parse.rs:1: `super::super` hides the layer: write `crate::`"]
+        told(
+            "src/wire/parse.rs",
+            "use super::Mode;\nuse super::super::proto;"
+        ),
+        ["src/wire/parse.rs:2: `super` up to the root hides the layer: write `crate::`"]
     );
     assert_eq!(
         told("src/attic/mod.rs", ""),
@@ -139,6 +146,11 @@ fn planted_imports_are_found() {
                 use crate::time;\nconst TEXT: &str = \"crate::shard\"; // crate::shard\n";
     assert!(told("src/proto/sender.rs", good).is_empty());
     assert!(told("src/fuzzing.rs", "use crate::{cli, wire};").is_empty());
+    assert!(told("src/config.rs", "use crate::proto;").is_empty());
+    assert_eq!(told("src/proto/mod.rs", "use crate::config;").len(), 1);
+    let tests = "#[cfg(test)]\nmod tests {\n    use super::super::Mode;\n    use super::*;\n}\n";
+    assert!(told("src/wire/parse.rs", tests).is_empty());
+    assert!(told("src/time.rs", &tests.replace("super::super", "super")).is_empty());
     assert!(
         told("src/lib.rs", "pub use crate::cli::run;").is_empty(),
         "the root stands outside"
@@ -211,8 +223,8 @@ fn imports_upward(file: &str, _text: &str, code: &str) -> Vec<Violation> {
         }];
     };
     let mut violations: Vec<_> = imports(code)
+        .filter(|(_, imported)| *imported != module && !SIBLINGS.contains(&(module, imported)))
         .filter_map(|(line, imported)| match layer_of(imported) {
-            _ if imported == module => None,
             Some(below) if below < layer => None,
             Some(above) => Some((
                 line,
@@ -225,9 +237,9 @@ fn imports_upward(file: &str, _text: &str, code: &str) -> Vec<Violation> {
         })
         .map(|(line, what)| Violation { line, what })
         .collect();
-    violations.extend(words(code, "super::super").map(|line| Violation {
+    violations.extend(supers_to_the_root(file, code).map(|line| Violation {
         line,
-        what: "`super::super` hides the layer: write `crate::`".to_owned(),
+        what: "`super` up to the root hides the layer: write `crate::`".to_owned(),
     }));
     violations
 }
@@ -358,6 +370,24 @@ fn imports(code: &str) -> impl Iterator<Item = (usize, &str)> {
         })
 }
 
+/// The lines where `super::super…` leads out of a file's module, to the root of the crate. Tests, last
+/// in their file, are one module further down.
+fn supers_to_the_root(file: &str, code: &str) -> impl Iterator<Item = usize> {
+    let path = file
+        .trim_start_matches("src/")
+        .trim_end_matches(".rs")
+        .trim_end_matches("/mod");
+    let depth = path.split('/').count();
+    let tests = code.find("#[cfg(test)]").unwrap_or(code.len());
+    places(code, "super::").filter_map(move |place| {
+        let behind = &code[place..];
+        let run = behind.len() - behind.trim_start_matches("super::").len();
+        let first = !code[..place].ends_with("super::");
+        let ups = run / "super::".len();
+        (first && ups >= depth + usize::from(place > tests)).then(|| line_of(code, place))
+    })
+}
+
 /// Where each path begins in a list in braces that opened just before `start`.
 fn heads_in_braces(code: &str, start: usize) -> Vec<usize> {
     let mut heads = Vec::new();
@@ -433,7 +463,7 @@ fn blanked(text: &str) -> String {
     let mut rest = text;
     while let Some(character) = rest.chars().next() {
         let blank = comment_len(rest).or_else(|| literal_len(rest, code.ends_with(is_word)));
-        let (taken, behind) = rest.split_at(blank.unwrap_or(character.len_utf8()));
+        let (taken, behind) = rest.split_at(blank.unwrap_or_else(|| character.len_utf8()));
         match blank {
             Some(_) => code.extend(
                 taken

@@ -2,9 +2,12 @@
 
 pub mod config;
 pub mod engine;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod metrics;
 pub mod proto;
 pub mod shard;
+pub mod simulate;
 pub mod store;
 pub mod time;
 pub mod wire;

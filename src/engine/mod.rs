@@ -10,7 +10,7 @@
 //! - an answer leaves from the local address that the question came to.
 
 pub mod mio;
-//pub mod sim;
+pub mod sim;
 #[allow(unsafe_code)] // The system calls with control messages; each use argues its case.
 mod socket;
 

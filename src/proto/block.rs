@@ -34,7 +34,7 @@ impl BlockIndex {
     }
 
     /// The last block of a transfer of `len` octets: the one that is shorter than `blksize`, which
-    /// is an empty one when `len` is a multiple (RFC 1350 §6).
+    /// is an empty one when `len` is a multiple (RFC 1350 §6). `blksize` is one of `Params`, so never 0.
     #[must_use]
     pub const fn last_of(len: u64, blksize: u16) -> Self {
         Self(len / blksize as u64 + 1)
@@ -90,7 +90,11 @@ impl Rollover {
     #[must_use]
     pub const fn resolve(self, wire: WireBlock, from: BlockIndex) -> Option<BlockIndex> {
         if matches!(self, Self::ToOne) && wire.0 == 0 {
-            return if from.0 == 0 { Some(BlockIndex::ZERO) } else { None };
+            return if from.0 == 0 {
+                Some(BlockIndex::ZERO)
+            } else {
+                None
+            };
         }
         let period = self.period();
         let target = wire.0 as u64 % period;
@@ -99,7 +103,10 @@ impl Rollover {
         if matches!(self, Self::ToOne) && from.0 == 0 && ahead == 0 {
             return Some(BlockIndex(period));
         }
-        Some(BlockIndex(from.0 + ahead))
+        match from.0.checked_add(ahead) {
+            Some(index) => Some(BlockIndex(index)),
+            None => None,
+        }
     }
 }
 
@@ -113,15 +120,55 @@ mod tests {
     fn resolve_agrees_with_brute_force() {
         let mut random = fastrand::Rng::with_seed(7);
         for rollover in [Rollover::ToZero, Rollover::ToOne] {
-            let near = [0, 1, 2, 65_533, 65_534, 65_535, 65_536, 65_537, 131_069, 131_070, 131_071, 131_072];
-            let far = (0..40).map(|_| random.u64(0..10_000_000));
+            let near = [
+                0, 1, 2, 65_533, 65_534, 65_535, 65_536, 65_537, 131_069, 131_070, 131_071, 131_072,
+            ];
+            let far: Vec<_> = (0..40).map(|_| random.u64(0..10_000_000)).collect();
             for from in near.into_iter().chain(far).map(BlockIndex) {
                 for wire in [0, 1, 2, 3, 65_534, 65_535, random.u16(..)].map(WireBlock) {
-                    let searched = (from.0..from.0 + 0x1_0001).map(BlockIndex).find(|&index| rollover.wire(index) == wire);
-                    assert_eq!(rollover.resolve(wire, from), searched, "{rollover:?} {wire} from {from}");
+                    let searched = (from.0..from.0 + 0x1_0001)
+                        .map(BlockIndex)
+                        .find(|&index| rollover.wire(index) == wire);
+                    assert_eq!(
+                        rollover.resolve(wire, from),
+                        searched,
+                        "{rollover:?} {wire} from {from}"
+                    );
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_wrap_goes_where_it_was_agreed_to_go() {
+        let around = [
+            0, 1, 65_534, 65_535, 65_536, 65_537, 131_070, 131_071, 131_072,
+        ]
+        .map(BlockIndex);
+        let wires = |rollover: Rollover| around.map(|index| rollover.wire(index).0);
+        assert_eq!(
+            wires(Rollover::ToZero),
+            [0, 1, 65_534, 65_535, 0, 1, 65_534, 65_535, 0]
+        );
+        assert_eq!(
+            wires(Rollover::ToOne),
+            [0, 1, 65_534, 65_535, 1, 2, 65_535, 1, 2]
+        );
+    }
+
+    #[test]
+    fn the_end_of_all_numbers_is_no_panic() {
+        let last = BlockIndex(u64::MAX);
+        for rollover in [Rollover::ToZero, Rollover::ToOne] {
+            assert_eq!(rollover.resolve(rollover.wire(last), last), Some(last));
+            let after = WireBlock(rollover.wire(last).0 ^ 2);
+            assert_eq!(rollover.resolve(after, last), None);
+        }
+        assert_eq!(last.plus(1), last);
+        assert_eq!(BlockIndex::ZERO.before(), BlockIndex::ZERO);
+        assert_eq!(BlockIndex::ZERO.offset(512), 0);
+        assert_eq!(BlockIndex::FIRST.past(last), 0);
+        assert_eq!(last.offset(u16::MAX), u64::MAX);
     }
 
     #[test]

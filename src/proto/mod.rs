@@ -1,5 +1,7 @@
 //! The protocol, with no socket, file, clock, thread or log line: told what arrived and what time it
 //! is, it says what to send and when to come back.
+#![forbid(unsafe_code)]
+#![deny(clippy::disallowed_methods)]
 
 pub mod block;
 pub mod negotiate;

@@ -28,8 +28,12 @@ pub struct Params {
 
 impl Params {
     /// The terms of RFC 1350, which hold when nothing was agreed.
-    pub const RFC1350: Self =
-        Self { blksize: BLKSIZE_DEFAULT, windowsize: 1, rollover: Rollover::ToZero, timeout: None };
+    pub const RFC1350: Self = Self {
+        blksize: BLKSIZE_DEFAULT,
+        windowsize: 1,
+        rollover: Rollover::ToZero,
+        timeout: None,
+    };
 
     /// Octets in every block but the last.
     #[must_use]
@@ -98,23 +102,35 @@ pub struct Answer {
 ///
 /// # Errors
 /// [`BufferFull`] if the OACK does not fit, which a buffer as long as the request plus 64 octets precludes.
-pub fn answer(request: &Request<'_>, limits: &Limits, asked: Asked, buffer: &mut [u8]) -> Result<Answer, BufferFull> {
+pub fn answer(
+    request: &Request<'_>,
+    limits: &Limits,
+    asked: Asked,
+    buffer: &mut [u8],
+) -> Result<Answer, BufferFull> {
     let mut params = Params::RFC1350;
     let mut announced = None;
     let mut seen = Seen::default();
     let mut oack = write_oack(buffer)?;
     let opcode_only = oack.len();
     for (name, value) in request.options.pairs() {
-        let Some(option) = Name::of(name) else { continue };
+        let Some(option) = Name::of(name) else {
+            continue;
+        };
         if !seen.first(option) {
             continue;
         }
-        let Some(value) = decimal(value) else { continue };
+        let Some(value) = decimal(value) else {
+            continue;
+        };
         let agreed = match option {
-            Name::Blksize => blksize(value, limits).inspect(|&size| params.blksize = size).map(u64::from),
-            Name::Blksize2 => {
-                blksize(value, limits).map(power_of_two).inspect(|&size| params.blksize = size).map(u64::from)
-            }
+            Name::Blksize => blksize(value, limits)
+                .inspect(|&size| params.blksize = size)
+                .map(u64::from),
+            Name::Blksize2 => blksize(value, limits)
+                .map(power_of_two)
+                .inspect(|&size| params.blksize = size)
+                .map(u64::from),
             // RFC 7440 §3: 1 to 65,535; the server may answer with less.
             Name::Windowsize => value
                 .exact()
@@ -133,7 +149,11 @@ pub fn answer(request: &Request<'_>, limits: &Limits, asked: Asked, buffer: &mut
                 .filter(|micros| UTIMEOUT_MICROS.contains(micros))
                 .inspect(|&micros| params.timeout = Some(Duration::from_micros(micros))),
             Name::Rollover => value.exact().filter(|&to| to <= 1).inspect(|&to| {
-                params.rollover = if to == 1 { Rollover::ToOne } else { Rollover::ToZero };
+                params.rollover = if to == 1 {
+                    Rollover::ToOne
+                } else {
+                    Rollover::ToZero
+                };
             }),
             Name::Tsize => value.exact().and_then(|size| match asked {
                 // curl gives up on `tsize=0` in an OACK, and nobody needs it.
@@ -151,8 +171,16 @@ pub fn answer(request: &Request<'_>, limits: &Limits, asked: Asked, buffer: &mut
         }
     }
     // An OACK with nothing in it makes four of seven common clients fail: none is sent then.
-    let oack = if oack.len() == opcode_only { 0 } else { oack.len() };
-    Ok(Answer { params, announced, oack })
+    let oack = if oack.len() == opcode_only {
+        0
+    } else {
+        oack.len()
+    };
+    Ok(Answer {
+        params,
+        announced,
+        oack,
+    })
 }
 
 /// What a client would like.
@@ -179,7 +207,9 @@ pub fn ask(wanted: &Wanted, request: &mut OptionsWriter<'_>) -> Result<(), Buffe
         (b"timeout", wanted.timeout.map(u64::from)),
         (b"windowsize", wanted.windowsize.map(u64::from)),
     ];
-    pairs.iter().try_for_each(|&(name, value)| value.map_or(Ok(()), |value| request.number(name, value)))
+    pairs
+        .iter()
+        .try_for_each(|&(name, value)| value.map_or(Ok(()), |value| request.number(name, value)))
 }
 
 /// Why a server's OACK cannot be accepted: grounds for ERROR 8.
@@ -200,6 +230,8 @@ impl fmt::Display for BadOack {
     }
 }
 
+impl std::error::Error for BadOack {}
+
 /// What a client learns from an OACK.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Accepted {
@@ -214,7 +246,10 @@ pub struct Accepted {
 /// # Errors
 /// [`BadOack`] says what is wrong with it.
 pub fn accept(oack: Options<'_>, wanted: &Wanted) -> Result<Accepted, BadOack> {
-    let mut accepted = Accepted { params: Params::RFC1350, tsize: None };
+    let mut accepted = Accepted {
+        params: Params::RFC1350,
+        tsize: None,
+    };
     let mut seen = Seen::default();
     for (name, value) in oack.pairs() {
         let option = Name::of(name).ok_or(BadOack::Unasked)?;
@@ -224,7 +259,9 @@ pub fn accept(oack: Options<'_>, wanted: &Wanted) -> Result<Accepted, BadOack> {
         let value = decimal(value).and_then(Decimal::exact);
         let within = |least: u64, most: Option<u64>| -> Result<u64, BadOack> {
             let most = most.ok_or(BadOack::Unasked)?;
-            value.filter(|value| (least..=most).contains(value)).ok_or(BadOack::BadValue)
+            value
+                .filter(|value| (least..=most).contains(value))
+                .ok_or(BadOack::BadValue)
         };
         match option {
             Name::Blksize => {
@@ -233,7 +270,8 @@ pub fn accept(oack: Options<'_>, wanted: &Wanted) -> Result<Accepted, BadOack> {
             }
             Name::Windowsize => {
                 let blocks = within(1, wanted.windowsize.map(u64::from))?;
-                accepted.params.windowsize = u16::try_from(blocks).map_err(|_| BadOack::BadValue)?;
+                accepted.params.windowsize =
+                    u16::try_from(blocks).map_err(|_| BadOack::BadValue)?;
             }
             // RFC 2349: the server must echo the value asked for.
             Name::Timeout => {
@@ -272,7 +310,10 @@ impl Name {
             (b"utimeout", Name::Utimeout),
             (b"windowsize", Name::Windowsize),
         ];
-        NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|&(_, option)| option)
+        NAMES
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|&(_, option)| option)
     }
 }
 
@@ -320,7 +361,9 @@ fn decimal(text: &[u8]) -> Option<Decimal> {
         return None;
     }
     let value = digits.iter().try_fold(0u64, |value, digit| {
-        value.checked_mul(10)?.checked_add(u64::from(digit.wrapping_sub(b'0')))
+        value
+            .checked_mul(10)?
+            .checked_add(u64::from(digit.wrapping_sub(b'0')))
     });
     Some(value.map_or(Decimal::TooLarge, Decimal::Exact))
 }
@@ -338,4 +381,399 @@ fn blksize(value: Decimal, limits: &Limits) -> Option<u16> {
 /// The largest power of two that is not more than `size`, as tftp-hpa's `blksize2` wants it.
 const fn power_of_two(size: u16) -> u16 {
     1 << size.ilog2()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Packet, write_request};
+
+    const LIMITS: Limits = Limits {
+        blksize_max: BLKSIZE_MAX,
+        windowsize_max: 64,
+    };
+    const LEN: u64 = 1_000_000;
+
+    /// Answers an RRQ or WRQ with the options `text`, written `name=value name=value`, `_` standing
+    /// for a blank in a value; shows the OACK and the terms.
+    fn answered(text: &str, limits: &Limits, mode: Mode, asked: Asked) -> String {
+        let octets = laid_out(text);
+        let request = Request {
+            filename: b"name",
+            mode,
+            options: Options::new(&octets),
+        };
+        let mut buffer = vec![0; octets.len() + 64];
+        let answer = answer(&request, limits, asked, &mut buffer).expect("room enough");
+        let mut shown = if answer.oack == 0 {
+            "no OACK".to_owned()
+        } else {
+            Packet::parse(&buffer[..answer.oack])
+                .expect("an OACK")
+                .to_string()
+        };
+        if answer.params.blksize() != BLKSIZE_DEFAULT {
+            shown += &format!(", blocks of {}", answer.params.blksize());
+        }
+        if !answer.params.is_lockstep() {
+            shown += &format!(", windows of {}", answer.params.windowsize());
+        }
+        if let Some(timeout) = answer.params.timeout() {
+            shown += &format!(", timeout {timeout:?}");
+        }
+        if answer.params.rollover() != Rollover::ToZero {
+            shown += ", wraps to 1";
+        }
+        if let Some(len) = answer.announced {
+            shown += &format!(", announced {len}");
+        }
+        shown
+    }
+
+    fn laid_out(text: &str) -> Vec<u8> {
+        text.split_ascii_whitespace()
+            .map(|pair| pair.replacen('=', "\0", 1).replace('_', " ") + "\0")
+            .collect::<String>()
+            .into_bytes()
+    }
+
+    fn read(text: &str) -> String {
+        answered(text, &LIMITS, Mode::Octet, Asked::Read(LEN))
+    }
+
+    fn write(text: &str) -> String {
+        answered(text, &LIMITS, Mode::Octet, Asked::Write)
+    }
+
+    /// One line an option value: what was asked, then the answer.
+    fn table(name: &str, values: &[&str]) -> String {
+        values
+            .iter()
+            .map(|value| format!("{name}={value}: {}\n", read(&format!("{name}={value}"))))
+            .collect()
+    }
+
+    /// Values that are no decimal, or one that no option takes.
+    const JUNK: &[&str] = &[
+        "",
+        "-1",
+        "+5",
+        "0x200",
+        "abc",
+        "5.0",
+        "1e3",
+        "5_5",
+        "\u{665}",
+        "99999999999999999999",
+    ];
+
+    #[test]
+    fn junk_is_left_out() {
+        for name in ["windowsize", "timeout", "utimeout", "rollover", "tsize"] {
+            for value in JUNK {
+                assert_eq!(
+                    read(&format!("{name}={value}")),
+                    "no OACK",
+                    "{name}={value}"
+                );
+            }
+        }
+        for name in ["blksize", "blksize2"] {
+            for value in JUNK.iter().filter(|value| value.len() < 20) {
+                assert_eq!(
+                    read(&format!("{name}={value}")),
+                    "no OACK",
+                    "{name}={value}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn blksize() {
+        let thirty_digits = "9".repeat(30);
+        insta::assert_snapshot!(table("blksize", &["0", "7", "8", "512", "1428", "65464", "65465", "65535", "65536", "2147483648", "4294967296", "9223372036854775808", "18446744073709551616", &thirty_digits, "_512", "512_", "_", "00512"]), @"
+        blksize=0: no OACK
+        blksize=7: no OACK
+        blksize=8: OACK blksize=8, blocks of 8
+        blksize=512: OACK blksize=512
+        blksize=1428: OACK blksize=1428, blocks of 1428
+        blksize=65464: OACK blksize=65464, blocks of 65464
+        blksize=65465: OACK blksize=65464, blocks of 65464
+        blksize=65535: OACK blksize=65464, blocks of 65464
+        blksize=65536: OACK blksize=65464, blocks of 65464
+        blksize=2147483648: OACK blksize=65464, blocks of 65464
+        blksize=4294967296: OACK blksize=65464, blocks of 65464
+        blksize=9223372036854775808: OACK blksize=65464, blocks of 65464
+        blksize=18446744073709551616: OACK blksize=65464, blocks of 65464
+        blksize=999999999999999999999999999999: OACK blksize=65464, blocks of 65464
+        blksize=_512: OACK blksize=512
+        blksize=512_: OACK blksize=512
+        blksize=_: no OACK
+        blksize=00512: OACK blksize=512
+        ");
+    }
+
+    #[test]
+    fn blksize_is_cut_to_the_limit() {
+        let limits = Limits {
+            blksize_max: 1468,
+            ..LIMITS
+        };
+        let read = |text| answered(text, &limits, Mode::Octet, Asked::Read(LEN));
+        insta::assert_snapshot!(read("blksize=65464"), @"OACK blksize=1468, blocks of 1468");
+        insta::assert_snapshot!(read("blksize=1468"), @"OACK blksize=1468, blocks of 1468");
+        insta::assert_snapshot!(read("blksize=1467"), @"OACK blksize=1467, blocks of 1467");
+        insta::assert_snapshot!(read("blksize2=65464"), @"OACK blksize2=1024, blocks of 1024");
+        // A limit that is none still leaves a legal block size.
+        for (blksize_max, expected) in [
+            (0, "OACK blksize=8, blocks of 8"),
+            (u16::MAX, "OACK blksize=65464, blocks of 65464"),
+        ] {
+            let limits = Limits {
+                blksize_max,
+                ..LIMITS
+            };
+            assert_eq!(
+                answered("blksize=65465", &limits, Mode::Octet, Asked::Read(LEN)),
+                expected
+            );
+        }
+    }
+
+    #[test]
+    fn blksize2_is_a_power_of_two() {
+        insta::assert_snapshot!(table("blksize2", &["7", "8", "15", "16", "1428", "65464", "65535"]), @"
+        blksize2=7: no OACK
+        blksize2=8: OACK blksize2=8, blocks of 8
+        blksize2=15: OACK blksize2=8, blocks of 8
+        blksize2=16: OACK blksize2=16, blocks of 16
+        blksize2=1428: OACK blksize2=1024, blocks of 1024
+        blksize2=65464: OACK blksize2=32768, blocks of 32768
+        blksize2=65535: OACK blksize2=32768, blocks of 32768
+        ");
+    }
+
+    #[test]
+    fn windowsize() {
+        insta::assert_snapshot!(table("windowsize", &["0", "1", "4", "64", "65", "65535", "65536", "_8"]), @"
+        windowsize=0: no OACK
+        windowsize=1: OACK windowsize=1
+        windowsize=4: OACK windowsize=4, windows of 4
+        windowsize=64: OACK windowsize=64, windows of 64
+        windowsize=65: OACK windowsize=64, windows of 64
+        windowsize=65535: OACK windowsize=64, windows of 64
+        windowsize=65536: no OACK
+        windowsize=_8: OACK windowsize=8, windows of 8
+        ");
+        let none = Limits {
+            windowsize_max: 0,
+            ..LIMITS
+        };
+        assert_eq!(
+            answered("windowsize=8", &none, Mode::Octet, Asked::Read(LEN)),
+            "OACK windowsize=1"
+        );
+    }
+
+    #[test]
+    fn timeout() {
+        insta::assert_snapshot!(table("timeout", &["0", "1", "255", "256"]), @"
+        timeout=0: no OACK
+        timeout=1: OACK timeout=1, timeout 1s
+        timeout=255: OACK timeout=255, timeout 255s
+        timeout=256: no OACK
+        ");
+        insta::assert_snapshot!(table("utimeout", &["0", "9999", "10000", "255000000", "255000001"]), @"
+        utimeout=0: no OACK
+        utimeout=9999: no OACK
+        utimeout=10000: OACK utimeout=10000, timeout 10ms
+        utimeout=255000000: OACK utimeout=255000000, timeout 255s
+        utimeout=255000001: no OACK
+        ");
+    }
+
+    #[test]
+    fn rollover() {
+        insta::assert_snapshot!(table("rollover", &["0", "1", "2"]), @"
+        rollover=0: OACK rollover=0
+        rollover=1: OACK rollover=1, wraps to 1
+        rollover=2: no OACK
+        ");
+    }
+
+    #[test]
+    fn tsize_of_a_read_is_the_length_on_the_wire() {
+        insta::assert_snapshot!(table("tsize", &["0", "512", "_0"]), @"
+        tsize=0: OACK tsize=1000000
+        tsize=512: OACK tsize=1000000
+        tsize=_0: OACK tsize=1000000
+        ");
+        let read = |mode, len| answered("tsize=0", &LIMITS, mode, Asked::Read(len));
+        assert_eq!(read(Mode::Octet, 5 << 30), "OACK tsize=5368709120");
+        assert_eq!(
+            read(Mode::Octet, u64::MAX),
+            "OACK tsize=18446744073709551615"
+        );
+        assert_eq!(read(Mode::Netascii, 77), "OACK tsize=77");
+        assert_eq!(read(Mode::Octet, 0), "no OACK", "curl gives up on tsize=0");
+        let both = answered("tsize=0 blksize=1024", &LIMITS, Mode::Octet, Asked::Read(0));
+        assert_eq!(
+            both, "OACK blksize=1024, blocks of 1024",
+            "an empty file's other options stand"
+        );
+    }
+
+    #[test]
+    fn tsize_of_a_write_is_the_length_announced() {
+        assert_eq!(write("tsize=0"), "OACK tsize=0, announced 0");
+        assert_eq!(
+            write("tsize=1000000000000000"),
+            "OACK tsize=1000000000000000, announced 1000000000000000"
+        );
+        assert_eq!(write("tsize=-1"), "no OACK");
+        let netascii = answered("tsize=9 blksize=600", &LIMITS, Mode::Netascii, Asked::Write);
+        assert_eq!(netascii, "OACK blksize=600, blocks of 600");
+    }
+
+    #[test]
+    fn options_come_back_in_the_order_and_spelling_asked() {
+        insta::assert_snapshot!(read("windowsize=8 TSIZE=0 Timeout=2 BLKSIZE=1024"), @"OACK windowsize=8 TSIZE=1000000 Timeout=2 BLKSIZE=1024, blocks of 1024, windows of 8, timeout 2s");
+        insta::assert_snapshot!(read("blksize=1024 Rollover=1 uTimeOut=500000 tsize=0 windowsize=16"), @"OACK blksize=1024 Rollover=1 uTimeOut=500000 tsize=1000000 windowsize=16, blocks of 1024, windows of 16, timeout 500ms, wraps to 1");
+    }
+
+    #[test]
+    fn the_first_of_a_repeated_option_wins() {
+        insta::assert_snapshot!(read("blksize=1024 BLKSIZE=2048 windowsize=4 windowsize=8"), @"OACK blksize=1024 windowsize=4, blocks of 1024, windows of 4");
+        insta::assert_snapshot!(read("blksize2=2000 blksize=1428 timeout=3 utimeout=20000"), @"OACK blksize2=1024 timeout=3, blocks of 1024, timeout 3s");
+        insta::assert_snapshot!(read("windowsize=junk windowsize=8"), @"no OACK");
+        insta::assert_snapshot!(read("tsize=0 tsize=0"), @"OACK tsize=1000000");
+    }
+
+    #[test]
+    fn what_is_unknown_is_passed_over_and_never_acknowledged() {
+        assert_eq!(read(""), "no OACK");
+        assert_eq!(read("multicast= x-secret=1"), "no OACK");
+        insta::assert_snapshot!(read("multicast= blksize=1024 blksize3=9 x=%n%s"), @"OACK blksize=1024, blocks of 1024");
+        let hundreds = "x=1 ".repeat(200) + "blksize=1024";
+        assert_eq!(read(&hundreds), "OACK blksize=1024, blocks of 1024");
+    }
+
+    /// Goal: the room that [`answer`] asks for suffices for the longest OACK possible, and too little is told.
+    #[test]
+    fn the_longest_oack_fits_and_less_room_is_told() {
+        let octets =
+            laid_out("blksize2=65464 rollover=1 utimeout=255000000 tsize=0 windowsize=65535");
+        let request = Request {
+            filename: b"n",
+            mode: Mode::Octet,
+            options: Options::new(&octets),
+        };
+        let limits = Limits {
+            windowsize_max: u16::MAX,
+            ..LIMITS
+        };
+        let mut buffer = vec![0; 2 + 9 + 2 + 1 + octets.len() + 64];
+        let whole = answer(&request, &limits, Asked::Read(u64::MAX), &mut buffer)
+            .expect("room enough")
+            .oack;
+        for room in 0..whole {
+            let told = answer(
+                &request,
+                &limits,
+                Asked::Read(u64::MAX),
+                &mut buffer[..room],
+            );
+            assert_eq!(told, Err(BufferFull), "{room} of {whole}");
+        }
+    }
+
+    const WANTED: Wanted = Wanted {
+        blksize: Some(1428),
+        windowsize: Some(16),
+        timeout: Some(3),
+        tsize: Some(0),
+    };
+
+    fn accepted(text: &str, wanted: &Wanted) -> Result<Accepted, BadOack> {
+        accept(Options::new(&laid_out(text)), wanted)
+    }
+
+    #[test]
+    fn a_client_asks_for_what_is_wanted_alone() {
+        let asked = |wanted: Wanted| {
+            let mut buffer = [0; 128];
+            let mut request =
+                write_request(&mut buffer, crate::wire::Opcode::Rrq, b"n", Mode::Octet)
+                    .expect("room");
+            ask(&wanted, &mut request).expect("room");
+            let used = request.len();
+            Packet::parse(&buffer[..used]).expect("an RRQ").to_string()
+        };
+        insta::assert_snapshot!(asked(WANTED), @r#"RRQ "n" octet tsize=0 blksize=1428 timeout=3 windowsize=16"#);
+        insta::assert_snapshot!(asked(Wanted::default()), @r#"RRQ "n" octet"#);
+        insta::assert_snapshot!(asked(Wanted { tsize: Some(u64::MAX), ..Wanted::default() }), @r#"RRQ "n" octet tsize=18446744073709551615"#);
+    }
+
+    #[test]
+    fn a_client_takes_what_it_asked_for_or_less() {
+        let Accepted { params, tsize } =
+            accepted("TSIZE=77 blksize=1000 timeout=3 windowsize=1", &WANTED)
+                .expect("within what was asked");
+        assert_eq!(
+            (params.blksize(), params.windowsize(), tsize),
+            (1000, 1, Some(77))
+        );
+        assert_eq!(params.timeout(), Some(Duration::from_secs(3)));
+        assert_eq!(params.rollover(), Rollover::ToZero);
+        let nothing = accepted("", &WANTED).expect("an empty OACK agrees to nothing");
+        assert_eq!(
+            nothing,
+            Accepted {
+                params: Params::RFC1350,
+                tsize: None
+            }
+        );
+        let repeated = accepted("blksize=8 blksize=1428", &WANTED).expect("the first one counts");
+        assert_eq!(repeated.params.blksize(), 8);
+    }
+
+    #[test]
+    fn a_client_refuses_more_than_it_asked_for() {
+        for text in [
+            "blksize=1429",
+            "blksize=7",
+            "blksize=65464",
+            "blksize=",
+            "blksize=-1",
+            "blksize=0x200",
+            "windowsize=17",
+            "windowsize=0",
+            "windowsize=65536",
+            "timeout=2",
+            "timeout=4",
+            "timeout=junk",
+            "tsize=-1",
+            "tsize=18446744073709551616",
+        ] {
+            assert_eq!(accepted(text, &WANTED), Err(BadOack::BadValue), "{text}");
+        }
+        for text in [
+            "multicast=",
+            "blksize2=512",
+            "utimeout=10000",
+            "rollover=0",
+            "x=1",
+            "tsize=1 x=1",
+        ] {
+            assert_eq!(accepted(text, &WANTED), Err(BadOack::Unasked), "{text}");
+        }
+        for text in ["blksize=512", "windowsize=1", "timeout=3", "tsize=0"] {
+            assert_eq!(
+                accepted(text, &Wanted::default()),
+                Err(BadOack::Unasked),
+                "{text}"
+            );
+        }
+    }
 }

@@ -39,7 +39,7 @@ use crate::store::{Done, FramesKey, Mailbox, Refusal, Store};
 use crate::time::Instant;
 use crate::wire::{self, ErrorCode, Packet};
 use admission::{Budget, Unvalidated};
-use slot::{Flow, Held, Slot, Stage};
+use slot::{Flow, Slot, Stage};
 use table::{Key, Table};
 use timers::Wheel;
 use upload::Next;

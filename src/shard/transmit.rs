@@ -6,7 +6,8 @@ use super::slot::{Flow, Held, Slot, Stage};
 use super::{Shard, SlotId};
 use crate::engine::{Engine, Path, Payload, Sent, SocketId};
 use crate::metrics::Suppressed;
-use crate::proto::transfer::{Transfer, Transmit};
+use crate::proto::block::BlockIndex;
+use crate::proto::transfer::Transmit;
 use crate::store::{Answer, Frames, FramesKey, ReadFailure, Refusal};
 use crate::time::{Duration, Instant};
 use crate::wire::{self, ErrorCode};
@@ -70,8 +71,10 @@ impl<E: Engine> Shard<E> {
             }
             (Some(Transmit::Blocks { first, count }), Flow::Out(out)) => {
                 let params = *transfer.params();
-                let extent = Frames::extent_of(first, params.blksize());
-                let Some(frames) = out.frames.holding(extent) else { return self.fetch(id, extent, now) };
+                let Some(frames) = out.frames.holding(first) else {
+                    let extent = Frames::extent_of(first, params.blksize());
+                    return self.fetch(id, extent, now);
+                };
                 let (octets, count) = frames.slice(first, count);
                 let sent = self.engine.send(socket, &path, Payload::Segments { octets, segment: frames.segment() });
                 // Sent once, the frame cache alone decides how long they stay.
@@ -177,13 +180,13 @@ impl<E: Engine> Shard<E> {
 }
 
 impl Held {
-    /// The frames, if they are those of `extent` and still there.
-    fn holding(&self, extent: u64) -> Option<Arc<Frames>> {
+    /// The frames, if they hold `block` and are still there.
+    fn holding(&self, block: BlockIndex) -> Option<Arc<Frames>> {
         let frames = match self {
             Self::None => return None,
             Self::Held(frames) => frames.clone(),
             Self::Known(frames) => frames.upgrade()?,
         };
-        (frames.extent() == extent).then_some(frames)
+        (frames.slice(block, 1).1 == 1).then_some(frames)
     }
 }

@@ -16,9 +16,16 @@ impl Escaped<'_> {
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (shown, more) = self.0.split_at_checked(Self::OCTETS_MAX).unwrap_or((self.0, &[]));
+        let (shown, more) = self
+            .0
+            .split_at_checked(Self::OCTETS_MAX)
+            .unwrap_or((self.0, &[]));
         write!(f, "{}", shown.escape_ascii())?;
-        if more.is_empty() { Ok(()) } else { f.write_str("…") }
+        if more.is_empty() {
+            Ok(())
+        } else {
+            f.write_str("…")
+        }
     }
 }
 
@@ -37,14 +44,33 @@ impl fmt::Display for Packet<'_> {
 
 impl fmt::Display for Request<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\" {}{}", Escaped(self.filename), self.mode, self.options)
+        write!(
+            f,
+            "\"{}\" {}{}",
+            Escaped(self.filename),
+            self.mode,
+            self.options
+        )
     }
 }
+
+/// How many options are shown before an ellipsis: twice as many as anybody has defined, so that one
+/// hostile datagram cannot become a line of half a million characters.
+const OPTIONS_SHOWN_MAX: usize = 16;
 
 /// Each pair with a blank before it: ` blksize=1428 tsize=0`.
 impl fmt::Display for Options<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.pairs().try_for_each(|(name, value)| write!(f, " {}={}", Escaped(name), Escaped(value)))
+        let mut pairs = self.pairs();
+        pairs
+            .by_ref()
+            .take(OPTIONS_SHOWN_MAX)
+            .try_for_each(|(name, value)| write!(f, " {}={}", Escaped(name), Escaped(value)))?;
+        if pairs.next().is_none() {
+            Ok(())
+        } else {
+            f.write_str(" …")
+        }
     }
 }
 
@@ -66,5 +92,54 @@ impl fmt::Display for WireBlock {
 impl fmt::Display for ErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // A test may fail loudly.
+mod tests {
+    use super::*;
+
+    fn line(octets: &[u8]) -> String {
+        Packet::parse(octets).unwrap().to_string()
+    }
+
+    #[test]
+    fn each_kind_is_one_line() {
+        insta::assert_snapshot!(line(b"\0\x01image\0OCTET\0blksize\x001428\0tsize\x000\0"), @r#"RRQ "image" octet blksize=1428 tsize=0"#);
+        insta::assert_snapshot!(line(b"\0\x02notes.txt\0netascii\0"), @r#"WRQ "notes.txt" netascii"#);
+        insta::assert_snapshot!(line(b"\0\x03\xff\xffabc"), @"DATA 65535 [3]");
+        insta::assert_snapshot!(line(b"\0\x04\0\0"), @"ACK 0");
+        insta::assert_snapshot!(line(b"\0\x05\0\x01File not found\0"), @r#"ERROR 1 "File not found""#);
+        insta::assert_snapshot!(line(b"\0\x06windowsize\x008\0"), @"OACK windowsize=8");
+        insta::assert_snapshot!(line(b"\0\x06"), @"OACK");
+    }
+
+    /// Names that would move a cursor, end a line or close a quotation (CVE-2006-0328, 2018-10388).
+    #[test]
+    fn hostile_octets_are_escaped_wherever_they_stand() {
+        insta::assert_snapshot!(line(b"\0\x01%n%s\x1b[2J\r\n\"\xff'\\\0octet\0\x1bopt\0\x7fval\r\n\0"), @r#"RRQ "%n%s\x1b[2J\r\n\"\xff\'\\" octet \x1bopt=\x7fval\r\n"#);
+        insta::assert_snapshot!(line(b"\0\x05\xff\xff\x1b]0;mine\x07\0"), @r#"ERROR 65535 "\x1b]0;mine\x07""#);
+        for octet in 0..=u8::MAX {
+            let shown = Escaped(&[octet]).to_string();
+            assert!(
+                shown.bytes().all(|shown| (b' '..=b'~').contains(&shown)),
+                "{octet:#04x} is shown as {shown:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_shown_has_an_end() {
+        assert_eq!(Escaped(&[b'a'; 255]).to_string(), "a".repeat(255));
+        assert_eq!(Escaped(&[b'a'; 256]).to_string(), "a".repeat(255) + "…");
+        assert_eq!(
+            Options::new(&b"a\0b\0".repeat(16)).to_string(),
+            " a=b".repeat(16)
+        );
+        assert_eq!(
+            Options::new(&b"a\0b\0".repeat(5000)).to_string(),
+            " a=b".repeat(16) + " …"
+        );
     }
 }

@@ -19,7 +19,8 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::as_conversions,
-    clippy::arithmetic_side_effects
+    clippy::arithmetic_side_effects,
+    clippy::disallowed_methods
 )]
 
 mod display;
@@ -30,7 +31,9 @@ mod write;
 pub use display::Escaped;
 pub use options::{OptionPairs, Options};
 pub use parse::{ParseError, is_request};
-pub use write::{BufferFull, OptionsWriter, write_ack, write_data_header, write_error, write_oack, write_request};
+pub use write::{
+    BufferFull, OptionsWriter, write_ack, write_data_header, write_error, write_oack, write_request,
+};
 
 /// Octets before the payload of a DATA packet, and the whole of an ACK (RFC 1350 §5).
 pub const HEADER_OCTETS: usize = 4;

@@ -57,3 +57,49 @@ impl<'a> Iterator for OptionPairs<'a> {
         Some((name, value))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(octets: &[u8]) -> Vec<(&[u8], &[u8])> {
+        Options::new(octets).pairs().collect()
+    }
+
+    #[test]
+    fn pairs_come_in_the_order_sent() {
+        let expected: [(&[u8], &[u8]); 4] =
+            [(b"z", b"1"), (b"a", b""), (b"z", b"2"), (b"M", b"x y")];
+        assert_eq!(pairs(b"z\x001\0a\0\0z\x002\0M\0x y\0"), expected);
+    }
+
+    #[test]
+    fn what_is_not_a_whole_pair_ends_them() {
+        let one: [(&[u8], &[u8]); 1] = [(b"a", b"1")];
+        assert_eq!(pairs(b"a\x001\0blksize"), one, "name without NUL");
+        assert_eq!(pairs(b"a\x001\0blksize\0"), one, "option without value");
+        assert_eq!(pairs(b"a\x001\0blksize\x00512"), one, "value without NUL");
+        assert_eq!(pairs(b"a\x001\0\0\0b\x002\0"), one, "empty name");
+        for nothing in [&b""[..], b"\0", b"\0\0", b"a", b"a\0", b"a\0b"] {
+            assert!(Options::new(nothing).is_empty(), "{nothing:?}");
+        }
+    }
+
+    #[test]
+    fn the_end_stays_the_end() {
+        let mut pairs = Options::new(b"a\x001\0b").pairs();
+        assert!(pairs.next().is_some());
+        assert!(pairs.next().is_none());
+        assert!(pairs.next().is_none());
+    }
+
+    /// CVE-2004-1636, CVE-2009-2958: options far longer than anybody's buffer.
+    #[test]
+    fn thousands_of_octets_are_read_to_the_end() {
+        let mut octets = b"blksize\x00512\0".repeat(250);
+        octets.truncate(3000);
+        assert_eq!(pairs(&octets).len(), 250);
+        let long = [&[b'n'; 65_000][..], b"\0v\0"].concat();
+        assert_eq!(pairs(&long).len(), 1);
+    }
+}

@@ -30,18 +30,23 @@ pub const fn write_ack(block: WireBlock) -> [u8; HEADER_OCTETS] {
     [0, 4, high, low]
 }
 
-/// An ERROR with its text; returns its length.
+/// An ERROR with its text; returns its length. A NUL in `message` ends it for the reader.
 ///
 /// # Errors
 /// [`BufferFull`] if `buffer` cannot hold it.
-pub fn write_error(buffer: &mut [u8], code: ErrorCode, message: &[u8]) -> Result<usize, BufferFull> {
+pub fn write_error(
+    buffer: &mut [u8],
+    code: ErrorCode,
+    message: &[u8],
+) -> Result<usize, BufferFull> {
     let mut cursor = Cursor::new(buffer, Opcode::Error)?;
     cursor.put(&code.0.to_be_bytes())?;
     cursor.text(message)?;
     Ok(cursor.used)
 }
 
-/// An RRQ or a WRQ; options follow through the writer that is returned.
+/// An RRQ or a WRQ; options follow through the writer that is returned. `filename` must not hold a
+/// NUL: what stands behind one would be read as the mode.
 ///
 /// # Errors
 /// [`BufferFull`] if `buffer` cannot hold it.
@@ -82,13 +87,17 @@ impl OptionsWriter<'_> {
         self.text(name, decimal(value, &mut digits))
     }
 
-    /// Appends `name` with `value` as it is.
+    /// Appends `name` with `value` as it is; neither may hold a NUL.
     ///
     /// # Errors
-    /// [`BufferFull`] if the pair does not fit.
+    /// [`BufferFull`] if the pair does not fit; nothing of it is appended then.
     pub fn text(&mut self, name: &[u8], value: &[u8]) -> Result<(), BufferFull> {
-        self.0.text(name)?;
-        self.0.text(value)
+        let before = self.0.used;
+        let appended = self.0.text(name).and_then(|()| self.0.text(value));
+        if appended.is_err() {
+            self.0.used = before;
+        }
+        appended
     }
 
     /// Appends options that are laid out already.
@@ -126,7 +135,9 @@ fn decimal(mut value: u64, digits: &mut [u8; DECIMAL_DIGITS_MAX]) -> &[u8] {
             break;
         }
     }
-    digits.get(DECIMAL_DIGITS_MAX.saturating_sub(used)..).unwrap_or(&[])
+    digits
+        .get(DECIMAL_DIGITS_MAX.saturating_sub(used)..)
+        .unwrap_or(&[])
 }
 
 #[derive(Debug)]
@@ -152,7 +163,10 @@ impl<'b> Cursor<'b> {
 
     fn put(&mut self, octets: &[u8]) -> Result<(), BufferFull> {
         let end = self.used.checked_add(octets.len()).ok_or(BufferFull)?;
-        self.buffer.get_mut(self.used..end).ok_or(BufferFull)?.copy_from_slice(octets);
+        self.buffer
+            .get_mut(self.used..end)
+            .ok_or(BufferFull)?
+            .copy_from_slice(octets);
         self.used = end;
         Ok(())
     }
@@ -161,5 +175,112 @@ impl<'b> Cursor<'b> {
     fn text(&mut self, text: &[u8]) -> Result<(), BufferFull> {
         self.put(text)?;
         self.put(&[0])
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)] // A test may fail loudly.
+mod tests {
+    use super::*;
+    use crate::wire::{DATAGRAM_OCTETS_MAX, Packet, Request};
+
+    #[test]
+    fn every_kind_reads_back_as_it_was_written() {
+        let mut buffer = [0; 128];
+
+        let mut writer =
+            write_request(&mut buffer, Opcode::Wrq, b"a\xffb", Mode::Netascii).unwrap();
+        writer.number(b"tsize", u64::MAX).unwrap();
+        writer.text(b"BLKSIZE", b" 512").unwrap();
+        let used = writer.len();
+        let options = Options::new(b"tsize\x0018446744073709551615\0BLKSIZE\0 512\0");
+        let request = Request {
+            filename: b"a\xffb",
+            mode: Mode::Netascii,
+            options,
+        };
+        assert_eq!(Packet::parse(&buffer[..used]), Ok(Packet::Wrq(request)));
+
+        let mut writer = write_oack(&mut buffer).unwrap();
+        writer.options(options).unwrap();
+        let used = writer.len();
+        assert_eq!(Packet::parse(&buffer[..used]), Ok(Packet::Oack(options)));
+
+        let used = write_error(&mut buffer, ErrorCode::EXISTS, b"no").unwrap();
+        assert_eq!(&buffer[..used], b"\0\x05\0\x06no\0");
+        let error = Packet::Error {
+            code: ErrorCode::EXISTS,
+            message: b"no",
+        };
+        assert_eq!(Packet::parse(&buffer[..used]), Ok(error));
+
+        let block = WireBlock(0xfedc);
+        assert_eq!(Packet::parse(&write_ack(block)), Ok(Packet::Ack { block }));
+        assert_eq!(
+            Packet::parse(&write_data_header(block)),
+            Ok(Packet::Data {
+                block,
+                payload: b""
+            })
+        );
+    }
+
+    #[test]
+    fn numbers_are_plain_decimals() {
+        for value in [
+            0,
+            1,
+            9,
+            10,
+            99,
+            100,
+            65_464,
+            u64::from(u32::MAX),
+            u64::MAX - 1,
+            u64::MAX,
+        ] {
+            let mut digits = [0; DECIMAL_DIGITS_MAX];
+            assert_eq!(decimal(value, &mut digits), value.to_string().as_bytes());
+        }
+    }
+
+    /// Goal: too small a buffer is an error of the function that met it, whatever its length, and a
+    /// pair that does not fit leaves the packet as it was.
+    #[test]
+    fn every_shortage_of_room_is_told() {
+        let whole = b"\0\x01name\0octet\0tsize\x0010\0";
+        for room in 0..=whole.len() {
+            let mut buffer = vec![0xee; room];
+            let request_len = 2 + 5 + 6;
+            match write_request(&mut buffer, Opcode::Rrq, b"name", Mode::Octet) {
+                Err(BufferFull) => assert!(room < request_len),
+                Ok(mut writer) => {
+                    let fits = writer.number(b"tsize", 10).is_ok();
+                    assert_eq!(fits, room == whole.len());
+                    assert_eq!(writer.len(), if fits { whole.len() } else { request_len });
+                }
+            }
+        }
+        for room in 0..6 {
+            assert_eq!(
+                write_error(&mut vec![0; room], ErrorCode::UNDEFINED, b"x"),
+                Err(BufferFull)
+            );
+        }
+        assert!(write_oack(&mut [0]).is_err());
+    }
+
+    #[test]
+    fn the_longest_name_fills_a_datagram() {
+        let mut buffer = vec![0; DATAGRAM_OCTETS_MAX];
+        let name = vec![b'n'; DATAGRAM_OCTETS_MAX - 2 - 1 - 6];
+        let used = write_request(&mut buffer, Opcode::Rrq, &name, Mode::Octet)
+            .unwrap()
+            .len();
+        assert_eq!(used, DATAGRAM_OCTETS_MAX);
+        let Ok(Packet::Rrq(request)) = Packet::parse(&buffer) else {
+            panic!("not an RRQ")
+        };
+        assert_eq!(request.filename, name);
     }
 }

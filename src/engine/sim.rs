@@ -1,0 +1,438 @@
+//! The engine of the simulator: virtual time, and a network with seeded weather.
+//!
+//! All engines of a [`Network`] share it. Nobody ever waits: [`Engine::wait`] takes what has arrived,
+//! and whoever runs the simulation moves the clock from one event to the next.
+
+use std::cell::RefCell;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::task::Waker;
+
+use super::{Bind, Engine, Inbox, Local, Path, Payload, Sent, SocketId};
+use crate::time::{Duration, Instant};
+use crate::wire::Packet;
+
+/// What a network does to datagrams. Probabilities are from 0 to 1, for each datagram.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Weather {
+    /// Least time on the way.
+    pub delay: Duration,
+    /// On top of it, for each datagram anew, up to this much: enough of it, and datagrams overtake each other.
+    pub jitter: Duration,
+    /// Lost.
+    pub loss: f64,
+    /// A stretch of loss begins: everything is lost until it ends.
+    pub burst: f64,
+    /// A stretch of loss ends.
+    pub burst_end: f64,
+    /// Delivered twice, each copy with its own delay.
+    pub duplicate: f64,
+    /// Held back by [`Weather::reorder_delay`], so that later ones overtake it.
+    pub reorder: f64,
+    /// How long.
+    pub reorder_delay: Duration,
+    /// Garbled on the way: the checksum does not hold, and the receiver's kernel drops it.
+    pub corrupt: f64,
+    /// Datagrams with more octets of payload than this are lost.
+    pub datagram_octets_max: usize,
+    /// A send finds the queue full; there is room again a little later.
+    pub full: f64,
+}
+
+impl Weather {
+    /// A network that delivers everything, in order, after 0.1 ms.
+    pub const FAIR: Self = Self {
+        delay: Duration::from_micros(100),
+        jitter: Duration::ZERO,
+        loss: 0.0,
+        burst: 0.0,
+        burst_end: 0.3,
+        duplicate: 0.0,
+        reorder: 0.0,
+        reorder_delay: Duration::from_millis(2),
+        corrupt: 0.0,
+        datagram_octets_max: usize::MAX,
+        full: 0.0,
+    };
+}
+
+/// How long a queue that was full stays so.
+const FULL_FOR: Duration = Duration::from_micros(200);
+/// Sockets that ask for port 0 are numbered from here.
+const EPHEMERAL_FIRST: u16 = 32_768;
+
+/// A network in virtual time. Clones are handles to the same one.
+#[derive(Debug, Clone)]
+pub struct Network(Rc<RefCell<State>>);
+
+#[derive(Debug)]
+struct State {
+    now: Instant,
+    random: fastrand::Rng,
+    weather: Weather,
+    in_burst: bool,
+    nodes: Vec<Node>,
+    sockets: HashMap<SocketAddr, (NodeId, SocketId)>,
+    flying: BinaryHeap<Reverse<Flight>>,
+    flights: u64,
+    trace: Option<Vec<String>>,
+}
+
+/// A datagram under way, ordered by arrival, then by departure.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Flight {
+    arrives: Instant,
+    number: u64,
+    from: SocketAddr,
+    to: SocketAddr,
+    octets: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Node {
+    name: String,
+    address: IpAddr,
+    mtu: u32,
+    port_next: u16,
+    socket_next: u32,
+    bound: HashMap<SocketId, SocketAddr>,
+    arrived: VecDeque<(SocketId, Path, Vec<u8>)>,
+    full_until: Option<Instant>,
+    sent: Traffic,
+}
+
+/// Names a node of one network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct NodeId(usize);
+
+/// What a node has sent, whether it arrived or not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Datagrams of any kind.
+    pub datagrams: u64,
+    /// DATA packets among them.
+    pub data: u64,
+    /// ACK packets among them.
+    pub acks: u64,
+    /// Octets, without any header below TFTP's.
+    pub octets: u64,
+}
+
+impl Network {
+    /// A network without nodes, at time zero.
+    #[must_use]
+    pub fn new(seed: u64, weather: Weather) -> Self {
+        Self(Rc::new(RefCell::new(State {
+            now: Instant::ZERO,
+            random: fastrand::Rng::with_seed(seed),
+            weather,
+            in_burst: false,
+            nodes: Vec::new(),
+            sockets: HashMap::new(),
+            flying: BinaryHeap::new(),
+            flights: 0,
+            trace: None,
+        })))
+    }
+
+    /// Adds a node; `name` stands for it in traces.
+    #[must_use]
+    pub fn add_node(&self, name: &str, address: IpAddr, mtu: u32) -> NodeId {
+        let mut state = self.0.borrow_mut();
+        state.nodes.push(Node {
+            name: name.to_owned(),
+            address,
+            mtu,
+            port_next: EPHEMERAL_FIRST,
+            socket_next: 0,
+            bound: HashMap::new(),
+            arrived: VecDeque::new(),
+            full_until: None,
+            sent: Traffic::default(),
+        });
+        NodeId(state.nodes.len() - 1)
+    }
+
+    /// An engine for a node.
+    #[must_use]
+    pub fn engine(&self, node: NodeId) -> SimEngine {
+        SimEngine { network: self.clone(), node }
+    }
+
+    /// The time.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.0.borrow().now
+    }
+
+    /// When the next datagram arrives or a full queue has room again.
+    #[must_use]
+    pub fn next_event(&self) -> Option<Instant> {
+        let state = self.0.borrow();
+        let arrival = state.flying.peek().map(|Reverse(flight)| flight.arrives);
+        let room = state.nodes.iter().filter_map(|node| node.full_until).min();
+        match (arrival, room) {
+            (Some(arrival), Some(room)) => Some(arrival.min(room)),
+            (arrival, room) => arrival.or(room),
+        }
+    }
+
+    /// Moves the clock to `now`, and delivers what arrives until then. Names the nodes that have
+    /// something to do.
+    pub fn advance(&self, now: Instant) -> Vec<NodeId> {
+        let mut state = self.0.borrow_mut();
+        state.now = state.now.max(now);
+        let mut woken = Vec::new();
+        while state.flying.peek().is_some_and(|Reverse(flight)| flight.arrives <= now) {
+            let Some(Reverse(flight)) = state.flying.pop() else { break };
+            // Nobody listens there: the datagram is gone.
+            let Some(&(node, socket)) = state.sockets.get(&flight.to) else { continue };
+            let path = Path {
+                peer: flight.from,
+                local: Local { address: Some(flight.to.ip()), interface: 1 },
+            };
+            state.nodes[node.0].arrived.push_back((socket, path, flight.octets));
+            woken.push(node);
+        }
+        for (index, node) in state.nodes.iter_mut().enumerate() {
+            if node.full_until.is_some_and(|at| at <= now) {
+                node.full_until = None;
+                woken.push(NodeId(index));
+            }
+        }
+        woken.sort_unstable_by_key(|node| node.0);
+        woken.dedup();
+        woken
+    }
+
+    /// Changes the weather from now on.
+    pub fn set_weather(&self, weather: Weather) {
+        let mut state = self.0.borrow_mut();
+        state.weather = weather;
+        state.in_burst = false;
+    }
+
+    /// Whether something has arrived at a node that it has not taken yet.
+    #[must_use]
+    pub fn has_arrived(&self, node: NodeId) -> bool {
+        !self.0.borrow().nodes[node.0].arrived.is_empty()
+    }
+
+    /// What a node has sent so far.
+    #[must_use]
+    pub fn sent(&self, node: NodeId) -> Traffic {
+        self.0.borrow().nodes[node.0].sent
+    }
+
+    /// Datagrams under way.
+    #[must_use]
+    pub fn flying(&self) -> usize {
+        self.0.borrow().flying.len()
+    }
+
+    /// Writes a line for every datagram that is sent, from now on.
+    pub fn trace(&self) {
+        self.0.borrow_mut().trace = Some(Vec::new());
+    }
+
+    /// The lines written so far: time, who to whom, what, and what became of it if it was not delivered.
+    #[must_use]
+    pub fn take_trace(&self) -> Vec<String> {
+        self.0.borrow_mut().trace.replace(Vec::new()).unwrap_or_default()
+    }
+
+    /// Sends a datagram from any address, as somebody who runs no shard would.
+    pub fn inject(&self, from: SocketAddr, to: SocketAddr, octets: &[u8]) {
+        self.0.borrow_mut().fly(from, to, octets);
+    }
+
+    /// Lets a node that runs no shard have a socket.
+    ///
+    /// # Panics
+    /// If the port is taken: the simulation is at fault.
+    pub fn bind(&self, node: NodeId, port: u16) -> (SocketId, SocketAddr) {
+        let mut state = self.0.borrow_mut();
+        let address = SocketAddr::new(state.nodes[node.0].address, port);
+        let socket = state.bind(node, address).expect("the port is free");
+        (socket, state.nodes[node.0].bound[&socket])
+    }
+
+    /// What has arrived at a node that runs no shard.
+    #[must_use]
+    pub fn receive(&self, node: NodeId) -> Option<(SocketId, Path, Vec<u8>)> {
+        self.0.borrow_mut().nodes[node.0].arrived.pop_front()
+    }
+}
+
+impl State {
+    fn bind(&mut self, node: NodeId, mut address: SocketAddr) -> io::Result<SocketId> {
+        let own = &mut self.nodes[node.0];
+        address.set_ip(own.address);
+        if address.port() == 0 {
+            while self.sockets.contains_key(&SocketAddr::new(own.address, own.port_next)) {
+                own.port_next = own.port_next.checked_add(1).unwrap_or(EPHEMERAL_FIRST);
+            }
+            address.set_port(own.port_next);
+        } else if self.sockets.contains_key(&address) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        let socket = SocketId(own.socket_next);
+        own.socket_next += 1;
+        own.bound.insert(socket, address);
+        self.sockets.insert(address, (node, socket));
+        Ok(socket)
+    }
+
+    fn chance(&mut self, probability: f64) -> bool {
+        probability > 0.0 && self.random.f64() < probability
+    }
+
+    /// Sends a datagram through the weather.
+    fn fly(&mut self, from: SocketAddr, to: SocketAddr, octets: &[u8]) {
+        let weather = self.weather.clone();
+        self.in_burst = if self.in_burst { !self.chance(weather.burst_end) } else { self.chance(weather.burst) };
+        let fate = if octets.len() > weather.datagram_octets_max {
+            "too long"
+        } else if self.in_burst || self.chance(weather.loss) {
+            "lost"
+        } else if self.chance(weather.corrupt) {
+            "garbled"
+        } else if self.chance(weather.duplicate) {
+            "twice"
+        } else {
+            ""
+        };
+        self.note(from, to, octets, fate);
+        let copies = match fate {
+            "" => 1,
+            "twice" => 2,
+            _ => 0,
+        };
+        for _ in 0..copies {
+            let jitter = weather.jitter.as_nanos() as u64;
+            let mut delay = weather.delay + Duration::from_nanos(self.random.u64(0..=jitter));
+            if self.chance(weather.reorder) {
+                delay += weather.reorder_delay;
+            }
+            self.flights += 1;
+            let flight = Flight { arrives: self.now + delay, number: self.flights, from, to, octets: octets.to_vec() };
+            self.flying.push(Reverse(flight));
+        }
+    }
+
+    fn note(&mut self, from: SocketAddr, to: SocketAddr, octets: &[u8], fate: &str) {
+        let Some(trace) = &mut self.trace else { return };
+        let name = |address: SocketAddr| {
+            let node = self.nodes.iter().find(|node| node.address == address.ip());
+            node.map_or_else(|| address.to_string(), |node| node.name.clone())
+        };
+        let packet = Packet::parse(octets).map_or_else(|error| error.to_string(), |packet| packet.to_string());
+        let millis = self.now.as_nanos() as f64 / 1e6;
+        let fate = if fate.is_empty() { String::new() } else { format!("  ({fate})") };
+        trace.push(format!("{millis:>10.3} {} > {} {packet}{fate}", name(from), name(to)));
+    }
+}
+
+/// One node's engine.
+#[derive(Debug)]
+pub struct SimEngine {
+    network: Network,
+    node: NodeId,
+}
+
+impl SimEngine {
+    fn send_one(&self, socket: SocketId, path: &Path, octets: &[u8]) -> Sent {
+        let mut state = self.network.0.borrow_mut();
+        let full = state.weather.full;
+        if state.nodes[self.node.0].full_until.is_some() || state.chance(full) {
+            let until = state.now + FULL_FOR;
+            state.nodes[self.node.0].full_until.get_or_insert(until);
+            return Sent::Full;
+        }
+        let node = &mut state.nodes[self.node.0];
+        let Some(&from) = node.bound.get(&socket) else { return Sent::Failed(libc::EBADF) };
+        if octets.len() > crate::wire::DATAGRAM_OCTETS_MAX {
+            return Sent::Failed(libc::EMSGSIZE);
+        }
+        node.sent.datagrams += 1;
+        node.sent.octets += octets.len() as u64;
+        match octets {
+            [0, 3, ..] => node.sent.data += 1,
+            [0, 4, ..] => node.sent.acks += 1,
+            _ => {}
+        }
+        state.fly(from, path.peer, octets);
+        Sent::Datagrams(1)
+    }
+}
+
+impl Engine for SimEngine {
+    fn name(&self) -> &'static str {
+        "sim"
+    }
+
+    fn now(&self) -> Instant {
+        self.network.now()
+    }
+
+    fn open(&mut self, bind: Bind) -> io::Result<SocketId> {
+        self.network.0.borrow_mut().bind(self.node, bind.address)
+    }
+
+    fn close(&mut self, socket: SocketId) {
+        let mut state = self.network.0.borrow_mut();
+        if let Some(address) = state.nodes[self.node.0].bound.remove(&socket) {
+            state.sockets.remove(&address);
+        }
+    }
+
+    fn local_addr(&self, socket: SocketId) -> io::Result<SocketAddr> {
+        let state = self.network.0.borrow();
+        state.nodes[self.node.0].bound.get(&socket).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn mtu(&mut self, _interface: u32) -> Option<u32> {
+        Some(self.network.0.borrow().nodes[self.node.0].mtu)
+    }
+
+    fn send(&mut self, socket: SocketId, path: &Path, payload: Payload<'_>) -> Sent {
+        match payload {
+            Payload::Packet(octets) => self.send_one(socket, path, octets),
+            Payload::Segments { octets, segment } => {
+                let mut left = 0;
+                for datagram in octets.chunks(segment.max(1)) {
+                    match self.send_one(socket, path, datagram) {
+                        Sent::Datagrams(_) => left += 1,
+                        failed if left == 0 => return failed,
+                        _ => break,
+                    }
+                }
+                Sent::Datagrams(left)
+            }
+        }
+    }
+
+    fn waker(&self) -> Waker {
+        // Nobody sleeps.
+        Waker::noop().clone()
+    }
+
+    fn wait(&mut self, _until: Option<Instant>, inbox: &mut Inbox) -> io::Result<()> {
+        let mut state = self.network.0.borrow_mut();
+        let arrived = &mut state.nodes[self.node.0].arrived;
+        while !arrived.is_empty() {
+            let Some(room) = inbox.room() else { break };
+            let Some((socket, path, octets)) = arrived.pop_front() else { break };
+            room[..octets.len()].copy_from_slice(&octets);
+            inbox.push(socket, path, false, octets.len());
+        }
+        Ok(())
+    }
+
+    fn receive_drops(&self) -> u64 {
+        0
+    }
+}

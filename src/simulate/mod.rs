@@ -1,0 +1,188 @@
+//! The real shard in a simulated network: a world in virtual time, which the same seed makes the same again.
+
+mod world;
+
+pub use world::{Host, World};
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::config::Settings;
+use crate::engine::sim::{Traffic, Weather};
+use crate::metrics::Metrics;
+use crate::proto::negotiate::Wanted;
+use crate::proto::outcome::Outcome;
+use crate::proto::timing::Patience;
+use crate::shard::{Ending, Operation, Plan};
+use crate::store::Writes;
+use crate::store::memory::{Contents, Memory, pattern_octet};
+use crate::time::{Duration, Instant};
+use crate::wire::Mode;
+
+/// The address of the simulated server.
+pub const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)), 69);
+/// The address of the simulated clients.
+pub const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
+/// Virtual time after which a simulation is called hung.
+const HOURS_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// What is to be simulated: some clients that all want the same of one server.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    /// The same seed makes the same run.
+    pub seed: u64,
+    /// What happens to datagrams.
+    pub weather: Weather,
+    /// How many clients.
+    pub clients: u32,
+    /// All clients begin within this time.
+    pub within: Duration,
+    /// Which way the files go.
+    pub operation: Operation,
+    /// Octets of the file.
+    pub len: u64,
+    /// Block size to ask for; `None` asks for no options at all.
+    pub blksize: Option<u16>,
+    /// Window size to ask for.
+    pub windowsize: u16,
+    /// How long the disk takes for anything.
+    pub disk: Duration,
+    /// The server's settings.
+    pub settings: Settings,
+    /// Whether every datagram is written down.
+    pub trace: bool,
+}
+
+impl Default for Scenario {
+    fn default() -> Self {
+        Self {
+            seed: 1,
+            weather: Weather::FAIR,
+            clients: 1,
+            within: Duration::ZERO,
+            operation: Operation::Read,
+            len: 1_000_000,
+            blksize: Some(1428),
+            windowsize: 1,
+            disk: Duration::from_micros(50),
+            settings: Settings::default(),
+            trace: false,
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Virtual time from the first request to the last ending at a client.
+    pub elapsed: Duration,
+    /// Virtual time until the server's and the clients' tables were empty.
+    pub settled: Duration,
+    /// How each client's transfer ended.
+    pub endings: Vec<Ending>,
+    /// Completed transfers whose octets are not those of the file.
+    pub corrupt: usize,
+    /// What the server sent.
+    pub server: Traffic,
+    /// What the clients sent.
+    pub client: Traffic,
+    /// What the server counted.
+    pub metrics: Metrics,
+    /// Slots left in any table when nothing more could happen.
+    pub left_over: usize,
+    /// Blocks in the file, the last one included.
+    pub blocks: u64,
+    /// Every datagram, if that was asked for.
+    pub trace: Vec<String>,
+}
+
+impl Report {
+    /// How many transfers completed.
+    #[must_use]
+    pub fn complete(&self) -> usize {
+        self.endings.iter().filter(|ending| ending.outcome == Outcome::Complete).count()
+    }
+
+    /// Datagrams sent by both ends for each block that had to arrive and be acknowledged by window:
+    /// 1.0 is a transfer without a wasted DATA.
+    #[must_use]
+    pub fn data_per_block(&self) -> f64 {
+        let data = self.server.data + self.client.data;
+        data as f64 / (self.blocks * self.endings.len().max(1) as u64) as f64
+    }
+}
+
+/// Runs a scenario to its end.
+#[must_use]
+pub fn run(scenario: &Scenario) -> Report {
+    let mut world = World::new(scenario.seed, scenario.weather.clone(), scenario.disk);
+    if scenario.trace {
+        world.network().trace();
+    }
+    let image = Contents::Pattern { seed: scenario.seed, len: scenario.len };
+    let (server_files, client_files) = (Memory::new(Writes::Create), Memory::new(Writes::Create));
+    let source = if scenario.operation == Operation::Read { &server_files } else { &client_files };
+    source.insert(b"image", image);
+    let server = world.add_host("S", SERVER.ip(), server_files.clone(), scenario.settings.clone());
+    let client = world.add_host("C", CLIENT, client_files.clone(), Settings::default());
+    world.listen(server, SERVER);
+
+    let mut random = fastrand::Rng::with_seed(scenario.seed);
+    for number in 0..scenario.clients {
+        let at = Instant::ZERO + Duration::from_nanos(random.u64(0..=scenario.within.as_nanos() as u64));
+        let copy = format!("copy-{number}").into_bytes();
+        let (remote, local) = match scenario.operation {
+            Operation::Read => (b"image".to_vec(), copy),
+            Operation::Write => (copy, b"image".to_vec()),
+        };
+        let wanted = scenario.blksize.map_or_else(Wanted::default, |blksize| Wanted {
+            blksize: Some(blksize),
+            windowsize: Some(scenario.windowsize),
+            timeout: None,
+            tsize: Some(0),
+        });
+        let plan = Plan {
+            server: SERVER,
+            operation: scenario.operation,
+            remote,
+            local,
+            mode: Mode::Octet,
+            wanted,
+            patience: Patience::DEFAULT,
+        };
+        world.start_at(at, client, plan);
+    }
+
+    let mut endings = Vec::new();
+    let mut elapsed = Duration::ZERO;
+    while world.step() && world.now() - Instant::ZERO < HOURS_MAX {
+        let ended = world.take_endings(client);
+        if !ended.is_empty() {
+            elapsed = world.now() - Instant::ZERO;
+        }
+        endings.extend(ended);
+    }
+    let copies = match scenario.operation {
+        Operation::Read => client_files.uploads(),
+        Operation::Write => server_files.uploads(),
+    };
+    let corrupt = copies.values().filter(|copy| !is_image(copy, scenario)).count();
+    let missing = endings.iter().filter(|ending| ending.outcome == Outcome::Complete).count().saturating_sub(copies.len());
+    Report {
+        elapsed,
+        settled: world.now() - Instant::ZERO,
+        endings,
+        corrupt: corrupt + missing,
+        server: world.sent(server),
+        client: world.sent(client),
+        metrics: world.metrics(server),
+        left_over: world.slots(),
+        blocks: scenario.len / u64::from(scenario.blksize.unwrap_or(512)) + 1,
+        trace: world.network().take_trace(),
+    }
+}
+
+fn is_image(copy: &[u8], scenario: &Scenario) -> bool {
+    let mut offsets = 0u64..;
+    copy.len() as u64 == scenario.len
+        && copy.iter().zip(&mut offsets).all(|(&octet, offset)| octet == pattern_octet(scenario.seed, offset))
+}

@@ -1,0 +1,224 @@
+//! A world of hosts: each a real shard with a store of its own, driven from one event to the next.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::config::Settings;
+use crate::engine::sim::{Network, NodeId, SimEngine, Traffic, Weather};
+use crate::engine::Bind;
+use crate::metrics::Metrics;
+use crate::shard::{Census, Ending, Plan, Shard, SlotId};
+use crate::store::memory::Memory;
+use crate::store::{Store, StoreOptions};
+use crate::time::{Duration, Instant};
+
+/// The MTU of every interface.
+const MTU: u32 = 1500;
+/// Memory for frames at each host.
+const FRAME_CACHE_OCTETS: usize = 64 << 20;
+
+/// Names a host of one world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Host(usize);
+
+/// Hosts, the network between them, and the clock.
+#[derive(Debug)]
+pub struct World {
+    network: Network,
+    hosts: Vec<Running>,
+    /// How long a disk takes for anything.
+    disk: Duration,
+    agenda: BinaryHeap<Reverse<Entry>>,
+    entries: u64,
+}
+
+#[derive(Debug)]
+struct Running {
+    node: NodeId,
+    shard: Shard<SimEngine>,
+    store: Arc<Store>,
+    /// Whether the agenda holds the disk's next visit.
+    disk_due: bool,
+}
+
+/// What is to happen at a time; ordered by it, then by the order of entry.
+#[derive(Debug)]
+struct Entry {
+    at: Instant,
+    number: u64,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    /// The host's disk has done its work.
+    Disk(Host),
+    /// The host starts a transfer.
+    Start(Host, Box<Plan>),
+}
+
+impl World {
+    /// A world without hosts.
+    #[must_use]
+    pub fn new(seed: u64, weather: Weather, disk: Duration) -> Self {
+        let network = Network::new(seed, weather);
+        Self { network, hosts: Vec::new(), disk, agenda: BinaryHeap::new(), entries: 0 }
+    }
+
+    /// Adds a host with these files.
+    ///
+    /// # Panics
+    /// Never: a store without threads cannot fail to start one.
+    pub fn add_host(&mut self, name: &str, address: IpAddr, files: Memory, settings: Settings) -> Host {
+        let node = self.network.add_node(name, address, MTU);
+        let options = StoreOptions { frame_cache_octets: FRAME_CACHE_OCTETS, threads: 0 };
+        let store = Store::new(files, options).expect("no thread is started");
+        let engine = self.network.engine(node);
+        let shard = Shard::new(engine, store.clone(), Arc::new(settings), Census::default());
+        self.hosts.push(Running { node, shard, store, disk_due: false });
+        Host(self.hosts.len() - 1)
+    }
+
+    /// Lets a host take requests.
+    ///
+    /// # Panics
+    /// If the address is taken: the simulation is at fault.
+    pub fn listen(&mut self, host: Host, address: SocketAddr) {
+        self.hosts[host.0].shard.listen(Bind { address, shared: false }).expect("the address is free");
+    }
+
+    /// Lets a host start a transfer at a time.
+    pub fn start_at(&mut self, at: Instant, host: Host, plan: Plan) {
+        self.enter(at, What::Start(host, Box::new(plan)));
+    }
+
+    /// Moves on to the next thing that happens; false if nothing ever will.
+    pub fn step(&mut self) -> bool {
+        let agenda = self.agenda.peek().map(|Reverse(entry)| entry.at);
+        let shards = self.hosts.iter().filter_map(|host| host.shard.next_wake()).min();
+        let Some(next) = [agenda, shards, self.network.next_event()].into_iter().flatten().min() else {
+            return false;
+        };
+        let now = next.max(self.network.now());
+        let woken = self.network.advance(now);
+        while self.agenda.peek().is_some_and(|Reverse(entry)| entry.at <= now) {
+            let Some(Reverse(entry)) = self.agenda.pop() else { break };
+            match entry.what {
+                What::Disk(host) => self.visit_disk(host),
+                What::Start(host, plan) => {
+                    // The simulated network has a port for everybody.
+                    let _ = self.hosts[host.0].shard.start(*plan);
+                    self.turn(host);
+                }
+            }
+        }
+        for index in 0..self.hosts.len() {
+            let host = &self.hosts[index];
+            let due = host.shard.next_wake().is_some_and(|at| at <= now);
+            if due || woken.contains(&host.node) {
+                self.turn(Host(index));
+            }
+        }
+        true
+    }
+
+    /// One round of a host's loop, or as many as it takes to read all that has arrived.
+    fn turn(&mut self, host: Host) {
+        let running = &mut self.hosts[host.0];
+        loop {
+            // A simulated engine never fails to wait.
+            let _ = running.shard.turn();
+            if !self.network.has_arrived(running.node) {
+                break;
+            }
+        }
+        if self.disk.is_zero() {
+            while running.store.run_next() {
+                let _ = running.shard.turn();
+            }
+        } else if !running.disk_due {
+            running.disk_due = true;
+            let at = self.network.now() + self.disk;
+            self.enter(at, What::Disk(host));
+        }
+    }
+
+    fn visit_disk(&mut self, host: Host) {
+        let running = &mut self.hosts[host.0];
+        running.disk_due = false;
+        let mut worked = false;
+        while running.store.run_next() {
+            worked = true;
+        }
+        if worked {
+            self.turn(host);
+        }
+    }
+
+    fn enter(&mut self, at: Instant, what: What) {
+        self.entries += 1;
+        self.agenda.push(Reverse(Entry { at, number: self.entries, what }));
+    }
+
+    /// The time.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.network.now()
+    }
+
+    /// The network between the hosts.
+    #[must_use]
+    pub const fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// What a host has sent.
+    #[must_use]
+    pub fn sent(&self, host: Host) -> Traffic {
+        self.network.sent(self.hosts[host.0].node)
+    }
+
+    /// What a host's shard counted.
+    #[must_use]
+    pub fn metrics(&self, host: Host) -> Metrics {
+        self.hosts[host.0].shard.metrics()
+    }
+
+    /// The transfers that a host asked for and that have ended since the last call.
+    pub fn take_endings(&mut self, host: Host) -> Vec<Ending> {
+        self.hosts[host.0].shard.take_endings().into_iter().map(|(_, ending): (SlotId, Ending)| ending).collect()
+    }
+
+    /// Slots in the tables of all hosts.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.hosts.iter().map(|host| host.shard.len()).sum()
+    }
+
+    /// A host's shard.
+    pub fn shard_mut(&mut self, host: Host) -> &mut Shard<SimEngine> {
+        &mut self.hosts[host.0].shard
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Entry {}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}

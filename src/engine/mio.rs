@@ -166,8 +166,7 @@ impl MioEngine {
     /// # Errors
     /// If the socket is not open.
     pub fn receive_buffer(&self, socket: SocketId) -> io::Result<usize> {
-        let socket = self.socket(socket).ok_or_else(not_open)?;
-        socket2::SockRef::from(&socket.udp).recv_buffer_size()
+        socket::receive_buffer(&self.socket(socket).ok_or_else(not_open)?.udp)
     }
 
     fn socket(&self, id: SocketId) -> Option<&Socket> {
@@ -606,6 +605,7 @@ mod tests {
     use super::*;
 
     /// The smallest MTU of IPv6, in octets.
+    #[cfg(target_os = "linux")]
     const MTU_MIN_IPV6: u32 = 1280;
 
     fn engine_and_socket(address: &str) -> (MioEngine, SocketId, Path) {

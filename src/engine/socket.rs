@@ -6,9 +6,9 @@
 //! calls do: answers then leave from the address that the system picks.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::{Bind, Local, Path};
 
@@ -83,6 +83,17 @@ pub(super) fn send(
     platform::send(socket, ipv6, peer, &path.local, octets, segment)
 }
 
+/// The receive buffer that the system granted, in octets as they are asked for.
+pub(super) fn receive_buffer(socket: &UdpSocket) -> io::Result<usize> {
+    let granted = SockRef::from(socket).recv_buffer_size()?;
+    // Linux shows what it made of the number: twice that.
+    Ok(if cfg!(target_os = "linux") {
+        granted / 2
+    } else {
+        granted
+    })
+}
+
 /// Whether the kernel cuts a burst into datagrams by itself.
 pub(super) fn cuts_segments(socket: &UdpSocket) -> bool {
     platform::cuts_segments(socket)
@@ -122,7 +133,7 @@ fn unmapped(address: SocketAddr) -> SocketAddr {
 mod linux {
     use std::ffi::c_int;
     use std::mem;
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, Ipv6Addr};
     use std::os::fd::{AsFd, AsRawFd};
     use std::ptr;
 

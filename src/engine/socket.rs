@@ -65,6 +65,14 @@ pub(super) fn open(bind: &Bind) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
+/// Opens a socket that only serves to ask the kernel.
+pub(super) fn unbound() -> io::Result<UdpSocket> {
+    let open = |domain| Socket::new(domain, Type::DGRAM, Some(Protocol::UDP));
+    open(Domain::IPV4)
+        .or_else(|_| open(Domain::IPV6))
+        .map(UdpSocket::from)
+}
+
 /// Takes one datagram from the socket's queue.
 pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
     platform::receive(socket, buffer)

@@ -14,6 +14,9 @@ use bootstorm::time::{Duration, Instant};
 /// Longer than any of these tests takes. None waits for it to pass.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Receive buffer that the largest of the bursts here need, in octets.
+const STORM_OCTETS: usize = 4 << 20;
+
 /// A datagram with its memory.
 #[derive(Debug)]
 struct Arrived {
@@ -97,7 +100,7 @@ impl Host {
             .engine
             .receive_buffer(self.socket)
             .expect("an open socket");
-        let takes = granted >= MioEngine::RECEIVE_BUFFER_OCTETS;
+        let takes = granted >= STORM_OCTETS;
         if !takes {
             eprintln!("skipped: a receive buffer of only {granted} octets (net.core.rmem_max)");
         }
@@ -597,4 +600,6 @@ fn the_mtu_of_an_interface_is_known_if_it_exists() {
         assert_eq!(host.engine.mtu(999_999), None);
     }
     assert_eq!(host.engine.name(), "mio");
+    assert!(host.engine.receive_buffer(host.socket).is_ok());
+    assert!(host.engine.receive_buffer(SocketId(u32::MAX)).is_err());
 }

@@ -120,7 +120,7 @@ impl MioEngine {
     pub fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
         let alarm = mio::Waker::new(poll.registry(), WAKER)?;
-        let probe = UdpSocket::bind("127.0.0.1:0").or_else(|_| UdpSocket::bind("[::1]:0"))?;
+        let probe = socket::unbound()?;
         Ok(Self {
             poll,
             events: Events::with_capacity(EVENTS_MAX),
@@ -166,8 +166,7 @@ impl MioEngine {
     /// # Errors
     /// If the socket is not open.
     pub fn receive_buffer(&self, socket: SocketId) -> io::Result<usize> {
-        let socket = self.socket(socket).ok_or_else(not_open)?;
-        socket2::SockRef::from(&socket.udp).recv_buffer_size()
+        socket::receive_buffer(&self.socket(socket).ok_or_else(not_open)?.udp)
     }
 
     fn socket(&self, id: SocketId) -> Option<&Socket> {
@@ -278,7 +277,8 @@ impl MioEngine {
         let errno = error.raw_os_error().unwrap_or(libc::EIO);
         let full = errno == libc::EAGAIN || errno == libc::EWOULDBLOCK;
         if !(full && self.watch_for_room(id)) && (sent > 0 || full || errno == libc::ENOBUFS) {
-            self.retry_at = Some(self.now() + RETRY_AFTER);
+            let retry_at = self.now() + RETRY_AFTER;
+            self.retry_at.get_or_insert(retry_at);
         }
         match sent {
             0 if full || errno == libc::ENOBUFS => Sent::Full,
@@ -606,6 +606,7 @@ mod tests {
     use super::*;
 
     /// The smallest MTU of IPv6, in octets.
+    #[cfg(target_os = "linux")]
     const MTU_MIN_IPV6: u32 = 1280;
 
     fn engine_and_socket(address: &str) -> (MioEngine, SocketId, Path) {

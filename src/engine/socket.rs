@@ -6,9 +6,9 @@
 //! calls do: answers then leave from the address that the system picks.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::{Bind, Local, Path};
 
@@ -65,6 +65,14 @@ pub(super) fn open(bind: &Bind) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
+/// Opens a socket that only serves to ask the kernel.
+pub(super) fn unbound() -> io::Result<UdpSocket> {
+    let open = |domain| Socket::new(domain, Type::DGRAM, Some(Protocol::UDP));
+    open(Domain::IPV4)
+        .or_else(|_| open(Domain::IPV6))
+        .map(UdpSocket::from)
+}
+
 /// Takes one datagram from the socket's queue.
 pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
     platform::receive(socket, buffer)
@@ -81,6 +89,17 @@ pub(super) fn send(
 ) -> io::Result<()> {
     let peer = if ipv6 { mapped(path.peer) } else { path.peer };
     platform::send(socket, ipv6, peer, &path.local, octets, segment)
+}
+
+/// The receive buffer that the system granted, in octets as they are asked for.
+pub(super) fn receive_buffer(socket: &UdpSocket) -> io::Result<usize> {
+    let granted = SockRef::from(socket).recv_buffer_size()?;
+    // Linux shows what it made of the number: twice that.
+    Ok(if cfg!(target_os = "linux") {
+        granted / 2
+    } else {
+        granted
+    })
 }
 
 /// Whether the kernel cuts a burst into datagrams by itself.
@@ -122,7 +141,7 @@ fn unmapped(address: SocketAddr) -> SocketAddr {
 mod linux {
     use std::ffi::c_int;
     use std::mem;
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, Ipv6Addr};
     use std::os::fd::{AsFd, AsRawFd};
     use std::ptr;
 

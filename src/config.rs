@@ -73,11 +73,19 @@ impl Settings {
     /// What holds for the client at `peer`, whose request came in over an interface with this MTU.
     #[must_use]
     pub fn terms(&self, peer: IpAddr, mtu: Option<u32>) -> (Limits, Patience) {
-        let subnet = self.subnets.iter().filter(|subnet| subnet.holds(peer)).max_by_key(|subnet| subnet.prefix);
-        let blksize_max = subnet.and_then(|subnet| subnet.blksize_max).or(self.blksize_max);
+        let subnet = self
+            .subnets
+            .iter()
+            .filter(|subnet| subnet.holds(peer))
+            .max_by_key(|subnet| subnet.prefix);
+        let blksize_max = subnet
+            .and_then(|subnet| subnet.blksize_max)
+            .or(self.blksize_max);
         let limits = Limits {
             blksize_max: blksize_max.unwrap_or_else(|| blksize_of_mtu(peer, mtu)),
-            windowsize_max: subnet.and_then(|subnet| subnet.windowsize_max).unwrap_or(self.windowsize_max),
+            windowsize_max: subnet
+                .and_then(|subnet| subnet.windowsize_max)
+                .unwrap_or(self.windowsize_max),
         };
         let mut patience = self.patience;
         if let Some(floor) = subnet.and_then(|subnet| subnet.retransmit_floor) {
@@ -89,9 +97,15 @@ impl Settings {
 
 /// The largest block that travels in one IP packet; Ethernet is assumed where the MTU is not known.
 fn blksize_of_mtu(peer: IpAddr, mtu: Option<u32>) -> u16 {
-    let headers = if peer.is_ipv4() { HEADERS_IPV4 } else { HEADERS_IPV6 };
+    let headers = if peer.is_ipv4() {
+        HEADERS_IPV4
+    } else {
+        HEADERS_IPV6
+    };
     let octets = mtu.unwrap_or(1500).saturating_sub(headers);
-    u16::try_from(octets).unwrap_or(BLKSIZE_MAX).clamp(BLKSIZE_MIN, BLKSIZE_MAX)
+    u16::try_from(octets)
+        .unwrap_or(BLKSIZE_MAX)
+        .clamp(BLKSIZE_MIN, BLKSIZE_MAX)
 }
 
 /// Settings for the clients of one subnet.
@@ -151,9 +165,21 @@ mod tests {
             windowsize_max: None,
             retransmit_floor: None,
         };
-        let subnets = vec![subnet("10.0.0.0", 8, 1024), subnet("10.1.0.0", 16, 512), subnet("2001:db8::", 32, 1228)];
-        let settings = Settings { subnets, ..Settings::default() };
-        let blksize = |peer: &str| settings.terms(peer.parse().unwrap(), Some(1500)).0.blksize_max;
+        let subnets = vec![
+            subnet("10.0.0.0", 8, 1024),
+            subnet("10.1.0.0", 16, 512),
+            subnet("2001:db8::", 32, 1228),
+        ];
+        let settings = Settings {
+            subnets,
+            ..Settings::default()
+        };
+        let blksize = |peer: &str| {
+            settings
+                .terms(peer.parse().unwrap(), Some(1500))
+                .0
+                .blksize_max
+        };
         assert_eq!(blksize("10.1.2.3"), 512);
         assert_eq!(blksize("10.2.2.3"), 1024);
         assert_eq!(blksize("11.2.2.3"), 1468);

@@ -189,7 +189,9 @@ impl Inbox {
     /// Room for one more datagram of any size, or `None` when the inbox is full. What the engine
     /// writes there becomes a datagram by [`Inbox::push`].
     pub fn room(&mut self) -> Option<&mut [u8]> {
-        let room = self.arena.get_mut(self.used..self.used + Self::DATAGRAM_OCTETS_MAX)?;
+        let room = self
+            .arena
+            .get_mut(self.used..self.used + Self::DATAGRAM_OCTETS_MAX)?;
         (self.entries.len() < Self::DATAGRAMS_MAX).then_some(room)
     }
 
@@ -197,7 +199,13 @@ impl Inbox {
     pub fn push(&mut self, socket: SocketId, path: Path, broadcast: bool, len: usize) {
         let start = self.used;
         let end = (start + len).min(self.arena.len());
-        self.entries.push(Entry { socket, path, broadcast, start, end });
+        self.entries.push(Entry {
+            socket,
+            path,
+            broadcast,
+            start,
+            end,
+        });
         self.used = end;
     }
 
@@ -206,7 +214,12 @@ impl Inbox {
     pub fn get(&self, place: usize) -> Option<Datagram<'_>> {
         let entry = self.entries.get(place)?;
         let octets = self.arena.get(entry.start..entry.end)?;
-        Some(Datagram { socket: entry.socket, path: entry.path, broadcast: entry.broadcast, octets })
+        Some(Datagram {
+            socket: entry.socket,
+            path: entry.path,
+            broadcast: entry.broadcast,
+            octets,
+        })
     }
 }
 

@@ -159,7 +159,10 @@ impl Network {
     /// An engine for a node.
     #[must_use]
     pub fn engine(&self, node: NodeId) -> SimEngine {
-        SimEngine { network: self.clone(), node }
+        SimEngine {
+            network: self.clone(),
+            node,
+        }
     }
 
     /// The time.
@@ -186,15 +189,28 @@ impl Network {
         let mut state = self.0.borrow_mut();
         state.now = state.now.max(now);
         let mut woken = Vec::new();
-        while state.flying.peek().is_some_and(|Reverse(flight)| flight.arrives <= now) {
-            let Some(Reverse(flight)) = state.flying.pop() else { break };
+        while state
+            .flying
+            .peek()
+            .is_some_and(|Reverse(flight)| flight.arrives <= now)
+        {
+            let Some(Reverse(flight)) = state.flying.pop() else {
+                break;
+            };
             // Nobody listens there: the datagram is gone.
-            let Some(&(node, socket)) = state.sockets.get(&flight.to) else { continue };
+            let Some(&(node, socket)) = state.sockets.get(&flight.to) else {
+                continue;
+            };
             let path = Path {
                 peer: flight.from,
-                local: Local { address: Some(flight.to.ip()), interface: 1 },
+                local: Local {
+                    address: Some(flight.to.ip()),
+                    interface: 1,
+                },
             };
-            state.nodes[node.0].arrived.push_back((socket, path, flight.octets));
+            state.nodes[node.0]
+                .arrived
+                .push_back((socket, path, flight.octets));
             woken.push(node);
         }
         for (index, node) in state.nodes.iter_mut().enumerate() {
@@ -241,7 +257,11 @@ impl Network {
     /// The lines written so far: time, who to whom, what, and what became of it if it was not delivered.
     #[must_use]
     pub fn take_trace(&self) -> Vec<String> {
-        self.0.borrow_mut().trace.replace(Vec::new()).unwrap_or_default()
+        self.0
+            .borrow_mut()
+            .trace
+            .replace(Vec::new())
+            .unwrap_or_default()
     }
 
     /// Sends a datagram from any address, as somebody who runs no shard would.
@@ -272,7 +292,10 @@ impl State {
         let own = &mut self.nodes[node.0];
         address.set_ip(own.address);
         if address.port() == 0 {
-            while self.sockets.contains_key(&SocketAddr::new(own.address, own.port_next)) {
+            while self
+                .sockets
+                .contains_key(&SocketAddr::new(own.address, own.port_next))
+            {
                 own.port_next = own.port_next.checked_add(1).unwrap_or(EPHEMERAL_FIRST);
             }
             address.set_port(own.port_next);
@@ -293,7 +316,11 @@ impl State {
     /// Sends a datagram through the weather.
     fn fly(&mut self, from: SocketAddr, to: SocketAddr, octets: &[u8]) {
         let weather = self.weather.clone();
-        self.in_burst = if self.in_burst { !self.chance(weather.burst_end) } else { self.chance(weather.burst) };
+        self.in_burst = if self.in_burst {
+            !self.chance(weather.burst_end)
+        } else {
+            self.chance(weather.burst)
+        };
         let fate = if octets.len() > weather.datagram_octets_max {
             "too long"
         } else if self.in_burst || self.chance(weather.loss) {
@@ -318,7 +345,13 @@ impl State {
                 delay += weather.reorder_delay;
             }
             self.flights += 1;
-            let flight = Flight { arrives: self.now + delay, number: self.flights, from, to, octets: octets.to_vec() };
+            let flight = Flight {
+                arrives: self.now + delay,
+                number: self.flights,
+                from,
+                to,
+                octets: octets.to_vec(),
+            };
             self.flying.push(Reverse(flight));
         }
     }
@@ -329,10 +362,19 @@ impl State {
             let node = self.nodes.iter().find(|node| node.address == address.ip());
             node.map_or_else(|| address.to_string(), |node| node.name.clone())
         };
-        let packet = Packet::parse(octets).map_or_else(|error| error.to_string(), |packet| packet.to_string());
+        let packet = Packet::parse(octets)
+            .map_or_else(|error| error.to_string(), |packet| packet.to_string());
         let millis = self.now.as_nanos() as f64 / 1e6;
-        let fate = if fate.is_empty() { String::new() } else { format!("  ({fate})") };
-        trace.push(format!("{millis:>10.3} {} > {} {packet}{fate}", name(from), name(to)));
+        let fate = if fate.is_empty() {
+            String::new()
+        } else {
+            format!("  ({fate})")
+        };
+        trace.push(format!(
+            "{millis:>10.3} {} > {} {packet}{fate}",
+            name(from),
+            name(to)
+        ));
     }
 }
 
@@ -353,7 +395,9 @@ impl SimEngine {
             return Sent::Full;
         }
         let node = &mut state.nodes[self.node.0];
-        let Some(&from) = node.bound.get(&socket) else { return Sent::Failed(libc::EBADF) };
+        let Some(&from) = node.bound.get(&socket) else {
+            return Sent::Failed(libc::EBADF);
+        };
         if octets.len() > crate::wire::DATAGRAM_OCTETS_MAX {
             return Sent::Failed(libc::EMSGSIZE);
         }
@@ -391,7 +435,11 @@ impl Engine for SimEngine {
 
     fn local_addr(&self, socket: SocketId) -> io::Result<SocketAddr> {
         let state = self.network.0.borrow();
-        state.nodes[self.node.0].bound.get(&socket).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+        state.nodes[self.node.0]
+            .bound
+            .get(&socket)
+            .copied()
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn mtu(&mut self, _interface: u32) -> Option<u32> {
@@ -425,7 +473,9 @@ impl Engine for SimEngine {
         let arrived = &mut state.nodes[self.node.0].arrived;
         while !arrived.is_empty() {
             let Some(room) = inbox.room() else { break };
-            let Some((socket, path, octets)) = arrived.pop_front() else { break };
+            let Some((socket, path, octets)) = arrived.pop_front() else {
+                break;
+            };
             room[..octets.len()].copy_from_slice(&octets);
             inbox.push(socket, path, false, octets.len());
         }

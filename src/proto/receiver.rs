@@ -132,14 +132,20 @@ impl Receiver {
             self.measure(now);
             self.moved(now);
             self.due = true;
-        } else if self.received == BlockIndex::ZERO && self.opening.is_none() && params == self.params {
+        } else if self.received == BlockIndex::ZERO
+            && self.opening.is_none()
+            && params == self.params
+        {
             self.due = true;
         }
     }
 
     /// DATA arrived, with `len` octets of payload.
     pub fn handle_data(&mut self, wire: WireBlock, len: usize, now: Instant) -> Verdict {
-        if self.outcome.is_some_and(|outcome| outcome != Outcome::Complete) {
+        if self
+            .outcome
+            .is_some_and(|outcome| outcome != Outcome::Complete)
+        {
             return Verdict::Ignore;
         }
         let expected = self.received.plus(1);
@@ -147,7 +153,9 @@ impl Receiver {
         let index = rollover.resolve(wire, expected);
         let window = u64::from(self.params.windowsize());
         // What counts from the last ACK is the window; within it, a number means one block only.
-        let in_window = index.filter(|&index| index <= self.acked.plus(window) && self.last.is_none_or(|last| index <= last));
+        let in_window = index.filter(|&index| {
+            index <= self.acked.plus(window) && self.last.is_none_or(|last| index <= last)
+        });
         let Some(index) = in_window else {
             self.repeated(wire);
             return Verdict::Ignore;
@@ -212,7 +220,11 @@ impl Receiver {
             return;
         }
         if self.idle_at() <= now {
-            self.end(if self.validated { Outcome::TimedOut } else { Outcome::Unanswered });
+            self.end(if self.validated {
+                Outcome::TimedOut
+            } else {
+                Outcome::Unanswered
+            });
         } else if self.deadline.is_some_and(|at| at <= now) {
             self.silence(now);
         }
@@ -221,13 +233,20 @@ impl Receiver {
     /// What to send next.
     #[must_use]
     pub fn poll_transmit(&self) -> Option<Transmit> {
-        if !self.due || self.outcome.is_some_and(|outcome| outcome != Outcome::Complete) {
+        if !self.due
+            || self
+                .outcome
+                .is_some_and(|outcome| outcome != Outcome::Complete)
+        {
             return None;
         }
         if self.is_whole() && !self.published {
             return None;
         }
-        Some(self.opening.map_or(Transmit::Ack(self.received), Transmit::Opening))
+        Some(
+            self.opening
+                .map_or(Transmit::Ack(self.received), Transmit::Opening),
+        )
     }
 
     /// What [`Receiver::poll_transmit`] described has left, if `count` is 1.
@@ -312,7 +331,8 @@ impl Receiver {
     /// A block that is in already. Only the one that the last ACK named says that this ACK was lost;
     /// repeats of earlier ones are the rest of a window that is on its way again.
     fn repeated(&mut self, wire: WireBlock) {
-        let is_last_acked = self.acked > BlockIndex::ZERO && self.params.rollover().wire(self.acked) == wire;
+        let is_last_acked =
+            self.acked > BlockIndex::ZERO && self.params.rollover().wire(self.acked) == wire;
         if is_last_acked && self.acked == self.received {
             self.due = true;
             self.retransmissions += 1;
@@ -325,7 +345,10 @@ impl Receiver {
         }
         self.note_last(index, len);
         let tolerance = self.tolerance();
-        self.gap.get_or_insert(Gap { since: now, report: Report::DueAt(now + tolerance) });
+        self.gap.get_or_insert(Gap {
+            since: now,
+            report: Report::DueAt(now + tolerance),
+        });
         Verdict::Ahead(index)
     }
 
@@ -346,23 +369,34 @@ impl Receiver {
                 Report::SentAt(at) => now - at < round_trip * 3 / 4,
             };
             if came_by_itself {
-                self.lateness = self.lateness.max((now - gap.since) * 5 / 4).min(LATENESS_MAX);
+                self.lateness = self
+                    .lateness
+                    .max((now - gap.since) * 5 / 4)
+                    .min(LATENESS_MAX);
             }
         }
         if self.ahead.any() {
             let tolerance = self.tolerance();
-            self.gap = Some(Gap { since: now, report: Report::DueAt(now + tolerance) });
+            self.gap = Some(Gap {
+                since: now,
+                report: Report::DueAt(now + tolerance),
+            });
         }
     }
 
     fn tolerance(&self) -> Duration {
-        let guess = self.timer.round_trip().map_or(LATENESS_UNKNOWN, |mean| mean / 2);
+        let guess = self
+            .timer
+            .round_trip()
+            .map_or(LATENESS_UNKNOWN, |mean| mean / 2);
         guess.clamp(LATENESS_MIN, LATENESS_MAX).max(self.lateness)
     }
 
     fn silence(&mut self, now: Instant) {
         if !self.validated {
-            if self.retries >= self.patience.unvalidated_retries && self.opening != Some(Opening::Request) {
+            if self.retries >= self.patience.unvalidated_retries
+                && self.opening != Some(Opening::Request)
+            {
                 self.end(Outcome::Unanswered);
                 return;
             }
@@ -390,7 +424,11 @@ impl Receiver {
     }
 
     fn idle_at(&self) -> Instant {
-        let idle = if self.validated { self.timer.idle(&self.patience) } else { self.patience.idle };
+        let idle = if self.validated {
+            self.timer.idle(&self.patience)
+        } else {
+            self.patience.idle
+        };
         self.moved_at + idle
     }
 }
@@ -419,7 +457,9 @@ impl Ahead {
 
     /// Whether the expected block is in.
     fn first(&self) -> bool {
-        self.words.front().is_some_and(|word| word >> self.skipped & 1 == 1)
+        self.words
+            .front()
+            .is_some_and(|word| word >> self.skipped & 1 == 1)
     }
 
     /// The block after the expected one becomes the expected one.

@@ -77,7 +77,13 @@ impl Sender {
         Self::new(Params::RFC1350, len, Some(Opening::Request), patience, now)
     }
 
-    fn new(params: Params, len: u64, opening: Option<Opening>, patience: Patience, now: Instant) -> Self {
+    fn new(
+        params: Params,
+        len: u64,
+        opening: Option<Opening>,
+        patience: Patience,
+        now: Instant,
+    ) -> Self {
         Self {
             params,
             patience,
@@ -127,7 +133,9 @@ impl Sender {
             return;
         }
         // The first index from `acked` on that bears the number: an old ACK comes out beyond `sent`.
-        let Some(index) = self.params.rollover().resolve(wire, self.acked) else { return };
+        let Some(index) = self.params.rollover().resolve(wire, self.acked) else {
+            return;
+        };
         if index > self.sent {
             return;
         }
@@ -141,8 +149,13 @@ impl Sender {
     /// ERROR arrived: the transfer is over, and it is never answered.
     pub fn handle_error(&mut self, code: ErrorCode) {
         // A client that only wants the size takes the OACK and leaves with ERROR 0 or 8.
-        let probed = self.opening == Some(Opening::Oack) && matches!(code, ErrorCode::UNDEFINED | ErrorCode::OPTIONS);
-        self.end(if probed { Outcome::Probed } else { Outcome::PeerError(code) });
+        let probed = self.opening == Some(Opening::Oack)
+            && matches!(code, ErrorCode::UNDEFINED | ErrorCode::OPTIONS);
+        self.end(if probed {
+            Outcome::Probed
+        } else {
+            Outcome::PeerError(code)
+        });
     }
 
     /// The time that [`Sender::poll_timeout`] named has come.
@@ -157,7 +170,11 @@ impl Sender {
             self.resume(now);
         }
         if self.idle_at() <= now {
-            self.end(if self.validated { Outcome::TimedOut } else { Outcome::Unanswered });
+            self.end(if self.validated {
+                Outcome::TimedOut
+            } else {
+                Outcome::Unanswered
+            });
         } else if self.deadline.is_some_and(|at| at <= now) {
             self.silence(now);
         }
@@ -179,7 +196,10 @@ impl Sender {
         let limit = self.window_end();
         let segments = if self.is_spaced() { 1 } else { segments };
         let count = limit.plus(1).past(self.next).min(segments);
-        (count > 0).then_some(Transmit::Blocks { first: self.next, count })
+        (count > 0).then_some(Transmit::Blocks {
+            first: self.next,
+            count,
+        })
     }
 
     /// Of what [`Sender::poll_transmit`] described, this many datagrams left.
@@ -382,7 +402,11 @@ impl Sender {
     /// The last block that may be under way.
     fn window_end(&self) -> BlockIndex {
         // A peer that has yet to prove itself gets one datagram at a time.
-        let window = if self.validated { u64::from(self.params.windowsize()) } else { 1 };
+        let window = if self.validated {
+            u64::from(self.params.windowsize())
+        } else {
+            1
+        };
         self.acked.plus(window).min(self.last)
     }
 
@@ -391,7 +415,11 @@ impl Sender {
     }
 
     fn idle_at(&self) -> Instant {
-        let idle = if self.validated { self.timer.idle(&self.patience) } else { self.patience.idle };
+        let idle = if self.validated {
+            self.timer.idle(&self.patience)
+        } else {
+            self.patience.idle
+        };
         self.moved_at + idle
     }
 }

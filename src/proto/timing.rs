@@ -66,12 +66,20 @@ impl Retransmission {
             End::Sender => WINDOWED_SENDER_FLOOR,
             End::Receiver => WINDOWED_RECEIVER_FLOOR,
         };
-        Self { fixed: params.timeout(), floor, smoothed: None, silences: 0 }
+        Self {
+            fixed: params.timeout(),
+            floor,
+            smoothed: None,
+            silences: 0,
+        }
     }
 
     /// Takes the terms agreed since; what was measured stays.
     pub(super) fn agree(&mut self, params: &Params, patience: &Patience, end: End) {
-        *self = Self { smoothed: self.smoothed, ..Self::new(params, patience, end) };
+        *self = Self {
+            smoothed: self.smoothed,
+            ..Self::new(params, patience, end)
+        };
     }
 
     /// How long to wait now.
@@ -79,15 +87,23 @@ impl Retransmission {
         if let Some(fixed) = self.fixed {
             return fixed;
         }
-        let base = self.smoothed.map_or(INTERVAL_FIRST, |s| s.mean + s.variation * 4).max(self.floor);
+        let base = self
+            .smoothed
+            .map_or(INTERVAL_FIRST, |s| s.mean + s.variation * 4)
+            .max(self.floor);
         // Where the floor lies above the ceiling, the operator meant it.
-        base.saturating_mul(1 << self.silences.min(16)).min(INTERVAL_MAX.max(self.floor))
+        base.saturating_mul(1 << self.silences.min(16))
+            .min(INTERVAL_MAX.max(self.floor))
     }
 
     /// A round trip measured on something that was sent once (Karn's rule is the caller's to keep).
     pub(super) fn sample(&mut self, round_trip: Duration) {
         self.smoothed = Some(match self.smoothed {
-            None => Smoothed { mean: round_trip, variation: round_trip / 2, least: round_trip },
+            None => Smoothed {
+                mean: round_trip,
+                variation: round_trip / 2,
+                least: round_trip,
+            },
             Some(old) => Smoothed {
                 mean: (old.mean * 7 + round_trip) / 8,
                 variation: (old.variation * 3 + old.mean.abs_diff(round_trip)) / 4,
@@ -149,12 +165,19 @@ mod tests {
         assert_eq!(waits, [1, 2, 4, 8, 8]);
         timer.progress();
         timer.sample(millis(1));
-        assert_eq!(timer.interval(), Duration::from_secs(1), "a quick client is not repeated to early");
+        assert_eq!(
+            timer.interval(),
+            Duration::from_secs(1),
+            "a quick client is not repeated to early"
+        );
     }
 
     #[test]
     fn samples_follow_rfc_6298() {
-        let patience = Patience { lockstep_floor: millis(1), ..Patience::DEFAULT };
+        let patience = Patience {
+            lockstep_floor: millis(1),
+            ..Patience::DEFAULT
+        };
         let mut timer = Retransmission::new(&Params::RFC1350, &patience, End::Sender);
         timer.sample(millis(80));
         assert_eq!(timer.interval(), millis(80 + 4 * 40));

@@ -16,7 +16,9 @@ impl Census {
     /// Counts one more, unless there are `max` already.
     pub(super) fn enter(&self, max: usize) -> bool {
         let more = |count: usize| (count < max).then_some(count + 1);
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+        self.0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .is_ok()
     }
 
     pub(super) fn leave(&self) {
@@ -51,7 +53,13 @@ struct Prefix {
 
 impl Unvalidated {
     pub(super) fn new(max: usize, per_prefix_max: u32) -> Self {
-        Self { max, per_prefix_max, queue: VecDeque::new(), per_prefix: HashMap::new(), count: 0 }
+        Self {
+            max,
+            per_prefix_max,
+            queue: VecDeque::new(),
+            per_prefix: HashMap::new(),
+            count: 0,
+        }
     }
 
     pub(super) const fn count(&self) -> usize {
@@ -60,7 +68,11 @@ impl Unvalidated {
 
     /// The transfer that has to go before another from `peer` may come, if the bounds are reached.
     /// `is_waiting` says whether a transfer is still there and still unvalidated.
-    pub(super) fn to_evict(&mut self, peer: IpAddr, is_waiting: impl Fn(SlotId) -> bool) -> Option<SlotId> {
+    pub(super) fn to_evict(
+        &mut self,
+        peer: IpAddr,
+        is_waiting: impl Fn(SlotId) -> bool,
+    ) -> Option<SlotId> {
         if let Some(prefix) = self.per_prefix.get_mut(&prefix_of(peer))
             && prefix.count >= self.per_prefix_max
         {
@@ -128,7 +140,12 @@ pub(super) struct Budget {
 
 impl Budget {
     pub(super) const fn new(per_second: u32) -> Self {
-        Self { per_second, left: per_second, since: Instant::ZERO, denied: 0 }
+        Self {
+            per_second,
+            left: per_second,
+            since: Instant::ZERO,
+            denied: 0,
+        }
     }
 
     /// Spends one, if there is one.

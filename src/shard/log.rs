@@ -11,7 +11,10 @@ use crate::wire::Escaped;
 
 /// A file's name, cut to what a line shows and a slot should keep.
 pub(super) fn shown(filename: &[u8]) -> Box<[u8]> {
-    filename.get(..=Escaped::OCTETS_MAX).unwrap_or(filename).into()
+    filename
+        .get(..=Escaped::OCTETS_MAX)
+        .unwrap_or(filename)
+        .into()
 }
 
 /// The record of a transfer that ends now.
@@ -32,13 +35,29 @@ pub(super) fn ending(slot: &Slot, outcome: Outcome, now: Instant) -> Ending {
         retransmissions,
         elapsed: now - slot.started,
         outcome,
-        text: slot.errand.as_ref().map(|errand| errand.text.clone()).unwrap_or_default(),
+        text: slot
+            .errand
+            .as_ref()
+            .map(|errand| errand.text.clone())
+            .unwrap_or_default(),
     }
 }
 
 /// One line for a transfer that is over.
 pub(super) fn transfer(ending: &Ending) {
-    let Ending { operation, peer, filename, mode, params, octets, blocks, retransmissions, elapsed, outcome, .. } = ending;
+    let Ending {
+        operation,
+        peer,
+        filename,
+        mode,
+        params,
+        octets,
+        blocks,
+        retransmissions,
+        elapsed,
+        outcome,
+        ..
+    } = ending;
     // What forged requests and size probes leave behind is not worth a line unless asked for.
     macro_rules! line {
         ($level:ident) => {

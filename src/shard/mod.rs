@@ -102,7 +102,10 @@ impl<E: Engine> Shard<E> {
             timers: Wheel::new(),
             ready: VecDeque::new(),
             waiting: HashMap::new(),
-            unvalidated: Unvalidated::new(config::UNVALIDATED_MAX, config::UNVALIDATED_PER_PREFIX_MAX),
+            unvalidated: Unvalidated::new(
+                config::UNVALIDATED_MAX,
+                config::UNVALIDATED_PER_PREFIX_MAX,
+            ),
             uploads: 0,
             full: false,
             draining: false,
@@ -121,7 +124,11 @@ impl<E: Engine> Shard<E> {
     pub fn listen(&mut self, bind: Bind) -> io::Result<SocketAddr> {
         let requests = self.engine.open(bind)?;
         let address = self.engine.local_addr(requests)?;
-        let answers = if self.settings.single_port { requests } else { self.open_answers(bind.address)? };
+        let answers = if self.settings.single_port {
+            requests
+        } else {
+            self.open_answers(bind.address)?
+        };
         self.sockets.insert(answers, Purpose::Answers);
         self.sockets.insert(requests, Purpose::Requests { answers });
         Ok(address)
@@ -131,12 +138,17 @@ impl<E: Engine> Shard<E> {
         let (first, last) = self.settings.port_range.unwrap_or((0, 0));
         for port in first..=last {
             address.set_port(port);
-            match self.engine.open(Bind { address, shared: false }) {
+            match self.engine.open(Bind {
+                address,
+                shared: false,
+            }) {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
                 opened => return opened,
             }
         }
-        let text = format!("no port from {first} to {last} is free: give --port-range at least one for each worker and address");
+        let text = format!(
+            "no port from {first} to {last} is free: give --port-range at least one for each worker and address"
+        );
         Err(io::Error::new(io::ErrorKind::AddrInUse, text))
     }
 
@@ -147,7 +159,11 @@ impl<E: Engine> Shard<E> {
     pub fn turn(&mut self) -> io::Result<()> {
         let mut inbox = self.inbox.take().unwrap_or_default();
         inbox.clear();
-        let until = if self.ready.is_empty() || self.full { self.timers.next() } else { Some(Instant::ZERO) };
+        let until = if self.ready.is_empty() || self.full {
+            self.timers.next()
+        } else {
+            Some(Instant::ZERO)
+        };
         let waited = self.engine.wait(until, &mut inbox);
         let now = self.engine.now();
         self.full = false;
@@ -169,7 +185,11 @@ impl<E: Engine> Shard<E> {
     fn handle(&mut self, datagram: &Datagram<'_>, now: Instant) {
         self.metrics.datagrams_received += 1;
         if datagram.broadcast || datagram.path.peer.port() == 0 {
-            let reason = if datagram.broadcast { Suppressed::Broadcast } else { Suppressed::PortZero };
+            let reason = if datagram.broadcast {
+                Suppressed::Broadcast
+            } else {
+                Suppressed::PortZero
+            };
             return self.suppress(reason);
         }
         let key = match self.sockets.get(&datagram.socket) {
@@ -188,7 +208,9 @@ impl<E: Engine> Shard<E> {
             Some(&purpose) => match self.table.find(&key) {
                 Some(id) => self.packet(id, datagram, now),
                 // RFC 1350 §4 wants ERROR 5; to the listening port it would be an answer to anybody's ERROR or junk.
-                None if matches!(purpose, Purpose::Requests { .. }) => self.suppress(Suppressed::NotARequest),
+                None if matches!(purpose, Purpose::Requests { .. }) => {
+                    self.suppress(Suppressed::NotARequest)
+                }
                 None => self.stranger(datagram, now),
             },
             None => {}
@@ -197,29 +219,40 @@ impl<E: Engine> Shard<E> {
 
     /// A packet for a transfer.
     fn packet(&mut self, id: SlotId, datagram: &Datagram<'_>, now: Instant) {
-        let Ok(packet) = Packet::parse(datagram.octets) else { return self.suppress(Suppressed::Unexpected) };
+        let Ok(packet) = Packet::parse(datagram.octets) else {
+            return self.suppress(Suppressed::Unexpected);
+        };
         tracing::trace!(peer = %datagram.path.peer, %packet, "received");
         if !self.belongs(id, datagram, &packet) {
             return self.stranger(datagram, now);
         }
-        let Some(slot) = self.table.get_mut(id) else { return };
+        let Some(slot) = self.table.get_mut(id) else {
+            return;
+        };
         match (&mut slot.stage, packet) {
-            (Stage::Running(Transfer::Send(sender), _), Packet::Ack { block }) => sender.handle_ack(block, now),
-            (Stage::Running(Transfer::Receive(receiver), Flow::In(inflow)), Packet::Data { block, payload }) => {
-                match receiver.handle_data(block, payload.len(), now) {
-                    Verdict::Next(index) => inflow.append(index, payload, receiver.received()),
-                    Verdict::Ahead(index) => inflow.keep(index, payload),
-                    Verdict::Ignore => {}
-                    Verdict::TooLong => return self.fail(id, ErrorCode::ILLEGAL, "block longer than agreed", now),
-                }
+            (Stage::Running(Transfer::Send(sender), _), Packet::Ack { block }) => {
+                sender.handle_ack(block, now)
             }
+            (
+                Stage::Running(Transfer::Receive(receiver), Flow::In(inflow)),
+                Packet::Data { block, payload },
+            ) => match receiver.handle_data(block, payload.len(), now) {
+                Verdict::Next(index) => inflow.append(index, payload, receiver.received()),
+                Verdict::Ahead(index) => inflow.keep(index, payload),
+                Verdict::Ignore => {}
+                Verdict::TooLong => {
+                    return self.fail(id, ErrorCode::ILLEGAL, "block longer than agreed", now);
+                }
+            },
             (Stage::Running(transfer, _), Packet::Error { code, message }) => {
                 transfer.handle_error(code);
                 if let Some(errand) = &mut slot.errand {
                     errand.text = message.to_vec();
                 }
             }
-            (Stage::Running(..), Packet::Oack(options)) if slot.errand.is_some() => return self.agreed(id, options, now),
+            (Stage::Running(..), Packet::Oack(options)) if slot.errand.is_some() => {
+                return self.agreed(id, options, now);
+            }
             (Stage::Lingering(Some(last)), Packet::Data { block, .. }) if *last == block => {
                 let (socket, path, ack) = (slot.socket, slot.path, wire::write_ack(block));
                 self.send_packet(socket, &path, &ack);
@@ -238,7 +271,12 @@ impl<E: Engine> Shard<E> {
             Ok(Packet::Ack { .. } | Packet::Data { .. } | Packet::Oack(_))
         );
         if answerable && self.stranger_errors.take(now) {
-            self.send_error(datagram.socket, &datagram.path, ErrorCode::UNKNOWN_TID, "unknown transfer");
+            self.send_error(
+                datagram.socket,
+                &datagram.path,
+                ErrorCode::UNKNOWN_TID,
+                "unknown transfer",
+            );
         } else {
             self.suppress(Suppressed::Stranger);
         }
@@ -248,13 +286,19 @@ impl<E: Engine> Shard<E> {
     fn handle_result(&mut self, done: Done, now: Instant) {
         match done {
             Done::Opened(ticket, result) => self.open_came(SlotId::of_ticket(ticket), result, now),
-            Done::Created(ticket, result) => self.create_came(SlotId::of_ticket(ticket), result, now),
+            Done::Created(ticket, result) => {
+                self.create_came(SlotId::of_ticket(ticket), result, now)
+            }
             Done::Framed(key, result) => self.frames_came(&key, &result, now),
             Done::Written(ticket, upload, spare, result) => {
                 let id = SlotId::of_ticket(ticket);
                 match result {
                     Ok(()) => {
-                        if let Some(Slot { stage: Stage::Running(_, Flow::In(inflow)), .. }) = self.table.get_mut(id) {
+                        if let Some(Slot {
+                            stage: Stage::Running(_, Flow::In(inflow)),
+                            ..
+                        }) = self.table.get_mut(id)
+                        {
                             inflow.written(upload, spare);
                             self.settle(id, now);
                         }
@@ -267,7 +311,11 @@ impl<E: Engine> Shard<E> {
                 match result {
                     Ok(()) => {
                         let slot = self.table.get_mut(id);
-                        if let Some(Slot { stage: Stage::Running(Transfer::Receive(receiver), _), .. }) = slot {
+                        if let Some(Slot {
+                            stage: Stage::Running(Transfer::Receive(receiver), _),
+                            ..
+                        }) = slot
+                        {
                             receiver.publish();
                             self.settle(id, now);
                         }
@@ -283,7 +331,9 @@ impl<E: Engine> Shard<E> {
         let mut fired = Vec::new();
         self.timers.expire(now, |id| fired.push(id));
         for id in fired {
-            let Some(slot) = self.table.get_mut(id) else { continue };
+            let Some(slot) = self.table.get_mut(id) else {
+                continue;
+            };
             match &mut slot.stage {
                 Stage::Opening(_) => continue,
                 Stage::Lingering(_) => {
@@ -310,8 +360,12 @@ impl<E: Engine> Shard<E> {
     /// After anything that touched a transfer: notes that the peer has proved itself, gives the store
     /// what it should write, arms the timer, queues what is to be sent, and sees to the end.
     fn settle(&mut self, id: SlotId, now: Instant) {
-        let Some(slot) = self.table.get_mut(id) else { return };
-        let Stage::Running(transfer, flow) = &mut slot.stage else { return };
+        let Some(slot) = self.table.get_mut(id) else {
+            return;
+        };
+        let Stage::Running(transfer, flow) = &mut slot.stage else {
+            return;
+        };
         if slot.unvalidated && transfer.is_validated() {
             slot.unvalidated = false;
             self.unvalidated.leave(slot.path.peer.ip());
@@ -323,23 +377,38 @@ impl<E: Engine> Shard<E> {
         }
         if let (Flow::In(inflow), Transfer::Receive(receiver)) = (flow, &*transfer) {
             let announced = slot.errand.as_ref().and_then(|errand| errand.announced);
-            if receiver.is_whole() && announced.is_some_and(|announced| announced != inflow.octets()) {
-                return self.fail(id, ErrorCode::UNDEFINED, "the length is not the one announced", now);
+            if receiver.is_whole()
+                && announced.is_some_and(|announced| announced != inflow.octets())
+            {
+                return self.fail(
+                    id,
+                    ErrorCode::UNDEFINED,
+                    "the length is not the one announced",
+                    now,
+                );
             }
             match inflow.next(receiver.is_whole()) {
-                Next::Write(upload, chunk) => self.store.write(id.ticket(), upload, chunk, &self.mailbox),
+                Next::Write(upload, chunk) => {
+                    self.store.write(id.ticket(), upload, chunk, &self.mailbox)
+                }
                 Next::Publish(upload) => self.store.publish(id.ticket(), upload, &self.mailbox),
                 Next::Nothing => {}
             }
         }
-        self.arm(id);
-        self.queue(id);
+        // Whoever has something to send is armed once that has left.
+        if !self.queue(id) {
+            self.arm(id);
+        }
     }
 
     /// Sees to it that the wheel looks at the transfer no later than its deadline.
     fn arm(&mut self, id: SlotId) {
-        let Some(slot) = self.table.get_mut(id) else { return };
-        let Stage::Running(transfer, _) = &slot.stage else { return };
+        let Some(slot) = self.table.get_mut(id) else {
+            return;
+        };
+        let Stage::Running(transfer, _) = &slot.stage else {
+            return;
+        };
         if let Some(deadline) = transfer.poll_timeout()
             && slot.armed.is_none_or(|armed| deadline < armed)
         {
@@ -348,10 +417,14 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    /// Queues the transfer if it has something to send and can.
-    fn queue(&mut self, id: SlotId) {
-        let Some(slot) = self.table.get_mut(id) else { return };
-        let Stage::Running(transfer, flow) = &slot.stage else { return };
+    /// Queues the transfer if it has something to send and can; says whether it is queued.
+    fn queue(&mut self, id: SlotId) -> bool {
+        let Some(slot) = self.table.get_mut(id) else {
+            return false;
+        };
+        let Stage::Running(transfer, flow) = &slot.stage else {
+            return false;
+        };
         let held_up = match flow {
             Flow::Out(out) => out.waiting,
             Flow::In(inflow) => inflow.is_backlogged(),
@@ -360,11 +433,14 @@ impl<E: Engine> Shard<E> {
             slot.queued = true;
             self.ready.push_back(id);
         }
+        slot.queued
     }
 
     /// Ends a transfer with an ERROR to the peer.
     fn fail(&mut self, id: SlotId, code: ErrorCode, text: &str, now: Instant) {
-        let Some(slot) = self.table.get_mut(id) else { return };
+        let Some(slot) = self.table.get_mut(id) else {
+            return;
+        };
         if slot.is_lingering() {
             return;
         }
@@ -386,7 +462,9 @@ impl<E: Engine> Shard<E> {
 
     /// A transfer is over: it is counted and logged, and lingers if its last packet may be asked for again.
     fn finish(&mut self, id: SlotId, outcome: Outcome, now: Instant) {
-        let Some(slot) = self.table.get_mut(id) else { return };
+        let Some(slot) = self.table.get_mut(id) else {
+            return;
+        };
         if slot.is_lingering() {
             return;
         }
@@ -398,7 +476,11 @@ impl<E: Engine> Shard<E> {
             self.uploads -= 1;
         }
         let sent = matches!(&slot.stage, Stage::Running(Transfer::Send(_), _));
-        *if sent { &mut self.metrics.octets_sent } else { &mut self.metrics.octets_received } += ending.octets;
+        *if sent {
+            &mut self.metrics.octets_sent
+        } else {
+            &mut self.metrics.octets_received
+        } += ending.octets;
         *self.metrics.ended.entry(log::name(outcome)).or_default() += 1;
         self.census.leave();
         log::transfer(&ending);
@@ -445,13 +527,20 @@ impl<E: Engine> Shard<E> {
         self.draining = true;
         let now = self.engine.now();
         for id in self.table.ids() {
-            let Some(slot) = self.table.get(id) else { continue };
+            let Some(slot) = self.table.get(id) else {
+                continue;
+            };
             if slot.is_lingering() {
                 continue;
             }
             if !matches!(slot.stage, Stage::Opening(_)) {
                 let (socket, path) = (slot.socket, slot.path);
-                self.send_error(socket, &path, ErrorCode::UNDEFINED, "the other end is shutting down");
+                self.send_error(
+                    socket,
+                    &path,
+                    ErrorCode::UNDEFINED,
+                    "the other end is shutting down",
+                );
             }
             self.finish(id, Outcome::Stopped, now);
         }
@@ -478,13 +567,21 @@ impl<E: Engine> Shard<E> {
     /// When the shard next wants to be woken, if nothing arrives before.
     #[must_use]
     pub fn next_wake(&self) -> Option<Instant> {
-        if self.ready.is_empty() || self.full { self.timers.next() } else { Some(Instant::ZERO) }
+        if self.ready.is_empty() || self.full {
+            self.timers.next()
+        } else {
+            Some(Instant::ZERO)
+        }
     }
 
     /// The counters, as they stand.
     #[must_use]
     pub fn metrics(&self) -> Metrics {
-        let active = self.table.slots().filter(|slot| !slot.is_lingering()).count();
+        let active = self
+            .table
+            .slots()
+            .filter(|slot| !slot.is_lingering())
+            .count();
         Metrics {
             active: active as u64,
             unvalidated: self.unvalidated.count() as u64,

@@ -77,7 +77,9 @@ impl<E: Engine> Shard<E> {
         };
         let id = self.table.insert(slot);
         let table = &self.table;
-        self.unvalidated.enter(id, path.peer.ip(), |id| table.get(id).is_some_and(|slot| slot.unvalidated));
+        self.unvalidated.enter(id, path.peer.ip(), |id| {
+            table.get(id).is_some_and(|slot| slot.unvalidated)
+        });
         self.ask_store(id, operation, &request, datagram.octets, now);
     }
 
@@ -88,7 +90,9 @@ impl<E: Engine> Shard<E> {
         }
         loop {
             let table = &self.table;
-            let evicted = self.unvalidated.to_evict(peer, |id| table.get(id).is_some_and(|slot| slot.unvalidated));
+            let evicted = self.unvalidated.to_evict(peer, |id| {
+                table.get(id).is_some_and(|slot| slot.unvalidated)
+            });
             let Some(id) = evicted else { break };
             self.finish(id, Outcome::Evicted, now);
         }
@@ -99,19 +103,37 @@ impl<E: Engine> Shard<E> {
         admitted
     }
 
-    fn ask_store(&mut self, id: SlotId, operation: Operation, request: &Request<'_>, octets: &[u8], now: Instant) {
+    fn ask_store(
+        &mut self,
+        id: SlotId,
+        operation: Operation,
+        request: &Request<'_>,
+        octets: &[u8],
+        now: Instant,
+    ) {
         let later = match operation {
-            Operation::Read => match self.store.open(id.ticket(), request.filename, request.mode, &self.mailbox) {
-                Answer::Now(result) => return self.opened(id, request, result, now),
-                Answer::Later => true,
-                Answer::Busy => false,
-            },
+            Operation::Read => {
+                match self
+                    .store
+                    .open(id.ticket(), request.filename, request.mode, &self.mailbox)
+                {
+                    Answer::Now(result) => return self.opened(id, request, result, now),
+                    Answer::Later => true,
+                    Answer::Busy => false,
+                }
+            }
             Operation::Write => {
                 let (limits, _) = self.terms(id);
                 let mut oack = [0; OACK_OCTETS_MAX];
                 let answer = negotiate::answer(request, &limits, Asked::Write, &mut oack);
                 let announced = answer.ok().and_then(|answer| answer.announced);
-                match self.store.create(id.ticket(), request.filename, request.mode, announced, &self.mailbox) {
+                match self.store.create(
+                    id.ticket(),
+                    request.filename,
+                    request.mode,
+                    announced,
+                    &self.mailbox,
+                ) {
                     Answer::Now(result) => return self.created(id, request, result, now),
                     Answer::Later => true,
                     Answer::Busy => false,
@@ -129,8 +151,15 @@ impl<E: Engine> Shard<E> {
     }
 
     /// The store opened a file, or could not.
-    pub(super) fn open_came(&mut self, id: SlotId, result: Result<Arc<Body>, Refusal>, now: Instant) {
-        let Some(octets) = self.take_request(id) else { return };
+    pub(super) fn open_came(
+        &mut self,
+        id: SlotId,
+        result: Result<Arc<Body>, Refusal>,
+        now: Instant,
+    ) {
+        let Some(octets) = self.take_request(id) else {
+            return;
+        };
         match Packet::parse(&octets) {
             Ok(Packet::Rrq(request)) => self.opened(id, &request, result, now),
             _ => self.errand_opened(id, result, now),
@@ -138,8 +167,15 @@ impl<E: Engine> Shard<E> {
     }
 
     /// The store made room for a file, or could not.
-    pub(super) fn create_came(&mut self, id: SlotId, result: Result<Upload, Refusal>, now: Instant) {
-        let Some(octets) = self.take_request(id) else { return };
+    pub(super) fn create_came(
+        &mut self,
+        id: SlotId,
+        result: Result<Upload, Refusal>,
+        now: Instant,
+    ) {
+        let Some(octets) = self.take_request(id) else {
+            return;
+        };
         match Packet::parse(&octets) {
             Ok(Packet::Wrq(request)) => self.created(id, &request, result, now),
             _ => self.errand_created(id, result, now),
@@ -153,7 +189,13 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    fn opened(&mut self, id: SlotId, request: &Request<'_>, result: Result<Arc<Body>, Refusal>, now: Instant) {
+    fn opened(
+        &mut self,
+        id: SlotId,
+        request: &Request<'_>,
+        result: Result<Arc<Body>, Refusal>,
+        now: Instant,
+    ) {
         let body = match result {
             Ok(body) => body,
             Err(refusal) => return self.refuse(id, refusal, now),
@@ -161,25 +203,45 @@ impl<E: Engine> Shard<E> {
         let (limits, patience) = self.terms(id);
         let mut oack = [0; OACK_OCTETS_MAX];
         let asked = Asked::Read(body.len());
-        let Ok(answer) = negotiate::answer(request, &limits, asked, &mut oack) else { return };
+        let Ok(answer) = negotiate::answer(request, &limits, asked, &mut oack) else {
+            return;
+        };
         let sender = Sender::answer(answer.params, body.len(), answer.oack > 0, patience, now);
-        let flow = Flow::Out(Outflow { body, frames: Held::None, waiting: false });
+        let flow = Flow::Out(Outflow {
+            body,
+            frames: Held::None,
+            waiting: false,
+        });
         self.metrics.reads += 1;
         self.begin(id, Transfer::Send(sender), flow, &oack[..answer.oack], now);
     }
 
-    fn created(&mut self, id: SlotId, request: &Request<'_>, result: Result<Upload, Refusal>, now: Instant) {
+    fn created(
+        &mut self,
+        id: SlotId,
+        request: &Request<'_>,
+        result: Result<Upload, Refusal>,
+        now: Instant,
+    ) {
         let upload = match result {
             Ok(upload) => upload,
             Err(refusal) => return self.refuse(id, refusal, now),
         };
         let (limits, patience) = self.terms(id);
         let mut oack = [0; OACK_OCTETS_MAX];
-        let Ok(answer) = negotiate::answer(request, &limits, Asked::Write, &mut oack) else { return };
+        let Ok(answer) = negotiate::answer(request, &limits, Asked::Write, &mut oack) else {
+            return;
+        };
         let receiver = Receiver::answer(answer.params, answer.oack > 0, patience, now);
         let inflow = Inflow::new(upload, answer.params.blksize(), answer.params.windowsize());
         self.metrics.writes += 1;
-        self.begin(id, Transfer::Receive(receiver), Flow::In(Box::new(inflow)), &oack[..answer.oack], now);
+        self.begin(
+            id,
+            Transfer::Receive(receiver),
+            Flow::In(Box::new(inflow)),
+            &oack[..answer.oack],
+            now,
+        );
     }
 
     fn begin(&mut self, id: SlotId, transfer: Transfer, flow: Flow, opening: &[u8], now: Instant) {
@@ -201,7 +263,9 @@ impl<E: Engine> Shard<E> {
     /// The file cannot be had: an ERROR, once, and a line in the log.
     fn refuse(&mut self, id: SlotId, refusal: Refusal, now: Instant) {
         let (code, text) = refusal.error();
-        let Some(slot) = self.table.get(id) else { return };
+        let Some(slot) = self.table.get(id) else {
+            return;
+        };
         let (socket, path) = (slot.socket, slot.path);
         if self.refusal_lines.take(now) {
             log::refusal(slot, refusal, self.refusal_lines.take_denied());
@@ -216,7 +280,11 @@ impl<E: Engine> Shard<E> {
         if self.refusal_lines.take(now) {
             log::malformed(path.peer, why, self.refusal_lines.take_denied());
         }
-        *self.metrics.refused.entry(ErrorCode::ILLEGAL.0).or_default() += 1;
+        *self
+            .metrics
+            .refused
+            .entry(ErrorCode::ILLEGAL.0)
+            .or_default() += 1;
         self.send_error(socket, path, ErrorCode::ILLEGAL, why);
     }
 
@@ -238,12 +306,27 @@ impl<E: Engine> Shard<E> {
     /// # Errors
     /// If no socket can be opened.
     pub fn start(&mut self, plan: Plan) -> io::Result<SlotId> {
-        let any: IpAddr = if plan.server.is_ipv4() { [0u8; 4].into() } else { [0u16; 8].into() };
-        let socket = self.engine.open(Bind { address: SocketAddr::new(any, 0), shared: false })?;
+        let any: IpAddr = if plan.server.is_ipv4() {
+            [0u8; 4].into()
+        } else {
+            [0u16; 8].into()
+        };
+        let socket = self.engine.open(Bind {
+            address: SocketAddr::new(any, 0),
+            shared: false,
+        })?;
         self.sockets.insert(socket, Purpose::Errand);
         self.census.enter(usize::MAX);
         let now = self.engine.now();
-        let Plan { server, operation, remote, local, mode, wanted, patience } = plan;
+        let Plan {
+            server,
+            operation,
+            remote,
+            local,
+            mode,
+            wanted,
+            patience,
+        } = plan;
         let errand = Errand {
             wanted,
             patience,
@@ -256,7 +339,10 @@ impl<E: Engine> Shard<E> {
         let slot = Slot {
             key: Key::Own(socket, None),
             socket,
-            path: Path { peer: server, local: Local::default() },
+            path: Path {
+                peer: server,
+                local: Local::default(),
+            },
             operation,
             mode,
             filename: log::shown(&errand.remote),
@@ -292,12 +378,22 @@ impl<E: Engine> Shard<E> {
             Ok(body) => body,
             Err(refusal) => return self.give_up(id, refusal, now),
         };
-        let Some(Slot { errand: Some(errand), .. }) = self.table.get_mut(id) else { return };
+        let Some(Slot {
+            errand: Some(errand),
+            ..
+        }) = self.table.get_mut(id)
+        else {
+            return;
+        };
         if errand.wanted.tsize.is_some() {
             errand.wanted.tsize = Some(body.len());
         }
         let sender = Sender::request(body.len(), errand.patience, now);
-        let flow = Flow::Out(Outflow { body, frames: Held::None, waiting: false });
+        let flow = Flow::Out(Outflow {
+            body,
+            frames: Held::None,
+            waiting: false,
+        });
         self.ask_server(id, Transfer::Send(sender), flow, now);
     }
 
@@ -307,20 +403,49 @@ impl<E: Engine> Shard<E> {
             Ok(upload) => upload,
             Err(refusal) => return self.give_up(id, refusal, now),
         };
-        let Some(Slot { errand: Some(errand), .. }) = self.table.get_mut(id) else { return };
+        let Some(Slot {
+            errand: Some(errand),
+            ..
+        }) = self.table.get_mut(id)
+        else {
+            return;
+        };
         let receiver = Receiver::request(errand.patience, now);
-        let inflow = Inflow::new(upload, receiver.params().blksize(), receiver.params().windowsize());
-        self.ask_server(id, Transfer::Receive(receiver), Flow::In(Box::new(inflow)), now);
+        let inflow = Inflow::new(
+            upload,
+            receiver.params().blksize(),
+            receiver.params().windowsize(),
+        );
+        self.ask_server(
+            id,
+            Transfer::Receive(receiver),
+            Flow::In(Box::new(inflow)),
+            now,
+        );
     }
 
     fn ask_server(&mut self, id: SlotId, transfer: Transfer, flow: Flow, now: Instant) {
-        let Some(Slot { errand: Some(errand), operation, mode, .. }) = self.table.get_mut(id) else { return };
-        let opcode = if *operation == Operation::Read { Opcode::Rrq } else { Opcode::Wrq };
+        let Some(Slot {
+            errand: Some(errand),
+            operation,
+            mode,
+            ..
+        }) = self.table.get_mut(id)
+        else {
+            return;
+        };
+        let opcode = if *operation == Operation::Read {
+            Opcode::Rrq
+        } else {
+            Opcode::Wrq
+        };
         let mut buffer = [0; config::REQUEST_OCTETS_MAX];
-        let written = wire::write_request(&mut buffer, opcode, &errand.remote, *mode).and_then(|mut writer| {
-            negotiate::ask(&errand.wanted, &mut writer)?;
-            Ok(writer.len())
-        });
+        let written = wire::write_request(&mut buffer, opcode, &errand.remote, *mode).and_then(
+            |mut writer| {
+                negotiate::ask(&errand.wanted, &mut writer)?;
+                Ok(writer.len())
+            },
+        );
         match written {
             Ok(len) => self.begin(id, transfer, flow, &buffer[..len], now),
             Err(_) => self.fail(id, ErrorCode::ILLEGAL, "the name is too long", now),
@@ -329,7 +454,12 @@ impl<E: Engine> Shard<E> {
 
     /// The server acknowledged options.
     pub(super) fn agreed(&mut self, id: SlotId, options: Options<'_>, now: Instant) {
-        let Some(Slot { errand: Some(errand), stage: Stage::Running(transfer, flow), mode, .. }) = self.table.get_mut(id)
+        let Some(Slot {
+            errand: Some(errand),
+            stage: Stage::Running(transfer, flow),
+            mode,
+            ..
+        }) = self.table.get_mut(id)
         else {
             return;
         };
@@ -339,7 +469,9 @@ impl<E: Engine> Shard<E> {
             Err(error) => return self.fail(id, ErrorCode::OPTIONS, &error.to_string(), now),
         };
         match (transfer, flow) {
-            (Transfer::Send(sender), Flow::Out(out)) => sender.agree(accepted.params, out.body.len(), now),
+            (Transfer::Send(sender), Flow::Out(out)) => {
+                sender.agree(accepted.params, out.body.len(), now)
+            }
             (Transfer::Receive(receiver), Flow::In(inflow)) => {
                 if !receiver.is_validated() {
                     inflow.agree(accepted.params.blksize(), accepted.params.windowsize());
@@ -355,10 +487,19 @@ impl<E: Engine> Shard<E> {
 
     /// Whether a packet comes from the end that the transfer is with. The first answer that a server
     /// gives from its own address tells the port that it goes on with (RFC 1350 §4).
-    pub(super) fn belongs(&mut self, id: SlotId, datagram: &Datagram<'_>, packet: &Packet<'_>) -> bool {
-        let Some(slot) = self.table.get_mut(id) else { return false };
+    pub(super) fn belongs(
+        &mut self,
+        id: SlotId,
+        datagram: &Datagram<'_>,
+        packet: &Packet<'_>,
+    ) -> bool {
+        let Some(slot) = self.table.get_mut(id) else {
+            return false;
+        };
         let peer = datagram.path.peer;
-        let Some(errand) = &mut slot.errand else { return slot.path.peer == peer };
+        let Some(errand) = &mut slot.errand else {
+            return slot.path.peer == peer;
+        };
         if errand.answered {
             return slot.path.peer == peer;
         }

@@ -82,8 +82,19 @@ pub struct Ending {
 
 impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { operation, peer, filename, octets, outcome, .. } = self;
-        write!(f, "{operation} {peer} \"{}\" {octets} {outcome}", Escaped(filename))
+        let Self {
+            operation,
+            peer,
+            filename,
+            octets,
+            outcome,
+            ..
+        } = self;
+        write!(
+            f,
+            "{operation} {peer} \"{}\" {octets} {outcome}",
+            Escaped(filename)
+        )
     }
 }
 
@@ -182,9 +193,16 @@ impl Slot {
         match &self.stage {
             Stage::Running(Transfer::Send(sender), Flow::Out(out)) => {
                 let blocks = sender.acked().0;
-                (blocks, blocks.saturating_mul(u64::from(sender.params().blksize())).min(out.body.len()))
+                (
+                    blocks,
+                    blocks
+                        .saturating_mul(u64::from(sender.params().blksize()))
+                        .min(out.body.len()),
+                )
             }
-            Stage::Running(Transfer::Receive(receiver), Flow::In(inflow)) => (receiver.received().0, inflow.octets()),
+            Stage::Running(Transfer::Receive(receiver), Flow::In(inflow)) => {
+                (receiver.received().0, inflow.octets())
+            }
             _ => (0, 0),
         }
     }

@@ -33,7 +33,10 @@ impl SlotId {
     }
 
     pub(super) const fn of_ticket(ticket: Ticket) -> Self {
-        Self { index: ticket.0 as u32, generation: (ticket.0 >> 32) as u32 }
+        Self {
+            index: ticket.0 as u32,
+            generation: (ticket.0 >> 32) as u32,
+        }
     }
 }
 
@@ -58,7 +61,10 @@ impl Table {
         self.generation = self.generation.wrapping_add(1);
         let key = slot.key;
         let index = self.slots.insert((self.generation, slot)) as u32;
-        let id = SlotId { index, generation: self.generation };
+        let id = SlotId {
+            index,
+            generation: self.generation,
+        };
         let before = self.by_key.insert(key, id);
         debug_assert!(before.is_none(), "a key names one transfer");
         id
@@ -82,7 +88,10 @@ impl Table {
     }
 
     pub(super) fn ids(&self) -> Vec<SlotId> {
-        let id = |(index, (generation, _)): (usize, &(u32, Slot))| SlotId { index: index as u32, generation: *generation };
+        let id = |(index, (generation, _)): (usize, &(u32, Slot))| SlotId {
+            index: index as u32,
+            generation: *generation,
+        };
         self.slots.iter().map(id).collect()
     }
 

@@ -32,8 +32,15 @@ struct Level<T> {
 
 impl<T: Copy> Wheel<T> {
     pub(crate) fn new() -> Self {
-        let level = || Level { occupied: 0, places: (0..PLACES).map(|_| Vec::new()).collect() };
-        Self { tick: 0, levels: (0..LEVELS).map(|_| level()).collect(), len: 0 }
+        let level = || Level {
+            occupied: 0,
+            places: (0..PLACES).map(|_| Vec::new()).collect(),
+        };
+        Self {
+            tick: 0,
+            levels: (0..LEVELS).map(|_| level()).collect(),
+            len: 0,
+        }
     }
 
     /// How many entries are in.
@@ -51,7 +58,8 @@ impl<T: Copy> Wheel<T> {
 
     /// When the wheel next wants to be looked at: never later than the first entry fires.
     pub(crate) fn next(&self) -> Option<Instant> {
-        self.next_tick().map(|(tick, _)| Instant::from_nanos(tick << TICK_SHIFT))
+        self.next_tick()
+            .map(|(tick, _)| Instant::from_nanos(tick << TICK_SHIFT))
     }
 
     /// Takes out all entries that have fired by `now`.
@@ -109,7 +117,11 @@ impl<T: Copy> Wheel<T> {
             let present = place_of(self.tick, number) as u32;
             let ahead = u64::from(level.occupied.rotate_right(present).trailing_zeros());
             let round = self.tick >> shift;
-            let at = if ahead == 0 { self.tick } else { (round + ahead) << shift };
+            let at = if ahead == 0 {
+                self.tick
+            } else {
+                (round + ahead) << shift
+            };
             if next.is_none_or(|(tick, _)| at < tick) {
                 next = Some((at, number));
             }

@@ -39,7 +39,7 @@ impl<E: Engine> Shard<E> {
             match self.transmit(id, now) {
                 // Its next burst comes after everybody else's.
                 Turn::Sent => self.settle(id, now),
-                Turn::Idle => {}
+                Turn::Idle => self.arm(id),
                 Turn::Full => {
                     self.metrics.send_full += 1;
                     self.full = true;
@@ -55,7 +55,13 @@ impl<E: Engine> Shard<E> {
     }
 
     fn transmit(&mut self, id: SlotId, now: Instant) -> Turn {
-        let Some(Slot { stage: Stage::Running(transfer, flow), opening, socket, path, .. }) = self.table.get_mut(id)
+        let Some(Slot {
+            stage: Stage::Running(transfer, flow),
+            opening,
+            socket,
+            path,
+            ..
+        }) = self.table.get_mut(id)
         else {
             return Turn::Idle;
         };
@@ -63,8 +69,12 @@ impl<E: Engine> Shard<E> {
         let before = transfer.retransmissions();
         let (sent, count) = match (transfer.poll_transmit(BURST_BLOCKS_MAX), flow) {
             (None, _) => return Turn::Idle,
-            (Some(Transmit::Opening(_)), _) => (self.engine.send(socket, &path, Payload::Packet(opening)), 1),
-            (Some(Transmit::Ack(_)), Flow::In(inflow)) if inflow.is_backlogged() => return Turn::Idle,
+            (Some(Transmit::Opening(_)), _) => {
+                (self.engine.send(socket, &path, Payload::Packet(opening)), 1)
+            }
+            (Some(Transmit::Ack(_)), Flow::In(inflow)) if inflow.is_backlogged() => {
+                return Turn::Idle;
+            }
             (Some(Transmit::Ack(block)), _) => {
                 let ack = wire::write_ack(transfer.params().rollover().wire(block));
                 (self.engine.send(socket, &path, Payload::Packet(&ack)), 1)
@@ -76,7 +86,14 @@ impl<E: Engine> Shard<E> {
                     return self.fetch(id, extent, now);
                 };
                 let (octets, count) = frames.slice(first, count);
-                let sent = self.engine.send(socket, &path, Payload::Segments { octets, segment: frames.segment() });
+                let sent = self.engine.send(
+                    socket,
+                    &path,
+                    Payload::Segments {
+                        octets,
+                        segment: frames.segment(),
+                    },
+                );
                 // Sent once, the frame cache alone decides how long they stay.
                 out.frames = Held::Known(Arc::downgrade(&frames));
                 (sent, count)
@@ -105,11 +122,20 @@ impl<E: Engine> Shard<E> {
 
     /// Asks the store for the frames that the transfer needs next.
     fn fetch(&mut self, id: SlotId, extent: u64, now: Instant) -> Turn {
-        let Some(Slot { stage: Stage::Running(transfer, Flow::Out(out)), .. }) = self.table.get_mut(id) else {
+        let Some(Slot {
+            stage: Stage::Running(transfer, Flow::Out(out)),
+            ..
+        }) = self.table.get_mut(id)
+        else {
             return Turn::Idle;
         };
         let params = transfer.params();
-        let key = FramesKey { body: out.body.clone(), blksize: params.blksize(), rollover: params.rollover(), extent };
+        let key = FramesKey {
+            body: out.body.clone(),
+            blksize: params.blksize(),
+            rollover: params.rollover(),
+            extent,
+        };
         match self.store.frames(&key, &self.mailbox) {
             Answer::Now(Ok(frames)) => {
                 out.frames = Held::Held(frames);
@@ -137,15 +163,27 @@ impl<E: Engine> Shard<E> {
     }
 
     /// Frames have come, or failed to, for all that wait for them.
-    pub(super) fn frames_came(&mut self, key: &FramesKey, result: &Result<Arc<Frames>, ReadFailure>, now: Instant) {
+    pub(super) fn frames_came(
+        &mut self,
+        key: &FramesKey,
+        result: &Result<Arc<Frames>, ReadFailure>,
+        now: Instant,
+    ) {
         for id in self.waiting.remove(key).unwrap_or_default() {
             match self.table.get_mut(id) {
-                Some(Slot { stage: Stage::Running(_, Flow::Out(out)), .. }) => out.waiting = false,
+                Some(Slot {
+                    stage: Stage::Running(_, Flow::Out(out)),
+                    ..
+                }) => out.waiting = false,
                 _ => continue,
             }
             match result {
                 Ok(frames) => {
-                    if let Some(Slot { stage: Stage::Running(_, Flow::Out(out)), .. }) = self.table.get_mut(id) {
+                    if let Some(Slot {
+                        stage: Stage::Running(_, Flow::Out(out)),
+                        ..
+                    }) = self.table.get_mut(id)
+                    {
                         out.frames = Held::Held(frames.clone());
                     }
                     self.settle(id, now);
@@ -162,7 +200,13 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    pub(super) fn send_error(&mut self, socket: SocketId, path: &Path, code: ErrorCode, text: &str) {
+    pub(super) fn send_error(
+        &mut self,
+        socket: SocketId,
+        path: &Path,
+        code: ErrorCode,
+        text: &str,
+    ) {
         let mut buffer = [0; ERROR_OCTETS_MAX];
         if let Ok(len) = wire::write_error(&mut buffer, code, text.as_bytes()) {
             self.send_packet(socket, path, &buffer[..len]);

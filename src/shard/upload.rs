@@ -86,7 +86,10 @@ impl Inflow {
         self.octets += payload.len() as u64;
         for kept in (block.0 + 1..=received.0).map(BlockIndex) {
             let start = self.place(kept);
-            let len = self.kept_last.filter(|&(last, _)| last == kept).map_or(self.blksize, |(_, len)| len);
+            let len = self
+                .kept_last
+                .filter(|&(last, _)| last == kept)
+                .map_or(self.blksize, |(_, len)| len);
             self.chunk.extend_from_slice(&self.kept[start..start + len]);
             self.octets += len as u64;
         }

@@ -19,7 +19,8 @@ use crate::time::{Duration, Instant};
 use crate::wire::Mode;
 
 /// The address of the simulated server.
-pub const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)), 69);
+pub const SERVER: SocketAddr =
+    SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)), 69);
 /// The address of the simulated clients.
 pub const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
 /// Virtual time after which a simulation is called hung.
@@ -99,7 +100,10 @@ impl Report {
     /// How many transfers completed.
     #[must_use]
     pub fn complete(&self) -> usize {
-        self.endings.iter().filter(|ending| ending.outcome == Outcome::Complete).count()
+        self.endings
+            .iter()
+            .filter(|ending| ending.outcome == Outcome::Complete)
+            .count()
     }
 
     /// Datagrams sent by both ends for each block that had to arrive and be acknowledged by window:
@@ -118,28 +122,43 @@ pub fn run(scenario: &Scenario) -> Report {
     if scenario.trace {
         world.network().trace();
     }
-    let image = Contents::Pattern { seed: scenario.seed, len: scenario.len };
+    let image = Contents::Pattern {
+        seed: scenario.seed,
+        len: scenario.len,
+    };
     let (server_files, client_files) = (Memory::new(Writes::Create), Memory::new(Writes::Create));
-    let source = if scenario.operation == Operation::Read { &server_files } else { &client_files };
+    let source = if scenario.operation == Operation::Read {
+        &server_files
+    } else {
+        &client_files
+    };
     source.insert(b"image", image);
-    let server = world.add_host("S", SERVER.ip(), server_files.clone(), scenario.settings.clone());
+    let server = world.add_host(
+        "S",
+        SERVER.ip(),
+        server_files.clone(),
+        scenario.settings.clone(),
+    );
     let client = world.add_host("C", CLIENT, client_files.clone(), Settings::default());
     world.listen(server, SERVER);
 
     let mut random = fastrand::Rng::with_seed(scenario.seed);
     for number in 0..scenario.clients {
-        let at = Instant::ZERO + Duration::from_nanos(random.u64(0..=scenario.within.as_nanos() as u64));
+        let at =
+            Instant::ZERO + Duration::from_nanos(random.u64(0..=scenario.within.as_nanos() as u64));
         let copy = format!("copy-{number}").into_bytes();
         let (remote, local) = match scenario.operation {
             Operation::Read => (b"image".to_vec(), copy),
             Operation::Write => (copy, b"image".to_vec()),
         };
-        let wanted = scenario.blksize.map_or_else(Wanted::default, |blksize| Wanted {
-            blksize: Some(blksize),
-            windowsize: Some(scenario.windowsize),
-            timeout: None,
-            tsize: Some(0),
-        });
+        let wanted = scenario
+            .blksize
+            .map_or_else(Wanted::default, |blksize| Wanted {
+                blksize: Some(blksize),
+                windowsize: Some(scenario.windowsize),
+                timeout: None,
+                tsize: Some(0),
+            });
         let plan = Plan {
             server: SERVER,
             operation: scenario.operation,
@@ -165,8 +184,15 @@ pub fn run(scenario: &Scenario) -> Report {
         Operation::Read => client_files.uploads(),
         Operation::Write => server_files.uploads(),
     };
-    let corrupt = copies.values().filter(|copy| !is_image(copy, scenario)).count();
-    let missing = endings.iter().filter(|ending| ending.outcome == Outcome::Complete).count().saturating_sub(copies.len());
+    let corrupt = copies
+        .values()
+        .filter(|copy| !is_image(copy, scenario))
+        .count();
+    let missing = endings
+        .iter()
+        .filter(|ending| ending.outcome == Outcome::Complete)
+        .count()
+        .saturating_sub(copies.len());
     Report {
         elapsed,
         settled: world.now() - Instant::ZERO,
@@ -184,5 +210,8 @@ pub fn run(scenario: &Scenario) -> Report {
 fn is_image(copy: &[u8], scenario: &Scenario) -> bool {
     let mut offsets = 0u64..;
     copy.len() as u64 == scenario.len
-        && copy.iter().zip(&mut offsets).all(|(&octet, offset)| octet == pattern_octet(scenario.seed, offset))
+        && copy
+            .iter()
+            .zip(&mut offsets)
+            .all(|(&octet, offset)| octet == pattern_octet(scenario.seed, offset))
 }

@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::config::Settings;
-use crate::engine::sim::{Network, NodeId, SimEngine, Traffic, Weather};
 use crate::engine::Bind;
+use crate::engine::sim::{Network, NodeId, SimEngine, Traffic, Weather};
 use crate::metrics::Metrics;
 use crate::shard::{Census, Ending, Plan, Shard, SlotId};
 use crate::store::memory::Memory;
@@ -64,20 +64,40 @@ impl World {
     #[must_use]
     pub fn new(seed: u64, weather: Weather, disk: Duration) -> Self {
         let network = Network::new(seed, weather);
-        Self { network, hosts: Vec::new(), disk, agenda: BinaryHeap::new(), entries: 0 }
+        Self {
+            network,
+            hosts: Vec::new(),
+            disk,
+            agenda: BinaryHeap::new(),
+            entries: 0,
+        }
     }
 
     /// Adds a host with these files.
     ///
     /// # Panics
     /// Never: a store without threads cannot fail to start one.
-    pub fn add_host(&mut self, name: &str, address: IpAddr, files: Memory, settings: Settings) -> Host {
+    pub fn add_host(
+        &mut self,
+        name: &str,
+        address: IpAddr,
+        files: Memory,
+        settings: Settings,
+    ) -> Host {
         let node = self.network.add_node(name, address, MTU);
-        let options = StoreOptions { frame_cache_octets: FRAME_CACHE_OCTETS, threads: 0 };
+        let options = StoreOptions {
+            frame_cache_octets: FRAME_CACHE_OCTETS,
+            threads: 0,
+        };
         let store = Store::new(files, options).expect("no thread is started");
         let engine = self.network.engine(node);
         let shard = Shard::new(engine, store.clone(), Arc::new(settings), Census::default());
-        self.hosts.push(Running { node, shard, store, disk_due: false });
+        self.hosts.push(Running {
+            node,
+            shard,
+            store,
+            disk_due: false,
+        });
         Host(self.hosts.len() - 1)
     }
 
@@ -86,7 +106,13 @@ impl World {
     /// # Panics
     /// If the address is taken: the simulation is at fault.
     pub fn listen(&mut self, host: Host, address: SocketAddr) {
-        self.hosts[host.0].shard.listen(Bind { address, shared: false }).expect("the address is free");
+        self.hosts[host.0]
+            .shard
+            .listen(Bind {
+                address,
+                shared: false,
+            })
+            .expect("the address is free");
     }
 
     /// Lets a host start a transfer at a time.
@@ -97,14 +123,28 @@ impl World {
     /// Moves on to the next thing that happens; false if nothing ever will.
     pub fn step(&mut self) -> bool {
         let agenda = self.agenda.peek().map(|Reverse(entry)| entry.at);
-        let shards = self.hosts.iter().filter_map(|host| host.shard.next_wake()).min();
-        let Some(next) = [agenda, shards, self.network.next_event()].into_iter().flatten().min() else {
+        let shards = self
+            .hosts
+            .iter()
+            .filter_map(|host| host.shard.next_wake())
+            .min();
+        let Some(next) = [agenda, shards, self.network.next_event()]
+            .into_iter()
+            .flatten()
+            .min()
+        else {
             return false;
         };
         let now = next.max(self.network.now());
         let woken = self.network.advance(now);
-        while self.agenda.peek().is_some_and(|Reverse(entry)| entry.at <= now) {
-            let Some(Reverse(entry)) = self.agenda.pop() else { break };
+        while self
+            .agenda
+            .peek()
+            .is_some_and(|Reverse(entry)| entry.at <= now)
+        {
+            let Some(Reverse(entry)) = self.agenda.pop() else {
+                break;
+            };
             match entry.what {
                 What::Disk(host) => self.visit_disk(host),
                 What::Start(host, plan) => {
@@ -159,7 +199,11 @@ impl World {
 
     fn enter(&mut self, at: Instant, what: What) {
         self.entries += 1;
-        self.agenda.push(Reverse(Entry { at, number: self.entries, what }));
+        self.agenda.push(Reverse(Entry {
+            at,
+            number: self.entries,
+            what,
+        }));
     }
 
     /// The time.
@@ -188,7 +232,12 @@ impl World {
 
     /// The transfers that a host asked for and that have ended since the last call.
     pub fn take_endings(&mut self, host: Host) -> Vec<Ending> {
-        self.hosts[host.0].shard.take_endings().into_iter().map(|(_, ending): (SlotId, Ending)| ending).collect()
+        self.hosts[host.0]
+            .shard
+            .take_endings()
+            .into_iter()
+            .map(|(_, ending): (SlotId, Ending)| ending)
+            .collect()
     }
 
     /// Slots in the tables of all hosts.

@@ -1,11 +1,13 @@
 //! bootstorm: TFTP for the moment when a thousand machines power on at once.
 
 pub mod config;
+pub mod control;
 pub mod engine;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod metrics;
 pub mod proto;
+pub mod server;
 pub mod shard;
 pub mod simulate;
 pub mod store;

@@ -1,6 +1,7 @@
 //! Counters, one set a shard, plain numbers that only their shard touches; merged when read.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// Why something was passed over in silence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,5 +83,68 @@ impl Metrics {
 fn merge_map<K: Copy + Ord>(into: &mut BTreeMap<K, u64>, from: &BTreeMap<K, u64>) {
     for (&key, &count) in from {
         *into.entry(key).or_default() += count;
+    }
+}
+
+/// A line a counter, those that are zero left out.
+impl fmt::Display for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plain = [
+            ("reads", self.reads),
+            ("writes", self.writes),
+            ("active", self.active),
+            ("unvalidated", self.unvalidated),
+            ("octets sent", self.octets_sent),
+            ("octets received", self.octets_received),
+            ("datagrams sent", self.datagrams_sent),
+            ("datagrams received", self.datagrams_received),
+            ("retransmissions", self.retransmissions),
+            ("sends that found the queue full", self.send_full),
+            ("datagrams dropped by the kernel", self.receive_drops),
+        ];
+        f.write_str("counters")?;
+        for (name, count) in plain {
+            line(f, name, &"", count)?;
+        }
+        self.ended
+            .iter()
+            .try_for_each(|(how, &count)| line(f, "ended", how, count))?;
+        self.refused
+            .iter()
+            .try_for_each(|(code, &count)| line(f, "refused with error", code, count))?;
+        self.suppressed
+            .iter()
+            .try_for_each(|(why, &count)| line(f, "suppressed", why, count))?;
+        self.send_errors
+            .iter()
+            .try_for_each(|(errno, &count)| line(f, "send error", errno, count))
+    }
+}
+
+fn line(
+    f: &mut fmt::Formatter<'_>,
+    name: &str,
+    label: &dyn fmt::Display,
+    count: u64,
+) -> fmt::Result {
+    if count == 0 {
+        Ok(())
+    } else {
+        write!(f, "\n  {:<40}{count:>16}", format!("{name} {label}"))
+    }
+}
+
+impl fmt::Display for Suppressed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotARequest => "not_a_request",
+            Self::Broadcast => "broadcast",
+            Self::PortZero => "port_zero",
+            Self::RepeatedRequest => "repeated_request",
+            Self::Full => "full",
+            Self::Draining => "draining",
+            Self::Stranger => "stranger",
+            Self::Unexpected => "unexpected",
+        })
     }
 }

@@ -68,7 +68,7 @@ impl Unvalidated {
 
     /// The transfer that has to go before another from `peer` may come, if the bounds are reached.
     /// `is_waiting` says whether a transfer is still there and still unvalidated.
-    pub(super) fn to_evict(
+    pub(super) fn oldest_over_bound(
         &mut self,
         peer: IpAddr,
         is_waiting: impl Fn(SlotId) -> bool,

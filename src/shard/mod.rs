@@ -57,6 +57,8 @@ pub struct Shard<E> {
     sockets: HashMap<SocketId, Purpose>,
     table: Table,
     timers: Wheel<SlotId>,
+    /// Memory for those whose timers fire in one round.
+    fired: Vec<SlotId>,
     /// Those that have something to send, each once, served in turn.
     ready: VecDeque<SlotId>,
     /// Those that wait for frames, by the frames.
@@ -100,6 +102,7 @@ impl<E: Engine> Shard<E> {
             sockets: HashMap::new(),
             table: Table::default(),
             timers: Wheel::new(),
+            fired: Vec::new(),
             ready: VecDeque::new(),
             waiting: HashMap::new(),
             unvalidated: Unvalidated::new(
@@ -328,9 +331,9 @@ impl<E: Engine> Shard<E> {
 
     /// Timers that fired: those whose deadline has moved on meanwhile are merely armed again.
     fn expire(&mut self, now: Instant) {
-        let mut fired = Vec::new();
+        let mut fired = std::mem::take(&mut self.fired);
         self.timers.expire(now, |id| fired.push(id));
-        for id in fired {
+        for id in fired.drain(..) {
             let Some(slot) = self.table.get_mut(id) else {
                 continue;
             };
@@ -355,6 +358,7 @@ impl<E: Engine> Shard<E> {
             }
             self.settle(id, now);
         }
+        self.fired = fired;
     }
 
     /// After anything that touched a transfer: notes that the peer has proved itself, gives the store
@@ -436,23 +440,29 @@ impl<E: Engine> Shard<E> {
         slot.queued
     }
 
-    /// Ends a transfer with an ERROR to the peer.
+    /// Gives a transfer up, with an ERROR to the peer.
     fn fail(&mut self, id: SlotId, code: ErrorCode, text: &str, now: Instant) {
+        self.abort(id, code, text, Outcome::Refused(code), now);
+    }
+
+    fn abort(&mut self, id: SlotId, code: ErrorCode, text: &str, outcome: Outcome, now: Instant) {
         let Some(slot) = self.table.get_mut(id) else {
             return;
         };
         if slot.is_lingering() {
             return;
         }
+        // A server that has not answered yet has nothing to be told.
+        let mut heard = true;
         if let Some(errand) = &mut slot.errand {
             errand.text = text.as_bytes().to_vec();
+            heard = errand.answered;
         }
         let (socket, path) = (slot.socket, slot.path);
-        // A server that has not been asked yet has nothing to be told.
-        if !slot.errand.as_ref().is_some_and(|errand| !errand.answered) {
+        if heard {
             self.send_error(socket, &path, code, text);
         }
-        self.finish(id, Outcome::Refused(code), now);
+        self.finish(id, outcome, now);
     }
 
     fn give_up(&mut self, id: SlotId, refusal: Refusal, now: Instant) {
@@ -527,22 +537,13 @@ impl<E: Engine> Shard<E> {
         self.draining = true;
         let now = self.engine.now();
         for id in self.table.ids() {
-            let Some(slot) = self.table.get(id) else {
-                continue;
-            };
-            if slot.is_lingering() {
-                continue;
-            }
-            if !matches!(slot.stage, Stage::Opening(_)) {
-                let (socket, path) = (slot.socket, slot.path);
-                self.send_error(
-                    socket,
-                    &path,
-                    ErrorCode::UNDEFINED,
-                    "the other end is shutting down",
-                );
-            }
-            self.finish(id, Outcome::Stopped, now);
+            self.abort(
+                id,
+                ErrorCode::UNDEFINED,
+                "the other end is shutting down",
+                Outcome::Stopped,
+                now,
+            );
         }
     }
 

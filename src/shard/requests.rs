@@ -90,7 +90,7 @@ impl<E: Engine> Shard<E> {
         }
         loop {
             let table = &self.table;
-            let evicted = self.unvalidated.to_evict(peer, |id| {
+            let evicted = self.unvalidated.oldest_over_bound(peer, |id| {
                 table.get(id).is_some_and(|slot| slot.unvalidated)
             });
             let Some(id) = evicted else { break };
@@ -256,7 +256,7 @@ impl<E: Engine> Shard<E> {
     fn terms(&mut self, id: SlotId) -> (Limits, Patience) {
         let path = self.table.get(id).map(|slot| slot.path);
         let mtu = path.and_then(|path| self.engine.mtu(path.local.interface));
-        let peer = path.map_or(IpAddr::from([0; 4]), |path| path.peer.ip());
+        let peer = path.map_or_else(|| IpAddr::from([0; 4]), |path| path.peer.ip());
         self.settings.terms(peer, mtu)
     }
 

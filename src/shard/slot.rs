@@ -139,6 +139,8 @@ pub(super) struct Errand {
 }
 
 #[derive(Debug)]
+// Nearly every slot runs: a box would only add a detour.
+#[allow(clippy::large_enum_variant)]
 pub(super) enum Stage {
     /// The store was asked to open or create the file; the request waits.
     Opening(Box<[u8]>),
@@ -170,7 +172,7 @@ pub(super) struct Outflow {
 pub(super) enum Held {
     #[default]
     None,
-    Held(Arc<Frames>),
+    Waited(Arc<Frames>),
     Known(Weak<Frames>),
 }
 

@@ -138,7 +138,7 @@ impl<E: Engine> Shard<E> {
         };
         match self.store.frames(&key, &self.mailbox) {
             Answer::Now(Ok(frames)) => {
-                out.frames = Held::Held(frames);
+                out.frames = Held::Waited(frames);
                 // The turn is not over: what was missing is here.
                 self.transmit(id, now)
             }
@@ -184,7 +184,7 @@ impl<E: Engine> Shard<E> {
                         ..
                     }) = self.table.get_mut(id)
                     {
-                        out.frames = Held::Held(frames.clone());
+                        out.frames = Held::Waited(frames.clone());
                     }
                     self.settle(id, now);
                 }
@@ -228,7 +228,7 @@ impl Held {
     fn holding(&self, block: BlockIndex) -> Option<Arc<Frames>> {
         let frames = match self {
             Self::None => return None,
-            Self::Held(frames) => frames.clone(),
+            Self::Waited(frames) => frames.clone(),
             Self::Known(frames) => frames.upgrade()?,
         };
         (frames.slice(block, 1).1 == 1).then_some(frames)

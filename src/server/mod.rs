@@ -1,0 +1,300 @@
+//! The server: shards on threads of their own, which take requests at shared addresses.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::task::Waker;
+use std::thread::{self, JoinHandle};
+
+use crate::config::Settings;
+use crate::engine::mio::MioEngine;
+use crate::engine::{Bind, Engine};
+use crate::metrics::Metrics;
+use crate::shard::{Census, Shard};
+use crate::store::directory::{Directory, DirectoryOptions};
+use crate::store::{Store, StoreOptions, THREADS_DEFAULT};
+
+/// What a server is to be.
+#[derive(Debug, Clone)]
+pub struct ServerOptions {
+    /// Addresses that take requests; port 0 picks one.
+    pub listen: Vec<SocketAddr>,
+    /// How many shards, each with a thread of its own; at least 1.
+    pub workers: usize,
+    /// What holds for transfers.
+    pub settings: Settings,
+    /// The directory whose files are served.
+    pub root: PathBuf,
+    /// How names are looked up in it, and what may be written.
+    pub directory: DirectoryOptions,
+    /// Memory for the DATA packets that transfers share, in octets.
+    pub frame_cache_octets: usize,
+}
+
+/// A server that runs until it is told to end, or dropped.
+#[derive(Debug)]
+pub struct Server {
+    addresses: Vec<SocketAddr>,
+    engine: String,
+    shards: Vec<Handle>,
+}
+
+/// A shard's thread, and how to reach it.
+#[derive(Debug)]
+struct Handle {
+    commands: mpsc::Sender<Command>,
+    waker: Waker,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What a shard is told from outside.
+enum Command {
+    Drain,
+    Stop,
+    Report(Box<dyn FnOnce(Metrics) + Send>),
+}
+
+/// What a shard says once it can answer.
+struct Ready {
+    addresses: Vec<SocketAddr>,
+    engine: String,
+    commands: mpsc::Sender<Command>,
+    waker: Waker,
+}
+
+impl Server {
+    /// Starts a server over a directory. When this returns, requests are answered.
+    ///
+    /// # Errors
+    /// If the root is no directory, an address cannot be had, or the system is out of something; the
+    /// text says which.
+    pub fn start(
+        options: &ServerOptions,
+        ended: impl Fn(io::Result<()>) + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let directory = Directory::new(&options.root, options.directory)?;
+        let frame_cache_octets = options.frame_cache_octets;
+        let store = Store::new(
+            directory,
+            StoreOptions {
+                frame_cache_octets,
+                threads: THREADS_DEFAULT,
+            },
+        )?;
+        Self::with_store(
+            store,
+            &options.listen,
+            options.workers,
+            options.settings.clone(),
+            ended,
+        )
+    }
+
+    /// Starts a server over any store. `ended` is called by each shard's thread as its last act.
+    ///
+    /// # Errors
+    /// If an address cannot be had, or the system is out of something.
+    pub fn with_store(
+        store: Arc<Store>,
+        listen: &[SocketAddr],
+        workers: usize,
+        settings: Settings,
+        ended: impl Fn(io::Result<()>) + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let (settings, ended, census) = (Arc::new(settings), Arc::new(ended), Census::default());
+        let shared = workers > 1;
+        if shared {
+            listen
+                .iter()
+                .try_for_each(|&address| refuse_taken(address))?;
+        }
+        let mut server = Self {
+            addresses: listen.to_vec(),
+            engine: String::new(),
+            shards: Vec::new(),
+        };
+        for number in 0..workers.max(1) {
+            let (sender, ready) = mpsc::channel();
+            let (store, settings, census, ended) = (
+                store.clone(),
+                settings.clone(),
+                census.clone(),
+                ended.clone(),
+            );
+            // A port that the first shard picked is the others' as well.
+            let binds: Vec<Bind> = server
+                .addresses
+                .iter()
+                .map(|&address| Bind { address, shared })
+                .collect();
+            let work = move || ended(run_shard(store, settings, census, &binds, &sender));
+            let thread = thread::Builder::new()
+                .name(format!("shard-{number}"))
+                .spawn(work)?;
+            match ready.recv() {
+                Ok(Ok(ready)) => {
+                    server.addresses = ready.addresses;
+                    server.engine = ready.engine;
+                    let (commands, waker) = (ready.commands, ready.waker);
+                    server.shards.push(Handle {
+                        commands,
+                        waker,
+                        thread: Some(thread),
+                    });
+                }
+                Ok(Err(error)) => return Err(error),
+                Err(_) => return Err(io::Error::other("a shard ended before it began")),
+            }
+        }
+        Ok(server)
+    }
+
+    /// The addresses that take requests, with the ports that were picked.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// What moves the datagrams, for people to read.
+    #[must_use]
+    pub fn engine(&self) -> &str {
+        &self.engine
+    }
+
+    /// How many shards there are.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Takes no more requests; each shard ends once its transfers have.
+    pub fn drain(&self) {
+        self.tell(|| Command::Drain);
+    }
+
+    /// Ends every transfer, telling the clients; then each shard ends.
+    pub fn stop(&self) {
+        self.tell(|| Command::Stop);
+    }
+
+    /// Asks every shard for its counters; `reply` is called once by each, on its thread.
+    pub fn report(&self, reply: impl Fn(Metrics) + Send + Clone + 'static) {
+        self.tell(|| Command::Report(Box::new(reply.clone())));
+    }
+
+    /// Waits for all shards to end.
+    pub fn join(mut self) {
+        self.join_all();
+    }
+
+    fn tell(&self, command: impl Fn() -> Command) {
+        for shard in &self.shards {
+            // A shard that has ended needs no telling.
+            if shard.commands.send(command()).is_ok() {
+                shard.waker.wake_by_ref();
+            }
+        }
+    }
+
+    fn join_all(&mut self) {
+        for shard in &mut self.shards {
+            if let Some(thread) = shard.thread.take() {
+                // A panic was printed by its thread; there is nothing left to do here.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+        self.join_all();
+    }
+}
+
+/// A shard's thread: everything it owns is made here, and never leaves.
+fn run_shard(
+    store: Arc<Store>,
+    settings: Arc<Settings>,
+    census: Census,
+    binds: &[Bind],
+    ready: &mpsc::Sender<io::Result<Ready>>,
+) -> io::Result<()> {
+    let begin = || {
+        let engine = MioEngine::new()?;
+        let description = format!(
+            "{}, bursts {}",
+            engine.name(),
+            if engine.gso() {
+                "cut by the kernel"
+            } else {
+                "sent one by one"
+            }
+        );
+        let waker = engine.waker();
+        let mut shard = Shard::new(engine, store, settings, census);
+        let mut addresses = Vec::new();
+        for bind in binds {
+            let named = |error: io::Error| {
+                io::Error::new(
+                    error.kind(),
+                    format!("cannot listen on udp {}: {error}", bind.address),
+                )
+            };
+            addresses.push(shard.listen(*bind).map_err(named)?);
+        }
+        let (commands, orders) = mpsc::channel();
+        Ok((
+            shard,
+            orders,
+            Ready {
+                addresses,
+                engine: description,
+                commands,
+                waker,
+            },
+        ))
+    };
+    let (mut shard, orders) = match begin() {
+        Ok((shard, orders, said)) => {
+            // Nobody to hear it means nobody to serve.
+            let _ = ready.send(Ok(said));
+            (shard, orders)
+        }
+        Err(error) => {
+            let _ = ready.send(Err(error));
+            return Ok(());
+        }
+    };
+    let mut draining = false;
+    while !(draining && shard.is_idle()) {
+        shard.turn()?;
+        for order in orders.try_iter() {
+            match order {
+                Command::Drain => shard.drain(),
+                Command::Stop => shard.stop(),
+                Command::Report(reply) => {
+                    reply(shard.metrics());
+                    continue;
+                }
+            }
+            draining = true;
+        }
+    }
+    Ok(())
+}
+
+/// Shards share an address by SO_REUSEPORT, which would let another process of the same user in as
+/// well, each getting a part of the requests. A socket without it finds out.
+fn refuse_taken(address: SocketAddr) -> io::Result<()> {
+    match UdpSocket::bind(address) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(io::Error::new(
+            error.kind(),
+            format!("cannot listen on udp {address}: {error}"),
+        )),
+        _ => Ok(()),
+    }
+}

@@ -6,9 +6,13 @@
 //! DATA packets made from it ([`Frames`]).
 
 mod body;
+pub mod directory;
+mod file;
 mod frames;
+pub mod local;
 pub mod memory;
 mod pool;
+mod resolve;
 mod text;
 mod upload;
 

@@ -1,0 +1,344 @@
+//! Regular files: reading one as it was when opened, and writing one that appears whole or not at all.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{fchmod, fstatvfs, fsync, ftruncate, linkat, openat, renameat, statat, unlinkat};
+use rustix::io::Errno;
+
+use super::{Identity, Opened, ReadFailure, Refusal, Sink, Source};
+
+/// Longest name of a file, in octets, on any file system worth the name.
+const NAME_OCTETS_MAX: usize = 255;
+
+/// How many hidden names are tried before giving up.
+const HIDDEN_ATTEMPTS_MAX: usize = 16;
+
+/// What a system error means to a client.
+pub(super) fn refusal(errno: Errno) -> Refusal {
+    match errno {
+        Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG => Refusal::NotFound,
+        // ENXIO is what opening a socket gives.
+        Errno::ACCESS
+        | Errno::PERM
+        | Errno::LOOP
+        | Errno::XDEV
+        | Errno::NXIO
+        | Errno::ISDIR
+        | Errno::ROFS => Refusal::Denied,
+        Errno::EXIST => Refusal::Exists,
+        Errno::NOSPC | Errno::DQUOT | Errno::FBIG => Refusal::DiskFull,
+        other => Refusal::Failed(other.raw_os_error()),
+    }
+}
+
+/// Makes a source of an open regular file.
+pub(super) fn opened(file: File) -> io::Result<Opened> {
+    let identity = identity(&file)?;
+    Ok(Opened {
+        len: identity.len,
+        identity,
+        source: Box::new(FileSource { file, identity }),
+    })
+}
+
+fn identity(file: &File) -> io::Result<Identity> {
+    let metadata = file.metadata()?;
+    let modified = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
+    Ok(Identity {
+        device: metadata.dev(),
+        inode: metadata.ino(),
+        len: metadata.len(),
+        modified,
+    })
+}
+
+struct FileSource {
+    file: File,
+    identity: Identity,
+}
+
+impl Source for FileSource {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, ReadFailure> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self
+                .file
+                .read_at(&mut buffer[filled..], offset + filled as u64)
+            {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(read_failure(&error)),
+            }
+        }
+        Ok(filled)
+    }
+
+    /// A file that has grown is well: it ends where it ended. Whether what was there before was
+    /// written over as well, its times cannot tell.
+    fn check(&self) -> Result<(), ReadFailure> {
+        let now = identity(&self.file).map_err(|error| read_failure(&error))?;
+        let shorter = now.len < self.identity.len;
+        let rewritten = now.len == self.identity.len && now.modified != self.identity.modified;
+        if shorter || rewritten {
+            Err(ReadFailure::Changed)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+fn read_failure(error: &io::Error) -> ReadFailure {
+    ReadFailure::Failed(error.raw_os_error().unwrap_or(libc::EIO))
+}
+
+/// What an upload may do.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    /// Whether a file of that name is replaced.
+    pub(super) replaces: bool,
+    /// The length that was announced.
+    pub(super) announced: Option<u64>,
+    /// Most octets.
+    pub(super) octets_max: Option<u64>,
+    /// Whether the file may be one without a name until it is published.
+    pub(super) unnamed: bool,
+}
+
+/// A file under way in the directory where it will appear.
+pub(super) struct FileSink {
+    directory: OwnedFd,
+    name: Vec<u8>,
+    file: File,
+    /// The name of the temporary file, which goes when this does; `None` as long as it has none.
+    hidden: Option<Vec<u8>>,
+    terms: Terms,
+    /// The permissions of the file that is replaced.
+    permissions: Option<Mode>,
+    written: u64,
+}
+
+impl FileSink {
+    /// Begins the file `name`, one component, in `directory`.
+    pub(super) fn create(directory: OwnedFd, name: &[u8], terms: Terms) -> Result<Self, Errno> {
+        let permissions = match regular_there(&directory, name)? {
+            Some(_) if !terms.replaces => return Err(Errno::EXIST),
+            there => there,
+        };
+        if let (Some(announced), Some(most)) = (terms.announced, terms.octets_max)
+            && announced > most
+        {
+            return Err(Errno::FBIG);
+        }
+        let (file, hidden) = temporary(&directory, name, terms.unnamed)?;
+        let sink = Self {
+            directory,
+            name: name.to_vec(),
+            file,
+            hidden,
+            terms,
+            permissions,
+            written: 0,
+        };
+        if let Some(announced) = terms.announced {
+            reserve(&sink.file, announced)?;
+        }
+        Ok(sink)
+    }
+
+    fn settle(&mut self) -> Result<(), Errno> {
+        // What was reserved beyond the end is given back.
+        ftruncate(&self.file, self.written)?;
+        if let Some(permissions) = self.permissions {
+            fchmod(&self.file, permissions)?;
+        }
+        fsync(&self.file)?;
+        if self.terms.replaces {
+            self.replace()?;
+        } else {
+            self.appear()?;
+        }
+        // The file is there and whole; that its name outlives a power cut is the best that can be
+        // tried, and not every file system can.
+        if let Ok(directory) = openat(
+            &self.directory,
+            ".",
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) {
+            let _ = fsync(directory);
+        }
+        Ok(())
+    }
+
+    /// Takes the name unless another has it. A link, unlike a rename, never replaces.
+    fn appear(&self) -> Result<(), Errno> {
+        let Some(hidden) = &self.hidden else {
+            return self.link(&self.name);
+        };
+        let (directory, hidden) = (&self.directory, hidden.as_slice());
+        match linkat(
+            directory,
+            hidden,
+            directory,
+            self.name.as_slice(),
+            AtFlags::empty(),
+        ) {
+            #[cfg(target_os = "linux")]
+            Err(Errno::PERM | Errno::OPNOTSUPP) => {
+                // A file system without links.
+                let flags = rustix::fs::RenameFlags::NOREPLACE;
+                rustix::fs::renameat_with(directory, hidden, directory, self.name.as_slice(), flags)
+            }
+            other => other,
+        }
+    }
+
+    /// Takes the name from whoever has it.
+    fn replace(&mut self) -> Result<(), Errno> {
+        if self.hidden.is_none() {
+            self.hidden = Some(try_hidden(&self.name, |hidden| self.link(hidden))?.0);
+        }
+        regular_there(&self.directory, &self.name)?;
+        if let Some(hidden) = &self.hidden {
+            renameat(
+                &self.directory,
+                hidden.as_slice(),
+                &self.directory,
+                self.name.as_slice(),
+            )?;
+            self.hidden = None;
+        }
+        Ok(())
+    }
+
+    /// Gives the unnamed file a name.
+    #[cfg(target_os = "linux")]
+    fn link(&self, name: &[u8]) -> Result<(), Errno> {
+        use rustix::fs::CWD;
+        use std::os::fd::AsRawFd;
+
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        match linkat(CWD, path, &self.directory, name, AtFlags::SYMLINK_FOLLOW) {
+            // No /proc here; the direct way needs a capability before Linux 6.10.
+            Err(Errno::NOENT) => linkat(&self.file, "", &self.directory, name, AtFlags::EMPTY_PATH),
+            other => other,
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn link(&self, _: &[u8]) -> Result<(), Errno> {
+        Err(Errno::NOSYS)
+    }
+}
+
+impl Sink for FileSink {
+    fn write(&mut self, octets: &[u8]) -> Result<(), Refusal> {
+        let written = self.written + octets.len() as u64;
+        if self.terms.octets_max.is_some_and(|most| written > most) {
+            return Err(Refusal::DiskFull);
+        }
+        self.file
+            .write_all(octets)
+            .map_err(|error| write_refusal(&error))?;
+        self.written = written;
+        Ok(())
+    }
+
+    fn publish(mut self: Box<Self>) -> Result<(), Refusal> {
+        self.settle().map_err(refusal)
+    }
+}
+
+impl Drop for FileSink {
+    fn drop(&mut self) {
+        if let Some(hidden) = &self.hidden {
+            // Nobody is left to be told.
+            let _ = unlinkat(&self.directory, hidden.as_slice(), AtFlags::empty());
+        }
+    }
+}
+
+/// What a failed write means to a client.
+pub(super) fn write_refusal(error: &io::Error) -> Refusal {
+    Errno::from_io_error(error).map_or(Refusal::Failed(libc::EIO), refusal)
+}
+
+/// The permissions of the regular file `name`, `None` if nothing is there, `EACCES` if anything else is.
+fn regular_there(directory: &OwnedFd, name: &[u8]) -> Result<Option<Mode>, Errno> {
+    match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno),
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
+            // Without set-user-ID and its like: who could write the octets does not become the owner.
+            Ok(Some(
+                Mode::from_raw_mode(stat.st_mode) & Mode::from_raw_mode(0o777),
+            ))
+        }
+        Ok(_) => Err(Errno::ACCESS),
+    }
+}
+
+/// An empty file in `directory`: unnamed where that is possible, which leaves nothing even if this
+/// process is killed, else hidden. Readable by all, less the process's umask.
+fn temporary(
+    directory: &OwnedFd,
+    name: &[u8],
+    unnamed: bool,
+) -> Result<(File, Option<Vec<u8>>), Errno> {
+    let permissions = Mode::from_raw_mode(0o644);
+    #[cfg(target_os = "linux")]
+    if unnamed {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        match openat(directory, ".", flags, permissions) {
+            Ok(file) => return Ok((file.into(), None)),
+            // What file systems and kernels without it say.
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::RDWR | OFlags::CLOEXEC;
+    let (hidden, file) = try_hidden(name, |hidden| openat(directory, hidden, flags, permissions))?;
+    Ok((file.into(), Some(hidden)))
+}
+
+/// Does `make` with hidden names made from `name` until one is free; returns that one.
+fn try_hidden<T>(
+    name: &[u8],
+    make: impl Fn(&[u8]) -> Result<T, Errno>,
+) -> Result<(Vec<u8>, T), Errno> {
+    for _ in 0..HIDDEN_ATTEMPTS_MAX {
+        let suffix = format!(".{:08x}.part", fastrand::u32(..));
+        let kept = name.len().min(NAME_OCTETS_MAX - 1 - suffix.len());
+        let hidden = [b".", &name[..kept], suffix.as_bytes()].concat();
+        match make(&hidden) {
+            Err(Errno::EXIST) => {}
+            made => return made.map(|made| (hidden, made)),
+        }
+    }
+    // Not EEXIST, which would say something about the name that was asked for.
+    Err(Errno::AGAIN)
+}
+
+/// Takes `octets` of disk for `file`, or says at once that they are not there.
+fn reserve(file: &File, octets: u64) -> Result<(), Errno> {
+    // Looked at first: some file systems take what there is before they notice that it is too little.
+    // File systems that do not know their size say 0 blocks.
+    let disk = fstatvfs(file)?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if disk.f_blocks > 0 && octets > free {
+        return Err(Errno::NOSPC);
+    }
+    #[cfg(target_os = "linux")]
+    if octets > 0 {
+        match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, octets) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INTR) => {}
+            other => return other,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,258 @@
+//! Paths under a root directory, looked up so that neither a link nor `..` leads out of it.
+//!
+//! On Linux the kernel does it: `openat2` with `RESOLVE_IN_ROOT` (5.6) takes the root for `/`, so that
+//! absolute names and links inside the tree work and nothing leaves it, whatever is renamed meanwhile.
+//! Where that is missing or forbidden, the path is walked component by component: no component is
+//! ever opened through a link, and links are read and followed by hand.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, open, openat, readlinkat, statat};
+use rustix::io::Errno;
+
+use super::Patience;
+
+/// Most links that one path may go through, as in Linux (`MAXSYMLINKS`).
+const LINKS_MAX: usize = 40;
+
+/// Most components of a path, those of links included: a bound on the work that one name can cause.
+const COMPONENTS_MAX: usize = 4096;
+
+/// Most directories that a path may go down, each of which is a descriptor for a moment.
+const DEPTH_MAX: usize = 128;
+
+/// How often a look-up is tried that something was renamed under.
+const ATTEMPTS_MAX: usize = 16;
+
+/// A directory that is only a starting point: neither read nor written.
+#[cfg(target_os = "linux")]
+const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+#[cfg(not(target_os = "linux"))]
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::CLOEXEC);
+
+/// A file to be read. A FIFO that nobody writes to is opened at once, and no terminal becomes ours.
+const FILE: OFlags = OFlags::RDONLY
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOCTTY)
+    .union(OFlags::CLOEXEC);
+
+/// How paths are looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Resolver {
+    /// By the kernel where it can, else as below.
+    Kernel,
+    /// Component by component.
+    Walk,
+}
+
+/// A root directory. It stays the same one even if its name goes to another.
+#[derive(Debug)]
+pub(super) struct Tree {
+    root: OwnedFd,
+    resolver: Resolver,
+}
+
+impl Tree {
+    pub(super) fn open(root: &Path, resolver: Resolver) -> Result<Self, Errno> {
+        Ok(Self {
+            root: open(root, DIRECTORY, Mode::empty())?,
+            resolver,
+        })
+    }
+
+    /// Opens the regular file at `path`; anything else that is there is `EACCES`. With
+    /// [`Patience::Now`], `EAGAIN` says that it would take a disk.
+    ///
+    /// What is there is looked at before it is opened, since opening alone can do something to a
+    /// device. If it changes in between, what was opened is looked at again, and that counts.
+    pub(super) fn file(&self, path: &[u8], patience: Patience) -> Result<File, Errno> {
+        let file = match self.file_by_kernel(path, patience) {
+            Err(Errno::NOSYS | Errno::PERM) if patience == Patience::Long => {
+                self.file_by_walk(path)
+            }
+            Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) if patience == Patience::Now => {
+                Err(Errno::AGAIN)
+            }
+            other => other,
+        }?;
+        regular(fstat(&file)?.st_mode).map(|()| file.into())
+    }
+
+    /// Opens the directory at `path` as a starting point.
+    pub(super) fn directory(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
+        match self.by_kernel(path, DIRECTORY, Patience::Long) {
+            Err(Errno::NOSYS | Errno::PERM) => match self.walk(path)? {
+                Place { name: Some(_), .. } => Err(Errno::NOTDIR),
+                Place {
+                    directory: Some(directory),
+                    name: None,
+                } => Ok(directory),
+                Place {
+                    directory: None,
+                    name: None,
+                } => openat(&self.root, ".", DIRECTORY, Mode::empty()),
+            },
+            other => other,
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn file_by_kernel(&self, path: &[u8], patience: Patience) -> Result<OwnedFd, Errno> {
+        let seen = self.by_kernel(path, OFlags::PATH | OFlags::CLOEXEC, patience)?;
+        regular(fstat(&seen)?.st_mode)?;
+        self.by_kernel(path, FILE, patience)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn file_by_kernel(&self, _: &[u8], _: Patience) -> Result<OwnedFd, Errno> {
+        Err(Errno::NOSYS)
+    }
+
+    /// `ENOSYS` and `EPERM` say that the kernel, or what confines this process, does not offer it.
+    #[cfg(target_os = "linux")]
+    fn by_kernel(&self, path: &[u8], flags: OFlags, patience: Patience) -> Result<OwnedFd, Errno> {
+        use rustix::fs::{ResolveFlags, openat2};
+
+        if self.resolver == Resolver::Walk {
+            return Err(Errno::NOSYS);
+        }
+        let confined = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let (resolve, attempts) = match patience {
+            Patience::Now => (confined | ResolveFlags::CACHED, 1),
+            Patience::Long => (confined, ATTEMPTS_MAX),
+        };
+        let path = if path.is_empty() { b"." } else { path };
+        for _ in 0..attempts {
+            // A `..` that something was renamed under is EAGAIN: the kernel cannot vouch for it.
+            match openat2(&self.root, path, flags, Mode::empty(), resolve) {
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                other => return other,
+            }
+        }
+        Err(Errno::AGAIN)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn by_kernel(&self, _: &[u8], _: OFlags, _: Patience) -> Result<OwnedFd, Errno> {
+        Err(Errno::NOSYS)
+    }
+
+    fn file_by_walk(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
+        let Place {
+            directory,
+            name: Some(name),
+        } = self.walk(path)?
+        else {
+            return Err(Errno::ACCESS);
+        };
+        let directory = directory.as_ref().unwrap_or(&self.root);
+        regular(statat(directory, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW)?.st_mode)?;
+        openat(
+            directory,
+            name.as_slice(),
+            FILE | OFlags::NOFOLLOW,
+            Mode::empty(),
+        )
+    }
+
+    /// Follows `path` as far as directories go.
+    fn walk(&self, path: &[u8]) -> Result<Place, Errno> {
+        for _ in 0..ATTEMPTS_MAX {
+            match self.walk_once(path) {
+                Err(Errno::AGAIN) => {}
+                other => return other,
+            }
+        }
+        Err(Errno::AGAIN)
+    }
+
+    /// `EAGAIN` says that a component was exchanged while it was looked at.
+    fn walk_once(&self, path: &[u8]) -> Result<Place, Errno> {
+        // The directories gone down from the root, so that `..` goes up where it came from.
+        let mut below: Vec<OwnedFd> = Vec::new();
+        let mut rest: Vec<Vec<u8>> = Vec::new();
+        push_components(&mut rest, path);
+        let mut links = 0;
+        let mut components = 0;
+        while let Some(component) = rest.pop() {
+            components += 1;
+            if components > COMPONENTS_MAX || below.len() >= DEPTH_MAX {
+                return Err(Errno::NAMETOOLONG);
+            }
+            match component.as_slice() {
+                b"" | b"." => continue,
+                b".." => {
+                    below.pop();
+                    continue;
+                }
+                _ => {}
+            }
+            let here = below.last().unwrap_or(&self.root).as_fd();
+            let stat = statat(here, component.as_slice(), AtFlags::SYMLINK_NOFOLLOW)?;
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => {
+                    let flags = DIRECTORY | OFlags::NOFOLLOW;
+                    let directory = openat(here, component.as_slice(), flags, Mode::empty())
+                        .map_err(exchanged)?;
+                    below.push(directory);
+                }
+                FileType::Symlink => {
+                    links += 1;
+                    if links > LINKS_MAX {
+                        return Err(Errno::LOOP);
+                    }
+                    let target = readlinkat(here, component.as_slice(), Vec::new())
+                        .map_err(exchanged)?
+                        .into_bytes();
+                    if target.first() == Some(&b'/') {
+                        below.clear();
+                    }
+                    push_components(&mut rest, &target);
+                }
+                _ if rest.is_empty() => {
+                    return Ok(Place {
+                        directory: below.pop(),
+                        name: Some(component),
+                    });
+                }
+                _ => return Err(Errno::NOTDIR),
+            }
+        }
+        Ok(Place {
+            directory: below.pop(),
+            name: None,
+        })
+    }
+}
+
+/// Where a walk ended.
+struct Place {
+    /// The last directory; `None` is the root.
+    directory: Option<OwnedFd>,
+    /// What the path names in it: neither a directory nor a link; `None` if the directory itself.
+    name: Option<Vec<u8>>,
+}
+
+/// Puts the components of `path` on the stack `rest`, the first on top.
+fn push_components(rest: &mut Vec<Vec<u8>>, path: &[u8]) {
+    rest.extend(path.split(|&octet| octet == b'/').rev().map(<[u8]>::to_vec));
+}
+
+/// What opening a directory or reading a link says when it no longer is one.
+const fn exchanged(errno: Errno) -> Errno {
+    match errno {
+        Errno::NOTDIR | Errno::LOOP | Errno::INVAL => Errno::AGAIN,
+        other => other,
+    }
+}
+
+fn regular(mode: rustix::fs::RawMode) -> Result<(), Errno> {
+    match FileType::from_raw_mode(mode) {
+        FileType::RegularFile => Ok(()),
+        _ => Err(Errno::ACCESS),
+    }
+}

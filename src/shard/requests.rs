@@ -214,7 +214,7 @@ impl<E: Engine> Shard<E> {
             frames: Held::None,
             waiting: false,
         });
-        self.metrics.reads += 1;
+        self.count_request("read", "accepted");
         self.begin(id, Transfer::Send(sender), flow, &oack[..answer.oack], now);
     }
 
@@ -236,7 +236,7 @@ impl<E: Engine> Shard<E> {
         };
         let receiver = Receiver::answer(answer.params, answer.oack > 0, patience, now);
         let inflow = Inflow::new(upload, answer.params.blksize(), answer.params.windowsize());
-        self.metrics.writes += 1;
+        self.count_request("write", "accepted");
         self.begin(
             id,
             Transfer::Receive(receiver),
@@ -272,7 +272,8 @@ impl<E: Engine> Shard<E> {
         if self.refusal_lines.take(now) {
             log::refusal(slot, refusal, self.refusal_lines.take_denied());
         }
-        *self.metrics.refused.entry(code.0).or_default() += 1;
+        let operation = slot.operation.name();
+        self.count_request(operation, refusal.name());
         self.send_error(socket, &path, code, text);
         self.drop_unstarted(id);
     }
@@ -282,12 +283,16 @@ impl<E: Engine> Shard<E> {
         if self.refusal_lines.take(now) {
             log::malformed(path.peer, why, self.refusal_lines.take_denied());
         }
+        self.count_request("unknown", "malformed");
+        self.send_error(socket, path, ErrorCode::ILLEGAL, why);
+    }
+
+    fn count_request(&mut self, operation: &'static str, result: &'static str) {
         *self
             .metrics
-            .refused
-            .entry(ErrorCode::ILLEGAL.0)
+            .requests
+            .entry((operation, result))
             .or_default() += 1;
-        self.send_error(socket, path, ErrorCode::ILLEGAL, why);
     }
 
     /// Forgets a request that never became a transfer.

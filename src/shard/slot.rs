@@ -25,12 +25,20 @@ pub enum Operation {
     Write,
 }
 
-impl fmt::Display for Operation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Operation {
+    /// The word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
             Self::Read => "read",
             Self::Write => "write",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -78,6 +86,27 @@ pub struct Ending {
     pub outcome: Outcome,
     /// What the peer's ERROR said, or why this end gave up.
     pub text: Vec<u8>,
+}
+
+/// A transfer that runs, as operators see it.
+#[derive(Debug, Clone)]
+pub struct Running {
+    /// Which way the file goes.
+    pub operation: Operation,
+    /// The other end.
+    pub peer: std::net::SocketAddr,
+    /// The file's name, as asked for.
+    pub filename: Box<[u8]>,
+    /// The terms; `None` while the file is being opened.
+    pub params: Option<Params>,
+    /// Octets that arrived.
+    pub octets: u64,
+    /// Octets that there are, where that is known.
+    pub total: Option<u64>,
+    /// Since the request.
+    pub elapsed: Duration,
+    /// Datagrams sent more than once.
+    pub retransmissions: u64,
 }
 
 impl fmt::Display for Ending {
@@ -188,6 +217,31 @@ impl Slot {
             Stage::Running(transfer, _) => !transfer.is_validated(),
             Stage::Lingering(_) => false,
         }
+    }
+
+    /// What operators see of it; `None` once it is over.
+    pub(super) fn running(&self, now: Instant) -> Option<Running> {
+        let (params, retransmissions, total) = match &self.stage {
+            Stage::Opening(_) => (None, 0, None),
+            Stage::Running(transfer, flow) => {
+                let total = match flow {
+                    Flow::Out(out) => Some(out.body.len()),
+                    Flow::In(_) => self.errand.as_ref().and_then(|errand| errand.announced),
+                };
+                (Some(*transfer.params()), transfer.retransmissions(), total)
+            }
+            Stage::Lingering(_) => return None,
+        };
+        Some(Running {
+            operation: self.operation,
+            peer: self.path.peer,
+            filename: self.filename.clone(),
+            params,
+            octets: self.arrived().1,
+            total,
+            elapsed: now - self.started,
+            retransmissions,
+        })
     }
 
     pub(super) const fn is_lingering(&self) -> bool {

@@ -288,6 +288,12 @@ impl Sender {
         self.last
     }
 
+    /// When the peer last moved the transfer on.
+    #[must_use]
+    pub const fn moved_at(&self) -> Instant {
+        self.moved_at
+    }
+
     /// Datagrams sent more than once.
     #[must_use]
     pub const fn retransmissions(&self) -> u64 {

@@ -45,8 +45,8 @@ impl<E: Engine> Shard<E> {
             && let Some(slot) = self.table.get(id)
         {
             // A repeat before the first answer belongs to the transfer that it started, whose timer
-            // resends: atftp aborts on a second OACK.
-            if slot.fingerprint == fingerprint && slot.is_fresh() {
+            // resends: atftp aborts on a second OACK. So does a copy that the network delivers late.
+            if slot.fingerprint == fingerprint && slot.is_repeatable(now) {
                 return self.suppress(Suppressed::RepeatedRequest);
             }
             // Anything else comes from a client that has begun anew.

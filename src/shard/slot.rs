@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 
 use super::table::Key;
 use super::upload::Inflow;
+use crate::config;
 use crate::engine::{Path, SocketId};
 use crate::proto::negotiate::{Params, Wanted};
 use crate::proto::outcome::Outcome;
@@ -210,11 +211,14 @@ pub(super) enum Held {
 }
 
 impl Slot {
-    /// Whether a repeat of its request belongs to it: nothing but the request has come from the peer.
-    pub(super) const fn is_fresh(&self) -> bool {
+    /// Whether a repeat of its request belongs to it: nothing but the request has come from the peer,
+    /// or the repeat comes too soon after the last thing that did.
+    pub(super) fn is_repeatable(&self, now: Instant) -> bool {
         match &self.stage {
             Stage::Opening(_) => true,
-            Stage::Running(transfer, _) => !transfer.is_validated(),
+            Stage::Running(transfer, _) => {
+                !transfer.is_validated() || now - transfer.moved_at() < config::REBOOT_MIN
+            }
             Stage::Lingering(_) => false,
         }
     }

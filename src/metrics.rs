@@ -69,6 +69,20 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// Transfers that run.
+    #[must_use]
+    pub const fn active(&self) -> u64 {
+        self.active_reads + self.active_writes
+    }
+
+    /// Requests that began a transfer.
+    #[must_use]
+    pub fn accepted(&self) -> u64 {
+        let accepted =
+            |((_, result), count): (&(&str, &str), &u64)| (*result == "accepted").then_some(*count);
+        self.requests.iter().filter_map(accepted).sum()
+    }
+
     /// Adds another shard's counts to these.
     pub fn merge(&mut self, other: &Self) {
         self.active_reads += other.active_reads;

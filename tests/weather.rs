@@ -330,8 +330,8 @@ fn check(scenario: &Scenario, report: &Report) {
     assert_eq!(report.work_left, 0, "the store was left with work");
     assert!(report.settled < SETTLED_MAX, "took {:?}", report.settled);
     let ended: u64 = report.metrics.ended.values().sum();
-    let begun = report.metrics.reads + report.metrics.writes;
-    assert_eq!(report.metrics.active, 0, "{:?}", report.metrics);
+    let begun = report.metrics.accepted();
+    assert_eq!(report.metrics.active(), 0, "{:?}", report.metrics);
     assert!(begun <= ended, "{:?}", report.metrics);
     let sent = report.server.datagrams + report.client.datagrams;
     let most = datagrams_max(scenario, report);

@@ -263,10 +263,16 @@ impl<E: Engine> Shard<E> {
             }
             (Stage::Lingering(Some(last)), Packet::Data { block, .. }) if *last == block => {
                 let (socket, path, ack) = (slot.socket, slot.path, wire::write_ack(block));
-                self.send_packet(socket, &path, &ack);
+                return self.send_packet(socket, &path, &ack);
             }
-            (Stage::Lingering(_), _) => {}
+            (Stage::Lingering(_), _) => return,
             _ => return self.suppress(Suppressed::Unexpected),
+        }
+        if let Stage::Running(transfer, _) = &slot.stage
+            && transfer.moved_at() == now
+        {
+            // The client is where it was: what looked like a new beginning was none.
+            slot.again = None;
         }
         self.settle(id, now);
     }
@@ -339,6 +345,9 @@ impl<E: Engine> Shard<E> {
         let mut fired = std::mem::take(&mut self.fired);
         self.timers.expire(now, |id| fired.push(id));
         for id in fired.drain(..) {
+            if self.begin_again(id, now) {
+                continue;
+            }
             let Some(slot) = self.table.get_mut(id) else {
                 continue;
             };
@@ -438,6 +447,8 @@ impl<E: Engine> Shard<E> {
             Flow::Out(out) => out.waiting,
             Flow::In(inflow) => inflow.is_backlogged(),
         };
+        // A client that may have begun anew has no use for what its old transfer has to send.
+        let held_up = held_up || slot.again.is_some();
         if !slot.queued && !held_up && transfer.poll_transmit(1).is_some() {
             slot.queued = true;
             self.ready.push_back(id);

@@ -149,6 +149,8 @@ pub(super) struct Slot {
     pub(super) armed: Option<Instant>,
     /// Whether it stands in the queue of those that have something to send.
     pub(super) queued: bool,
+    /// The same request once more, which counts if the transfer stands still for a while.
+    pub(super) again: Option<Box<[u8]>>,
     /// When the packet arrived that what is sent next will answer.
     pub(super) heard_at: Option<Instant>,
     /// Whether nothing was sent yet.
@@ -211,16 +213,22 @@ pub(super) enum Held {
 }
 
 impl Slot {
-    /// Whether a repeat of its request belongs to it: nothing but the request has come from the peer,
-    /// or the repeat comes too soon after the last thing that did.
-    pub(super) fn is_repeatable(&self, now: Instant) -> bool {
+    /// Whether a repeat of its request belongs to it: nothing but the request has come from the peer.
+    pub(super) const fn is_fresh(&self) -> bool {
         match &self.stage {
             Stage::Opening(_) => true,
-            Stage::Running(transfer, _) => {
-                !transfer.is_validated() || now - transfer.moved_at() < config::REBOOT_MIN
-            }
+            Stage::Running(transfer, _) => !transfer.is_validated(),
             Stage::Lingering(_) => false,
         }
+    }
+
+    /// Until when the transfer must stand still for a repeat of its request to be a new beginning;
+    /// `None` if it is one already.
+    pub(super) fn quiet_at(&self, now: Instant) -> Option<Instant> {
+        let Stage::Running(transfer, _) = &self.stage else {
+            return None;
+        };
+        Some(transfer.moved_at() + config::REBOOT_QUIET).filter(|&at| at > now)
     }
 
     /// What operators see of it; `None` once it is over.

@@ -229,7 +229,9 @@ fn nothing_lost_nothing_sent_again() {
         let most = match name {
             "fair" | "full" | "WAN 25 ms" => TABLE_BLOCKS,
             "duplicate 5 %" => TABLE_BLOCKS + 1,
-            "jitter 1-4 ms" | "jitter, duplicate" | "reorder 1 %" => TABLE_BLOCKS * 12 / 10,
+            "jitter 1-4 ms" | "jitter, duplicate" => TABLE_BLOCKS * 12 / 10,
+            // Held back by ten round trips, a block is as good as lost.
+            "reorder 1 %" => TABLE_BLOCKS * 15 / 10,
             _ => continue,
         };
         for operation in [Operation::Read, Operation::Write] {

@@ -6,7 +6,7 @@
 use bootstorm::engine::sim::Weather;
 use bootstorm::proto::outcome::Outcome;
 use bootstorm::shard::Operation;
-use bootstorm::simulate::{Calamity, Report, Scenario, run};
+use bootstorm::simulate::{Calamity, Report, Scenario, Style, run, serve};
 use bootstorm::time::Duration;
 
 /// Runs without `SEED`.
@@ -221,6 +221,36 @@ fn table_of_our_ends() {
     }
 }
 
+/// Goal: receivers of other makes get the file in any weather, and no weather makes a storm.
+/// Method: a table of virtual seconds, and DATA for each block, over weathers, habits and window sizes.
+#[test]
+fn table_of_foreign_receivers() {
+    let mut table = format!("{:32}", "");
+    for windowsize in WINDOWSIZES {
+        table += &format!("{:>20}", format!("windowsize {windowsize}"));
+    }
+    for (name, weather) in weathers() {
+        for style in Style::ALL {
+            table += &format!("\n{name:18}{:14}", format!("{style:?}"));
+            for windowsize in WINDOWSIZES {
+                if style == Style::Lockstep512 && windowsize > 1 {
+                    continue;
+                }
+                let mut scenario = table_scenario(&weather, Operation::Read, windowsize, 1);
+                if style == Style::Lockstep512 {
+                    scenario.len = (TABLE_BLOCKS - 1) * 512 + 1;
+                }
+                let served = serve(&scenario, style);
+                let seconds = served.elapsed.as_secs_f64();
+                let data = served.server.data as f64 / TABLE_BLOCKS as f64;
+                let cell = format!("{seconds:.3} s {data:.3}{}", if served.complete {""} else {"!"});
+                table += &format!("{cell:>20}");
+            }
+        }
+    }
+    insta::assert_snapshot!("foreign_receivers", table);
+}
+
 /// Goal: neither datagrams delivered twice nor datagrams that overtake each other make a storm.
 /// Method: the weathers in which a naive pair sends 1,402 and 34,862 datagrams for 701 blocks.
 #[test]
@@ -229,7 +259,9 @@ fn nothing_lost_nothing_sent_again() {
         let most = match name {
             "fair" | "full" | "WAN 25 ms" => TABLE_BLOCKS,
             "duplicate 5 %" => TABLE_BLOCKS + 1,
-            "jitter 1-4 ms" | "jitter, duplicate" | "reorder 1 %" => TABLE_BLOCKS * 12 / 10,
+            "jitter 1-4 ms" | "jitter, duplicate" => TABLE_BLOCKS * 12 / 10,
+            // Held back by ten round trips, a block is as good as lost.
+            "reorder 1 %" => TABLE_BLOCKS * 15 / 10,
             _ => continue,
         };
         for operation in [Operation::Read, Operation::Write] {

@@ -1,7 +1,9 @@
 //! The real shard in a simulated network: a world in virtual time, which the same seed makes the same again.
 
+mod foreign;
 mod world;
 
+pub use foreign::{Foreign, Style};
 pub use world::{Host, World};
 
 use std::net::{IpAddr, SocketAddr};
@@ -23,6 +25,8 @@ pub const SERVER: SocketAddr =
     SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)), 69);
 /// The address of the simulated clients.
 pub const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
+/// The MTU of every interface.
+const MTU: u32 = 1500;
 /// Virtual time after which a simulation is called hung.
 const ELAPSED_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -243,6 +247,54 @@ pub fn run(scenario: &Scenario) -> Report {
         left_over: world.slots(),
         work_left: world.finish_store_work(),
         blocks: scenario.len / u64::from(scenario.blksize.unwrap_or(512)) + 1,
+        trace: world.network().take_trace(),
+    }
+}
+
+/// What came of serving a receiver of another make.
+#[derive(Debug, Clone)]
+pub struct Served {
+    /// Whether it has the file, every octet of it.
+    pub complete: bool,
+    /// Virtual time until then.
+    pub elapsed: Duration,
+    /// What the server sent.
+    pub server: Traffic,
+    /// Datagrams that the receiver sent.
+    pub sent: u64,
+    /// Slots left in the server's table when nothing more could happen.
+    pub left_over: usize,
+    /// Every datagram, if that was asked for.
+    pub trace: Vec<String>,
+}
+
+/// Serves a scenario's file to one receiver of another make.
+#[must_use]
+pub fn serve(scenario: &Scenario, style: Style) -> Served {
+    let mut world = World::new(scenario.seed, scenario.weather.clone(), scenario.disk);
+    if scenario.trace {
+        world.network().trace();
+    }
+    let files = Memory::new(Writes::Off);
+    let image = Contents::Pattern {
+        seed: scenario.seed,
+        len: scenario.len,
+    };
+    files.insert(b"image", image);
+    let server = world.add_host("S", SERVER.ip(), files, scenario.settings.clone());
+    world.listen(server, SERVER);
+    let node = world.network().add_node("C", CLIENT, MTU);
+    let terms = (scenario.blksize.unwrap_or(512), scenario.windowsize);
+    let mut foreign = Foreign::request(&mut world, node, style, SERVER, b"image", terms);
+    while world.step() && world.now() - Instant::ZERO < ELAPSED_MAX {
+        foreign.turn(&mut world);
+    }
+    Served {
+        complete: foreign.body().is_some_and(|body| is_image(body, scenario)),
+        elapsed: foreign.ended_at().unwrap_or_default() - Instant::ZERO,
+        server: world.sent(server),
+        sent: foreign.sent(),
+        left_over: world.slots(),
         trace: world.network().take_trace(),
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BinaryHeap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::MTU;
 use crate::config::Settings;
 use crate::engine::Bind;
 use crate::engine::sim::{Network, NodeId, SimEngine, Traffic, Weather};
@@ -14,8 +15,6 @@ use crate::store::memory::Memory;
 use crate::store::{Store, StoreOptions};
 use crate::time::{Duration, Instant};
 
-/// The MTU of every interface.
-const MTU: u32 = 1500;
 /// Memory for frames at each host.
 const FRAME_CACHE_OCTETS: usize = 64 << 20;
 

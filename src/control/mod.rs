@@ -11,7 +11,7 @@ use crate::metrics::Metrics;
 use crate::server::{Server, ServerOptions};
 use crate::time::Duration;
 
-pub use signals::{Signal, Signals};
+pub use signals::{Signal, Signals, on_interrupt};
 
 /// Serves until told to end: SIGTERM or SIGINT lets running transfers finish, for `drain_timeout` at
 /// the most; a second SIGINT ends at once; SIGUSR1 prints the counters.

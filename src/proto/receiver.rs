@@ -51,6 +51,7 @@ pub struct Receiver {
     received: BlockIndex,
     /// The block that the last ACK named.
     acked: BlockIndex,
+    acked_at: Instant,
     ahead: Ahead,
     /// The block that was shorter than the others.
     last: Option<BlockIndex>,
@@ -105,6 +106,7 @@ impl Receiver {
             opening,
             received: BlockIndex::ZERO,
             acked: BlockIndex::ZERO,
+            acked_at: now,
             ahead: Ahead::default(),
             last: None,
             published: false,
@@ -157,7 +159,7 @@ impl Receiver {
             index <= self.acked.plus(window) && self.last.is_none_or(|last| index <= last)
         });
         let Some(index) = in_window else {
-            self.repeated(wire);
+            self.repeated(wire, now);
             return Verdict::Ignore;
         };
         // A server that knows no options answers a request with DATA 1 and no OACK.
@@ -258,6 +260,7 @@ impl Receiver {
         let again = self.deadline.is_some() && self.acked == self.received;
         self.sample = (!again && self.retries == 0).then_some(now);
         self.acked = self.received;
+        self.acked_at = now;
         if self.is_whole() {
             self.end(Outcome::Complete);
         } else {
@@ -322,6 +325,12 @@ impl Receiver {
         self.last == Some(self.received)
     }
 
+    /// When the peer last moved the transfer on.
+    #[must_use]
+    pub const fn moved_at(&self) -> Instant {
+        self.moved_at
+    }
+
     /// Datagrams sent more than once.
     #[must_use]
     pub const fn retransmissions(&self) -> u64 {
@@ -329,11 +338,14 @@ impl Receiver {
     }
 
     /// A block that is in already. Only the one that the last ACK named says that this ACK was lost;
-    /// repeats of earlier ones are the rest of a window that is on its way again.
-    fn repeated(&mut self, wire: WireBlock) {
+    /// repeats of earlier ones are the rest of a window that is on its way again. Nor can anybody have
+    /// missed an ACK that left less than a round trip ago: the network delivered the block twice, and the
+    /// sender would take another ACK for the report of a gap.
+    fn repeated(&mut self, wire: WireBlock, now: Instant) {
         let is_last_acked =
             self.acked > BlockIndex::ZERO && self.params.rollover().wire(self.acked) == wire;
-        if is_last_acked && self.acked == self.received {
+        let was_due = now - self.acked_at >= self.timer.round_trip().unwrap_or_default();
+        if is_last_acked && self.acked == self.received && was_due {
             self.due = true;
             self.retransmissions += 1;
         }

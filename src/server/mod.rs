@@ -12,7 +12,7 @@ use crate::config::Settings;
 use crate::engine::mio::MioEngine;
 use crate::engine::{Bind, Engine};
 use crate::metrics::Metrics;
-use crate::shard::{Census, Shard};
+use crate::shard::{Census, Running, Shard};
 use crate::store::directory::{Directory, DirectoryOptions};
 use crate::store::{Store, StoreOptions, THREADS_DEFAULT};
 
@@ -54,6 +54,7 @@ enum Command {
     Drain,
     Stop,
     Report(Box<dyn FnOnce(Metrics) + Send>),
+    List(usize, Box<dyn FnOnce(Vec<Running>) + Send>),
 }
 
 /// What a shard says once it can answer.
@@ -184,6 +185,12 @@ impl Server {
         self.tell(|| Command::Report(Box::new(reply.clone())));
     }
 
+    /// Asks every shard for the transfers that run, at most `max` each; `reply` is called once by each,
+    /// on its thread.
+    pub fn list(&self, max: usize, reply: impl Fn(Vec<Running>) + Send + Clone + 'static) {
+        self.tell(|| Command::List(max, Box::new(reply.clone())));
+    }
+
     /// Waits for all shards to end.
     pub fn join(mut self) {
         self.join_all();
@@ -278,6 +285,10 @@ fn run_shard(
                 Command::Stop => shard.stop(),
                 Command::Report(reply) => {
                     reply(shard.metrics());
+                    continue;
+                }
+                Command::List(max, reply) => {
+                    reply(shard.all_running(max));
                     continue;
                 }
             }

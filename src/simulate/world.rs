@@ -5,6 +5,7 @@ use std::collections::BinaryHeap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::MTU;
 use crate::config::Settings;
 use crate::engine::Bind;
 use crate::engine::sim::{Network, NodeId, SimEngine, Traffic, Weather};
@@ -14,8 +15,6 @@ use crate::store::memory::Memory;
 use crate::store::{Store, StoreOptions};
 use crate::time::{Duration, Instant};
 
-/// The MTU of every interface.
-const MTU: u32 = 1500;
 /// Memory for frames at each host.
 const FRAME_CACHE_OCTETS: usize = 64 << 20;
 
@@ -57,6 +56,8 @@ enum What {
     Disk(Host),
     /// The host starts a transfer.
     Start(Host, Box<Plan>),
+    /// Somebody who is no host wants to be woken.
+    Alarm,
 }
 
 impl World {
@@ -120,6 +121,28 @@ impl World {
         self.enter(at, What::Start(host, Box::new(plan)));
     }
 
+    /// Lets [`World::step`] stop at a time, for whoever acts from outside.
+    pub fn alarm_at(&mut self, at: Instant) {
+        self.enter(at, What::Alarm);
+    }
+
+    /// Pulls a host's plug: it goes on, but nobody hears it and it hears nobody.
+    pub fn cut_off(&self, host: Host) {
+        self.network.cut_off(self.hosts[host.0].node);
+    }
+
+    /// Does what the stores of all hosts still have to do; says how much that was.
+    pub fn finish_store_work(&self) -> usize {
+        let stores = self.hosts.iter().map(|host| &host.store);
+        stores
+            .map(|store| {
+                std::iter::repeat_with(|| store.run_next())
+                    .take_while(|&ran| ran)
+                    .count()
+            })
+            .sum()
+    }
+
     /// Moves on to the next thing that happens; false if nothing ever will.
     pub fn step(&mut self) -> bool {
         let agenda = self.agenda.peek().map(|Reverse(entry)| entry.at);
@@ -147,6 +170,7 @@ impl World {
             };
             match entry.what {
                 What::Disk(host) => self.visit_disk(host),
+                What::Alarm => {}
                 What::Start(host, plan) => {
                     // The simulated network has a port for everybody.
                     let _ = self.hosts[host.0].shard.start(*plan);

@@ -99,7 +99,8 @@ impl Settings {
 }
 
 /// The largest block that travels in one IP packet; Ethernet is assumed where the MTU is not known.
-fn blksize_of_mtu(peer: IpAddr, mtu: Option<u32>) -> u16 {
+#[must_use]
+pub fn blksize_of_mtu(peer: IpAddr, mtu: Option<u32>) -> u16 {
     let headers = if peer.is_ipv4() {
         HEADERS_IPV4
     } else {

@@ -18,7 +18,7 @@ use crate::server::{Server, ServerOptions};
 use crate::shard::Running;
 use crate::time::Duration;
 
-pub use signals::{Signal, Signals};
+pub use signals::{Signal, Signals, on_interrupt};
 
 /// How a server is looked after.
 #[derive(Debug, Clone)]

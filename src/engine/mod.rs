@@ -14,6 +14,8 @@ pub mod sim;
 #[allow(unsafe_code)] // The system calls with control messages; each use argues its case.
 mod socket;
 
+pub use socket::route_mtu;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::task::Waker;

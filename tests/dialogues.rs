@@ -51,30 +51,26 @@ const THREADS: usize = 16;
 
 #[test]
 fn the_core_keeps_to_every_dialogue() {
-    play_all(|_| true, Virtual::start);
+    play_all(|dialogue| Some(dialogue.setup.clone()), Virtual::start);
 }
 
 #[test]
 fn the_mio_engine_keeps_to_every_dialogue() {
-    play_all(over_loopback, |setup| {
+    play_all(Dialogue::in_real_time, |setup| {
         Loopback::start(setup, MioEngine::new)
     });
 }
 
-fn over_loopback(dialogue: &Dialogue) -> bool {
-    !dialogue.core_only
-}
-
-/// Plays all dialogues that `wanted` names, and tells of all that fail.
-fn play_all(wanted: fn(&Dialogue) -> bool, start: fn(&Setup) -> Box<dyn Player>) {
+/// Plays all dialogues for which there is a `setup`, and tells of all that fail.
+fn play_all(setup: fn(&Dialogue) -> Option<Setup>, start: fn(&Setup) -> Box<dyn Player>) {
     let dialogues = dialogues();
     let next = AtomicUsize::new(0);
     let work = || {
         let mut failures = Vec::new();
         while let Some((dialogue, text)) = dialogues.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if wanted(dialogue) {
-                let mut player = start(&dialogue.setup);
-                failures.extend(play(dialogue, text, &mut *player).err());
+            if let Some(setup) = setup(dialogue) {
+                let mut player = start(&setup);
+                failures.extend(play(dialogue, text, &setup, &mut *player).err());
             }
         }
         failures
@@ -111,12 +107,16 @@ fn dialogues() -> Vec<(Dialogue, String)> {
         texts.sort();
         Ok(texts)
     };
-    let parse = |(name, text): (String, String)| {
-        let dialogue = Dialogue::parse(&name, &text).unwrap_or_else(|error| panic!("{error}"));
-        (dialogue, text)
-    };
-    let texts = read().expect("the directory can be read");
-    texts.into_iter().map(parse).collect()
+    let mut errors = Vec::new();
+    let mut dialogues = Vec::new();
+    for (name, text) in read().expect("the directory can be read") {
+        match Dialogue::parse(&name, &text) {
+            Ok(dialogue) => dialogues.push((dialogue, text)),
+            Err(error) => errors.push(error),
+        }
+    }
+    assert!(errors.is_empty(), "{}", errors.join("\n"));
+    dialogues
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn a_dialogue_that_fails_is_shown_as_far_as_it_got() {
         "# RFC 1350 §2: one block\nfile image 100\n> RRQ image octet\n< DATA 1 [99]\n> ACK 1\n";
     let dialogue = Dialogue::parse("name.txt", text).expect("a dialogue");
     let mut player = Virtual::start(&dialogue.setup);
-    let error = play(&dialogue, text, &mut *player).expect_err("99 are not 100");
+    let error = play(&dialogue, text, &dialogue.setup, &mut *player).expect_err("99 are not 100");
     let expected = "\
 name.txt:4: `< DATA 1 [100]` came
      # RFC 1350 §2: one block

@@ -5,13 +5,13 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bootstorm::proto::timing::Patience;
+use bootstorm::config::Settings;
 use bootstorm::shard::{Operation, Plan};
 use bootstorm::store::memory::{Contents, pattern_octet};
 use bootstorm::wire::{Escaped, Packet};
 
 use crate::players::{Arrived, Command, Place, Player};
-use crate::script::{Action, Dialogue, MAIN, PATTERN_SEED, Payload, Script, Step};
+use crate::script::{Action, Dialogue, MAIN, PATTERN_SEED, Payload, Script, Setup, Step};
 
 /// How long something that must come may take in real time: so long that only what never comes fails.
 const PATIENCE_REAL: Duration = Duration::from_secs(10);
@@ -25,7 +25,12 @@ const SILENCE_AT_END: Duration = Duration::from_millis(1);
 const BEHIND_MAX: u64 = 1000;
 
 /// Plays a dialogue; what went wrong comes with all that was said before.
-pub(crate) fn play(dialogue: &Dialogue, text: &str, player: &mut dyn Player) -> Result<(), String> {
+pub(crate) fn play(
+    dialogue: &Dialogue,
+    text: &str,
+    setup: &Setup,
+    player: &mut dyn Player,
+) -> Result<(), String> {
     let mut scene = Scene {
         ports: HashMap::new(),
         other_end: HashMap::new(),
@@ -33,7 +38,8 @@ pub(crate) fn play(dialogue: &Dialogue, text: &str, player: &mut dyn Player) -> 
         position: 0,
         write: false,
         client: false,
-        single_port: dialogue.setup.settings.single_port,
+        request: Vec::new(),
+        settings: &setup.settings,
         heard_at: player.virtual_time(),
         player,
     };
@@ -72,7 +78,9 @@ struct Scene<'a> {
     write: bool,
     /// Whether the peer is the server.
     client: bool,
-    single_port: bool,
+    /// The last request that the peer sent.
+    request: Vec<u8>,
+    settings: &'a Settings,
     heard_at: Option<Duration>,
 }
 
@@ -159,7 +167,7 @@ impl Scene<'_> {
                     local: name.clone(),
                     mode: *mode,
                     wanted: *wanted,
-                    patience: Patience::DEFAULT,
+                    patience: self.settings.patience,
                 })));
                 Ok(())
             }
@@ -180,11 +188,11 @@ impl Scene<'_> {
         let from = self.port(port);
         let octets = self.octets(packet);
         let request = matches!(octets[..], [0, 1 | 2, ..]) && !self.client;
-        if request {
+        if request && octets != self.request {
             self.write = octets[1] == 2;
             self.terms = Terms::default();
             self.position = 0;
-            self.other_end.remove(&from);
+            self.request.clone_from(&octets);
         }
         if self.client {
             self.terms.take(&octets);
@@ -192,7 +200,7 @@ impl Scene<'_> {
         let main = self.port(MAIN);
         let other_end = self.other_end.get(&from).or(self.other_end.get(&main));
         let to = match other_end {
-            Some(&other_end) if !to_listener => other_end,
+            Some(&other_end) if !to_listener && !request => other_end,
             _ => self.player.listener(),
         };
         self.player.send(from, to, &octets);
@@ -243,7 +251,7 @@ impl Scene<'_> {
         if arrived.from.ip() != listener.ip() {
             return Err(format!("it came from {}", arrived.from));
         }
-        if (arrived.from == listener) != self.single_port {
+        if (arrived.from == listener) != self.settings.single_port {
             return Err(format!("it came from port {}", arrived.from.port()));
         }
         match self.other_end.get(&arrived.at) {

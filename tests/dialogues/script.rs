@@ -14,6 +14,9 @@ pub(crate) const PATTERN_SEED: u64 = 1;
 /// The port of the peer that is meant when none is named.
 pub(crate) const MAIN: &str = "main";
 
+/// Retransmission time where time is real and does not matter.
+const TIMER_REAL: Duration = Duration::from_secs(30);
+
 /// A dialogue: what is there before it begins, and its steps.
 #[derive(Debug)]
 pub(crate) struct Dialogue {
@@ -132,7 +135,8 @@ impl Dialogue {
     fn line(&mut self, words: &[&str], line: usize) -> Result<(), String> {
         let action = match *words {
             [] | ["#", ..] => return Ok(()),
-            ["core", "only"] => {
+            // Why is said behind it.
+            ["core", "only", ..] => {
                 self.core_only = true;
                 return Ok(());
             }
@@ -176,6 +180,17 @@ impl Dialogue {
         };
         self.steps.push(Step { line, action });
         Ok(())
+    }
+
+    /// What is there before it begins where time is real, if it can be played there. A machine that
+    /// stands still for a second is no failure: unless the dialogue is about timers, they are long.
+    pub(crate) fn in_real_time(&self) -> Option<Setup> {
+        let timed = |step: &Step| matches!(step.action, Action::Expect { after: Some(_), .. });
+        let mut setup = self.setup.clone();
+        if !self.steps.iter().any(timed) {
+            setup.settings.patience.lockstep_floor = TIMER_REAL;
+        }
+        (!self.core_only).then_some(setup)
     }
 
     /// What holds for a dialogue as a whole.

@@ -91,7 +91,7 @@ const MTU: u32 = 1500;
 
 impl Virtual {
     pub(crate) fn start(setup: &Setup) -> Box<dyn Player> {
-        let mut world = World::new(1, Weather::FAIR, DISK);
+        let mut world = World::new(1, Weather::FAIR, DISK + setup.disk);
         let files = memory(setup);
         let host = world.add_host(
             "shard",

@@ -6,7 +6,7 @@ use bootstorm::config::{STRICT_RETRIES, Settings};
 use bootstorm::proto::negotiate::Wanted;
 use bootstorm::shard::Operation;
 use bootstorm::store::memory::{Contents, Faults};
-use bootstorm::store::{Refusal, Writes};
+use bootstorm::store::{ReadFailure, Refusal, Writes};
 use bootstorm::wire::Mode;
 
 /// What tells the pattern of a dialogue's files from others.
@@ -35,6 +35,8 @@ pub(crate) struct Setup {
     pub(crate) refused: Vec<(Vec<u8>, Refusal)>,
     pub(crate) writes: Writes,
     pub(crate) faults: Faults,
+    /// How long the disk takes for whatever is asked of it, beyond what it always takes.
+    pub(crate) disk: Duration,
     pub(crate) settings: Settings,
 }
 
@@ -207,6 +209,9 @@ impl Dialogue {
                 _ => false,
             })
         };
+        if self.setup.disk > Duration::ZERO && !self.core_only {
+            return Err("a `disk-time` is for the `core only`".to_owned());
+        }
         let windowed = has(b"windowsize\0") && !has(b"windowsize\x001\0");
         if windowed && !has(b"timeout\0") && !self.core_only {
             return Err("windows without a `timeout` are for the `core only`".to_owned());
@@ -229,6 +234,11 @@ impl Setup {
             ("floor", value) => settings.patience.lockstep_floor = duration(value)?,
             ("idle", value) => settings.patience.idle = duration(value)?,
             ("disk", value) => self.faults.disk_octets = Some(number(value)?),
+            ("disk-time", value) => self.disk = duration(value)?,
+            // Nothing is open or cached already.
+            ("cold", "") => self.faults.open_would_block = true,
+            ("changed", "") => self.faults.read = Some(ReadFailure::Changed),
+            ("unreadable", "") => self.faults.read = Some(ReadFailure::Failed(libc::EIO)),
             _ => return Err(format!("`{setting}` is no setting of a server")),
         }
         Ok(())

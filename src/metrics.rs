@@ -3,6 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use hdrhistogram::Histogram;
+
+use crate::time::Duration;
+
 /// Why something was passed over in silence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Suppressed {
@@ -25,7 +29,7 @@ pub enum Suppressed {
 }
 
 /// What a shard counts. All values only ever grow, but for those called `active` and `unvalidated`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Metrics {
     /// Read requests that began a transfer.
     pub reads: u64,
@@ -57,6 +61,8 @@ pub struct Metrics {
     pub send_full: u64,
     /// Datagrams that the kernel dropped because a receive queue was full.
     pub receive_drops: u64,
+    /// How long things took.
+    pub latencies: Latencies,
 }
 
 impl Metrics {
@@ -73,6 +79,7 @@ impl Metrics {
         self.retransmissions += other.retransmissions;
         self.send_full += other.send_full;
         self.receive_drops += other.receive_drops;
+        self.latencies.merge(&other.latencies);
         merge_map(&mut self.refused, &other.refused);
         merge_map(&mut self.ended, &other.ended);
         merge_map(&mut self.suppressed, &other.suppressed);
@@ -117,7 +124,139 @@ impl fmt::Display for Metrics {
             .try_for_each(|(why, &count)| line(f, "suppressed", why, count))?;
         self.send_errors
             .iter()
-            .try_for_each(|(errno, &count)| line(f, "send error", errno, count))
+            .try_for_each(|(errno, &count)| line(f, "send error", errno, count))?;
+        write!(f, "{}", self.latencies)
+    }
+}
+
+/// How long things took: one histogram for each question that operators ask.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Latencies {
+    /// From the arrival of a request to the first datagram of its answer: this end's own time.
+    pub first_datagram: Latency,
+    /// From the arrival of an ACK to the blocks that it let go: this end's own time.
+    pub ack_to_burst: Latency,
+    /// From a block to its ACK, for blocks that were sent once.
+    pub round_trip: Latency,
+    /// From the request to the last ACK, for transfers that completed.
+    pub transfer: Latency,
+}
+
+impl Latencies {
+    fn merge(&mut self, other: &Self) {
+        self.first_datagram.merge(&other.first_datagram);
+        self.ack_to_burst.merge(&other.ack_to_burst);
+        self.round_trip.merge(&other.round_trip);
+        self.transfer.merge(&other.transfer);
+    }
+
+    /// Each histogram with the name that it is shown by.
+    #[must_use]
+    pub const fn named(&self) -> [(&'static str, &Latency); 4] {
+        [
+            ("request to first datagram", &self.first_datagram),
+            ("ACK to next burst", &self.ack_to_burst),
+            ("round trip", &self.round_trip),
+            ("whole transfer", &self.transfer),
+        ]
+    }
+}
+
+/// A table of percentiles in milliseconds.
+impl fmt::Display for Latencies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown: Vec<_> = self
+            .named()
+            .into_iter()
+            .filter(|(_, latency)| latency.count() > 0)
+            .collect();
+        if shown.is_empty() {
+            return Ok(());
+        }
+        let titles = ["count", "p50", "p90", "p99", "p99.9", "max"];
+        write!(f, "\n  {:<28}", "latencies in ms")?;
+        titles
+            .iter()
+            .try_for_each(|title| write!(f, "{title:>12}"))?;
+        for (name, latency) in shown {
+            write!(f, "\n  {name:<28}{:>12}", latency.count())?;
+            for quantile in [0.5, 0.9, 0.99, 0.999, 1.0] {
+                write!(
+                    f,
+                    "{:>12.3}",
+                    latency.quantile(quantile).as_secs_f64() * 1e3
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Durations from a microsecond to an hour, each kept to within one in a hundred.
+#[derive(Clone, PartialEq)]
+pub struct Latency(Histogram<u64>);
+
+/// What is shorter counts as this.
+const LATENCY_NANOS_MIN: u64 = 1_000;
+/// What is longer counts as this.
+const LATENCY_NANOS_MAX: u64 = 3_600_000_000_000;
+/// Two significant digits: some 30 KiB for each histogram.
+const LATENCY_DIGITS: u8 = 2;
+
+impl Latency {
+    /// Counts a duration. Never allocates.
+    pub fn record(&mut self, duration: Duration) {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.0.saturating_record(nanos.max(1));
+    }
+
+    /// How many were counted.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// The duration that this part of all, from 0 to 1, did not exceed.
+    #[must_use]
+    pub fn quantile(&self, part: f64) -> Duration {
+        Duration::from_nanos(self.0.value_at_quantile(part))
+    }
+
+    /// How many did not exceed `limit`.
+    #[must_use]
+    pub fn count_up_to(&self, limit: Duration) -> u64 {
+        let nanos = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        self.0.count_between(0, nanos)
+    }
+
+    /// All of them together, as near as the buckets tell.
+    #[must_use]
+    pub fn sum(&self) -> Duration {
+        let nanos: f64 = self
+            .0
+            .iter_recorded()
+            .map(|bucket| bucket.value_iterated_to() as f64 * bucket.count_at_value() as f64)
+            .sum();
+        Duration::from_secs_f64(nanos / 1e9)
+    }
+
+    fn merge(&mut self, other: &Self) {
+        // Both have the same bounds: nothing can fall outside.
+        let _ = self.0.add(&other.0);
+    }
+}
+
+impl Default for Latency {
+    fn default() -> Self {
+        let histogram =
+            Histogram::new_with_bounds(LATENCY_NANOS_MIN, LATENCY_NANOS_MAX, LATENCY_DIGITS);
+        Self(histogram.expect("the bounds are constants, and in order"))
+    }
+}
+
+impl fmt::Debug for Latency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Latency({} recorded)", self.count())
     }
 }
 
@@ -146,5 +285,44 @@ impl fmt::Display for Suppressed {
             Self::Stranger => "stranger",
             Self::Unexpected => "unexpected",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merged_histograms_hold_both_halves() {
+        let (mut fast, mut slow) = (Metrics::default(), Metrics::default());
+        for _ in 0..99 {
+            fast.latencies.round_trip.record(Duration::from_micros(100));
+        }
+        slow.latencies.round_trip.record(Duration::from_secs(7200));
+        fast.merge(&slow);
+        let merged = &fast.latencies.round_trip;
+        assert_eq!(merged.count(), 100);
+        assert!(
+            merged.quantile(0.5).abs_diff(Duration::from_micros(100)) < Duration::from_micros(2)
+        );
+        assert!(
+            merged.quantile(1.0) >= Duration::from_secs(3500),
+            "an hour is as long as it gets"
+        );
+        assert_eq!(merged.count_up_to(Duration::from_millis(1)), 99);
+    }
+
+    #[test]
+    fn only_what_happened_is_shown() {
+        let metrics = Metrics {
+            reads: 3,
+            ..Metrics::default()
+        };
+        let shown = metrics.to_string();
+        assert!(shown.contains("reads"), "{shown}");
+        assert!(
+            !shown.contains("writes") && !shown.contains("latencies"),
+            "{shown}"
+        );
     }
 }

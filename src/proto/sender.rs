@@ -61,6 +61,8 @@ pub struct Sender {
     /// The next block waits until then.
     paced_until: Option<Instant>,
     retransmissions: u64,
+    /// The last round trip measured, until somebody takes it.
+    measured: Option<Duration>,
     outcome: Option<Outcome>,
 }
 
@@ -106,6 +108,7 @@ impl Sender {
             strikes: 0,
             paced_until: None,
             retransmissions: 0,
+            measured: None,
             outcome: None,
         }
     }
@@ -297,6 +300,11 @@ impl Sender {
         self.timer.round_trip()
     }
 
+    /// The round trip that the last ACK measured, once.
+    pub const fn take_round_trip(&mut self) -> Option<Duration> {
+        self.measured.take()
+    }
+
     fn opened(&mut self, now: Instant) {
         self.opening = None;
         self.opening_due = false;
@@ -389,6 +397,7 @@ impl Sender {
     fn measure(&mut self, index: BlockIndex, now: Instant) {
         if let Some((_, at)) = self.sample.take_if(|(sampled, _)| *sampled <= index) {
             self.timer.sample(now - at);
+            self.measured = Some(now - at);
         }
     }
 

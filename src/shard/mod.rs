@@ -234,7 +234,11 @@ impl<E: Engine> Shard<E> {
         };
         match (&mut slot.stage, packet) {
             (Stage::Running(Transfer::Send(sender), _), Packet::Ack { block }) => {
-                sender.handle_ack(block, now)
+                sender.handle_ack(block, now);
+                slot.heard_at = Some(now);
+                if let Some(round_trip) = sender.take_round_trip() {
+                    self.metrics.latencies.round_trip.record(round_trip);
+                }
             }
             (
                 Stage::Running(Transfer::Receive(receiver), Flow::In(inflow)),
@@ -494,32 +498,41 @@ impl<E: Engine> Shard<E> {
         *self.metrics.ended.entry(log::name(outcome)).or_default() += 1;
         self.census.leave();
         log::transfer(&ending);
+        if outcome == Outcome::Complete {
+            self.metrics.latencies.transfer.record(ending.elapsed);
+        }
         if slot.errand.is_some() {
             self.endings.push((id, ending));
         }
-        if outcome == Outcome::Complete {
-            let last = match &slot.stage {
-                Stage::Running(Transfer::Receive(receiver), _) => {
-                    Some(receiver.params().rollover().wire(receiver.received()))
-                }
-                _ => None,
-            };
-            slot.stage = Stage::Lingering(last);
-            slot.opening = Box::default();
-            let at = now + config::LINGER;
-            slot.armed = Some(at);
-            self.timers.insert(at, id);
-        } else {
-            self.remove(id);
+        if outcome != Outcome::Complete {
+            return self.remove(id);
         }
+        let last = match &slot.stage {
+            Stage::Running(Transfer::Receive(receiver), _) => {
+                Some(receiver.params().rollover().wire(receiver.received()))
+            }
+            _ => None,
+        };
+        slot.stage = Stage::Lingering(last);
+        slot.opening = Box::default();
+        let at = now + config::LINGER;
+        slot.armed = Some(at);
+        self.timers.insert(at, id);
     }
 
     fn remove(&mut self, id: SlotId) {
-        if let Some(slot) = self.table.remove(id)
-            && slot.errand.is_some()
-        {
+        let Some(slot) = self.table.remove(id) else {
+            return;
+        };
+        if slot.errand.is_some() {
             self.sockets.remove(&slot.socket);
             self.engine.close(slot.socket);
+        }
+        if let Stage::Running(_, Flow::In(inflow)) = slot.stage
+            && let Some(upload) = inflow.into_upload()
+        {
+            // To give up a long file takes the disk a while.
+            self.store.discard(upload);
         }
     }
 

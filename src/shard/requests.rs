@@ -73,6 +73,8 @@ impl<E: Engine> Shard<E> {
             stage: Stage::Opening(Box::default()),
             armed: None,
             queued: false,
+            heard_at: Some(now),
+            silent: true,
             unvalidated: true,
         };
         let id = self.table.insert(slot);
@@ -353,6 +355,8 @@ impl<E: Engine> Shard<E> {
             stage: Stage::Opening(Box::default()),
             armed: None,
             queued: false,
+            heard_at: None,
+            silent: true,
             unvalidated: false,
         };
         let id = self.table.insert(slot);

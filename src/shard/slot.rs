@@ -119,6 +119,10 @@ pub(super) struct Slot {
     pub(super) armed: Option<Instant>,
     /// Whether it stands in the queue of those that have something to send.
     pub(super) queued: bool,
+    /// When the packet arrived that what is sent next will answer.
+    pub(super) heard_at: Option<Instant>,
+    /// Whether nothing was sent yet.
+    pub(super) silent: bool,
     /// Whether it counts among those that have yet to prove themselves.
     pub(super) unvalidated: bool,
 }

@@ -60,6 +60,8 @@ impl<E: Engine> Shard<E> {
             opening,
             socket,
             path,
+            heard_at,
+            silent,
             ..
         }) = self.table.get_mut(id)
         else {
@@ -67,19 +69,21 @@ impl<E: Engine> Shard<E> {
         };
         let (socket, path) = (*socket, *path);
         let before = transfer.retransmissions();
-        let (sent, count) = match (transfer.poll_transmit(BURST_BLOCKS_MAX), flow) {
-            (None, _) => return Turn::Idle,
-            (Some(Transmit::Opening(_)), _) => {
+        let Some(transmit) = transfer.poll_transmit(BURST_BLOCKS_MAX) else {
+            return Turn::Idle;
+        };
+        let (sent, count) = match (transmit, flow) {
+            (Transmit::Opening(_), _) => {
                 (self.engine.send(socket, &path, Payload::Packet(opening)), 1)
             }
-            (Some(Transmit::Ack(_)), Flow::In(inflow)) if inflow.is_backlogged() => {
+            (Transmit::Ack(_), Flow::In(inflow)) if inflow.is_backlogged() => {
                 return Turn::Idle;
             }
-            (Some(Transmit::Ack(block)), _) => {
+            (Transmit::Ack(block), _) => {
                 let ack = wire::write_ack(transfer.params().rollover().wire(block));
                 (self.engine.send(socket, &path, Payload::Packet(&ack)), 1)
             }
-            (Some(Transmit::Blocks { first, count }), Flow::Out(out)) => {
+            (Transmit::Blocks { first, count }, Flow::Out(out)) => {
                 let params = *transfer.params();
                 let Some(frames) = out.frames.holding(first) else {
                     let extent = Frames::extent_of(first, params.blksize());
@@ -98,7 +102,7 @@ impl<E: Engine> Shard<E> {
                 out.frames = Held::Known(Arc::downgrade(&frames));
                 (sent, count)
             }
-            (Some(Transmit::Blocks { .. }), Flow::In(_)) => return Turn::Idle,
+            (Transmit::Blocks { .. }, Flow::In(_)) => return Turn::Idle,
         };
         let left = match sent {
             Sent::Datagrams(left) => left as u64,
@@ -106,16 +110,23 @@ impl<E: Engine> Shard<E> {
             Sent::Failed(errno) => {
                 *self.metrics.send_errors.entry(errno).or_default() += 1;
                 // To the protocol they are lost on the way; the timer sees to it.
-                count
+                transfer.transmitted(count, now);
+                return Turn::Sent;
             }
         };
+        tracing::trace!(peer = %path.peer, ?transmit, left, "sent");
         transfer.transmitted(left, now);
         self.metrics.datagrams_sent += left;
         self.metrics.retransmissions += transfer.retransmissions() - before;
-        if left < count {
-            self.settle(id, now);
-            // It stands in the queue again, behind the others.
-            self.full = true;
+        if let Some(heard_at) = heard_at.take() {
+            let took = self.engine.now() - heard_at;
+            let latencies = &mut self.metrics.latencies;
+            let latency = if std::mem::take(silent) {
+                &mut latencies.first_datagram
+            } else {
+                &mut latencies.ack_to_burst
+            };
+            latency.record(took);
         }
         Turn::Sent
     }

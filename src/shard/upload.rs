@@ -120,6 +120,11 @@ impl Inflow {
         self.spare = spare;
     }
 
+    /// The store's end, to be given up; `None` if the store has it.
+    pub(super) fn into_upload(self) -> Option<Upload> {
+        self.upload
+    }
+
     fn place(&self, block: BlockIndex) -> usize {
         (block.before().0 % self.windowsize) as usize * self.blksize
     }

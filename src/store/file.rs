@@ -151,7 +151,7 @@ impl FileSink {
     }
 
     fn settle(&mut self) -> Result<(), Errno> {
-        // What was reserved beyond the end is given back.
+        // What was reserved beyond the end is given back; the file is as long as announced until then.
         ftruncate(&self.file, self.written)?;
         if let Some(permissions) = self.permissions {
             fchmod(&self.file, permissions)?;
@@ -335,7 +335,7 @@ fn reserve(file: &File, octets: u64) -> Result<(), Errno> {
     }
     #[cfg(target_os = "linux")]
     if octets > 0 {
-        match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, octets) {
+        match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, octets) {
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INTR) => {}
             other => return other,
         }

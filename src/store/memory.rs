@@ -124,8 +124,12 @@ impl Contents {
                 buffer.copy_from_slice(&octets[(octets.len() as u64 - rest) as usize..][..count])
             }
             Self::Pattern { seed, .. } => {
-                for (octet, offset) in buffer.iter_mut().zip(offset..) {
-                    *octet = pattern_octet(*seed, offset);
+                let mut octets = [0; 8];
+                for (index, (octet, offset)) in buffer.iter_mut().zip(offset..).enumerate() {
+                    if index == 0 || offset % 8 == 0 {
+                        octets = pattern_octets(*seed, offset / 8);
+                    }
+                    *octet = octets[(offset % 8) as usize];
                 }
             }
         }
@@ -136,12 +140,16 @@ impl Contents {
 /// The octet at `offset` of the pattern `seed`: any stretch can be checked without the rest.
 #[must_use]
 pub const fn pattern_octet(seed: u64, offset: u64) -> u8 {
-    // The mixing function of splitmix64, one step for eight octets.
-    let mut word = seed.wrapping_add((offset / 8).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    pattern_octets(seed, offset / 8)[(offset % 8) as usize]
+}
+
+/// Eight octets of a pattern at once, by the mixing function of splitmix64.
+const fn pattern_octets(seed: u64, index: u64) -> [u8; 8] {
+    let mut word = seed.wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     word ^= word >> 31;
-    word.to_le_bytes()[(offset % 8) as usize]
+    word.to_le_bytes()
 }
 
 impl Backend for Memory {
@@ -259,4 +267,26 @@ impl Sink for Writer {
 fn plain(name: &[u8]) -> &[u8] {
     let slashes = name.iter().take_while(|&&octet| octet == b'/').count();
     &name[slashes..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_is_the_same_from_any_offset() {
+        let contents = Contents::Pattern { seed: 3, len: 100 };
+        for offset in 0..110 {
+            let mut buffer = [0; 40];
+            let count = contents.read(&mut buffer, offset);
+            assert_eq!(count as u64, 100_u64.saturating_sub(offset).min(40));
+            assert!(
+                buffer
+                    .iter()
+                    .take(count)
+                    .zip(offset..)
+                    .all(|(&octet, at)| octet == pattern_octet(3, at))
+            );
+        }
+    }
 }

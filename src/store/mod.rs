@@ -186,6 +186,12 @@ impl Store {
         });
     }
 
+    /// Gives an upload up. Dropping it does the same, but giving back a large file's disk can take a
+    /// while, which is better spent by a thread of the store.
+    pub fn discard(&self, upload: Upload) {
+        self.shared.queue.add(Job::Discard(upload));
+    }
+
     /// Does one piece of waiting work on the caller's thread; `false` if none waits.
     pub fn run_next(&self) -> bool {
         self.shared
@@ -257,6 +263,7 @@ enum Job {
         upload: Upload,
         mailbox: Mailbox,
     },
+    Discard(Upload),
 }
 
 impl Shared {
@@ -303,6 +310,7 @@ impl Shared {
                 chunk.clear();
                 mailbox.deliver(Done::Written(ticket, upload, chunk, written));
             }
+            Job::Discard(upload) => drop(upload),
             Job::Publish {
                 ticket,
                 upload,

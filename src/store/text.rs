@@ -128,3 +128,30 @@ fn read_chunk<'a>(
     }
     Ok(chunk)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: the index of a file of any size stays within its bound and leads to the right place.
+    /// Method: chunks of known lengths on the wire, many times more than there are checkpoints.
+    #[test]
+    fn the_index_is_bounded_and_right() {
+        let chunk = CHUNK_OCTETS as u64;
+        let mut index = Index {
+            spacing: chunk,
+            wire: Vec::new(),
+        };
+        let wire_at = |number: u64| number * chunk + number * number % chunk;
+        for number in 0..100_000 {
+            index.note(number * chunk, wire_at(number));
+            assert!(index.wire.len() <= CHECKPOINTS_MAX);
+        }
+        assert!(index.wire.len() > CHECKPOINTS_MAX / 4);
+        for number in (0..100_000).step_by(777) {
+            let (file, wire) = index.before(wire_at(number));
+            assert_eq!(wire, wire_at(file / chunk));
+            assert!(wire <= wire_at(number) && number * chunk < file + 2 * index.spacing);
+        }
+    }
+}

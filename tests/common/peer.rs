@@ -54,7 +54,11 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub(crate) fn new(server: SocketAddr) -> Self {
-        let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let any = if server.is_ipv4() {
+            "0.0.0.0:0"
+        } else {
+            "[::]:0"
+        };
         let socket = UdpSocket::bind(any).expect("a socket");
         socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         Self { socket, server }
@@ -132,7 +136,10 @@ pub(crate) fn store(server: SocketAddr, name: &str, contents: &[u8]) -> Result<(
         if opcode(&acked) == ERROR {
             break;
         }
-        assert_eq!((opcode(&acked), usize::from(number(&acked))), (ACK, (block - 1) % 65_536));
+        assert_eq!(
+            (opcode(&acked), usize::from(number(&acked))),
+            (ACK, (block - 1) % 65_536)
+        );
         let end = contents.len().min(block * 512);
         peer.send(&data(block as u16, &contents[(block - 1) * 512..end]));
         acked = peer.receive();
@@ -185,14 +192,19 @@ pub(crate) fn number(packet: &[u8]) -> u16 {
 
 /// An ERROR's text.
 pub(crate) fn text(packet: &[u8]) -> String {
-    String::from_utf8_lossy(packet[4..].strip_suffix(b"\0").unwrap_or(&packet[4..])).into_owned()
+    let text = &packet[4..];
+    let text = text.strip_suffix(b"\0").unwrap_or(text);
+    String::from_utf8_lossy(text).into_owned()
 }
 
 /// An OACK's options, `name=value` each.
 pub(crate) fn oack(packet: &[u8]) -> Vec<String> {
     assert_eq!(opcode(packet), OACK, "{packet:?}");
     let body = packet[2..].strip_suffix(b"\0").expect("a NUL at the end");
-    let words: Vec<_> = body.split(|&octet| octet == 0).map(String::from_utf8_lossy).collect();
+    let words: Vec<_> = body
+        .split(|&octet| octet == 0)
+        .map(String::from_utf8_lossy)
+        .collect();
     words.chunks(2).map(|pair| pair.join("=")).collect()
 }
 

@@ -34,6 +34,8 @@ const WINDOWED_SENDER_FLOOR: Duration = Duration::from_millis(20);
 /// A windowed receiver asks a little earlier, so that a lost tail costs one ACK and not a whole
 /// window from each side.
 const WINDOWED_RECEIVER_FLOOR: Duration = Duration::from_millis(10);
+/// No path is so many times faster than it was: the mean came of something else than round trips.
+const OUT_OF_PROPORTION: u32 = 8;
 
 /// Which end of a transfer waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,8 +98,14 @@ impl Retransmission {
     }
 
     /// A round trip measured on something that was sent once (Karn's rule is the caller's to keep).
+    ///
+    /// The answer may have been lost nevertheless, and said again after a wait of the peer's own: such a
+    /// sample is out of all proportion. The first in proportion again puts an end to it.
     pub(super) fn sample(&mut self, round_trip: Duration) {
-        self.smoothed = Some(match self.smoothed {
+        let old = self
+            .smoothed
+            .filter(|old| old.mean <= round_trip * OUT_OF_PROPORTION);
+        self.smoothed = Some(match old {
             None => Smoothed {
                 mean: round_trip,
                 variation: round_trip / 2,

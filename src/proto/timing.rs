@@ -34,6 +34,8 @@ const WINDOWED_SENDER_FLOOR: Duration = Duration::from_millis(20);
 /// A windowed receiver asks a little earlier, so that a lost tail costs one ACK and not a whole
 /// window from each side.
 const WINDOWED_RECEIVER_FLOOR: Duration = Duration::from_millis(10);
+/// However steady the round trips were, the next one may meet a disk or a busy machine (RFC 6298 §2.3's G).
+const VARIATION_MIN: Duration = Duration::from_millis(10);
 /// No path is so many times faster than it was: the mean came of something else than round trips.
 const OUT_OF_PROPORTION: u32 = 8;
 
@@ -90,7 +92,9 @@ impl Retransmission {
         }
         let base = self
             .smoothed
-            .map_or(INTERVAL_FIRST, |s| s.mean + s.variation * 4)
+            .map_or(INTERVAL_FIRST, |s| {
+                s.mean + (s.variation * 4).max(VARIATION_MIN)
+            })
             .max(self.floor);
         // Where the floor lies above the ceiling, the operator meant it.
         base.saturating_mul(1 << self.silences.min(16))

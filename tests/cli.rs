@@ -32,6 +32,8 @@ impl Server {
     }
 
     /// Waits until it says where it listens.
+    // It is waited for by `end`, or killed by dropping it.
+    #[allow(clippy::zombie_processes)]
     fn wait(command: &mut Command) -> Self {
         let mut child = command
             .stderr(Stdio::piped())

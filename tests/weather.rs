@@ -123,12 +123,12 @@ fn weathers() -> Vec<(&'static str, Weather)> {
     let jitter = Weather {
         delay: millis(1),
         jitter: millis(3),
-        ..fair.clone()
+        ..fair
     };
     let duplicate = Weather {
         duplicate: 0.05,
         duplicate_delay: micros(150),
-        ..fair.clone()
+        ..fair
     };
     let loss = |loss| Weather {
         loss,
@@ -137,16 +137,13 @@ fn weathers() -> Vec<(&'static str, Weather)> {
     let burst = Weather {
         burst: 0.005,
         burst_end: 0.5,
-        ..fair.clone()
+        ..fair
     };
     let reorder = Weather {
         reorder: 0.01,
-        ..fair.clone()
+        ..fair
     };
-    let full = Weather {
-        full: 0.05,
-        ..fair.clone()
-    };
+    let full = Weather { full: 0.05, ..fair };
     let wan = |loss| Weather {
         delay: micros(12_500),
         loss,
@@ -154,7 +151,7 @@ fn weathers() -> Vec<(&'static str, Weather)> {
     };
     let jitter_duplicate = Weather {
         duplicate: 0.05,
-        ..jitter.clone()
+        ..jitter
     };
     vec![
         ("fair", fair),
@@ -182,7 +179,7 @@ const TABLE_SEEDS: u64 = 5;
 fn table_scenario(weather: &Weather, operation: Operation, windowsize: u16, seed: u64) -> Scenario {
     Scenario {
         seed,
-        weather: weather.clone(),
+        weather: *weather,
         operation,
         len: (TABLE_BLOCKS - 1) * u64::from(TABLE_BLKSIZE) + 1,
         blksize: Some(TABLE_BLKSIZE),

@@ -16,7 +16,7 @@ use crate::time::{Duration, Instant};
 use crate::wire::Packet;
 
 /// What a network does to datagrams. Probabilities are from 0 to 1, for each datagram.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Weather {
     /// Least time on the way.
     pub delay: Duration,
@@ -330,7 +330,7 @@ impl State {
 
     /// Sends a datagram through the weather.
     fn fly(&mut self, from: SocketAddr, to: SocketAddr, octets: &[u8]) {
-        let weather = self.weather.clone();
+        let weather = self.weather;
         self.in_burst = if self.in_burst {
             !self.chance(weather.burst_end)
         } else {

@@ -48,7 +48,8 @@ pub struct Sender {
     /// When to send again what is under way.
     deadline: Option<Instant>,
     moved_at: Instant,
-    /// A block sent once, and when: its ACK measures the round trip.
+    /// The first block of a burst that was sent once, and when: an ACK of it, or of a later one of the
+    /// burst, measures the round trip.
     sample: Option<(BlockIndex, Instant)>,
     /// When the block after `acked` was last sent.
     window_sent_at: Instant,
@@ -222,10 +223,9 @@ impl Sender {
             self.window_sent_at = now;
         }
         let end = self.next.plus(count - 1);
-        let again = end.min(self.sent).plus(1).past(self.next);
-        self.retransmissions += again;
-        if again == 0 {
-            self.sample = Some((end, now));
+        self.retransmissions += end.min(self.sent).plus(1).past(self.next);
+        if end > self.sent {
+            self.sample = Some((self.next.max(self.sent.plus(1)), now));
         }
         self.sent = self.sent.max(end);
         self.next = end.plus(1);

@@ -34,6 +34,10 @@ const WINDOWED_SENDER_FLOOR: Duration = Duration::from_millis(20);
 /// A windowed receiver asks a little earlier, so that a lost tail costs one ACK and not a whole
 /// window from each side.
 const WINDOWED_RECEIVER_FLOOR: Duration = Duration::from_millis(10);
+/// However steady the round trips were, the next one may meet a disk or a busy machine (RFC 6298 §2.3's G).
+const VARIATION_MIN: Duration = Duration::from_millis(10);
+/// No path is so many times faster than it was: the mean came of something else than round trips.
+const OUT_OF_PROPORTION: u32 = 8;
 
 /// Which end of a transfer waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,20 +90,26 @@ impl Retransmission {
         if let Some(fixed) = self.fixed {
             return fixed;
         }
-        // On a path whose round trips are all alike the variation vanishes, and a peer that once takes a
-        // little longer would be repeated to; RFC 6298 §2.3 leaves a margin for the clock, this one for the peer.
-        let base = self.smoothed.map_or(INTERVAL_FIRST, |s| {
-            s.mean + (s.variation * 4).max(s.mean / 2)
-        });
-        let base = base.max(self.floor);
+        let base = self
+            .smoothed
+            .map_or(INTERVAL_FIRST, |s| {
+                s.mean + (s.variation * 4).max(VARIATION_MIN)
+            })
+            .max(self.floor);
         // Where the floor lies above the ceiling, the operator meant it.
         base.saturating_mul(1 << self.silences.min(16))
             .min(INTERVAL_MAX.max(self.floor))
     }
 
     /// A round trip measured on something that was sent once (Karn's rule is the caller's to keep).
+    ///
+    /// The answer may have been lost nevertheless, and said again after a wait of the peer's own: such a
+    /// sample is out of all proportion. The first in proportion again puts an end to it.
     pub(super) fn sample(&mut self, round_trip: Duration) {
-        self.smoothed = Some(match self.smoothed {
+        let old = self
+            .smoothed
+            .filter(|old| old.mean <= round_trip * OUT_OF_PROPORTION);
+        self.smoothed = Some(match old {
             None => Smoothed {
                 mean: round_trip,
                 variation: round_trip / 2,

@@ -622,10 +622,11 @@ impl<E: Engine> Shard<E> {
         std::mem::take(&mut self.endings)
     }
 
-    /// A transfer that runs.
+    /// How many octets of a transfer have arrived, and how many there will be, where that is known.
     #[must_use]
-    pub fn running(&self, id: SlotId) -> Option<Running> {
-        self.table.get(id)?.running(self.engine.now())
+    pub fn progress(&self, id: SlotId) -> Option<(u64, Option<u64>)> {
+        let slot = self.table.get(id)?;
+        Some((slot.arrived().1, slot.total()))
     }
 
     /// All transfers that run, at most `max` of them.

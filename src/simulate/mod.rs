@@ -142,7 +142,7 @@ impl Report {
 /// Runs a scenario to its end.
 #[must_use]
 pub fn run(scenario: &Scenario) -> Report {
-    let mut world = World::new(scenario.seed, scenario.weather.clone(), scenario.disk);
+    let mut world = World::new(scenario.seed, scenario.weather, scenario.disk);
     if scenario.trace {
         world.network().trace();
     }
@@ -271,7 +271,7 @@ pub struct Served {
 /// Serves a scenario's file to one receiver of another make.
 #[must_use]
 pub fn serve(scenario: &Scenario, style: Style) -> Served {
-    let mut world = World::new(scenario.seed, scenario.weather.clone(), scenario.disk);
+    let mut world = World::new(scenario.seed, scenario.weather, scenario.disk);
     if scenario.trace {
         world.network().trace();
     }

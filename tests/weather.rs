@@ -243,7 +243,10 @@ fn table_of_foreign_receivers() {
                 let served = serve(&scenario, style);
                 let seconds = served.elapsed.as_secs_f64();
                 let data = served.server.data as f64 / TABLE_BLOCKS as f64;
-                let cell = format!("{seconds:.3} s {data:.3}{}", if served.complete {""} else {"!"});
+                let cell = format!(
+                    "{seconds:.3} s {data:.3}{}",
+                    if served.complete { "" } else { "!" }
+                );
                 table += &format!("{cell:>20}");
             }
         }

@@ -92,15 +92,14 @@ impl Foreign {
         let (socket, address) = world.network().bind(node, 0);
         let mut buffer = [0; REQUEST_OCTETS_MAX];
         let options = style != Style::Lockstep512;
-        let written = wire::write_request(&mut buffer, Opcode::Rrq, filename, Mode::Octet).and_then(
-            |mut writer| {
+        let written = wire::write_request(&mut buffer, Opcode::Rrq, filename, Mode::Octet)
+            .and_then(|mut writer| {
                 if options {
                     writer.number(b"blksize", blksize.into())?;
                     writer.number(b"windowsize", windowsize.into())?;
                 }
                 Ok(writer.len())
-            },
-        );
+            });
         // A name that does not fit makes an empty request, which nobody answers.
         let request = buffer[..written.unwrap_or(0)].to_vec();
         let mut foreign = Self {
@@ -235,7 +234,11 @@ impl Foreign {
                     .insert(self.received + u64::from(ahead), payload.to_vec());
             }
             Style::Lockstep512 => {
-                self.acknowledge(world, self.received.saturating_sub(u64::from(ahead.wrapping_neg())));
+                self.acknowledge(
+                    world,
+                    self.received
+                        .saturating_sub(u64::from(ahead.wrapping_neg())),
+                );
             }
             _ => {}
         }

@@ -52,6 +52,8 @@ pub struct Receiver {
     /// The block that the last ACK named.
     acked: BlockIndex,
     acked_at: Instant,
+    /// When to send the last ACK again, if nothing new has come by then.
+    repeat_at: Option<Instant>,
     ahead: Ahead,
     /// The block that was shorter than the others.
     last: Option<BlockIndex>,
@@ -107,6 +109,7 @@ impl Receiver {
             received: BlockIndex::ZERO,
             acked: BlockIndex::ZERO,
             acked_at: now,
+            repeat_at: None,
             ahead: Ahead::default(),
             last: None,
             published: false,
@@ -218,6 +221,9 @@ impl Receiver {
             gap.report = Report::SentAt(now);
             self.due = true;
         }
+        if self.repeat_at.is_some_and(|at| at <= now) {
+            self.acknowledge_again();
+        }
         if self.is_whole() {
             return;
         }
@@ -278,7 +284,8 @@ impl Receiver {
             Report::DueAt(at) => Some(at),
             Report::SentAt(_) => None,
         });
-        earlier(earlier(self.deadline, report), Some(self.idle_at()))
+        let soon = earlier(report, self.repeat_at);
+        earlier(earlier(self.deadline, soon), Some(self.idle_at()))
     }
 
     /// How the transfer ended, once it has. After [`Outcome::Complete`], repeats of the last block
@@ -338,20 +345,32 @@ impl Receiver {
     }
 
     /// A block that is in already. Only the one that the last ACK named says that this ACK was lost;
-    /// repeats of earlier ones are the rest of a window that is on its way again. Nor can anybody have
-    /// missed an ACK that left less than a round trip ago: the network delivered the block twice, and the
-    /// sender would take another ACK for the report of a gap.
+    /// repeats of earlier ones are the rest of a window that is on its way again.
     fn repeated(&mut self, wire: WireBlock, now: Instant) {
         let is_last_acked =
             self.acked > BlockIndex::ZERO && self.params.rollover().wire(self.acked) == wire;
-        let was_due = now - self.acked_at >= self.timer.round_trip().unwrap_or_default();
-        if is_last_acked && self.acked == self.received && was_due {
-            self.due = true;
-            self.retransmissions += 1;
+        if !is_last_acked || self.acked != self.received {
+            return;
+        }
+        // Nobody can have missed an ACK that left less than a round trip ago: the network delivered the
+        // block twice, and with a window the sender would take another ACK for the report of a gap. What
+        // comes next within that time tells. In lock-step another ACK does no harm.
+        let known_at = self.acked_at + self.timer.round_trip().unwrap_or_default();
+        if self.params.is_lockstep() || self.is_whole() || known_at <= now {
+            self.acknowledge_again();
+        } else {
+            self.repeat_at = Some(known_at);
         }
     }
 
+    fn acknowledge_again(&mut self) {
+        self.repeat_at = None;
+        self.due = true;
+        self.retransmissions += 1;
+    }
+
     fn overtook(&mut self, index: BlockIndex, len: usize, now: Instant) -> Verdict {
+        self.repeat_at = None;
         if !self.ahead.set(index.past(self.received) - 1) {
             return Verdict::Ignore;
         }
@@ -428,6 +447,7 @@ impl Receiver {
     }
 
     fn moved(&mut self, now: Instant) {
+        self.repeat_at = None;
         self.validated = true;
         self.moved_at = now;
         self.retries = 0;

@@ -86,10 +86,12 @@ impl Retransmission {
         if let Some(fixed) = self.fixed {
             return fixed;
         }
-        let base = self
-            .smoothed
-            .map_or(INTERVAL_FIRST, |s| s.mean + s.variation * 4)
-            .max(self.floor);
+        // On a path whose round trips are all alike the variation vanishes, and a peer that once takes a
+        // little longer would be repeated to; RFC 6298 §2.3 leaves a margin for the clock, this one for the peer.
+        let base = self.smoothed.map_or(INTERVAL_FIRST, |s| {
+            s.mean + (s.variation * 4).max(s.mean / 2)
+        });
+        let base = base.max(self.floor);
         // Where the floor lies above the ceiling, the operator meant it.
         base.saturating_mul(1 << self.silences.min(16))
             .min(INTERVAL_MAX.max(self.floor))

@@ -11,8 +11,7 @@ use crate::engine::Bind;
 use crate::engine::sim::{Network, NodeId, SimEngine, Traffic, Weather};
 use crate::metrics::Metrics;
 use crate::shard::{Census, Ending, Plan, Shard, SlotId};
-use crate::store::memory::Memory;
-use crate::store::{Store, StoreOptions};
+use crate::store::{Backend, Store, StoreOptions};
 use crate::time::{Duration, Instant};
 
 /// Memory for frames at each host.
@@ -82,7 +81,7 @@ impl World {
         &mut self,
         name: &str,
         address: IpAddr,
-        files: Memory,
+        files: impl Backend,
         settings: Settings,
     ) -> Host {
         let node = self.network.add_node(name, address, MTU);
@@ -145,17 +144,7 @@ impl World {
 
     /// Moves on to the next thing that happens; false if nothing ever will.
     pub fn step(&mut self) -> bool {
-        let agenda = self.agenda.peek().map(|Reverse(entry)| entry.at);
-        let shards = self
-            .hosts
-            .iter()
-            .filter_map(|host| host.shard.next_wake())
-            .min();
-        let Some(next) = [agenda, shards, self.network.next_event()]
-            .into_iter()
-            .flatten()
-            .min()
-        else {
+        let Some(next) = self.next_event() else {
             return false;
         };
         let now = next.max(self.network.now());
@@ -186,6 +175,21 @@ impl World {
             }
         }
         true
+    }
+
+    /// When the next thing happens, if anything ever will.
+    #[must_use]
+    pub fn next_event(&self) -> Option<Instant> {
+        let agenda = self.agenda.peek().map(|Reverse(entry)| entry.at);
+        let shards = self
+            .hosts
+            .iter()
+            .filter_map(|host| host.shard.next_wake())
+            .min();
+        [agenda, shards, self.network.next_event()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// One round of a host's loop, or as many as it takes to read all that has arrived.

@@ -91,6 +91,9 @@ pub struct MioEngine {
     /// Peers to which bursts failed.
     refusals: HashMap<IpAddr, Refusal>,
     drops: u64,
+    /// Whether sockets are to be told what became of earlier sends.
+    reports: bool,
+    report: Option<i32>,
     statistics: MioStatistics,
 }
 
@@ -138,6 +141,8 @@ impl MioEngine {
             mtus: HashMap::new(),
             refusals: HashMap::new(),
             drops: 0,
+            reports: false,
+            report: None,
             statistics: MioStatistics::default(),
         })
     }
@@ -146,6 +151,21 @@ impl MioEngine {
     #[must_use]
     pub fn without_gso(self) -> Self {
         Self { gso: false, ..self }
+    }
+
+    /// The same engine, whose sockets are told by ICMP what became of their datagrams. For a client,
+    /// which has one peer, and need not wait for one that is not there.
+    #[must_use]
+    pub fn with_reports(self) -> Self {
+        Self {
+            reports: true,
+            ..self
+        }
+    }
+
+    /// The latest report about an earlier send, as an error number, if one came since this was called.
+    pub const fn take_report(&mut self) -> Option<i32> {
+        self.report.take()
     }
 
     /// Whether the kernel cuts bursts into datagrams.
@@ -379,7 +399,7 @@ impl MioEngine {
                         socket.readable = false;
                     }
                     // What went wrong with an earlier send; behind it there may be datagrams.
-                    Err(_) => {}
+                    Err(error) => self.report = error.raw_os_error(),
                 }
             }
             if socket.readable {
@@ -404,6 +424,9 @@ impl Engine for MioEngine {
 
     fn open(&mut self, bind: Bind) -> io::Result<SocketId> {
         let udp = socket::open(&bind)?;
+        if self.reports {
+            socket::report_errors(&udp, bind.address.is_ipv6())?;
+        }
         let id = number(self.sockets.vacant_key(), self.generation)
             .ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE))?;
         let fd = udp.as_raw_fd();

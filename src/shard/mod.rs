@@ -258,6 +258,10 @@ impl<E: Engine> Shard<E> {
                     errand.text = message.to_vec();
                 }
             }
+            // The client left before it was answered.
+            (Stage::Opening(_), Packet::Error { code, .. }) if slot.errand.is_none() => {
+                return self.finish(id, Outcome::PeerError(code), now);
+            }
             (Stage::Running(..), Packet::Oack(options)) if slot.errand.is_some() => {
                 return self.agreed(id, options, now);
             }

@@ -563,7 +563,8 @@ impl<E: Engine> Shard<E> {
             errand.answered = true;
             slot.path.peer = peer;
         }
-        from_server && answers
+        // What is no answer says nothing, but its sender may yet give one: ERROR 5 would end that.
+        from_server
     }
 
     pub(super) fn own_key(&self, datagram: &Datagram<'_>) -> Key {

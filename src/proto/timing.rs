@@ -60,6 +60,7 @@ pub(super) struct Retransmission {
 struct Smoothed {
     mean: Duration,
     variation: Duration,
+    least: Duration,
 }
 
 impl Retransmission {
@@ -113,10 +114,12 @@ impl Retransmission {
             None => Smoothed {
                 mean: round_trip,
                 variation: round_trip / 2,
+                least: round_trip,
             },
             Some(old) => Smoothed {
                 mean: (old.mean * 7 + round_trip) / 8,
                 variation: (old.variation * 3 + old.mean.abs_diff(round_trip)) / 4,
+                least: old.least.min(round_trip),
             },
         });
     }
@@ -134,6 +137,11 @@ impl Retransmission {
     /// The smoothed round trip, if one was measured.
     pub(super) fn round_trip(&self) -> Option<Duration> {
         self.smoothed.map(|s| s.mean)
+    }
+
+    /// The shortest round trip measured, zero while none was.
+    pub(super) fn least_round_trip(&self) -> Duration {
+        self.smoothed.map_or(Duration::ZERO, |s| s.least)
     }
 
     /// A round trip that takes longer than most, zero while none was measured.

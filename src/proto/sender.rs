@@ -348,12 +348,16 @@ impl Sender {
     fn judge(&mut self, index: BlockIndex, now: Instant) {
         let soonest = self.timer.least_round_trip();
         if self.resumed_at.is_some_and(|at| now - at < soonest) {
-            self.strikes = (self.strikes + 1).min(STRIKES_MAX);
-            self.struck_at = index;
+            self.strike(index);
         } else if index.past(self.struck_at) >= BLOCKS_PER_STRIKE {
             self.strikes = self.strikes.saturating_sub(1);
             self.struck_at = index;
         }
+    }
+
+    fn strike(&mut self, index: BlockIndex) {
+        self.strikes = (self.strikes + 1).min(STRIKES_MAX);
+        self.struck_at = index;
     }
 
     /// An ACK that says nothing new, unless it reports that the window's first block is missing.
@@ -407,6 +411,10 @@ impl Sender {
             self.next = self.acked.plus(1);
             self.resumed = false;
             self.resume_at = None;
+            // A receiver that never reports a gap may drop most of each window, if blocks overtake each other.
+            if self.timer.silences() > 1 && !self.params.is_lockstep() {
+                self.strike(self.acked);
+            }
         }
     }
 

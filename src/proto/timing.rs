@@ -129,6 +129,11 @@ impl Retransmission {
         self.silences = self.silences.saturating_add(1);
     }
 
+    /// How often in a row nothing came in time.
+    pub(super) const fn silences(&self) -> u8 {
+        self.silences
+    }
+
     /// Something moved: doubling starts afresh.
     pub(super) const fn progress(&mut self) {
         self.silences = 0;

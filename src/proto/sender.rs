@@ -334,6 +334,9 @@ impl Sender {
         } else if index.plus(1) >= self.next {
             // A jump ahead, past the point that a go-back had come to: the receiver had kept the rest.
             self.next = index.plus(1);
+        } else if self.answers_a_copy(now) {
+            // The blocks beyond may be in; if they are not, the next ones will draw the same ACK again.
+            self.resumed = false;
         } else {
             // RFC 7440 §4: the sender resumes after the block that an ACK inside the window names.
             self.gap_reported(now, now);
@@ -353,6 +356,14 @@ impl Sender {
             self.strikes = self.strikes.saturating_sub(1);
             self.struck_at = index;
         }
+    }
+
+    /// Whether an ACK inside the window comes just when the first blocks of the last go-back have arrived:
+    /// some receivers acknowledge each block that they had already, and going back for that would send
+    /// them more such blocks, for ever.
+    fn answers_a_copy(&self, now: Instant) -> bool {
+        let usual = self.timer.least_round_trip() * 5 / 4;
+        self.resumed_at.is_some_and(|at| now - at <= usual)
     }
 
     fn strike(&mut self, index: BlockIndex) {

@@ -439,3 +439,40 @@ fn datagrams_max(scenario: &Scenario, report: &Report) -> u64 {
         report.server.lost + report.client.lost + report.server.disturbed + report.client.disturbed;
     u64::from(scenario.clients) * (once + in_vain) + blows * (window + 2)
 }
+
+/// Goal: clients in equal weather get equal shares.
+/// Method: Jain's index over the rates of 16 that begin at once, by their completion times.
+#[test]
+fn sixteen_clients_share_fairly() {
+    for (name, weather) in weathers() {
+        // Where a block that is lost or late costs more than all the others, luck decides.
+        if !["fair", "jitter 1-4 ms", "full"].contains(&name) {
+            continue;
+        }
+        for operation in [Operation::Read, Operation::Write] {
+            for windowsize in [1, 16] {
+                let scenario = Scenario {
+                    clients: 16,
+                    ..table_scenario(&weather, operation, windowsize, 1)
+                };
+                let report = run(&scenario);
+                let rates = report
+                    .endings
+                    .iter()
+                    .map(|ending| 1.0 / ending.elapsed.as_secs_f64());
+                let (sum, squares) = rates.fold((0.0, 0.0), |(sum, squares), rate| {
+                    (sum + rate, squares + rate * rate)
+                });
+                let index = sum * sum / (16.0 * squares);
+                assert_eq!(report.complete(), 16, "{name}");
+                assert!(
+                    index >= FAIRNESS_MIN,
+                    "{name}, {operation}, {windowsize}: {index}"
+                );
+            }
+        }
+    }
+}
+
+/// Jain's index is 1 where all are equal, and 1/16 where one of 16 has everything.
+const FAIRNESS_MIN: f64 = 0.95;

@@ -237,7 +237,7 @@ impl<E: Engine> Shard<E> {
         self.metrics.writes += 1;
         self.begin(
             id,
-            Transfer::Receive(receiver),
+            Transfer::Receive(Box::new(receiver)),
             Flow::In(Box::new(inflow)),
             &oack[..answer.oack],
             now,
@@ -418,7 +418,7 @@ impl<E: Engine> Shard<E> {
         );
         self.ask_server(
             id,
-            Transfer::Receive(receiver),
+            Transfer::Receive(Box::new(receiver)),
             Flow::In(Box::new(inflow)),
             now,
         );

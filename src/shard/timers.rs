@@ -155,7 +155,8 @@ mod tests {
                 wheel.insert(Instant::from_nanos(at), owner);
                 model.insert((at.div_ceil(1 << TICK_SHIFT), owner), ());
                 if random.bool() {
-                    now += random.u64(0..1 << random.u32(1..46));
+                    let step = 1 << random.u32(1..46);
+                    now += random.u64(0..step);
                     let next = wheel.next().map(Instant::as_nanos);
                     let first = model.keys().next().map(|&(tick, _)| tick << TICK_SHIFT);
                     assert!(next <= first, "seed {seed}: would sleep past an entry");

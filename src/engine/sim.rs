@@ -378,6 +378,13 @@ impl State {
         }
         if let Some(NodeId(index)) = sender {
             let sent = &mut self.nodes[index].sent;
+            sent.datagrams += 1;
+            sent.octets += octets.len() as u64;
+            match octets {
+                [0, 3, ..] => sent.data += 1,
+                [0, 4, ..] => sent.acks += 1,
+                _ => {}
+            }
             sent.lost += u64::from(copies == 0);
             sent.disturbed += u64::from(disturbed);
         }
@@ -431,13 +438,6 @@ impl SimEngine {
         };
         if octets.len() > crate::wire::DATAGRAM_OCTETS_MAX {
             return Sent::Failed(libc::EMSGSIZE);
-        }
-        node.sent.datagrams += 1;
-        node.sent.octets += octets.len() as u64;
-        match octets {
-            [0, 3, ..] => node.sent.data += 1,
-            [0, 4, ..] => node.sent.acks += 1,
-            _ => {}
         }
         state.fly(from, path.peer, octets);
         Sent::Datagrams(1)

@@ -42,8 +42,9 @@ pub enum Transmit {
 pub enum Transfer {
     /// This end has the file.
     Send(Sender),
-    /// This end gets the file.
-    Receive(Receiver),
+    /// This end gets the file. Boxed, for most transfers of a busy server are reads, and need not be
+    /// as large as this.
+    Receive(Box<Receiver>),
 }
 
 impl Transfer {

@@ -278,7 +278,7 @@ impl<E: Engine> Shard<E> {
         self.count_request("write", "accepted");
         self.begin(
             id,
-            Transfer::Receive(receiver),
+            Transfer::Receive(Box::new(receiver)),
             Flow::In(Box::new(inflow)),
             &oack[..answer.oack],
             now,
@@ -467,7 +467,7 @@ impl<E: Engine> Shard<E> {
         );
         self.ask_server(
             id,
-            Transfer::Receive(receiver),
+            Transfer::Receive(Box::new(receiver)),
             Flow::In(Box::new(inflow)),
             now,
         );

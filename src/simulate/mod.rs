@@ -260,8 +260,8 @@ pub struct Served {
     pub elapsed: Duration,
     /// What the server sent.
     pub server: Traffic,
-    /// Datagrams that the receiver sent.
-    pub sent: u64,
+    /// What the receiver sent.
+    pub client: Traffic,
     /// Slots left in the server's table when nothing more could happen.
     pub left_over: usize,
     /// Every datagram, if that was asked for.
@@ -293,7 +293,7 @@ pub fn serve(scenario: &Scenario, style: Style) -> Served {
         complete: foreign.body().is_some_and(|body| is_image(body, scenario)),
         elapsed: foreign.ended_at().unwrap_or_default() - Instant::ZERO,
         server: world.sent(server),
-        sent: foreign.sent(),
+        client: world.network().sent(node),
         left_over: world.slots(),
         trace: world.network().take_trace(),
     }

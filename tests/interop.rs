@@ -30,6 +30,7 @@ const CLIENT_SECONDS: &str = "120";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Client {
     Atftp(&'static [&'static str]),
+    Bootstorm(&'static [&'static str]),
     Busybox(&'static [&'static str]),
     Curl(&'static [&'static str]),
     Hpa,
@@ -38,6 +39,9 @@ enum Client {
 const CLIENTS: &[Client] = &[
     Client::Atftp(&[]),
     Client::Atftp(&["--option", "windowsize 8", "--option", "blksize 1428"]),
+    Client::Bootstorm(&[]),
+    Client::Bootstorm(&["--blksize", "512", "--windowsize", "1"]),
+    Client::Bootstorm(&["--blksize", "65464", "--windowsize", "16"]),
     Client::Busybox(&[]),
     Client::Busybox(&["-b", "1428"]),
     Client::Busybox(&["-b", "65464"]),
@@ -51,6 +55,7 @@ impl Client {
     const fn program(self) -> &'static str {
         match self {
             Self::Atftp(_) => "atftp",
+            Self::Bootstorm(_) => env!("CARGO_BIN_EXE_bootstorm"),
             Self::Busybox(_) => "busybox",
             Self::Curl(_) => "curl",
             Self::Hpa => "tftp",
@@ -71,6 +76,7 @@ impl Client {
             Self::Busybox(options) => {
                 [&["tftp", "-g", "-r", remote, "-l", local], options, &ends].concat()
             }
+            Self::Bootstorm(options) => [&["get", &url, "-o", local], options].concat(),
             Self::Curl(options) => [&["-sS", "-o", local, &url], options].concat(),
             Self::Hpa => [&["-m", "binary"], &ends[..], &["-c", "get", remote, local]].concat(),
         };
@@ -91,6 +97,7 @@ impl Client {
             Self::Busybox(options) => {
                 [&["tftp", "-p", "-r", remote, "-l", local], options, &ends].concat()
             }
+            Self::Bootstorm(options) => [&["put", local, &url], options].concat(),
             Self::Curl(options) => [&["-sS", "-T", local, &url], options].concat(),
             Self::Hpa => [&["-m", "binary"], &ends[..], &["-c", "put", local, remote]].concat(),
         };
@@ -112,8 +119,9 @@ impl Client {
     }
 
     /// Whether it takes 512 octets at a time.
-    const fn is_slow(self) -> bool {
+    fn is_slow(self) -> bool {
         match self {
+            Self::Bootstorm(options) => options.contains(&"512"),
             Self::Atftp(options) | Self::Busybox(options) | Self::Curl(options) => {
                 options.is_empty()
             }
@@ -335,7 +343,10 @@ fn netboot() -> Option<&'static Path> {
 }
 
 fn clients_are_there() -> bool {
-    let there = |client: &Client| common::require(client.program()).is_some();
+    let there = |client: &Client| {
+        // This project's own is always there.
+        matches!(client, Client::Bootstorm(_)) || common::require(client.program()).is_some()
+    };
     CLIENTS.iter().all(there)
 }
 

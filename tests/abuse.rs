@@ -376,7 +376,7 @@ fn options_beyond_measure() {
         request(RRQ, b"good", &many),
         [&head[..], b"blksize"].concat(),
         [&head[..], b"blksize\0"].concat(),
-        [&head[..], b"blksize\0512"].concat(),
+        [&head[..], b"blksize\x00512"].concat(),
         [&head[..], b"\0\0\0\0\0\0"].concat(),
         [&head[..], &vec![0; 3_000]].concat(),
     ] {
@@ -576,7 +576,7 @@ fn noise() {
         ack(0).to_vec(),
         ack(1).to_vec(),
         error(0, b"over"),
-        b"\0\x06blksize\01024\0".to_vec(),
+        b"\0\x06blksize\x001024\0".to_vec(),
     ];
     let mut random = fastrand::Rng::with_seed(4);
     for count in 1..=NOISE_DATAGRAMS {

@@ -156,9 +156,8 @@ fn answers_leave_from_the_range_that_was_given() {
     let port = peer.server.port();
     assert!((first + 1..=first + 20).contains(&port), "{port}");
 
-    let mut none = options.clone();
-    none.settings.port_range = Some((first, first));
-    let error = Server::start(&none, |_| {}).expect_err("the only port is taken");
+    options.settings.port_range = Some((first, first));
+    let error = Server::start(&options, |_| {}).expect_err("the only port is taken");
     assert!(error.to_string().contains(&first.to_string()), "{error}");
 }
 

@@ -19,8 +19,9 @@ use tempfile::TempDir;
 
 /// Where Debian's package puts what the installer boots from.
 const NETBOOT: &str = "/usr/lib/debian-installer/images/12/amd64";
-const LOOPBACK: &str = "127.0.0.1:0";
 const NETBOOT_PACKAGE: &str = "debian-installer-12-netboot-amd64";
+const SHORTER_IMAGE: &str = "text/debian-installer/amd64/initrd.gz";
+const LOOPBACK: &str = "127.0.0.1:0";
 /// Clients that run at once: the server has to have a core as well.
 const CLIENTS_AT_ONCE: usize = 3;
 /// What a client may take for one file, in seconds, before it is ended and the test fails.
@@ -131,7 +132,8 @@ impl Client {
 }
 
 /// Goal: what a machine boots from arrives as it is, whoever asks. Method: every file of Debian's
-/// installer by every client; both trees hold many files twice, which are fetched from one.
+/// installer by every client. Both trees hold many files twice, which are fetched from one; and of the
+/// two long images, the slow clients fetch the longer, whose block numbers start over twice.
 #[test]
 fn every_file_of_a_real_tree_by_every_client() {
     let (Some(tree), true) = (netboot(), clients_are_there()) else {
@@ -139,7 +141,9 @@ fn every_file_of_a_real_tree_by_every_client() {
     };
     let names = unique(&regular_files(tree), tree);
     let (_server, address) = serve(tree, LOOPBACK, |_| {});
-    fetch_all(tree, address, &jobs(&names));
+    let mut jobs = jobs(&names);
+    jobs.retain(|&(client, name)| !(client.is_slow() && name == SHORTER_IMAGE));
+    fetch_all(tree, address, &jobs);
 
     // Symbolic links inside the tree, to files and on the way to them.
     for name in ["text/pxelinux.0", "text/pxelinux.cfg/default"] {
@@ -183,9 +187,8 @@ fn files_of_more_than_65_536_blocks() {
     let root = folder();
     let len = 65_536 * 512 + 1;
     fs::write(root.path().join("rollover"), peer::octets(1, len)).expect("a file");
-    let image = "text/debian-installer/amd64/initrd.gz";
     if let Some(tree) = netboot() {
-        fs::copy(tree.join(image), root.path().join("image")).expect("a copy");
+        fs::copy(tree.join(SHORTER_IMAGE), root.path().join("image")).expect("a copy");
     }
     let is_meant = |&(client, name): &(Client, &str)| client.is_slow() == (name == "rollover");
     let names = regular_files(root.path());

@@ -1,7 +1,7 @@
 //! A server over a directory, in this process, and a client that sends whatever it is told to.
 
 use std::io::{self, ErrorKind};
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -54,12 +54,14 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub(crate) fn new(server: SocketAddr) -> Self {
-        let any = if server.is_ipv4() {
-            "0.0.0.0:0"
-        } else {
-            "[::]:0"
+        // Not any address: ports that others have on this machine are theirs.
+        let own: IpAddr = match server {
+            SocketAddr::V4(server) if server.ip().is_loopback() => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(server) if server.ip().is_loopback() => Ipv6Addr::LOCALHOST.into(),
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        let socket = UdpSocket::bind(any).expect("a socket");
+        let socket = UdpSocket::bind((own, 0)).expect("a socket");
         socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         Self { socket, server }
     }

@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(options.directory, DirectoryOptions::default());
         assert_eq!(
             options.frame_cache_octets,
-            config::FRAME_CACHE_OCTETS_DEFAULT
+            config::frame_cache_octets_default()
         );
         assert_eq!(parsed("").drain_timeout, config::DRAIN_TIMEOUT_DEFAULT);
         assert_eq!(options.root.as_os_str(), "/srv/tftp");

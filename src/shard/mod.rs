@@ -626,11 +626,10 @@ impl<E: Engine> Shard<E> {
         std::mem::take(&mut self.endings)
     }
 
-    /// How many octets of a transfer have arrived, and how many there will be, where that is known.
+    /// A transfer that runs; `None` once it is over.
     #[must_use]
-    pub fn progress(&self, id: SlotId) -> Option<(u64, Option<u64>)> {
-        let slot = self.table.get(id)?;
-        Some((slot.arrived().1, slot.total()))
+    pub fn running(&self, id: SlotId) -> Option<Running> {
+        self.table.get(id)?.running(self.engine.now())
     }
 
     /// All transfers that run, at most `max` of them.

@@ -429,7 +429,7 @@ fn a_large_file_does_not_flush_the_image() {
             "the large file came and went"
         );
         let waits = waits_of_one_reader(&store, &image, &mailbox, &inbox, |_| disk_jobs);
-        assert_eq!(waits, []);
+        assert_eq!(waits, [0u64; 0]);
     }
 }
 
@@ -459,7 +459,7 @@ fn a_new_image_takes_the_place_of_the_old() {
             }
         }
         let waits = waits_of_one_reader(&store, &body, &mailbox, &inbox, |_| 1);
-        assert_eq!(waits, []);
+        assert_eq!(waits, [0u64; 0]);
         bodies.push(body);
     }
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use bootstorm::config::{FRAME_CACHE_OCTETS_DEFAULT, Settings};
+use bootstorm::config::{Settings, frame_cache_octets_default};
 use bootstorm::server::{Server, ServerOptions};
 use bootstorm::store::directory::DirectoryOptions;
 
@@ -28,7 +28,7 @@ pub(crate) fn options(root: &Path) -> ServerOptions {
         settings: Settings::default(),
         root: root.to_path_buf(),
         directory: DirectoryOptions::default(),
-        frame_cache_octets: FRAME_CACHE_OCTETS_DEFAULT,
+        frame_cache_octets: frame_cache_octets_default(),
     }
 }
 

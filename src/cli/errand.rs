@@ -131,11 +131,11 @@ impl Bar {
         if quiet || !io::stderr().is_terminal() {
             return Self(None);
         }
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_style(
+            style("{spinner} {decimal_bytes} {decimal_bytes_per_sec} {elapsed}"),
+        );
         bar.enable_steady_tick(BAR_TICK);
-        Self(Some(bar.with_style(style(
-            "{spinner} {bytes} {bytes_per_sec} {elapsed}",
-        ))))
+        Self(Some(bar))
     }
 
     fn show(&self, progress: Progress) {
@@ -143,7 +143,7 @@ impl Bar {
         if let (Some(total), None) = (progress.total, bar.length()) {
             bar.set_length(total);
             bar.set_style(style(
-                "{wide_bar} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left",
+                "{wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}, {eta} left",
             ));
         }
         bar.set_position(progress.octets);

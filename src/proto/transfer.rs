@@ -39,6 +39,7 @@ pub enum Transmit {
 
 /// A transfer in either direction.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // The large one is the usual one.
 pub enum Transfer {
     /// This end has the file.
     Send(Sender),

@@ -463,3 +463,36 @@ impl Sender {
         self.moved_at + idle
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::negotiate::{self, Asked, Limits};
+    use crate::wire::Packet;
+
+    #[test]
+    fn an_ack_of_what_was_never_sent_is_ignored() {
+        let Ok(Packet::Rrq(request)) =
+            Packet::parse(b"\x00\x01x\x00octet\x00blksize\x008\x00windowsize\x004\x00")
+        else {
+            panic!("a request");
+        };
+        let limits = Limits {
+            blksize_max: 8,
+            windowsize_max: 4,
+        };
+        let answer = negotiate::answer(&request, &limits, Asked::Read(80), &mut [0; 256]).unwrap();
+        let now = Instant::ZERO;
+        let mut sender = Sender::answer(answer.params, 80, true, Patience::DEFAULT, now);
+        sender.transmitted(1, now);
+        sender.handle_ack(WireBlock(0), now);
+        sender.transmitted(4, now);
+        sender.handle_ack(WireBlock(7), now);
+        assert_eq!(
+            (sender.acked(), sender.sent()),
+            (BlockIndex(0), BlockIndex(4))
+        );
+        sender.handle_ack(WireBlock(4), now);
+        assert_eq!(sender.acked(), BlockIndex(4));
+    }
+}

@@ -186,7 +186,7 @@ fn fetch(server: SocketAddr, windowsize: u16, acked: &AtomicU64) {
         }
         received += 1;
         let is_last = len < 4 + usize::from(BLKSIZE);
-        if is_last || received % u64::from(windowsize) == 0 {
+        if is_last || received.is_multiple_of(u64::from(windowsize)) {
             acked.store(received, Ordering::Release);
             ack(received);
         }

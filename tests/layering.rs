@@ -31,6 +31,7 @@ const UNSAFE_FILES: &[&str] = &[
     "src/engine/socket.rs",
     "src/store/arena.rs",
     "tests/allocations.rs",
+    "tests/scale.rs",
 ];
 
 /// The modules that are told what time it is, and do no input or output.

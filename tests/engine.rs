@@ -7,8 +7,8 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::thread;
 
-use bootstorm::engine::mio::{MioEngine, MioStatistics};
-use bootstorm::engine::{Bind, Engine, Inbox, Local, Path, Payload, Sent, SocketId};
+use bootstorm::engine::mio::MioEngine;
+use bootstorm::engine::{Bind, Engine, Inbox, Local, Path, Payload, Sent, SocketId, Statistics};
 use bootstorm::time::{Duration, Instant};
 
 /// Longer than any of these tests takes. None waits for it to pass.
@@ -107,7 +107,7 @@ impl Host {
         takes
     }
 
-    fn statistics(&self) -> MioStatistics {
+    fn statistics(&self) -> Statistics {
         self.engine.statistics()
     }
 }
@@ -199,7 +199,7 @@ fn a_broadcast_is_told_from_a_question_to_the_host_alone() {
 
 /// Sends `len` octets in segments of `segment` along the loopback and checks what arrives. Returns
 /// what the sender has counted.
-fn segments(mut sender: Host, address: &str, len: usize, segment: usize) -> MioStatistics {
+fn segments(mut sender: Host, address: &str, len: usize, segment: usize) -> Statistics {
     let mut receiver = Host::new(address);
     let octets = pattern(len);
     let payload = Payload::Segments {
@@ -299,7 +299,7 @@ fn a_full_inbox_leaves_the_rest_for_the_next_wait() {
     for (number, datagram) in receiver.receive(2000).iter().enumerate() {
         assert_eq!(datagram.octets, (number as u32).to_be_bytes());
     }
-    let MioStatistics {
+    let Statistics {
         receives, polls, ..
     } = receiver.statistics();
     assert!((4..100).contains(&polls), "{polls} polls");

@@ -25,6 +25,12 @@ impl<B> Alarm<B> {
         }
     }
 
+    /// What is rung.
+    #[cfg(target_os = "linux")]
+    pub(super) const fn bell(&self) -> &B {
+        &self.bell
+    }
+
     /// Takes the alarm. Who rang before has written before, and who rings later rings anew.
     pub(super) fn reset(&self) {
         self.rung.swap(false, Ordering::AcqRel);

@@ -71,11 +71,9 @@ impl MioEngine {
 
     /// The same engine, which sends every datagram by a call of its own.
     #[must_use]
-    pub fn without_gso(self) -> Self {
-        Self {
-            sockets: self.sockets.without_gso(),
-            ..self
-        }
+    pub const fn without_gso(mut self) -> Self {
+        self.sockets.stop_gso();
+        self
     }
 
     /// Whether the kernel cuts bursts into datagrams.
@@ -135,7 +133,7 @@ impl MioEngine {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             answer => answer?,
         }
-        self.sockets.waited();
+        self.sockets.is_time_to_retry();
         for event in &self.events {
             if event.token() == WAKER {
                 self.alarm.reset();

@@ -15,6 +15,9 @@ pub mod sim;
 #[allow(unsafe_code)] // The system calls with control messages; each use argues its case.
 mod socket;
 mod sockets;
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)] // What the kernel reads and writes by itself; each use argues its case.
+pub mod uring;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -123,7 +126,7 @@ pub struct Datagram<'a> {
 
 /// Moves datagrams and tells the time.
 pub trait Engine {
-    /// A short name for logs and metrics: `mio`, `sim`.
+    /// A short name for logs and metrics: `mio`, `uring`, `sim`.
     fn name(&self) -> &'static str;
 
     /// The time.

@@ -111,9 +111,9 @@ impl<S> Sockets<S> {
         })
     }
 
-    /// The same, but every datagram goes by a call of its own.
-    pub(super) fn without_gso(self) -> Self {
-        Self { gso: false, ..self }
+    /// Sends every datagram by a call of its own from now on.
+    pub(super) const fn stop_gso(&mut self) {
+        self.gso = false;
     }
 
     /// Whether the kernel cuts bursts into datagrams.
@@ -157,10 +157,6 @@ impl<S> Sockets<S> {
         self.table
             .get_mut(place(id))
             .filter(|socket| socket.id == id)
-    }
-
-    pub(super) fn ids(&self) -> impl Iterator<Item = SocketId> {
-        self.table.iter().map(|(_, socket)| socket.id)
     }
 
     pub(super) fn local_addr(&self, id: SocketId) -> io::Result<SocketAddr> {
@@ -220,14 +216,19 @@ impl<S> Sockets<S> {
         let errno = stopped.error.raw_os_error().unwrap_or(libc::EIO);
         let full = stopped.is_full();
         if !watched && (stopped.sent > 0 || full || errno == libc::ENOBUFS) {
-            let retry_at = self.now() + RETRY_AFTER;
-            self.retry_at.get_or_insert(retry_at);
+            self.retry_soon();
         }
         match stopped.sent {
             0 if full || errno == libc::ENOBUFS => Sent::Full,
             0 => Sent::Failed(errno),
             sent => Sent::Datagrams(sent),
         }
+    }
+
+    /// Has the next wait end soon, because something is worth another try then.
+    pub(super) fn retry_soon(&mut self) {
+        let retry_at = self.now() + RETRY_AFTER;
+        self.retry_at.get_or_insert(retry_at);
     }
 
     /// How long a wait may last at most that is to end by `until`: not beyond the next retry.
@@ -242,11 +243,10 @@ impl<S> Sockets<S> {
         self.retry_at
     }
 
-    /// Ends the waiting for a retry whose time has come.
-    pub(super) fn waited(&mut self) {
-        if self.retry_at.is_some_and(|retry_at| retry_at <= self.now()) {
-            self.retry_at = None;
-        }
+    /// Ends the waiting for a retry whose time has come, and says whether it had.
+    pub(super) fn is_time_to_retry(&mut self) -> bool {
+        let now = self.now();
+        self.retry_at.take_if(|retry_at| *retry_at <= now).is_some()
     }
 
     /// Sends the segments, as many as possible by one call.

@@ -281,7 +281,7 @@ pub(super) mod linux {
         let header_octets = unsafe { libc::CMSG_LEN(0) } as usize;
         iter::from_fn(move || {
             let header: libc::cmsghdr = read(octets)?;
-            let data = octets.get(header_octets..header.cmsg_len as usize)?;
+            let data = octets.get(header_octets..header.cmsg_len as _)?;
             // SAFETY: plain arithmetic.
             let space = unsafe { libc::CMSG_SPACE(data.len() as u32) } as usize;
             octets = octets.get(space..).unwrap_or_default();
@@ -450,12 +450,12 @@ pub(super) mod linux {
     }
 
     /// Asks the kernel something about an interface, by a call that takes an ifreq with a name.
-    fn ask(socket: &UdpSocket, interface: u32, call: impl Into<u64>) -> Option<libc::ifreq> {
+    fn ask(socket: &UdpSocket, interface: u32, call: libc::c_ulong) -> Option<libc::ifreq> {
         let index = c_int::try_from(interface).ok().filter(|&index| index > 0)?;
         // SAFETY: an ifreq of zeros is one with an empty name.
         let mut request: libc::ifreq = unsafe { mem::zeroed() };
         request.ifr_ifru.ifru_ifindex = index;
-        for call in [libc::SIOCGIFNAME.into(), call.into()] {
+        for call in [libc::SIOCGIFNAME, call] {
             // SAFETY: the first call reads the index and writes the name, the second reads the name
             // and writes what it tells; both stay within the ifreq.
             let answer = unsafe { libc::ioctl(socket.as_raw_fd(), call as _, &raw mut request) };

@@ -23,9 +23,12 @@ pub const REQUEST_OCTETS_MAX: usize = 8_192;
 pub const STRANGER_ERRORS_PER_SECOND: u32 = 100;
 /// Log lines about refused and malformed requests, per shard and second.
 pub const REFUSAL_LINES_PER_SECOND: u32 = 20;
-/// How long a finished transfer answers repeats of its last packet: longer than the wait of every
-/// client that is known, which is 5 s.
-pub const LINGER: Duration = Duration::from_secs(6);
+/// A request repeated while its transfer runs is a copy that the network delivered late, or the word
+/// of a client that has begun anew. A transfer that stands still for this long tells: it was the latter.
+pub const REBOOT_QUIET: Duration = Duration::from_millis(100);
+/// How long a finished transfer answers repeats of its last packet: longer than the wait of every client
+/// that is known, which is 5 s, and than the first four of one that doubles its wait from a second on.
+pub const LINGER: Duration = Duration::from_secs(16);
 /// How long running transfers may go on after SIGTERM.
 pub const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 /// Retransmissions to an unproven peer with `--strict`.
@@ -96,7 +99,8 @@ impl Settings {
 }
 
 /// The largest block that travels in one IP packet; Ethernet is assumed where the MTU is not known.
-fn blksize_of_mtu(peer: IpAddr, mtu: Option<u32>) -> u16 {
+#[must_use]
+pub fn blksize_of_mtu(peer: IpAddr, mtu: Option<u32>) -> u16 {
     let headers = if peer.is_ipv4() {
         HEADERS_IPV4
     } else {

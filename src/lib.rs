@@ -1,5 +1,7 @@
 //! bootstorm: TFTP for the moment when a thousand machines power on at once.
 
+pub mod cli;
+pub mod client;
 pub mod config;
 pub mod control;
 pub mod engine;

@@ -31,14 +31,13 @@ pub enum Suppressed {
 /// What a shard counts. All values only ever grow, but for those called `active` and `unvalidated`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Metrics {
-    /// Read requests that began a transfer.
-    pub reads: u64,
-    /// Write requests that began a transfer.
-    pub writes: u64,
-    /// Requests that were refused, by error code.
-    pub refused: BTreeMap<u16, u64>,
-    /// Transfers running.
-    pub active: u64,
+    /// Requests, by what was asked for (`read`, `write`, `unknown`) and what came of it: `accepted`,
+    /// or the name of the error.
+    pub requests: BTreeMap<(&'static str, &'static str), u64>,
+    /// Reads that run.
+    pub active_reads: u64,
+    /// Writes that run.
+    pub active_writes: u64,
     /// Those of them whose peer has yet to prove that it is there.
     pub unvalidated: u64,
     /// Transfers that ended, by how.
@@ -48,9 +47,13 @@ pub struct Metrics {
     /// Octets of files that arrived.
     pub octets_received: u64,
     /// Datagrams in.
-    pub datagrams_received: u64,
+    pub received: Packets,
     /// Datagrams out.
-    pub datagrams_sent: u64,
+    pub sent: Packets,
+    /// ERROR packets in, by code.
+    pub errors_received: BTreeMap<u16, u64>,
+    /// ERROR packets out, by code.
+    pub errors_sent: BTreeMap<u16, u64>,
     /// Datagrams out more than once.
     pub retransmissions: u64,
     /// Datagrams passed over in silence, by why.
@@ -66,24 +69,75 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// Transfers that run.
+    #[must_use]
+    pub const fn active(&self) -> u64 {
+        self.active_reads + self.active_writes
+    }
+
+    /// Requests that began a transfer.
+    #[must_use]
+    pub fn accepted(&self) -> u64 {
+        let accepted =
+            |((_, result), count): (&(&str, &str), &u64)| (*result == "accepted").then_some(*count);
+        self.requests.iter().filter_map(accepted).sum()
+    }
+
     /// Adds another shard's counts to these.
     pub fn merge(&mut self, other: &Self) {
-        self.reads += other.reads;
-        self.writes += other.writes;
-        self.active += other.active;
+        self.active_reads += other.active_reads;
+        self.active_writes += other.active_writes;
         self.unvalidated += other.unvalidated;
         self.octets_sent += other.octets_sent;
         self.octets_received += other.octets_received;
-        self.datagrams_received += other.datagrams_received;
-        self.datagrams_sent += other.datagrams_sent;
+        self.received.merge(&other.received);
+        self.sent.merge(&other.sent);
         self.retransmissions += other.retransmissions;
         self.send_full += other.send_full;
         self.receive_drops += other.receive_drops;
         self.latencies.merge(&other.latencies);
-        merge_map(&mut self.refused, &other.refused);
+        merge_map(&mut self.requests, &other.requests);
+        merge_map(&mut self.errors_received, &other.errors_received);
+        merge_map(&mut self.errors_sent, &other.errors_sent);
         merge_map(&mut self.ended, &other.ended);
         merge_map(&mut self.suppressed, &other.suppressed);
         merge_map(&mut self.send_errors, &other.send_errors);
+    }
+}
+
+/// Datagrams by what they hold.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Packets([u64; Self::TYPES.len()]);
+
+impl Packets {
+    /// The types, as the counters name them: by opcode, and what is no packet first.
+    pub const TYPES: [&'static str; 7] = ["other", "rrq", "wrq", "data", "ack", "error", "oack"];
+
+    /// Counts `count` datagrams that all begin as `octets` does.
+    pub fn count(&mut self, octets: &[u8], count: u64) {
+        let opcode = match octets {
+            [0, opcode @ 1..=6, ..] => usize::from(*opcode),
+            _ => 0,
+        };
+        self.0[opcode] += count;
+    }
+
+    /// Each type with its count.
+    pub fn by_type(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Self::TYPES.into_iter().zip(self.0)
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.0
+            .iter_mut()
+            .zip(other.0)
+            .for_each(|(own, other)| *own += other);
     }
 }
 
@@ -97,14 +151,11 @@ fn merge_map<K: Copy + Ord>(into: &mut BTreeMap<K, u64>, from: &BTreeMap<K, u64>
 impl fmt::Display for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plain = [
-            ("reads", self.reads),
-            ("writes", self.writes),
-            ("active", self.active),
+            ("active reads", self.active_reads),
+            ("active writes", self.active_writes),
             ("unvalidated", self.unvalidated),
             ("octets sent", self.octets_sent),
             ("octets received", self.octets_received),
-            ("datagrams sent", self.datagrams_sent),
-            ("datagrams received", self.datagrams_received),
             ("retransmissions", self.retransmissions),
             ("sends that found the queue full", self.send_full),
             ("datagrams dropped by the kernel", self.receive_drops),
@@ -113,12 +164,29 @@ impl fmt::Display for Metrics {
         for (name, count) in plain {
             line(f, name, &"", count)?;
         }
+        for ((operation, result), &count) in &self.requests {
+            line(
+                f,
+                "requests to",
+                &format_args!("{operation}: {result}"),
+                count,
+            )?;
+        }
         self.ended
             .iter()
             .try_for_each(|(how, &count)| line(f, "ended", how, count))?;
-        self.refused
+        self.sent
+            .by_type()
+            .try_for_each(|(name, count)| line(f, "sent", &name, count))?;
+        self.received
+            .by_type()
+            .try_for_each(|(name, count)| line(f, "received", &name, count))?;
+        self.errors_sent
             .iter()
-            .try_for_each(|(code, &count)| line(f, "refused with error", code, count))?;
+            .try_for_each(|(code, &count)| line(f, "error sent", code, count))?;
+        self.errors_received
+            .iter()
+            .try_for_each(|(code, &count)| line(f, "error received", code, count))?;
         self.suppressed
             .iter()
             .try_for_each(|(why, &count)| line(f, "suppressed", why, count))?;
@@ -315,11 +383,11 @@ mod tests {
     #[test]
     fn only_what_happened_is_shown() {
         let metrics = Metrics {
-            reads: 3,
+            active_reads: 3,
             ..Metrics::default()
         };
         let shown = metrics.to_string();
-        assert!(shown.contains("reads"), "{shown}");
+        assert!(shown.contains("active reads"), "{shown}");
         assert!(
             !shown.contains("writes") && !shown.contains("latencies"),
             "{shown}"

@@ -1,6 +1,7 @@
 //! Signals as events.
 
 use std::io;
+use std::thread;
 
 use tokio::signal::unix::{self, SignalKind, signal};
 
@@ -44,4 +45,27 @@ impl Signals {
             _ = self.terminate.recv() => Signal::Terminate,
         }
     }
+}
+
+/// Calls `action` once, on a thread of its own, when SIGINT or SIGTERM comes.
+///
+/// # Errors
+/// If the system refuses a handler or a thread.
+pub fn on_interrupt(action: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    // Caught before this returns.
+    let mut signals = {
+        let _within = runtime.enter();
+        Signals::new()?
+    };
+    let wait = move || {
+        runtime.block_on(async { while signals.next().await == Signal::Report {} });
+        action();
+    };
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(wait)
+        .map(drop)
 }

@@ -19,6 +19,8 @@ mod sockets;
 #[allow(unsafe_code)] // What the kernel reads and writes by itself; each use argues its case.
 pub mod uring;
 
+pub use socket::route_mtu;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

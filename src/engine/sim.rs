@@ -30,6 +30,8 @@ pub struct Weather {
     pub burst_end: f64,
     /// Delivered twice, each copy with its own delay.
     pub duplicate: f64,
+    /// By how much more the second copy comes late.
+    pub duplicate_delay: Duration,
     /// Held back by [`Weather::reorder_delay`], so that later ones overtake it.
     pub reorder: f64,
     /// How long.
@@ -51,6 +53,7 @@ impl Weather {
         burst: 0.0,
         burst_end: 0.3,
         duplicate: 0.0,
+        duplicate_delay: Duration::ZERO,
         reorder: 0.0,
         reorder_delay: Duration::from_millis(2),
         corrupt: 0.0,
@@ -101,6 +104,8 @@ struct Node {
     bound: HashMap<SocketId, SocketAddr>,
     arrived: VecDeque<(SocketId, Path, Vec<u8>)>,
     full_until: Option<Instant>,
+    /// Nothing leaves it or comes to it any more.
+    cut_off: bool,
     sent: Traffic,
 }
 
@@ -119,6 +124,10 @@ pub struct Traffic {
     pub acks: u64,
     /// Octets, without any header below TFTP's.
     pub octets: u64,
+    /// Datagrams that the weather took.
+    pub lost: u64,
+    /// Datagrams that the weather held back, or delivered twice.
+    pub disturbed: u64,
 }
 
 impl Network {
@@ -151,6 +160,7 @@ impl Network {
             bound: HashMap::new(),
             arrived: VecDeque::new(),
             full_until: None,
+            cut_off: false,
             sent: Traffic::default(),
         });
         NodeId(state.nodes.len() - 1)
@@ -229,6 +239,11 @@ impl Network {
         let mut state = self.0.borrow_mut();
         state.weather = weather;
         state.in_burst = false;
+    }
+
+    /// Pulls a node's plug: what it sends is lost from now on, and what is sent to it.
+    pub fn cut_off(&self, node: NodeId) {
+        self.0.borrow_mut().nodes[node.0].cut_off = true;
     }
 
     /// Whether something has arrived at a node that it has not taken yet.
@@ -321,7 +336,11 @@ impl State {
         } else {
             self.chance(weather.burst)
         };
-        let fate = if octets.len() > weather.datagram_octets_max {
+        let (sender, receiver) = (self.node_at(from), self.node_at(to));
+        let cut_off = |node: Option<NodeId>| node.is_some_and(|node| self.nodes[node.0].cut_off);
+        let fate = if cut_off(sender) || cut_off(receiver) {
+            "cut off"
+        } else if octets.len() > weather.datagram_octets_max {
             "too long"
         } else if self.in_burst || self.chance(weather.loss) {
             "lost"
@@ -338,11 +357,14 @@ impl State {
             "twice" => 2,
             _ => 0,
         };
-        for _ in 0..copies {
+        let mut disturbed = copies == 2;
+        for copy in 0..copies {
             let jitter = weather.jitter.as_nanos() as u64;
             let mut delay = weather.delay + Duration::from_nanos(self.random.u64(0..=jitter));
+            delay += weather.duplicate_delay * copy;
             if self.chance(weather.reorder) {
                 delay += weather.reorder_delay;
+                disturbed = true;
             }
             self.flights += 1;
             let flight = Flight {
@@ -354,6 +376,15 @@ impl State {
             };
             self.flying.push(Reverse(flight));
         }
+        if let Some(NodeId(index)) = sender {
+            let sent = &mut self.nodes[index].sent;
+            sent.lost += u64::from(copies == 0);
+            sent.disturbed += u64::from(disturbed);
+        }
+    }
+
+    fn node_at(&self, address: SocketAddr) -> Option<NodeId> {
+        self.sockets.get(&address).map(|&(node, _)| node)
     }
 
     fn note(&mut self, from: SocketAddr, to: SocketAddr, octets: &[u8], fate: &str) {

@@ -6,7 +6,7 @@
 //! the system picks.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
@@ -112,6 +112,19 @@ pub(super) fn mtu(socket: &UdpSocket, interface: u32) -> Option<u32> {
     platform::mtu(socket, interface)
 }
 
+/// The largest IP packet that leaves towards `peer` whole, as far as the kernel knows the way there.
+#[must_use]
+pub fn route_mtu(peer: SocketAddr) -> Option<u32> {
+    let any: IpAddr = match peer {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    // Sends nothing: it only has the kernel look for a route.
+    socket.connect(peer).ok()?;
+    platform::route_mtu(&socket, peer.is_ipv6())
+}
+
 /// Has the kernel take `octets` for the MTU of every path of an IPv6 socket, as a narrow link on the
 /// way would.
 #[cfg(all(test, target_os = "linux"))]
@@ -142,7 +155,6 @@ pub(super) mod linux {
     use std::ffi::c_int;
     use std::iter;
     use std::mem;
-    use std::net::{Ipv4Addr, Ipv6Addr};
     use std::os::fd::{AsFd, AsRawFd};
     use std::ptr;
 
@@ -466,6 +478,29 @@ pub(super) mod linux {
         Some(request)
     }
 
+    pub(super) fn route_mtu(socket: &UdpSocket, ipv6: bool) -> Option<u32> {
+        let (level, name) = if ipv6 {
+            (libc::IPPROTO_IPV6, libc::IPV6_MTU)
+        } else {
+            (libc::IPPROTO_IP, libc::IP_MTU)
+        };
+        let mut octets: c_int = 0;
+        let mut length = size_of::<c_int>() as libc::socklen_t;
+        // SAFETY: value and length are valid and writable, and the length is the value's.
+        let answer = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                level,
+                name,
+                (&raw mut octets).cast(),
+                &raw mut length,
+            )
+        };
+        u32::try_from(octets)
+            .ok()
+            .filter(|&octets| answer == 0 && octets > 0)
+    }
+
     pub(super) fn set_option(
         socket: &impl AsFd,
         level: c_int,
@@ -574,6 +609,10 @@ mod plain {
     pub(super) const fn mtu(_: &UdpSocket, _: u32) -> Option<u32> {
         None
     }
+
+    pub(super) const fn route_mtu(_: &UdpSocket, _: bool) -> Option<u32> {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -622,6 +661,7 @@ mod tests {
         assert!(plain::prepare(&socket, false).is_ok());
         assert!(!plain::cuts_segments(&here));
         assert_eq!(plain::mtu(&here, 1), None);
+        assert_eq!(plain::route_mtu(&here, false), None);
     }
 
     #[test]

@@ -51,6 +51,9 @@ pub struct Receiver {
     received: BlockIndex,
     /// The block that the last ACK named.
     acked: BlockIndex,
+    acked_at: Instant,
+    /// When to send the last ACK again, if nothing new has come by then.
+    repeat_at: Option<Instant>,
     ahead: Ahead,
     /// The block that was shorter than the others.
     last: Option<BlockIndex>,
@@ -105,6 +108,8 @@ impl Receiver {
             opening,
             received: BlockIndex::ZERO,
             acked: BlockIndex::ZERO,
+            acked_at: now,
+            repeat_at: None,
             ahead: Ahead::default(),
             last: None,
             published: false,
@@ -157,7 +162,7 @@ impl Receiver {
             index <= self.acked.plus(window) && self.last.is_none_or(|last| index <= last)
         });
         let Some(index) = in_window else {
-            self.repeated(wire);
+            self.repeated(wire, now);
             return Verdict::Ignore;
         };
         // A server that knows no options answers a request with DATA 1 and no OACK.
@@ -216,6 +221,9 @@ impl Receiver {
             gap.report = Report::SentAt(now);
             self.due = true;
         }
+        if self.repeat_at.is_some_and(|at| at <= now) {
+            self.acknowledge_again();
+        }
         if self.is_whole() {
             return;
         }
@@ -258,6 +266,7 @@ impl Receiver {
         let again = self.deadline.is_some() && self.acked == self.received;
         self.sample = (!again && self.retries == 0).then_some(now);
         self.acked = self.received;
+        self.acked_at = now;
         if self.is_whole() {
             self.end(Outcome::Complete);
         } else {
@@ -275,7 +284,8 @@ impl Receiver {
             Report::DueAt(at) => Some(at),
             Report::SentAt(_) => None,
         });
-        earlier(earlier(self.deadline, report), Some(self.idle_at()))
+        let soon = earlier(report, self.repeat_at);
+        earlier(earlier(self.deadline, soon), Some(self.idle_at()))
     }
 
     /// How the transfer ended, once it has. After [`Outcome::Complete`], repeats of the last block
@@ -322,6 +332,12 @@ impl Receiver {
         self.last == Some(self.received)
     }
 
+    /// When the peer last moved the transfer on.
+    #[must_use]
+    pub const fn moved_at(&self) -> Instant {
+        self.moved_at
+    }
+
     /// Datagrams sent more than once.
     #[must_use]
     pub const fn retransmissions(&self) -> u64 {
@@ -330,16 +346,31 @@ impl Receiver {
 
     /// A block that is in already. Only the one that the last ACK named says that this ACK was lost;
     /// repeats of earlier ones are the rest of a window that is on its way again.
-    fn repeated(&mut self, wire: WireBlock) {
+    fn repeated(&mut self, wire: WireBlock, now: Instant) {
         let is_last_acked =
             self.acked > BlockIndex::ZERO && self.params.rollover().wire(self.acked) == wire;
-        if is_last_acked && self.acked == self.received {
-            self.due = true;
-            self.retransmissions += 1;
+        if !is_last_acked || self.acked != self.received {
+            return;
+        }
+        // Nobody can have missed an ACK that left less than a round trip ago: the network delivered the
+        // block twice, and with a window the sender would take another ACK for the report of a gap. What
+        // comes next within that time tells. In lock-step another ACK does no harm.
+        let known_at = self.acked_at + self.timer.round_trip().unwrap_or_default();
+        if self.params.is_lockstep() || self.is_whole() || known_at <= now {
+            self.acknowledge_again();
+        } else {
+            self.repeat_at = Some(known_at);
         }
     }
 
+    fn acknowledge_again(&mut self) {
+        self.repeat_at = None;
+        self.due = true;
+        self.retransmissions += 1;
+    }
+
     fn overtook(&mut self, index: BlockIndex, len: usize, now: Instant) -> Verdict {
+        self.repeat_at = None;
         if !self.ahead.set(index.past(self.received) - 1) {
             return Verdict::Ignore;
         }
@@ -416,6 +447,7 @@ impl Receiver {
     }
 
     fn moved(&mut self, now: Instant) {
+        self.repeat_at = None;
         self.validated = true;
         self.moved_at = now;
         self.retries = 0;

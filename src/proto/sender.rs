@@ -288,6 +288,12 @@ impl Sender {
         self.last
     }
 
+    /// When the peer last moved the transfer on.
+    #[must_use]
+    pub const fn moved_at(&self) -> Instant {
+        self.moved_at
+    }
+
     /// Datagrams sent more than once.
     #[must_use]
     pub const fn retransmissions(&self) -> u64 {
@@ -333,7 +339,7 @@ impl Sender {
             self.next = index.plus(1);
         } else {
             // RFC 7440 §4: the sender resumes after the block that an ACK inside the window names.
-            self.gap_reported(now);
+            self.gap_reported(now, now);
         }
         if self.sent > self.acked {
             self.deadline = Some(now + self.timer.interval());
@@ -347,20 +353,21 @@ impl Sender {
             return;
         }
         // A report about blocks sent just now cannot be here yet: the network made this one, or the
-        // receiver answers a repeat of the window before.
-        let soonest = self.timer.least_round_trip().unwrap_or_default() * 3 / 4;
-        if now - self.window_sent_at >= soonest {
-            self.gap_reported(now);
-        }
+        // receiver answers a repeat of the window before. Wait for what is due to come.
+        self.gap_reported(self.window_sent_at + self.timer.late_round_trip(), now);
     }
 
-    /// Resumes after `acked`: at most once in a round trip, for a report that crosses the blocks of
-    /// the last go-back on its way knows nothing of them.
-    fn gap_reported(&mut self, now: Instant) {
+    /// Resumes after `acked`, at `soonest`, unless the gap closes before; and at most once in a round
+    /// trip, for a report that crosses the blocks of the last go-back on its way knows nothing of them.
+    fn gap_reported(&mut self, soonest: Instant, now: Instant) {
         let round_trip = self.timer.round_trip().unwrap_or_default();
-        match self.resumed_at.map(|at| at + round_trip) {
-            Some(soonest) if soonest > now => self.resume_at = Some(soonest),
-            _ => self.resume(now),
+        let soonest = self
+            .resumed_at
+            .map_or(soonest, |at| soonest.max(at + round_trip));
+        if soonest > now {
+            self.resume_at = Some(soonest);
+        } else {
+            self.resume(now);
         }
     }
 

@@ -56,7 +56,6 @@ pub(super) struct Retransmission {
 struct Smoothed {
     mean: Duration,
     variation: Duration,
-    least: Duration,
 }
 
 impl Retransmission {
@@ -87,10 +86,12 @@ impl Retransmission {
         if let Some(fixed) = self.fixed {
             return fixed;
         }
-        let base = self
-            .smoothed
-            .map_or(INTERVAL_FIRST, |s| s.mean + s.variation * 4)
-            .max(self.floor);
+        // On a path whose round trips are all alike the variation vanishes, and a peer that once takes a
+        // little longer would be repeated to; RFC 6298 §2.3 leaves a margin for the clock, this one for the peer.
+        let base = self.smoothed.map_or(INTERVAL_FIRST, |s| {
+            s.mean + (s.variation * 4).max(s.mean / 2)
+        });
+        let base = base.max(self.floor);
         // Where the floor lies above the ceiling, the operator meant it.
         base.saturating_mul(1 << self.silences.min(16))
             .min(INTERVAL_MAX.max(self.floor))
@@ -102,12 +103,10 @@ impl Retransmission {
             None => Smoothed {
                 mean: round_trip,
                 variation: round_trip / 2,
-                least: round_trip,
             },
             Some(old) => Smoothed {
                 mean: (old.mean * 7 + round_trip) / 8,
                 variation: (old.variation * 3 + old.mean.abs_diff(round_trip)) / 4,
-                least: old.least.min(round_trip),
             },
         });
     }
@@ -127,9 +126,10 @@ impl Retransmission {
         self.smoothed.map(|s| s.mean)
     }
 
-    /// The shortest round trip measured.
-    pub(super) fn least_round_trip(&self) -> Option<Duration> {
-        self.smoothed.map(|s| s.least)
+    /// A round trip that takes longer than most, zero while none was measured.
+    pub(super) fn late_round_trip(&self) -> Duration {
+        self.smoothed
+            .map_or(Duration::ZERO, |s| s.mean + s.variation)
     }
 
     /// How long a transfer may stand still: never less than two of the waits that the client set.
@@ -184,6 +184,6 @@ mod tests {
         timer.sample(millis(160));
         // Variation (3·40 + |80 − 160|) / 4 = 50, mean (7·80 + 160) / 8 = 90.
         assert_eq!(timer.interval(), millis(90 + 4 * 50));
-        assert_eq!(timer.least_round_trip(), Some(millis(80)));
+        assert_eq!(timer.late_round_trip(), millis(90 + 50));
     }
 }

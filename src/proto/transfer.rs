@@ -124,6 +124,15 @@ impl Transfer {
         }
     }
 
+    /// When the peer last said something that moved the transfer; at first, when it began.
+    #[must_use]
+    pub const fn moved_at(&self) -> Instant {
+        match self {
+            Self::Send(sender) => sender.moved_at(),
+            Self::Receive(receiver) => receiver.moved_at(),
+        }
+    }
+
     /// Datagrams sent more than once.
     #[must_use]
     pub const fn retransmissions(&self) -> u64 {

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 
 pub use admission::Census;
-pub use slot::{Ending, Operation, Plan};
+pub use slot::{Ending, Operation, Plan, Running};
 pub use table::SlotId;
 
 use crate::config::{self, Settings};
@@ -186,7 +186,7 @@ impl<E: Engine> Shard<E> {
 
     /// A datagram arrived: for the transfer that it belongs to, or to begin one, or for nobody.
     fn handle(&mut self, datagram: &Datagram<'_>, now: Instant) {
-        self.metrics.datagrams_received += 1;
+        self.metrics.received.count(datagram.octets, 1);
         if datagram.broadcast || datagram.path.peer.port() == 0 {
             let reason = if datagram.broadcast {
                 Suppressed::Broadcast
@@ -253,6 +253,7 @@ impl<E: Engine> Shard<E> {
             },
             (Stage::Running(transfer, _), Packet::Error { code, message }) => {
                 transfer.handle_error(code);
+                *self.metrics.errors_received.entry(code.0).or_default() += 1;
                 if let Some(errand) = &mut slot.errand {
                     errand.text = message.to_vec();
                 }
@@ -262,10 +263,16 @@ impl<E: Engine> Shard<E> {
             }
             (Stage::Lingering(Some(last)), Packet::Data { block, .. }) if *last == block => {
                 let (socket, path, ack) = (slot.socket, slot.path, wire::write_ack(block));
-                self.send_packet(socket, &path, &ack);
+                return self.send_packet(socket, &path, &ack);
             }
-            (Stage::Lingering(_), _) => {}
+            (Stage::Lingering(_), _) => return,
             _ => return self.suppress(Suppressed::Unexpected),
+        }
+        if let Stage::Running(transfer, _) = &slot.stage
+            && transfer.moved_at() == now
+        {
+            // The client is where it was: what looked like a new beginning was none.
+            slot.again = None;
         }
         self.settle(id, now);
     }
@@ -338,6 +345,9 @@ impl<E: Engine> Shard<E> {
         let mut fired = std::mem::take(&mut self.fired);
         self.timers.expire(now, |id| fired.push(id));
         for id in fired.drain(..) {
+            if self.begin_again(id, now) {
+                continue;
+            }
             let Some(slot) = self.table.get_mut(id) else {
                 continue;
             };
@@ -437,6 +447,8 @@ impl<E: Engine> Shard<E> {
             Flow::Out(out) => out.waiting,
             Flow::In(inflow) => inflow.is_backlogged(),
         };
+        // A client that may have begun anew has no use for what its old transfer has to send.
+        let held_up = held_up || slot.again.is_some();
         if !slot.queued && !held_up && transfer.poll_transmit(1).is_some() {
             slot.queued = true;
             self.ready.push_back(id);
@@ -591,13 +603,14 @@ impl<E: Engine> Shard<E> {
     /// The counters, as they stand.
     #[must_use]
     pub fn metrics(&self) -> Metrics {
-        let active = self
-            .table
-            .slots()
-            .filter(|slot| !slot.is_lingering())
-            .count();
+        let running = |operation| {
+            let mut slots = self.table.slots();
+            let of = move |slot: &&Slot| slot.operation == operation && !slot.is_lingering();
+            slots.by_ref().filter(of).count() as u64
+        };
         Metrics {
-            active: active as u64,
+            active_reads: running(Operation::Read),
+            active_writes: running(Operation::Write),
             unvalidated: self.unvalidated.count() as u64,
             receive_drops: self.engine.receive_drops(),
             ..self.metrics.clone()
@@ -609,15 +622,21 @@ impl<E: Engine> Shard<E> {
         std::mem::take(&mut self.endings)
     }
 
-    /// How many octets of a transfer have arrived, and how many there will be, where that is known.
+    /// A transfer that runs.
     #[must_use]
-    pub fn progress(&self, id: SlotId) -> Option<(u64, Option<u64>)> {
-        let slot = self.table.get(id)?;
-        let total = match &slot.stage {
-            Stage::Running(_, Flow::Out(out)) => Some(out.body.len()),
-            _ => slot.errand.as_ref().and_then(|errand| errand.announced),
-        };
-        Some((slot.arrived().1, total))
+    pub fn running(&self, id: SlotId) -> Option<Running> {
+        self.table.get(id)?.running(self.engine.now())
+    }
+
+    /// All transfers that run, at most `max` of them.
+    #[must_use]
+    pub fn all_running(&self, max: usize) -> Vec<Running> {
+        let now = self.engine.now();
+        self.table
+            .slots()
+            .filter_map(|slot| slot.running(now))
+            .take(max)
+            .collect()
     }
 
     /// The engine, for what only it knows.

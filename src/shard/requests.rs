@@ -44,10 +44,15 @@ impl<E: Engine> Shard<E> {
         if let Some(id) = self.table.find(&key)
             && let Some(slot) = self.table.get(id)
         {
-            // A repeat before the first answer belongs to the transfer that it started, whose timer
-            // resends: atftp aborts on a second OACK.
-            if slot.fingerprint == fingerprint && slot.is_fresh() {
-                return self.suppress(Suppressed::RepeatedRequest);
+            if slot.fingerprint == fingerprint {
+                // A repeat before the first answer belongs to the transfer that it started, whose timer
+                // resends: atftp aborts on a second OACK.
+                if slot.is_fresh() {
+                    return self.suppress(Suppressed::RepeatedRequest);
+                }
+                if let Some(at) = slot.quiet_at(now) {
+                    return self.wait_for_quiet(id, at, datagram.octets);
+                }
             }
             // Anything else comes from a client that has begun anew.
             self.finish(id, Outcome::Replaced, now);
@@ -73,6 +78,7 @@ impl<E: Engine> Shard<E> {
             stage: Stage::Opening(Box::default()),
             armed: None,
             queued: false,
+            again: None,
             heard_at: Some(now),
             silent: true,
             unvalidated: true,
@@ -83,6 +89,39 @@ impl<E: Engine> Shard<E> {
             table.get(id).is_some_and(|slot| slot.unvalidated)
         });
         self.ask_store(id, operation, &request, datagram.octets, now);
+    }
+
+    /// Keeps a repeat of a running transfer's request until that has moved on, or not, by `at`.
+    fn wait_for_quiet(&mut self, id: SlotId, at: Instant, octets: &[u8]) {
+        if let Some(slot) = self.table.get_mut(id) {
+            slot.again = Some(octets.into());
+            self.arm(id);
+            self.timers.insert(at, id);
+        }
+        self.suppress(Suppressed::RepeatedRequest);
+    }
+
+    /// A repeat of a transfer's request was kept: it counts if the transfer has stood still since.
+    /// Says whether it did.
+    pub(super) fn begin_again(&mut self, id: SlotId, now: Instant) -> bool {
+        let Some(slot) = self.table.get_mut(id) else {
+            return false;
+        };
+        if slot.quiet_at(now).is_some() {
+            return false;
+        }
+        let Some(octets) = slot.again.take() else {
+            return false;
+        };
+        let (socket, path) = (slot.socket, slot.path);
+        let datagram = Datagram {
+            socket,
+            path,
+            broadcast: false,
+            octets: &octets,
+        };
+        self.request(&datagram, socket, now);
+        true
     }
 
     /// Makes room for one more transfer; false if there is none.
@@ -214,7 +253,7 @@ impl<E: Engine> Shard<E> {
             frames: Held::None,
             waiting: false,
         });
-        self.metrics.reads += 1;
+        self.count_request("read", "accepted");
         self.begin(id, Transfer::Send(sender), flow, &oack[..answer.oack], now);
     }
 
@@ -236,7 +275,7 @@ impl<E: Engine> Shard<E> {
         };
         let receiver = Receiver::answer(answer.params, answer.oack > 0, patience, now);
         let inflow = Inflow::new(upload, answer.params.blksize(), answer.params.windowsize());
-        self.metrics.writes += 1;
+        self.count_request("write", "accepted");
         self.begin(
             id,
             Transfer::Receive(receiver),
@@ -272,7 +311,8 @@ impl<E: Engine> Shard<E> {
         if self.refusal_lines.take(now) {
             log::refusal(slot, refusal, self.refusal_lines.take_denied());
         }
-        *self.metrics.refused.entry(code.0).or_default() += 1;
+        let operation = slot.operation.name();
+        self.count_request(operation, refusal.name());
         self.send_error(socket, &path, code, text);
         self.drop_unstarted(id);
     }
@@ -282,12 +322,16 @@ impl<E: Engine> Shard<E> {
         if self.refusal_lines.take(now) {
             log::malformed(path.peer, why, self.refusal_lines.take_denied());
         }
+        self.count_request("unknown", "malformed");
+        self.send_error(socket, path, ErrorCode::ILLEGAL, why);
+    }
+
+    fn count_request(&mut self, operation: &'static str, result: &'static str) {
         *self
             .metrics
-            .refused
-            .entry(ErrorCode::ILLEGAL.0)
+            .requests
+            .entry((operation, result))
             .or_default() += 1;
-        self.send_error(socket, path, ErrorCode::ILLEGAL, why);
     }
 
     /// Forgets a request that never became a transfer.
@@ -355,6 +399,7 @@ impl<E: Engine> Shard<E> {
             stage: Stage::Opening(Box::default()),
             armed: None,
             queued: false,
+            again: None,
             heard_at: None,
             silent: true,
             unvalidated: false,

@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 
 use super::table::Key;
 use super::upload::Inflow;
+use crate::config;
 use crate::engine::{Path, SocketId};
 use crate::proto::negotiate::{Params, Wanted};
 use crate::proto::outcome::Outcome;
@@ -25,12 +26,20 @@ pub enum Operation {
     Write,
 }
 
-impl fmt::Display for Operation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Operation {
+    /// The word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
             Self::Read => "read",
             Self::Write => "write",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -80,6 +89,27 @@ pub struct Ending {
     pub text: Vec<u8>,
 }
 
+/// A transfer that runs, as operators see it.
+#[derive(Debug, Clone)]
+pub struct Running {
+    /// Which way the file goes.
+    pub operation: Operation,
+    /// The other end.
+    pub peer: std::net::SocketAddr,
+    /// The file's name, as asked for.
+    pub filename: Box<[u8]>,
+    /// The terms; `None` while the file is being opened.
+    pub params: Option<Params>,
+    /// Octets that arrived.
+    pub octets: u64,
+    /// Octets that there are, where that is known.
+    pub total: Option<u64>,
+    /// Since the request.
+    pub elapsed: Duration,
+    /// Datagrams sent more than once.
+    pub retransmissions: u64,
+}
+
 impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -119,6 +149,8 @@ pub(super) struct Slot {
     pub(super) armed: Option<Instant>,
     /// Whether it stands in the queue of those that have something to send.
     pub(super) queued: bool,
+    /// The same request once more, which counts if the transfer stands still for a while.
+    pub(super) again: Option<Box<[u8]>>,
     /// When the packet arrived that what is sent next will answer.
     pub(super) heard_at: Option<Instant>,
     /// Whether nothing was sent yet.
@@ -188,6 +220,40 @@ impl Slot {
             Stage::Running(transfer, _) => !transfer.is_validated(),
             Stage::Lingering(_) => false,
         }
+    }
+
+    /// Until when the transfer must stand still for a repeat of its request to be a new beginning;
+    /// `None` if it is one already.
+    pub(super) fn quiet_at(&self, now: Instant) -> Option<Instant> {
+        let Stage::Running(transfer, _) = &self.stage else {
+            return None;
+        };
+        Some(transfer.moved_at() + config::REBOOT_QUIET).filter(|&at| at > now)
+    }
+
+    /// What operators see of it; `None` once it is over.
+    pub(super) fn running(&self, now: Instant) -> Option<Running> {
+        let (params, retransmissions, total) = match &self.stage {
+            Stage::Opening(_) => (None, 0, None),
+            Stage::Running(transfer, flow) => {
+                let total = match flow {
+                    Flow::Out(out) => Some(out.body.len()),
+                    Flow::In(_) => self.errand.as_ref().and_then(|errand| errand.announced),
+                };
+                (Some(*transfer.params()), transfer.retransmissions(), total)
+            }
+            Stage::Lingering(_) => return None,
+        };
+        Some(Running {
+            operation: self.operation,
+            peer: self.path.peer,
+            filename: self.filename.clone(),
+            params,
+            octets: self.arrived().1,
+            total,
+            elapsed: now - self.started,
+            retransmissions,
+        })
     }
 
     pub(super) const fn is_lingering(&self) -> bool {

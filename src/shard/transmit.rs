@@ -72,6 +72,11 @@ impl<E: Engine> Shard<E> {
         let Some(transmit) = transfer.poll_transmit(BURST_BLOCKS_MAX) else {
             return Turn::Idle;
         };
+        let head = match transmit {
+            Transmit::Opening(_) => opening.first_chunk().copied().unwrap_or_default(),
+            Transmit::Blocks { .. } => [0, 3],
+            Transmit::Ack(_) => [0, 4],
+        };
         let (sent, count) = match (transmit, flow) {
             (Transmit::Opening(_), _) => {
                 (self.engine.send(socket, &path, Payload::Packet(opening)), 1)
@@ -114,7 +119,7 @@ impl<E: Engine> Shard<E> {
         };
         tracing::trace!(peer = %path.peer, ?transmit, left, "sent");
         transfer.transmitted(left, now);
-        self.metrics.datagrams_sent += left;
+        self.metrics.sent.count(&head, left);
         self.metrics.retransmissions += transfer.retransmissions() - before;
         if let Some(heard_at) = heard_at.take() {
             let took = self.engine.now() - heard_at;
@@ -219,13 +224,14 @@ impl<E: Engine> Shard<E> {
         let mut buffer = [0; ERROR_OCTETS_MAX];
         if let Ok(len) = wire::write_error(&mut buffer, code, text.as_bytes()) {
             self.send_packet(socket, path, &buffer[..len]);
+            *self.metrics.errors_sent.entry(code.0).or_default() += 1;
         }
     }
 
     /// Sends one small packet that nobody waits for: if it is lost, the peer asks again.
     pub(super) fn send_packet(&mut self, socket: SocketId, path: &Path, packet: &[u8]) {
         match self.engine.send(socket, path, Payload::Packet(packet)) {
-            Sent::Datagrams(left) => self.metrics.datagrams_sent += left as u64,
+            Sent::Datagrams(left) => self.metrics.sent.count(packet, left as u64),
             Sent::Full => self.suppress(Suppressed::Full),
             Sent::Failed(errno) => *self.metrics.send_errors.entry(errno).or_default() += 1,
         }

@@ -1,7 +1,9 @@
 //! The real shard in a simulated network: a world in virtual time, which the same seed makes the same again.
 
+mod foreign;
 mod world;
 
+pub use foreign::{Foreign, Style};
 pub use world::{Host, World};
 
 use std::net::{IpAddr, SocketAddr};
@@ -13,8 +15,8 @@ use crate::proto::negotiate::Wanted;
 use crate::proto::outcome::Outcome;
 use crate::proto::timing::Patience;
 use crate::shard::{Ending, Operation, Plan};
-use crate::store::Writes;
-use crate::store::memory::{Contents, Memory, pattern_octet};
+use crate::store::memory::{Contents, Faults, Memory, pattern_octet};
+use crate::store::{ReadFailure, Writes};
 use crate::time::{Duration, Instant};
 use crate::wire::Mode;
 
@@ -23,8 +25,25 @@ pub const SERVER: SocketAddr =
     SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)), 69);
 /// The address of the simulated clients.
 pub const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
+/// The MTU of every interface.
+const MTU: u32 = 1500;
 /// Virtual time after which a simulation is called hung.
-const HOURS_MAX: Duration = Duration::from_secs(24 * 3600);
+const ELAPSED_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// What may go wrong in the middle of everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Calamity {
+    /// The clients are heard no more, and hear nothing.
+    ClientsVanish,
+    /// The server's files cannot be read any more.
+    ReadsFail,
+    /// The server's disk is full.
+    DiskFull,
+    /// The server ends every transfer and takes no requests.
+    ServerStops,
+    /// The server is heard no more, and hears nothing.
+    ServerVanishes,
+}
 
 /// What is to be simulated: some clients that all want the same of one server.
 #[derive(Debug, Clone)]
@@ -47,6 +66,8 @@ pub struct Scenario {
     pub windowsize: u16,
     /// How long the disk takes for anything.
     pub disk: Duration,
+    /// What goes wrong, and when.
+    pub calamity: Option<(Duration, Calamity)>,
     /// The server's settings.
     pub settings: Settings,
     /// Whether every datagram is written down.
@@ -65,6 +86,7 @@ impl Default for Scenario {
             blksize: Some(1428),
             windowsize: 1,
             disk: Duration::from_micros(50),
+            calamity: None,
             settings: Settings::default(),
             trace: false,
         }
@@ -90,6 +112,8 @@ pub struct Report {
     pub metrics: Metrics,
     /// Slots left in any table when nothing more could happen.
     pub left_over: usize,
+    /// Work that any store had left when nothing more could happen.
+    pub work_left: usize,
     /// Blocks in the file, the last one included.
     pub blocks: u64,
     /// Every datagram, if that was asked for.
@@ -173,7 +197,26 @@ pub fn run(scenario: &Scenario) -> Report {
 
     let mut endings = Vec::new();
     let mut elapsed = Duration::ZERO;
-    while world.step() && world.now() - Instant::ZERO < HOURS_MAX {
+    let mut calamity = scenario.calamity;
+    if let Some((after, _)) = calamity {
+        world.alarm_at(Instant::ZERO + after);
+    }
+    while world.step() && world.now() - Instant::ZERO < ELAPSED_MAX {
+        let due = calamity.take_if(|(after, _)| Instant::ZERO + *after <= world.now());
+        match due.map(|(_, calamity)| calamity) {
+            None => {}
+            Some(Calamity::ClientsVanish) => world.cut_off(client),
+            Some(Calamity::ServerVanishes) => world.cut_off(server),
+            Some(Calamity::ServerStops) => world.shard_mut(server).stop(),
+            Some(Calamity::ReadsFail) => server_files.set_faults(Faults {
+                read: Some(ReadFailure::Failed(libc::EIO)),
+                ..Faults::default()
+            }),
+            Some(Calamity::DiskFull) => server_files.set_faults(Faults {
+                disk_octets: Some(0),
+                ..Faults::default()
+            }),
+        }
         let ended = world.take_endings(client);
         if !ended.is_empty() {
             elapsed = world.now() - Instant::ZERO;
@@ -202,7 +245,56 @@ pub fn run(scenario: &Scenario) -> Report {
         client: world.sent(client),
         metrics: world.metrics(server),
         left_over: world.slots(),
+        work_left: world.finish_store_work(),
         blocks: scenario.len / u64::from(scenario.blksize.unwrap_or(512)) + 1,
+        trace: world.network().take_trace(),
+    }
+}
+
+/// What came of serving a receiver of another make.
+#[derive(Debug, Clone)]
+pub struct Served {
+    /// Whether it has the file, every octet of it.
+    pub complete: bool,
+    /// Virtual time until then.
+    pub elapsed: Duration,
+    /// What the server sent.
+    pub server: Traffic,
+    /// Datagrams that the receiver sent.
+    pub sent: u64,
+    /// Slots left in the server's table when nothing more could happen.
+    pub left_over: usize,
+    /// Every datagram, if that was asked for.
+    pub trace: Vec<String>,
+}
+
+/// Serves a scenario's file to one receiver of another make.
+#[must_use]
+pub fn serve(scenario: &Scenario, style: Style) -> Served {
+    let mut world = World::new(scenario.seed, scenario.weather.clone(), scenario.disk);
+    if scenario.trace {
+        world.network().trace();
+    }
+    let files = Memory::new(Writes::Off);
+    let image = Contents::Pattern {
+        seed: scenario.seed,
+        len: scenario.len,
+    };
+    files.insert(b"image", image);
+    let server = world.add_host("S", SERVER.ip(), files, scenario.settings.clone());
+    world.listen(server, SERVER);
+    let node = world.network().add_node("C", CLIENT, MTU);
+    let terms = (scenario.blksize.unwrap_or(512), scenario.windowsize);
+    let mut foreign = Foreign::request(&mut world, node, style, SERVER, b"image", terms);
+    while world.step() && world.now() - Instant::ZERO < ELAPSED_MAX {
+        foreign.turn(&mut world);
+    }
+    Served {
+        complete: foreign.body().is_some_and(|body| is_image(body, scenario)),
+        elapsed: foreign.ended_at().unwrap_or_default() - Instant::ZERO,
+        server: world.sent(server),
+        sent: foreign.sent(),
+        left_over: world.slots(),
         trace: world.network().take_trace(),
     }
 }

@@ -5,17 +5,15 @@ use std::collections::BinaryHeap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::MTU;
 use crate::config::Settings;
 use crate::engine::Bind;
 use crate::engine::sim::{Network, NodeId, SimEngine, Traffic, Weather};
 use crate::metrics::Metrics;
 use crate::shard::{Census, Ending, Plan, Shard, SlotId};
-use crate::store::memory::Memory;
-use crate::store::{Store, StoreOptions};
+use crate::store::{Backend, Store, StoreOptions};
 use crate::time::{Duration, Instant};
 
-/// The MTU of every interface.
-const MTU: u32 = 1500;
 /// Memory for frames at each host.
 const FRAME_CACHE_OCTETS: usize = 64 << 20;
 
@@ -57,6 +55,8 @@ enum What {
     Disk(Host),
     /// The host starts a transfer.
     Start(Host, Box<Plan>),
+    /// Somebody who is no host wants to be woken.
+    Alarm,
 }
 
 impl World {
@@ -81,7 +81,7 @@ impl World {
         &mut self,
         name: &str,
         address: IpAddr,
-        files: Memory,
+        files: impl Backend,
         settings: Settings,
     ) -> Host {
         let node = self.network.add_node(name, address, MTU);
@@ -120,19 +120,31 @@ impl World {
         self.enter(at, What::Start(host, Box::new(plan)));
     }
 
+    /// Lets [`World::step`] stop at a time, for whoever acts from outside.
+    pub fn alarm_at(&mut self, at: Instant) {
+        self.enter(at, What::Alarm);
+    }
+
+    /// Pulls a host's plug: it goes on, but nobody hears it and it hears nobody.
+    pub fn cut_off(&self, host: Host) {
+        self.network.cut_off(self.hosts[host.0].node);
+    }
+
+    /// Does what the stores of all hosts still have to do; says how much that was.
+    pub fn finish_store_work(&self) -> usize {
+        let stores = self.hosts.iter().map(|host| &host.store);
+        stores
+            .map(|store| {
+                std::iter::repeat_with(|| store.run_next())
+                    .take_while(|&ran| ran)
+                    .count()
+            })
+            .sum()
+    }
+
     /// Moves on to the next thing that happens; false if nothing ever will.
     pub fn step(&mut self) -> bool {
-        let agenda = self.agenda.peek().map(|Reverse(entry)| entry.at);
-        let shards = self
-            .hosts
-            .iter()
-            .filter_map(|host| host.shard.next_wake())
-            .min();
-        let Some(next) = [agenda, shards, self.network.next_event()]
-            .into_iter()
-            .flatten()
-            .min()
-        else {
+        let Some(next) = self.next_event() else {
             return false;
         };
         let now = next.max(self.network.now());
@@ -147,6 +159,7 @@ impl World {
             };
             match entry.what {
                 What::Disk(host) => self.visit_disk(host),
+                What::Alarm => {}
                 What::Start(host, plan) => {
                     // The simulated network has a port for everybody.
                     let _ = self.hosts[host.0].shard.start(*plan);
@@ -162,6 +175,21 @@ impl World {
             }
         }
         true
+    }
+
+    /// When the next thing happens, if anything ever will.
+    #[must_use]
+    pub fn next_event(&self) -> Option<Instant> {
+        let agenda = self.agenda.peek().map(|Reverse(entry)| entry.at);
+        let shards = self
+            .hosts
+            .iter()
+            .filter_map(|host| host.shard.next_wake())
+            .min();
+        [agenda, shards, self.network.next_event()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// One round of a host's loop, or as many as it takes to read all that has arrived.

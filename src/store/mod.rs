@@ -561,6 +561,18 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// The refusal as the counters name it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::Denied => "denied",
+            Self::Exists => "exists",
+            Self::DiskFull => "disk_full",
+            Self::Failed(_) => "failed",
+        }
+    }
+
     /// The ERROR packet that says so: exact codes (U-Boot restarts for ever on any but 1 and 2), and
     /// texts that never hold a path of the server.
     #[must_use]

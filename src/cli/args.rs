@@ -1,0 +1,429 @@
+//! Arguments as typed.
+//!
+//! The short letters of tftpd-hpa (`-l -L -4 -6 -a -c -s -u -p -t -T -m -r -B -R -v -V`) mean here what
+//! they mean there, or nothing.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::values::{self, BlksizeMax, Listen};
+use crate::config::Subnet;
+use crate::server;
+use crate::store;
+use crate::time::Duration;
+
+/// TFTP for the moment when a thousand machines power on at once.
+#[derive(Debug, Parser)]
+#[command(name = "bootstorm", version, propagate_version = true)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    pub(super) command: Command,
+    #[command(flatten)]
+    pub(super) log: LogArguments,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Serve the files of a directory.
+    ///
+    /// Every flag can also be set by an environment variable, several values of one separated by
+    /// spaces; flags win.
+    Serve(Box<Serve>),
+    /// Get a file from a server.
+    ///
+    /// Write bootstorm get tftp://HOST/NAME, or bootstorm get HOST NAME. The file appears once it is
+    /// whole, under the last part of its name unless -o says otherwise.
+    Get(Get),
+    /// Put a file on a server.
+    ///
+    /// Write bootstorm put FILE tftp://HOST/NAME, or bootstorm put FILE HOST NAME. Without a name, or
+    /// with one that ends in a slash, the file's own is taken.
+    Put(Put),
+    /// Run server and clients in a simulated network.
+    ///
+    /// Time is virtual, and the same seed makes the same run again.
+    Simulate(Simulate),
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Log")]
+pub(super) struct LogArguments {
+    /// Log more; twice for every packet.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(super) verbose: u8,
+    /// How log lines are written.
+    #[arg(
+        long,
+        global = true,
+        env = "BOOTSTORM_LOG_FORMAT",
+        hide_env_values = true,
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
+    pub(super) log_format: LogFormat,
+    /// Which log lines are written, by module, as in bootstorm::shard=debug.
+    #[arg(
+        long,
+        global = true,
+        env = "BOOTSTORM_LOG_FILTER",
+        hide_env_values = true,
+        value_name = "FILTER"
+    )]
+    pub(super) log_filter: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What `serve` is told.
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    /// The directory whose files are served.
+    #[arg(
+        env = "BOOTSTORM_ROOT",
+        hide_env_values = true,
+        default_value = "/srv/tftp"
+    )]
+    pub(super) root: PathBuf,
+    /// Address to take requests at, repeatable. Port 0 picks one; ":6969" is that port of every
+    /// address. [default: [::]:69, or 0.0.0.0:69 without IPv6]
+    #[arg(
+        short,
+        long,
+        env = "BOOTSTORM_LISTEN",
+        hide_env_values = true,
+        value_name = "ADDR:PORT",
+        value_delimiter = ' ',
+        value_parser = values::listen
+    )]
+    pub(super) listen: Vec<Listen>,
+    /// What clients may write.
+    #[arg(
+        long,
+        env = "BOOTSTORM_WRITE",
+        hide_env_values = true,
+        value_name = "WHAT",
+        default_value = "off"
+    )]
+    pub(super) write: Write,
+    /// What moves the datagrams.
+    #[arg(
+        long,
+        env = "BOOTSTORM_ENGINE",
+        hide_env_values = true,
+        value_name = "ENGINE",
+        default_value = "auto"
+    )]
+    pub(super) engine: EngineChoice,
+    /// Threads that serve. [default: one for each core]
+    #[arg(
+        long,
+        env = "BOOTSTORM_WORKERS",
+        hide_env_values = true,
+        value_name = "N",
+        value_parser = clap::value_parser!(u16).range(1..=1024)
+    )]
+    pub(super) workers: Option<u16>,
+    /// Answer every transfer from the port that was asked (for NAT and Kubernetes).
+    #[arg(long, env = "BOOTSTORM_SINGLE_PORT", hide_env_values = true)]
+    pub(super) single_port: bool,
+    /// Ports that transfers are answered from, both included; each worker and address takes one.
+    #[arg(
+        long,
+        env = "BOOTSTORM_PORT_RANGE",
+        hide_env_values = true,
+        value_name = "A:B",
+        value_parser = values::port_range,
+        conflicts_with = "single_port"
+    )]
+    pub(super) port_range: Option<(u16, u16)>,
+    /// Largest block size; mtu is what reaches a client without IP fragments.
+    #[arg(
+        long,
+        env = "BOOTSTORM_MAX_BLKSIZE",
+        hide_env_values = true,
+        value_name = "N|mtu",
+        default_value = "mtu",
+        value_parser = values::blksize_max
+    )]
+    pub(super) max_blksize: BlksizeMax,
+    /// Most blocks under way towards one client.
+    #[arg(
+        long,
+        env = "BOOTSTORM_MAX_WINDOWSIZE",
+        hide_env_values = true,
+        value_name = "N",
+        default_value = "64",
+        value_parser = values::windowsize
+    )]
+    pub(super) max_windowsize: u16,
+    /// Most transfers at a time.
+    #[arg(
+        long,
+        env = "BOOTSTORM_MAX_TRANSFERS",
+        hide_env_values = true,
+        value_name = "N",
+        default_value = "65536",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub(super) max_transfers: u32,
+    /// Most octets of an upload. [default: what the disk holds]
+    #[arg(
+        long,
+        env = "BOOTSTORM_MAX_UPLOAD",
+        hide_env_values = true,
+        value_name = "SIZE",
+        value_parser = values::size
+    )]
+    pub(super) max_upload: Option<u64>,
+    /// A transfer that has not moved for this long is over.
+    #[arg(
+        long,
+        env = "BOOTSTORM_IDLE_TIMEOUT",
+        hide_env_values = true,
+        value_name = "SECONDS",
+        default_value = "30",
+        value_parser = values::seconds
+    )]
+    pub(super) idle_timeout: Duration,
+    /// How long running transfers may go on after SIGTERM.
+    #[arg(
+        long,
+        env = "BOOTSTORM_DRAIN_TIMEOUT",
+        hide_env_values = true,
+        value_name = "SECONDS",
+        default_value = "60",
+        value_parser = values::seconds
+    )]
+    pub(super) drain_timeout: Duration,
+    /// Repeat only once to a client that has not proved that it is there.
+    #[arg(long, env = "BOOTSTORM_STRICT", hide_env_values = true)]
+    pub(super) strict: bool,
+    /// Look for a name that is not found without regard to case.
+    #[arg(long, env = "BOOTSTORM_CASE_INSENSITIVE", hide_env_values = true)]
+    pub(super) case_insensitive: bool,
+    /// Least time before a block is repeated to a client without a window.
+    #[arg(
+        long,
+        env = "BOOTSTORM_RETRANSMIT_FLOOR",
+        hide_env_values = true,
+        value_name = "MS",
+        default_value = "1000",
+        value_parser = values::milliseconds
+    )]
+    pub(super) retransmit_floor: Duration,
+    /// Settings for the clients of a subnet, repeatable; the longest prefix counts. Any of
+    /// max-blksize=N,max-windowsize=N,retransmit-floor=MS.
+    #[arg(
+        long,
+        env = "BOOTSTORM_SUBNET",
+        hide_env_values = true,
+        value_name = "CIDR:SETTINGS",
+        value_delimiter = ' ',
+        value_parser = values::subnet
+    )]
+    pub(super) subnet: Vec<Subnet>,
+    /// Memory for the packets that transfers of the same file share.
+    #[arg(
+        long,
+        env = "BOOTSTORM_FRAME_CACHE",
+        hide_env_values = true,
+        value_name = "SIZE",
+        default_value = "1GiB",
+        value_parser = values::memory
+    )]
+    pub(super) frame_cache: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Write {
+    /// Nothing.
+    Off,
+    /// New files.
+    Create,
+    /// New files, and new contents for old ones.
+    Overwrite,
+}
+
+impl From<Write> for store::Writes {
+    fn from(write: Write) -> Self {
+        match write {
+            Write::Off => Self::Off,
+            Write::Create => Self::Create,
+            Write::Overwrite => Self::Overwrite,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum EngineChoice {
+    /// The best that this system has.
+    Auto,
+    /// Readiness and plain system calls, on every Unix.
+    Mio,
+    /// Linux's io_uring; an error where it is missing or forbidden.
+    Uring,
+}
+
+impl From<EngineChoice> for server::EngineChoice {
+    fn from(choice: EngineChoice) -> Self {
+        match choice {
+            EngineChoice::Auto => Self::Auto,
+            EngineChoice::Mio => Self::Mio,
+            EngineChoice::Uring => Self::Uring,
+        }
+    }
+}
+
+/// What `get` is told.
+#[derive(Debug, Args)]
+pub(super) struct Get {
+    /// tftp://HOST[:PORT]/NAME, or HOST[:PORT] with NAME beside it.
+    #[arg(value_name = "URL|HOST")]
+    pub(super) server: OsString,
+    /// The file's name at HOST.
+    pub(super) name: Option<OsString>,
+    /// File to write; - is standard output, which gets the octets as they come.
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) terms: Terms,
+}
+
+/// What `put` is told.
+#[derive(Debug, Args)]
+pub(super) struct Put {
+    /// The file to send.
+    pub(super) file: PathBuf,
+    /// tftp://HOST[:PORT]/NAME, or HOST[:PORT] with NAME beside it.
+    #[arg(value_name = "URL|HOST")]
+    pub(super) server: OsString,
+    /// The file's name at HOST.
+    pub(super) name: Option<OsString>,
+    #[command(flatten)]
+    pub(super) terms: Terms,
+}
+
+/// What `get` and `put` have in common.
+#[derive(Debug, Args)]
+pub(super) struct Terms {
+    /// Octets in a block. [default: what fits the way to the server]
+    #[arg(long, value_name = "N", value_parser = values::blksize)]
+    pub(super) blksize: Option<u16>,
+    /// Blocks under way without an acknowledgement. [default: up to 64]
+    #[arg(long, value_name = "N", value_parser = values::windowsize)]
+    pub(super) windowsize: Option<u16>,
+    /// Seconds after which either end repeats what was lost. [default: measured]
+    #[arg(long, value_name = "SECONDS", value_parser = values::timeout)]
+    pub(super) timeout: Option<u8>,
+    /// Ask for no options at all, for servers that cannot take any.
+    #[arg(long, conflicts_with_all = ["blksize", "windowsize", "timeout"])]
+    pub(super) no_options: bool,
+    /// Translate ends of lines, as in text between different systems.
+    #[arg(long)]
+    pub(super) netascii: bool,
+    /// Print nothing but errors.
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+}
+
+/// What `simulate` is told.
+#[derive(Debug, Args)]
+pub(super) struct Simulate {
+    /// Makes the run what it is.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(super) seed: u64,
+    /// Probability that a datagram is lost.
+    #[arg(long, value_name = "P", default_value = "0", value_parser = values::probability)]
+    pub(super) loss: f64,
+    /// Probability that later datagrams overtake one.
+    #[arg(long, value_name = "P", default_value = "0", value_parser = values::probability)]
+    pub(super) reorder: f64,
+    /// Probability that a datagram arrives twice.
+    #[arg(long, value_name = "P", default_value = "0", value_parser = values::probability)]
+    pub(super) duplicate: f64,
+    /// Most delay of a datagram beyond 0.1 ms.
+    #[arg(long, value_name = "MS", default_value = "0", value_parser = values::milliseconds)]
+    pub(super) jitter: Duration,
+    /// Blocks under way without an acknowledgement.
+    #[arg(long, value_name = "N", default_value = "8", value_parser = values::windowsize)]
+    pub(super) windowsize: u16,
+    /// Octets in a block.
+    #[arg(long, value_name = "N", default_value = "1428", value_parser = values::blksize)]
+    pub(super) blksize: u16,
+    /// How many clients, all at once.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "1",
+        value_parser = clap::value_parser!(u32).range(1..=20_000)
+    )]
+    pub(super) clients: u32,
+    /// Octets of the file.
+    #[arg(long, value_name = "SIZE", default_value = "1MB", value_parser = values::size)]
+    pub(super) size: u64,
+    /// Clients put the file instead of getting it.
+    #[arg(long)]
+    pub(super) write: bool,
+    /// Print every datagram.
+    #[arg(long)]
+    pub(super) trace: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    /// The columns that the snapshots of help are wrapped at.
+    const COLUMNS: usize = 100;
+
+    fn help(subcommand: &str) -> String {
+        let mut command = Arguments::command().term_width(COLUMNS);
+        command.build();
+        let command = command
+            .find_subcommand_mut(subcommand)
+            .expect("a subcommand");
+        command.render_long_help().to_string()
+    }
+
+    #[test]
+    fn the_arguments_fit_together() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn help_reads_well() {
+        let whole = Arguments::command()
+            .term_width(COLUMNS)
+            .render_long_help()
+            .to_string();
+        insta::assert_snapshot!("help", whole);
+        for subcommand in ["serve", "get", "put", "simulate"] {
+            insta::assert_snapshot!(format!("help_{subcommand}"), help(subcommand));
+        }
+    }
+
+    #[test]
+    fn the_short_letters_of_tftpd_hpa_are_kept_free() {
+        let command = Arguments::command();
+        let used: Vec<char> = command
+            .get_subcommands()
+            .flat_map(clap::Command::get_arguments)
+            .chain(command.get_arguments())
+            .filter_map(clap::Arg::get_short)
+            .collect();
+        let free = "L46acsuptTmrBR";
+        assert!(
+            used.iter().all(|&letter| !free.contains(letter)),
+            "{used:?}"
+        );
+    }
+}

@@ -1,0 +1,88 @@
+//! The command line: arguments as typed, then settings as meant, then the work; one file a subcommand.
+
+mod args;
+mod errand;
+mod get;
+mod log;
+mod put;
+mod serve;
+mod simulate;
+mod url;
+mod values;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+
+use args::{Arguments, Command};
+
+/// The exit code when the work failed.
+const FAILED: u8 = 1;
+/// The exit code for arguments that make no sense.
+const BAD_ARGUMENTS: u8 = 2;
+
+/// Does what the arguments say, the first being the program's name; 0 if all went well.
+#[must_use]
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let done = Arguments::try_parse_from(arguments)
+        .map_err(Trouble::Clap)
+        .and_then(act);
+    let code = match done {
+        Ok(()) => 0,
+        // Asking for help is no mistake.
+        Err(Trouble::Clap(message)) if !message.use_stderr() => print(&message),
+        Err(Trouble::Clap(message)) => {
+            print(&message);
+            BAD_ARGUMENTS
+        }
+        Err(Trouble::Arguments(why)) => {
+            let mut command = Arguments::command();
+            print(&command.error(ErrorKind::ValueValidation, why));
+            BAD_ARGUMENTS
+        }
+        Err(Trouble::Work(why)) => {
+            eprintln!("bootstorm: {why}");
+            FAILED
+        }
+    };
+    ExitCode::from(code)
+}
+
+fn act(arguments: Arguments) -> Result<(), Trouble> {
+    log::set_up(&arguments)?;
+    match arguments.command {
+        Command::Serve(serve) => serve::run(&serve),
+        Command::Get(get) => get::run(get),
+        Command::Put(put) => put::run(put),
+        Command::Simulate(simulate) => simulate::run(&simulate),
+    }
+}
+
+/// Prints what clap has to say; if nobody takes it, there is nobody else to tell.
+fn print(message: &clap::Error) -> u8 {
+    u8::from(message.print().is_err())
+}
+
+/// Why a command came to nothing.
+#[derive(Debug)]
+enum Trouble {
+    /// Found by clap, or help that was asked for.
+    Clap(clap::Error),
+    /// The arguments make no sense together.
+    Arguments(String),
+    /// The work failed.
+    Work(String),
+}
+
+impl Trouble {
+    fn arguments(why: impl Into<String>) -> Self {
+        Self::Arguments(why.into())
+    }
+
+    fn work(why: impl fmt::Display) -> Self {
+        Self::Work(why.to_string())
+    }
+}

@@ -1,0 +1,203 @@
+//! `serve`: the arguments as a server's options.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::thread;
+
+use super::Trouble;
+use super::args::Serve;
+use super::values::{Listen, PORT};
+use crate::config::{STRICT_RETRIES, Settings};
+use crate::control;
+use crate::proto::timing::Patience;
+use crate::server::ServerOptions;
+use crate::store::directory::DirectoryOptions;
+
+/// The first port that any user may listen on.
+const UNPRIVILEGED_PORT_MIN: u16 = 1024;
+
+pub(super) fn run(arguments: &Serve) -> Result<(), Trouble> {
+    let options = options(arguments, has_ipv6())?;
+    control::serve(&options, arguments.drain_timeout).map_err(|error| failed(&error, &options))
+}
+
+fn failed(error: &io::Error, options: &ServerOptions) -> Trouble {
+    let privileged = |address: &SocketAddr| (1..UNPRIVILEGED_PORT_MIN).contains(&address.port());
+    if error.kind() == io::ErrorKind::PermissionDenied
+        && error.to_string().contains("listen")
+        && options.listen.iter().any(privileged)
+    {
+        return Trouble::Work(format!(
+            "{error}: ports below {UNPRIVILEGED_PORT_MIN} need root or CAP_NET_BIND_SERVICE; any user may take another, as with --listen :6969"
+        ));
+    }
+    Trouble::work(error)
+}
+
+/// What the arguments mean, on a host with or without IPv6.
+fn options(arguments: &Serve, ipv6: bool) -> Result<ServerOptions, Trouble> {
+    let mut listen = Vec::new();
+    for typed in &arguments.listen {
+        listen.extend(addresses(typed, ipv6)?);
+    }
+    if listen.is_empty() {
+        listen.push(anywhere(PORT, ipv6));
+    }
+    let mut patience = Patience {
+        lockstep_floor: arguments.retransmit_floor,
+        idle: arguments.idle_timeout,
+        ..Patience::DEFAULT
+    };
+    if arguments.strict {
+        patience.unvalidated_retries = STRICT_RETRIES;
+    }
+    let workers = arguments.workers.map_or_else(
+        || thread::available_parallelism().map_or(1, usize::from),
+        usize::from,
+    );
+    Ok(ServerOptions {
+        listen,
+        workers,
+        settings: Settings {
+            patience,
+            blksize_max: arguments.max_blksize.octets(),
+            windowsize_max: arguments.max_windowsize,
+            transfers_max: usize::try_from(arguments.max_transfers).unwrap_or(usize::MAX),
+            single_port: arguments.single_port,
+            port_range: arguments.port_range,
+            subnets: arguments.subnet.clone(),
+        },
+        root: arguments.root.clone(),
+        directory: DirectoryOptions {
+            writes: arguments.write.into(),
+            case_insensitive: arguments.case_insensitive,
+            upload_octets_max: arguments.max_upload,
+        },
+        frame_cache_octets: arguments.frame_cache,
+        engine: arguments.engine.into(),
+    })
+}
+
+fn addresses(listen: &Listen, ipv6: bool) -> Result<Vec<SocketAddr>, Trouble> {
+    match listen {
+        Listen::At(address) => Ok(vec![*address]),
+        Listen::Anywhere(port) => Ok(vec![anywhere(*port, ipv6)]),
+        Listen::Named(name, port) => {
+            let mut addresses: Vec<SocketAddr> = (name.as_str(), *port)
+                .to_socket_addrs()
+                .map_err(|error| Trouble::Work(format!("cannot listen on {name}:{port}: {error}")))?
+                .filter(|address| ipv6 || address.is_ipv4())
+                .collect();
+            addresses.sort_unstable();
+            addresses.dedup();
+            Ok(addresses)
+        }
+    }
+}
+
+/// Every address of the host: IPv6 sockets take IPv4 too.
+fn anywhere(port: u16, ipv6: bool) -> SocketAddr {
+    if ipv6 {
+        (Ipv6Addr::UNSPECIFIED, port).into()
+    } else {
+        (Ipv4Addr::UNSPECIFIED, port).into()
+    }
+}
+
+/// Whether this host speaks IPv6.
+fn has_ipv6() -> bool {
+    UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
+        || UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::args::{Arguments, Command};
+    use super::*;
+    use crate::config;
+    use crate::server::EngineChoice;
+    use crate::store::Writes;
+    use crate::time::Duration;
+
+    fn typed(line: &str) -> ServerOptions {
+        options(&parsed(line), true).expect(line)
+    }
+
+    fn parsed(line: &str) -> Serve {
+        let words = ["bootstorm", "serve"]
+            .into_iter()
+            .chain(line.split_whitespace());
+        match Arguments::try_parse_from(words).expect(line).command {
+            Command::Serve(serve) => *serve,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_settings() {
+        let options = typed("");
+        assert_eq!(options.settings, Settings::default());
+        assert_eq!(options.directory, DirectoryOptions::default());
+        assert_eq!(
+            options.frame_cache_octets,
+            config::FRAME_CACHE_OCTETS_DEFAULT
+        );
+        assert_eq!(parsed("").drain_timeout, config::DRAIN_TIMEOUT_DEFAULT);
+        assert_eq!(options.root.as_os_str(), "/srv/tftp");
+        assert_eq!(options.listen, ["[::]:69".parse().unwrap()]);
+        assert!(options.workers >= 1);
+        assert_eq!(options.engine, EngineChoice::Auto);
+        assert_eq!(typed("--engine uring").engine, EngineChoice::Uring);
+    }
+
+    #[test]
+    fn every_flag_arrives() {
+        let options = typed(
+            "/images -l :6969 --listen 127.0.0.1:0 --write overwrite --engine mio --workers 3 \
+             --port-range 40000:40100 --max-blksize 1024 --max-windowsize 16 --max-transfers 10 \
+             --max-upload 1GiB --idle-timeout 5 --strict --case-insensitive --retransmit-floor 250 \
+             --subnet 10.0.0.0/8:max-windowsize=1 --subnet ::/0:max-blksize=512,retransmit-floor=9 \
+             --frame-cache 0",
+        );
+        let listen: Vec<SocketAddr> =
+            vec!["[::]:6969".parse().unwrap(), "127.0.0.1:0".parse().unwrap()];
+        assert_eq!(options.listen, listen);
+        assert_eq!(options.engine, EngineChoice::Mio);
+        assert_eq!(options.workers, 3);
+        assert_eq!(options.frame_cache_octets, 0);
+        assert_eq!(options.directory.writes, Writes::Overwrite);
+        assert!(options.directory.case_insensitive);
+        assert_eq!(options.directory.upload_octets_max, Some(1 << 30));
+        let settings = options.settings;
+        assert_eq!(settings.port_range, Some((40_000, 40_100)));
+        assert_eq!(settings.blksize_max, Some(1024));
+        assert_eq!(settings.windowsize_max, 16);
+        assert_eq!(settings.transfers_max, 10);
+        assert_eq!(settings.patience.idle, Duration::from_secs(5));
+        assert_eq!(settings.patience.lockstep_floor, Duration::from_millis(250));
+        assert_eq!(settings.patience.unvalidated_retries, STRICT_RETRIES);
+        assert_eq!(settings.subnets.len(), 2);
+        assert!(typed("--single-port").settings.single_port);
+    }
+
+    #[test]
+    fn without_ipv6_the_default_is_ipv4() {
+        let listen = |line| options(&parsed(line), false).expect(line).listen;
+        assert_eq!(listen(""), ["0.0.0.0:69".parse().unwrap()]);
+        assert_eq!(listen("-l :7"), ["0.0.0.0:7".parse().unwrap()]);
+        assert_eq!(listen("-l [::1]:7"), ["[::1]:7".parse().unwrap()]);
+    }
+
+    #[test]
+    fn names_stand_for_their_addresses() {
+        let listen = typed("-l localhost:7").listen;
+        assert!(!listen.is_empty());
+        assert!(
+            listen
+                .iter()
+                .all(|address| address.ip().is_loopback() && address.port() == 7)
+        );
+    }
+}

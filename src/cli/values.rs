@@ -1,0 +1,351 @@
+//! Values on the command line: sizes, times, addresses, ranges and subnets, with errors that say what
+//! is expected.
+
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use crate::config::Subnet;
+use crate::proto::negotiate::{BLKSIZE_MAX, BLKSIZE_MIN};
+use crate::time::Duration;
+
+/// The port of TFTP (RFC 1350).
+pub(super) const PORT: u16 = 69;
+
+/// Where to listen, as typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Listen {
+    /// Every address of the host.
+    Anywhere(u16),
+    /// One address.
+    At(SocketAddr),
+    /// The addresses of a name.
+    Named(String, u16),
+}
+
+/// The largest block size, as typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BlksizeMax {
+    /// What fits the MTU of the way to the client.
+    Mtu,
+    /// This many octets.
+    Octets(u16),
+}
+
+impl BlksizeMax {
+    pub(super) const fn octets(self) -> Option<u16> {
+        match self {
+            Self::Mtu => None,
+            Self::Octets(octets) => Some(octets),
+        }
+    }
+}
+
+/// Reads `ADDR:PORT`, `:PORT` or `NAME:PORT`.
+pub(super) fn listen(text: &str) -> Result<Listen, String> {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Ok(Listen::At(address));
+    }
+    if text.chars().all(|c| c.is_ascii_digit()) && !text.is_empty() {
+        return Err(format!("to listen on port {text}, write :{text}"));
+    }
+    if let Ok(address) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+        let example = SocketAddr::new(address, PORT);
+        return Err(format!("the port is missing; write {example}"));
+    }
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return Err(format!("the port is missing; write {text}:{PORT}"));
+    };
+    if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
+        return Err("an IPv6 address stands in brackets, as in [::1]:69".to_owned());
+    }
+    let port = port
+        .parse()
+        .map_err(|_| format!("\"{port}\" is no port; a number from 0 to 65535 is expected"))?;
+    match host {
+        "" | "*" => Ok(Listen::Anywhere(port)),
+        _ if host.starts_with('[') => Err(format!("{host} is no IPv6 address")),
+        _ => Ok(Listen::Named(host.to_owned(), port)),
+    }
+}
+
+/// Reads a number of octets: `300`, `64K` (thousands) or `64KiB` (1,024s), up to T and TiB.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    let digits = text.chars().take_while(char::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let factor: Option<u64> = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => Some(1),
+        "k" | "kb" => Some(1_000),
+        "m" | "mb" => Some(1_000_000),
+        "g" | "gb" => Some(1_000_000_000),
+        "t" | "tb" => Some(1_000_000_000_000),
+        "kib" => Some(1 << 10),
+        "mib" => Some(1 << 20),
+        "gib" => Some(1 << 30),
+        "tib" => Some(1 << 40),
+        _ => None,
+    };
+    let expected = "a whole number of octets is expected, with K, M, G, T (thousands) or KiB, MiB, GiB, TiB (1,024s), as in 64MiB";
+    let (Some(factor), false) = (factor, number.is_empty()) else {
+        return Err(expected.to_owned());
+    };
+    number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(factor))
+        .ok_or_else(|| "that is more than 16 EiB".to_owned())
+}
+
+/// Reads a size that memory has to hold.
+pub(super) fn memory(text: &str) -> Result<usize, String> {
+    usize::try_from(size(text)?)
+        .map_err(|_| "that is more than this machine can address".to_owned())
+}
+
+/// Reads `A:B`, the first and the last port.
+pub(super) fn port_range(text: &str) -> Result<(u16, u16), String> {
+    let expected = "two ports are expected, the first and the last, as in 40000:40100";
+    let (first, last) = text.split_once(':').ok_or(expected)?;
+    let port = |text: &str| text.parse::<u16>().map_err(|_| expected.to_owned());
+    match (port(first)?, port(last)?) {
+        (0, _) => Err("port 0 is none; ports from 1 to 65535 are expected".to_owned()),
+        (first, last) if first > last => Err(format!("write the lower port first: {last}:{first}")),
+        range => Ok(range),
+    }
+}
+
+/// Reads a block size.
+pub(super) fn blksize(text: &str) -> Result<u16, String> {
+    within(text, BLKSIZE_MIN, BLKSIZE_MAX)
+}
+
+/// Reads a block size or `mtu`.
+pub(super) fn blksize_max(text: &str) -> Result<BlksizeMax, String> {
+    if text.eq_ignore_ascii_case("mtu") {
+        return Ok(BlksizeMax::Mtu);
+    }
+    blksize(text)
+        .map(BlksizeMax::Octets)
+        .map_err(|error| format!("{error}, or mtu"))
+}
+
+/// Reads a window size.
+pub(super) fn windowsize(text: &str) -> Result<u16, String> {
+    within(text, 1, u16::MAX)
+}
+
+/// Reads the time of the `timeout` option.
+pub(super) fn timeout(text: &str) -> Result<u8, String> {
+    within(text, 1, u8::MAX)
+}
+
+/// Reads a time in seconds, fractions included.
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse::<f64>()
+        .ok()
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        // A hundred years, which nobody waits for; beyond them sums would overflow.
+        .filter(|time| time.as_secs() < 100 * 365 * 86_400)
+        .ok_or_else(|| "a number of seconds is expected, as in 30 or 0.5".to_owned())
+}
+
+/// Reads a time in milliseconds, fractions included.
+pub(super) fn milliseconds(text: &str) -> Result<Duration, String> {
+    seconds(text)
+        .map(|time| time / 1000)
+        .map_err(|_| "a number of milliseconds is expected, as in 250".to_owned())
+}
+
+/// Reads a probability: `0.05` or `5%`.
+pub(super) fn probability(text: &str) -> Result<f64, String> {
+    let (number, divisor) = match text.strip_suffix('%') {
+        Some(percent) => (percent, 100.0),
+        None => (text, 1.0),
+    };
+    number
+        .parse::<f64>()
+        .map(|number| number / divisor)
+        .ok()
+        .filter(|probability| (0.0..=1.0).contains(probability))
+        .ok_or_else(|| "a probability from 0 to 1 is expected, as in 0.05 or 5%".to_owned())
+}
+
+/// Reads `CIDR:NAME=VALUE,…`.
+pub(super) fn subnet(text: &str) -> Result<Subnet, String> {
+    let expected = "a subnet and its settings are expected, as in 10.1.0.0/16:max-blksize=1024,max-windowsize=8,retransmit-floor=500";
+    // An IPv6 address holds colons itself; the one that counts comes after the prefix length.
+    let (address, rest) = text.split_once('/').ok_or(expected)?;
+    let (prefix, settings) = rest.split_once(':').ok_or(expected)?;
+    let address: IpAddr = address
+        .trim_matches(['[', ']'])
+        .parse()
+        .map_err(|_| format!("\"{address}\" is no IP address; {expected}"))?;
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    let prefix =
+        within(prefix, 0, bits).map_err(|error| format!("in the prefix length, {error}"))?;
+    let mut subnet = Subnet {
+        address,
+        prefix,
+        blksize_max: None,
+        windowsize_max: None,
+        retransmit_floor: None,
+    };
+    for setting in settings.split(',') {
+        let (name, value) = setting.split_once('=').ok_or(expected)?;
+        let named = |error: String| format!("in {name}, {error}");
+        match name {
+            "max-blksize" => subnet.blksize_max = Some(blksize(value).map_err(named)?),
+            "max-windowsize" => subnet.windowsize_max = Some(windowsize(value).map_err(named)?),
+            "retransmit-floor" => {
+                subnet.retransmit_floor = Some(milliseconds(value).map_err(named)?);
+            }
+            _ => {
+                return Err(format!(
+                    "\"{name}\" is no setting of a subnet; max-blksize, max-windowsize or retransmit-floor is expected"
+                ));
+            }
+        }
+    }
+    Ok(subnet)
+}
+
+fn within<N: FromStr + PartialOrd + std::fmt::Display + Copy>(
+    text: &str,
+    least: N,
+    most: N,
+) -> Result<N, String> {
+    text.parse()
+        .ok()
+        .filter(|number| *number >= least && *number <= most)
+        .ok_or_else(|| format!("a number from {least} to {most} is expected"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_to_listen_on() {
+        assert_eq!(
+            listen("[::1]:69"),
+            Ok(Listen::At("[::1]:69".parse().unwrap()))
+        );
+        assert_eq!(
+            listen("10.0.0.1:0"),
+            Ok(Listen::At("10.0.0.1:0".parse().unwrap()))
+        );
+        assert_eq!(listen(":6969"), Ok(Listen::Anywhere(6969)));
+        assert_eq!(listen("*:69"), Ok(Listen::Anywhere(69)));
+        assert_eq!(
+            listen("localhost:69"),
+            Ok(Listen::Named("localhost".into(), 69))
+        );
+        for (typed, hint) in [
+            ("6969", "write :6969"),
+            ("10.0.0.1", "write 10.0.0.1:69"),
+            ("::1", "write [::1]:69"),
+            ("[::1]", "write [::1]:69"),
+            ("localhost", "write localhost:69"),
+            ("fe80:::69", "brackets"),
+            ("[nonsense]:69", "no IPv6 address"),
+            ("host:70000", "0 to 65535"),
+            ("host:", "0 to 65535"),
+            ("", "missing"),
+            (":", "0 to 65535"),
+        ] {
+            let error = listen(typed).unwrap_err();
+            assert!(error.contains(hint), "{typed}: {error}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        let good = [
+            ("0", 0),
+            ("300", 300),
+            ("64K", 64_000),
+            ("64 kb", 64_000),
+            ("64KiB", 65_536),
+            ("2g", 2_000_000_000),
+            ("2GiB", 2 << 30),
+            ("1TiB", 1 << 40),
+        ];
+        for (typed, octets) in good {
+            assert_eq!(size(typed), Ok(octets), "{typed}");
+        }
+        for typed in ["", "K", "-1", "1.5G", "1X", "0x10", "１", "99999999999T"] {
+            assert!(size(typed).is_err(), "{typed}");
+        }
+    }
+
+    #[test]
+    fn port_ranges() {
+        assert_eq!(port_range("1:65535"), Ok((1, 65_535)));
+        assert_eq!(port_range("7:7"), Ok((7, 7)));
+        for typed in ["", ":", "1", "0:5", "9:5", "1:70000", "a:b", "1:2:3"] {
+            assert!(port_range(typed).is_err(), "{typed}");
+        }
+    }
+
+    #[test]
+    fn block_and_window_sizes() {
+        assert_eq!(blksize_max("mtu"), Ok(BlksizeMax::Mtu));
+        assert_eq!(blksize_max("8"), Ok(BlksizeMax::Octets(8)));
+        assert_eq!(blksize("65464"), Ok(65_464));
+        assert_eq!(windowsize("65535"), Ok(65_535));
+        assert_eq!(timeout("255"), Ok(255));
+        assert_eq!(
+            blksize_max("7"),
+            Err("a number from 8 to 65464 is expected, or mtu".into())
+        );
+        assert!(blksize("65465").is_err());
+        assert!(windowsize("0").is_err());
+        assert!(timeout("256").is_err());
+    }
+
+    #[test]
+    fn times_and_probabilities() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!(milliseconds("250"), Ok(Duration::from_millis(250)));
+        for typed in ["", "-1", "NaN", "inf", "1e300", "1s"] {
+            assert!(seconds(typed).is_err(), "{typed}");
+        }
+        assert_eq!(probability("5%"), Ok(0.05));
+        assert_eq!(probability("1"), Ok(1.0));
+        for typed in ["", "%", "1.1", "101%", "-0.1", "NaN"] {
+            assert!(probability(typed).is_err(), "{typed}");
+        }
+    }
+
+    #[test]
+    fn subnets() {
+        let full = subnet("2001:db8::/32:max-blksize=1228,max-windowsize=8,retransmit-floor=500");
+        assert_eq!(
+            full,
+            Ok(Subnet {
+                address: "2001:db8::".parse().unwrap(),
+                prefix: 32,
+                blksize_max: Some(1228),
+                windowsize_max: Some(8),
+                retransmit_floor: Some(Duration::from_millis(500)),
+            })
+        );
+        assert_eq!(
+            subnet("10.0.0.0/8:max-windowsize=1").map(|subnet| subnet.prefix),
+            Ok(8)
+        );
+        for typed in [
+            "",
+            "10.0.0.0",
+            "10.0.0.0/8",
+            "10.0.0.0/8:",
+            "10.0.0.0/33:max-blksize=512",
+            "::/129:max-blksize=512",
+            "host/8:max-blksize=512",
+            "10.0.0.0/8:max-blksize=7",
+            "10.0.0.0/8:blksize=512",
+            "10.0.0.0/8:max-blksize",
+        ] {
+            assert!(subnet(typed).is_err(), "{typed}");
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! The client against servers that answer by a script, over loopback.
+
+use std::net::UdpSocket;
+use std::path::Path;
+use std::thread;
+
+use super::*;
+
+/// What a server answers to each datagram that comes, in turn, from the port that was asked.
+fn server(script: Vec<&'static [u8]>) -> (SocketAddr, thread::JoinHandle<Vec<Vec<u8>>>) {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let address = socket.local_addr().expect("bound");
+    let serve = move || {
+        let mut heard = Vec::new();
+        let mut buffer = [0; 2048];
+        for answer in script {
+            let (len, peer) = socket.recv_from(&mut buffer).expect("a datagram");
+            heard.push(buffer[..len].to_vec());
+            socket.send_to(answer, peer).expect("sent");
+        }
+        heard
+    };
+    (address, thread::spawn(serve))
+}
+
+fn job(servers: Vec<SocketAddr>, operation: Operation, local: &Path) -> Job {
+    Job {
+        servers,
+        operation,
+        remote: b"name".to_vec(),
+        local: LocalFile::Path(local.to_path_buf()),
+        mode: Mode::Octet,
+        offer: Offer::Options {
+            blksize: Some(512),
+            windowsize: Some(1),
+            timeout: None,
+        },
+    }
+}
+
+/// Runs a transfer to its end; what it noted, and how it went.
+fn run(job: Job) -> (Vec<String>, Result<Summary, String>) {
+    let mut notes = Vec::new();
+    let mut transfer = Transfer::start(job, Arc::default()).expect("started");
+    loop {
+        match transfer.turn() {
+            Ok(Turn::Running(_)) => {}
+            Ok(Turn::Note(note)) => notes.push(note.to_string()),
+            Ok(Turn::Done(summary)) => return (notes, Ok(summary)),
+            Err(failure) => return (notes, Err(failure.to_string())),
+        }
+    }
+}
+
+#[test]
+fn without_options_where_the_server_cannot_take_any() {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    for refusal in [&b"\0\x05\0\x08no options\0"[..], b"\0\x05\0\x04what?\0"] {
+        let (address, server) = server(vec![refusal, b"\0\x03\0\x01octets"]);
+        let path = scratch.path().join("file");
+        let (notes, result) = run(job(vec![address], Operation::Read, &path));
+        assert_eq!(result.expect("complete").octets, 6);
+        assert_eq!(std::fs::read(path).expect("written"), b"octets");
+        assert_eq!(notes.len(), 1);
+        assert!(notes[0].contains("without options"), "{notes:?}");
+        let heard = server.join().expect("served");
+        assert!(heard[0].len() > heard[1].len());
+        assert_eq!(heard[1], b"\0\x01name\0octet\0");
+    }
+}
+
+#[test]
+fn an_answer_that_breaks_the_rules_leads_to_no_options_either() {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    // The block size is more than was asked for: the client says ERROR 8 and asks again.
+    let script: Vec<&[u8]> = vec![b"\0\x06blksize\x009999\0", b"", b"\0\x03\0\x01"];
+    let (address, server) = server(script);
+    let path = scratch.path().join("file");
+    let (notes, result) = run(job(vec![address], Operation::Read, &path));
+    assert_eq!(result.expect("complete").octets, 0);
+    assert_eq!(notes.len(), 1);
+    let heard = server.join().expect("served");
+    assert_eq!(heard[1][..4], *b"\0\x05\0\x08");
+    assert_eq!(heard[2], b"\0\x01name\0octet\0");
+}
+
+#[test]
+fn the_next_address_is_tried_where_one_cannot_be_reached() {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let (address, server) = server(vec![b"\0\x03\0\x01octets"]);
+    // Nothing is ever sent to a broadcast address by a socket that did not ask for it.
+    let unreachable = "255.255.255.255:69".parse().expect("an address");
+    let path = scratch.path().join("file");
+    let (notes, result) = run(job(vec![unreachable, address], Operation::Read, &path));
+    assert_eq!(result.expect("complete").server, address);
+    assert!(notes[0].contains(&format!("trying {address}")), "{notes:?}");
+    server.join().expect("served");
+}
+
+#[test]
+fn a_refusal_leaves_no_file_and_keeps_the_old_one() {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let path = scratch.path().join("file");
+    std::fs::write(&path, "old").expect("written");
+    let (address, server) = server(vec![b"\0\x05\0\x01gone\0"]);
+    let (notes, result) = run(job(vec![address], Operation::Read, &path));
+    assert!(notes.is_empty());
+    assert!(
+        result
+            .expect_err("refused")
+            .contains("has no file \"name\" (error 1, \"gone\")")
+    );
+    assert_eq!(std::fs::read(&path).expect("there"), b"old");
+    let left = std::fs::read_dir(scratch.path()).expect("listed").count();
+    assert_eq!(left, 1);
+    server.join().expect("served");
+}
+
+#[test]
+fn a_length_that_is_not_the_one_announced_is_no_file() {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let script: Vec<&[u8]> = vec![b"\0\x06tsize\x007\0", b"\0\x03\0\x01octets"];
+    let (address, server) = server(script);
+    let path = scratch.path().join("file");
+    let (_, result) = run(job(vec![address], Operation::Read, &path));
+    assert!(result.expect_err("too short").contains("announced"));
+    assert!(!path.exists());
+    server.join().expect("served");
+}
+
+#[test]
+fn what_fails_at_this_end_is_said_before_the_server_is_asked() {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let nobody: SocketAddr = "127.0.0.1:9".parse().expect("an address");
+    let told = |operation, path: &Path| run(job(vec![nobody], operation, path)).1.expect_err("no");
+    let directory = told(Operation::Read, scratch.path());
+    assert!(
+        directory.contains("it is a directory; name a file in it"),
+        "{directory}"
+    );
+    let nowhere = told(Operation::Read, &scratch.path().join("no/such"));
+    assert!(nowhere.contains("create its directory first"), "{nowhere}");
+    let missing = told(Operation::Write, &scratch.path().join("none"));
+    assert!(missing.contains("No such file or directory"), "{missing}");
+    let irregular = told(Operation::Write, Path::new("/dev/null"));
+    assert!(irregular.contains("only regular files"), "{irregular}");
+}
+
+#[test]
+fn a_stopped_transfer_ends_and_leaves_nothing() {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let silent = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let address = silent.local_addr().expect("bound");
+    let stop = Arc::new(Stop::default());
+    let path = scratch.path().join("file");
+    let job = job(vec![address], Operation::Read, &path);
+    let mut transfer = Transfer::start(job, stop.clone()).expect("started");
+    let stopper = thread::spawn(move || {
+        // Only once the request is out.
+        silent.recv_from(&mut [0; 512]).expect("a request");
+        stop.stop();
+    });
+    let failure = loop {
+        if let Err(failure) = transfer.turn() {
+            break failure;
+        }
+    };
+    assert!(matches!(failure, Failure::Interrupted));
+    stopper.join().expect("stopped");
+    drop(transfer);
+    assert_eq!(
+        std::fs::read_dir(scratch.path()).expect("listed").count(),
+        0
+    );
+}
+
+#[test]
+fn the_window_fits_an_ordinary_receive_buffer() {
+    let open = Offer::Options {
+        blksize: None,
+        windowsize: None,
+        timeout: None,
+    };
+    let loopback: SocketAddr = "127.0.0.1:69".parse().expect("an address");
+    let wanted = open.wanted(loopback);
+    let (blksize, windowsize) = (
+        wanted.blksize.expect("asked"),
+        wanted.windowsize.expect("asked"),
+    );
+    assert!(blksize >= BLKSIZE_DEFAULT);
+    assert!(windowsize >= 1 && u32::from(blksize) * u32::from(windowsize) <= WINDOW_OCTETS_MAX);
+    let ethernet = Offer::Options {
+        blksize: Some(1468),
+        windowsize: None,
+        timeout: None,
+    };
+    assert_eq!(ethernet.wanted(loopback).windowsize, Some(WINDOWSIZE_MAX));
+    assert_eq!(Offer::Nothing.wanted(loopback), Wanted::default());
+}

@@ -1,0 +1,149 @@
+//! The admin side over HTTP, for operators and their machines: counters, health, running transfers.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::LocalSet;
+use tokio::time::timeout;
+
+use super::{House, openmetrics};
+use crate::shard::Running;
+use crate::time::Duration;
+use crate::wire::Escaped;
+
+/// Connections at a time; the page is for a scraper and a few people.
+const CONNECTIONS_MAX: usize = 32;
+/// How long a connection may take for anything.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Transfers listed for each shard.
+const TRANSFERS_LISTED_MAX: usize = 1_000;
+
+/// Answers admin requests for as long as it is polled.
+pub(super) async fn answer(listener: TcpListener, house: Rc<House>) {
+    let connections = LocalSet::new();
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let accept = async {
+        loop {
+            // The semaphore is never closed.
+            let Ok(place) = places.clone().acquire_owned().await else {
+                return;
+            };
+            let (stream, house) = match listener.accept().await {
+                Ok((stream, _)) => (stream, house.clone()),
+                Err(error) => {
+                    // Out of descriptors, most likely: others may end meanwhile.
+                    tracing::warn!(%error, "admin connection not accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            tokio::task::spawn_local(async move {
+                let service = service_fn(move |request| respond(request, house.clone()));
+                let connection = hyper::server::conn::http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(CONNECTION_TIMEOUT)
+                    .keep_alive(false)
+                    .serve_connection(TokioIo::new(stream), service);
+                // What goes wrong on a connection is its other end's concern.
+                let _ = timeout(CONNECTION_TIMEOUT, connection).await;
+                drop(place);
+            });
+        }
+    };
+    connections.run_until(accept).await;
+}
+
+async fn respond(
+    request: Request<Incoming>,
+    house: Rc<House>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (status, kind, page) = match (request.method(), request.uri().path()) {
+        (&Method::GET | &Method::HEAD, "/metrics") => {
+            let page = openmetrics::render(&house.report().await, house.engine());
+            (StatusCode::OK, openmetrics::CONTENT_TYPE, page)
+        }
+        (&Method::GET | &Method::HEAD, "/healthz") => (StatusCode::OK, TEXT, "alive\n".to_owned()),
+        (&Method::GET | &Method::HEAD, "/readyz") => {
+            if house.is_draining() {
+                (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    TEXT,
+                    "draining\n".to_owned(),
+                )
+            } else {
+                (StatusCode::OK, TEXT, "ready\n".to_owned())
+            }
+        }
+        (&Method::GET | &Method::HEAD, "/transfers") => {
+            let running = house.running(TRANSFERS_LISTED_MAX).await;
+            let rows: Vec<Row> = running.iter().map(Row::of).collect();
+            match serde_json::to_string(&rows) {
+                Ok(page) => (StatusCode::OK, "application/json", page),
+                Err(error) => (
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    TEXT,
+                    format!("{error}\n"),
+                ),
+            }
+        }
+        (&Method::GET | &Method::HEAD, _) => (
+            StatusCode::NOT_FOUND,
+            TEXT,
+            "try /metrics, /healthz, /readyz or /transfers\n".to_owned(),
+        ),
+        _ => (
+            StatusCode::METHOD_NOT_ALLOWED,
+            TEXT,
+            "GET is all there is\n".to_owned(),
+        ),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(page)));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    Ok(response)
+}
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// A running transfer in JSON.
+#[derive(Debug, Serialize)]
+struct Row {
+    peer: String,
+    operation: &'static str,
+    /// With everything escaped that is not printable ASCII.
+    file: String,
+    blksize: Option<u16>,
+    windowsize: Option<u16>,
+    bytes: u64,
+    total: Option<u64>,
+    seconds: f64,
+    retransmissions: u64,
+}
+
+impl Row {
+    fn of(running: &Running) -> Self {
+        Self {
+            peer: running.peer.to_string(),
+            operation: running.operation.name(),
+            file: Escaped(&running.filename).to_string(),
+            blksize: running.params.map(|params| params.blksize()),
+            windowsize: running.params.map(|params| params.windowsize()),
+            bytes: running.octets,
+            total: running.total,
+            seconds: running.elapsed.as_secs_f64(),
+            retransmissions: running.retransmissions,
+        }
+    }
+}

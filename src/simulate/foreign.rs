@@ -1,0 +1,300 @@
+//! Receivers of other makes: plain clients with the habits, good and bad, of those seen in the wild.
+//!
+//! They run no shard. Each is a node of the network with a socket, a timer of its own, and as little
+//! protocol as their models have.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use super::World;
+use crate::engine::SocketId;
+use crate::engine::sim::NodeId;
+use crate::time::{Duration, Instant};
+use crate::wire::{self, Mode, Opcode, Packet};
+
+/// After so much silence they say again what they said last.
+const SILENCE: Duration = Duration::from_secs(1);
+/// So many silences in a row, and they give up.
+const SILENCES_MAX: u32 = 30;
+/// Octets of their longest request.
+const REQUEST_OCTETS_MAX: usize = 256;
+
+/// What a receiver does when a block comes that it did not wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// Drops it, and acknowledges the last block in order whenever one comes that is ahead: RFC 7440 read
+    /// to the letter.
+    StrictGoBack,
+    /// The same for blocks that it has already, as EDK2 does.
+    Edk2,
+    /// Drops it and says nothing: only its timer speaks.
+    Silent,
+    /// Keeps it, says nothing, and acknowledges a window's worth once the gap has closed, as barebox does.
+    Caching,
+    /// Knows no options, and acknowledges every DATA that comes, as RFC 1350's first readers did.
+    Lockstep512,
+    /// Drops it, and sends every ACK twice, the second time after the one before it.
+    RepeatsOldAcks,
+}
+
+impl Style {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::StrictGoBack,
+        Self::Edk2,
+        Self::Silent,
+        Self::Caching,
+        Self::Lockstep512,
+        Self::RepeatsOldAcks,
+    ];
+}
+
+/// One such receiver, reading one file.
+#[derive(Debug)]
+pub struct Foreign {
+    style: Style,
+    node: NodeId,
+    socket: SocketId,
+    address: SocketAddr,
+    server: SocketAddr,
+    request: Vec<u8>,
+    blksize: usize,
+    windowsize: u64,
+    /// Whether it takes its time before each ACK.
+    pause: Duration,
+    /// An ACK that waits for the pause to be over.
+    held: Option<(Instant, u64)>,
+    /// The port that the server answers from, once it has.
+    peer: Option<SocketAddr>,
+    received: u64,
+    acked: u64,
+    kept: BTreeMap<u64, Vec<u8>>,
+    body: Vec<u8>,
+    whole: bool,
+    ended_at: Option<Instant>,
+    failed: bool,
+    deadline: Instant,
+    silences: u32,
+    sent: u64,
+}
+
+impl Foreign {
+    /// Joins the world, and asks the server for a file at once.
+    #[must_use]
+    pub fn request(
+        world: &mut World,
+        node: NodeId,
+        style: Style,
+        server: SocketAddr,
+        filename: &[u8],
+        (blksize, windowsize): (u16, u16),
+    ) -> Self {
+        let (socket, address) = world.network().bind(node, 0);
+        let mut buffer = [0; REQUEST_OCTETS_MAX];
+        let options = style != Style::Lockstep512;
+        let written = wire::write_request(&mut buffer, Opcode::Rrq, filename, Mode::Octet)
+            .and_then(|mut writer| {
+                if options {
+                    writer.number(b"blksize", blksize.into())?;
+                    writer.number(b"windowsize", windowsize.into())?;
+                }
+                Ok(writer.len())
+            });
+        // A name that does not fit makes an empty request, which nobody answers.
+        let request = buffer[..written.unwrap_or(0)].to_vec();
+        let mut foreign = Self {
+            style,
+            node,
+            socket,
+            address,
+            server,
+            request,
+            blksize: usize::from(if options { blksize } else { 512 }),
+            windowsize: u64::from(if options { windowsize } else { 1 }),
+            pause: Duration::ZERO,
+            held: None,
+            peer: None,
+            received: 0,
+            acked: 0,
+            kept: BTreeMap::new(),
+            body: Vec::new(),
+            whole: false,
+            ended_at: None,
+            failed: false,
+            deadline: world.now(),
+            silences: 0,
+            sent: 0,
+        };
+        foreign.speak(world);
+        foreign
+    }
+
+    /// The same, but with so much time before each ACK.
+    #[must_use]
+    pub const fn with_pause(mut self, pause: Duration) -> Self {
+        self.pause = pause;
+        self
+    }
+
+    /// Its socket: what arrives there is for [`Foreign::handle`], where several share a node.
+    #[must_use]
+    pub const fn socket(&self) -> SocketId {
+        self.socket
+    }
+
+    /// The file, once it is whole.
+    #[must_use]
+    pub fn body(&self) -> Option<&[u8]> {
+        self.whole.then_some(&self.body)
+    }
+
+    /// When it had everything.
+    #[must_use]
+    pub const fn ended_at(&self) -> Option<Instant> {
+        self.ended_at
+    }
+
+    /// Whether it still waits for something.
+    #[must_use]
+    pub const fn is_waiting(&self) -> bool {
+        !self.whole && !self.failed
+    }
+
+    /// Datagrams that it sent.
+    #[must_use]
+    pub const fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Reads what has arrived at the node, which is this receiver's alone, and looks at the clock.
+    pub fn turn(&mut self, world: &mut World) {
+        while let Some((_, path, octets)) = world.network().receive(self.node) {
+            self.handle(world, path.peer, &octets);
+        }
+        self.expire(world);
+    }
+
+    /// A datagram came.
+    pub fn handle(&mut self, world: &mut World, from: SocketAddr, octets: &[u8]) {
+        if *self.peer.get_or_insert(from) != from {
+            return;
+        }
+        match Packet::parse(octets) {
+            Ok(Packet::Oack(_)) if self.received == 0 => self.acknowledge(world, 0),
+            Ok(Packet::Data { block, payload }) => self.data(world, block.0, payload),
+            Ok(Packet::Error { .. }) => self.failed = true,
+            _ => {}
+        }
+    }
+
+    /// Looks at the clock.
+    pub fn expire(&mut self, world: &mut World) {
+        let now = world.now();
+        if let Some((_, block)) = self.held.take_if(|(at, _)| *at <= now) {
+            self.send_ack(world, block);
+        }
+        if self.is_waiting() && self.deadline <= now {
+            self.silences += 1;
+            if self.silences > SILENCES_MAX {
+                self.failed = true;
+            } else {
+                self.speak(world);
+            }
+        }
+    }
+
+    fn data(&mut self, world: &mut World, wire: u16, payload: &[u8]) {
+        let ahead = wire.wrapping_sub(self.received as u16);
+        if ahead == 1 && !self.whole {
+            self.silences = 0;
+            self.append(payload);
+            while let Some(kept) = self.kept.remove(&(self.received + 1)) {
+                self.append(&kept);
+            }
+            if self.whole {
+                self.ended_at = Some(world.now());
+            }
+            if self.whole || self.received - self.acked >= self.windowsize {
+                self.acknowledge(world, self.received);
+            }
+            self.arm(world);
+            return;
+        }
+        let is_ahead = ahead > 1 && ahead < 0x8000;
+        match self.style {
+            // All of them answer repeats of the last block, so that the server learns of the end.
+            _ if self.whole && ahead == 0 => self.acknowledge(world, self.received),
+            _ if self.whole => {}
+            Style::StrictGoBack | Style::RepeatsOldAcks if is_ahead => {
+                self.acknowledge(world, self.received);
+            }
+            Style::Edk2 => self.acknowledge(world, self.received),
+            Style::Caching if is_ahead => {
+                self.kept
+                    .insert(self.received + u64::from(ahead), payload.to_vec());
+            }
+            Style::Lockstep512 => {
+                self.acknowledge(
+                    world,
+                    self.received
+                        .saturating_sub(u64::from(ahead.wrapping_neg())),
+                );
+            }
+            _ => {}
+        }
+    }
+
+    fn append(&mut self, payload: &[u8]) {
+        self.body.extend_from_slice(payload);
+        self.received += 1;
+        self.whole = payload.len() < self.blksize;
+    }
+
+    fn acknowledge(&mut self, world: &mut World, block: u64) {
+        if self.pause.is_zero() {
+            self.send_ack(world, block);
+        } else {
+            let at = world.now() + self.pause;
+            self.held = Some((at, block));
+            world.alarm_at(at);
+        }
+    }
+
+    fn send_ack(&mut self, world: &mut World, block: u64) {
+        let before = self.acked;
+        self.acked = self.acked.max(block);
+        self.ack(world, block);
+        if self.style == Style::RepeatsOldAcks {
+            self.ack(world, before);
+            self.ack(world, block);
+        }
+        self.arm(world);
+    }
+
+    fn ack(&mut self, world: &World, block: u64) {
+        self.send(world, &wire::write_ack(wire::WireBlock(block as u16)));
+    }
+
+    /// Says what it said last: the request, or an ACK of what it has.
+    fn speak(&mut self, world: &mut World) {
+        if self.peer.is_none() {
+            let request = self.request.clone();
+            self.send(world, &request);
+        } else if self.received > 0 || self.style != Style::Lockstep512 {
+            self.acked = self.received;
+            self.ack(world, self.received);
+        }
+        self.arm(world);
+    }
+
+    fn send(&mut self, world: &World, octets: &[u8]) {
+        self.sent += 1;
+        let to = self.peer.unwrap_or(self.server);
+        world.network().inject(self.address, to, octets);
+    }
+
+    fn arm(&mut self, world: &mut World) {
+        self.deadline = world.now() + SILENCE;
+        world.alarm_at(self.deadline);
+    }
+}

@@ -1,0 +1,673 @@
+//! What nobody should send, sent: the ways in which TFTP servers were broken before, and plain noise.
+//!
+//! Each case ends the same way: a good request is answered, nothing from outside the root was shown,
+//! no answer tells where the root is, and the server holds as much as before.
+
+mod common;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bootstorm::metrics::Metrics;
+use bootstorm::server::Server;
+use bootstorm::store::Writes;
+use common::peer::{
+    self, ACK, DATA, ERROR, OACK, Peer, RRQ, WRQ, ack, data, error, number, oack, opcode, request,
+    text, until,
+};
+use tempfile::TempDir;
+
+/// What no answer may hold.
+const SECRET: &[u8] = b"not for everybody";
+/// Random datagrams sent to a server that has to survive them.
+const NOISE_DATAGRAMS: usize = 100_000;
+/// Of them, how many are sent between two good requests.
+const NOISE_BURST: usize = 100;
+/// How long a transfer may stand still in these tests, so that what noise began is over soon.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// Descriptors are counted for the whole process, so one test runs at a time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// A server with secrets around its root.
+struct Target {
+    server: Server,
+    address: SocketAddr,
+    scratch: TempDir,
+    good: Vec<u8>,
+    descriptors: usize,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Target {
+    fn new() -> Self {
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let scratch = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| scratch.path().join(name);
+        let good = peer::octets(7, 5_000);
+        for folder in ["srv", "srv/sub", "srv-not"] {
+            fs::create_dir(at(folder)).expect("a directory");
+        }
+        for file in ["secret", "srv-not/secret"] {
+            fs::write(at(file), SECRET).expect("a file");
+        }
+        for file in ["srv/good", "srv/sub/good"] {
+            fs::write(at(file), &good).expect("a file");
+        }
+        for (link, to) in [
+            ("srv/out", PathBuf::from("../secret")),
+            ("srv/out-absolute", at("secret")),
+            ("srv/up", PathBuf::from("..")),
+            ("srv/sub/up", PathBuf::from("../..")),
+            ("srv/loop", PathBuf::from("loop")),
+            ("srv/proc", PathBuf::from("/proc/self/root")),
+        ] {
+            symlink(to, at(link)).expect("a link");
+        }
+        let mut options = peer::options(&at("srv"));
+        options.directory.writes = Writes::Create;
+        options.settings.patience.idle = IDLE;
+        let server = peer::start(&options);
+        let address = server.addresses()[0];
+        let mut target = Self {
+            server,
+            address,
+            scratch,
+            good,
+            descriptors: 0,
+            _turn: turn,
+        };
+        // Once before counting: what is made at first use is there from then on.
+        target.answers_well();
+        target.descriptors = descriptors();
+        target
+    }
+
+    fn peer(&self) -> Peer {
+        Peer::new(self.address)
+    }
+
+    fn answers_well(&self) {
+        assert!(peer::fetch(self.address, "good").as_ref() == Ok(&self.good));
+    }
+
+    /// A transfer that is under way: DATA 1 has come, and was not yet acknowledged.
+    fn transfer(&self) -> (Peer, Vec<u8>) {
+        let mut peer = self.peer();
+        peer.send(&request(RRQ, b"good", &[]));
+        let first = peer.receive();
+        assert_eq!((opcode(&first), number(&first)), (DATA, 1));
+        (peer, first[4..].to_vec())
+    }
+
+    /// Sends `octets` and says what came back at first, if anything.
+    ///
+    /// There is one shard, so whatever it has to say without a file, it has said once a request
+    /// behind it has been answered.
+    fn provoke(&self, octets: &[u8]) -> Option<Vec<u8>> {
+        let mut peer = self.peer();
+        peer.send(octets);
+        self.answers_well();
+        let answer = peer.receive_within(Duration::from_millis(1));
+        if let Some(answer) = &answer {
+            self.inspect(answer);
+        }
+        answer
+    }
+
+    fn expect_silence(&self, octets: &[u8]) {
+        let answer = self.provoke(octets);
+        assert_eq!(answer, None, "to {}", shown(octets));
+    }
+
+    /// An ERROR of one of these codes.
+    fn expect_error(&self, octets: &[u8], codes: &[u16]) {
+        let answer = self.ask(octets);
+        assert!(
+            opcode(&answer) == ERROR && codes.contains(&number(&answer)),
+            "{} to {}",
+            shown(&answer),
+            shown(octets)
+        );
+    }
+
+    /// Sends a request that has to be answered.
+    fn ask(&self, octets: &[u8]) -> Vec<u8> {
+        let mut peer = self.peer();
+        peer.send(octets);
+        let answer = peer
+            .receive_within(peer::PATIENCE)
+            .unwrap_or_else(|| panic!("no answer to {}", shown(octets)));
+        self.inspect(&answer);
+        // Whatever it began is over.
+        peer.send(&error(0, b"enough"));
+        self.answers_well();
+        answer
+    }
+
+    /// What no answer may hold, whatever was asked.
+    fn inspect(&self, answer: &[u8]) {
+        assert!(!contains(answer, SECRET), "a secret is out");
+        let path = self.scratch.path().to_str().expect("a plain path");
+        assert!(!contains(answer, path.as_bytes()), "{}", shown(answer));
+        if opcode(answer) == ERROR {
+            assert!(answer.len() < 128, "{}", shown(answer));
+            assert_eq!(answer.last(), Some(&0), "{}", shown(answer));
+        }
+    }
+}
+
+/// The end of each test: the server stands as it stood.
+impl Drop for Target {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        self.answers_well();
+        until("every transfer has ended", || {
+            let now = self.metrics();
+            now.active + now.unvalidated == 0
+        });
+        until("no descriptor is held", || {
+            descriptors() <= self.descriptors
+        });
+        assert_eq!(threads("shard-"), 1);
+        assert_eq!(threads("store-"), bootstorm::store::THREADS_DEFAULT);
+    }
+}
+
+impl Target {
+    fn metrics(&self) -> Metrics {
+        let (sender, reports) = std::sync::mpsc::channel();
+        self.server.report(move |metrics| {
+            // The test may have failed meanwhile.
+            let _ = sender.send(metrics);
+        });
+        reports.recv().expect("the shard reports")
+    }
+}
+
+#[test]
+fn datagrams_too_short() {
+    let target = Target::new();
+    target.expect_silence(b"");
+    for octet in 0..=255 {
+        target.expect_silence(&[octet]);
+    }
+    for opcode in 3..=10 {
+        target.expect_silence(&[0, opcode]);
+        target.expect_silence(&[0, opcode, 0]);
+    }
+    for opcode in [1, 2] {
+        target.expect_error(&[0, opcode], &[4]);
+        target.expect_error(&[0, opcode, 0], &[4]);
+        target.expect_error(&[0, opcode, b'x'], &[4]);
+    }
+}
+
+#[test]
+fn requests_that_break_off() {
+    let target = Target::new();
+    for opcode in [1, 2] {
+        for rest in [
+            &b"good"[..],
+            b"good\0",
+            b"good\0octet",
+            b"\0octet\0",
+            b"\0\0",
+            b"good\0\0",
+            b"\xff\xff\xff",
+        ] {
+            target.expect_error(&[&[0, opcode], rest].concat(), &[4]);
+        }
+    }
+}
+
+/// Goal: no two servers can be set to answer each other for ever. Method: everything but a request, to
+/// the listening port.
+#[test]
+fn only_requests_are_answered() {
+    let target = Target::new();
+    for opcode in (3..=10).chain([0, 255, 256, 257, 512, 0x6f63, u16::MAX]) {
+        for body in [&b""[..], b"\0\0", b"\0\x01", b"\0\x05text\0", &[0xff; 600]] {
+            target.expect_silence(&[&opcode.to_be_bytes(), body].concat());
+        }
+    }
+    for len in [4, 5, 516, 5_000, 60_000] {
+        for fill in [0, b'x'] {
+            target.expect_silence(&errors_of(len, fill));
+        }
+    }
+}
+
+#[test]
+fn names_too_long() {
+    let target = Target::new();
+    for len in [100, 255, 256, 505, 511, 512, 4_096, 8_000] {
+        let name = vec![b'n'; len];
+        target.expect_error(&request(RRQ, &name, &[]), &[1]);
+        let parts = b"n/".repeat(len / 2);
+        target.expect_error(&request(RRQ, &parts, &[]), &[1]);
+        if len > 255 {
+            target.expect_error(&request(WRQ, &name, &[]), &[1]);
+        }
+    }
+    for len in [9_000, 60_000] {
+        target.expect_error(&request(RRQ, &vec![b'n'; len], &[]), &[4]);
+    }
+}
+
+#[test]
+fn the_longest_datagrams() {
+    const LONGEST: usize = 65_507;
+    let target = Target::new();
+    for first in [0, 1, 2, 3, 4, 5, 6, 0xff] {
+        for fill in [0, b'x', 0xff] {
+            let mut octets = vec![fill; LONGEST];
+            octets[..2].copy_from_slice(&[0, first]);
+            match first {
+                1 | 2 => target.expect_error(&octets, &[4]),
+                _ => target.expect_silence(&octets),
+            }
+        }
+    }
+}
+
+#[test]
+fn modes_of_all_kinds() {
+    let target = Target::new();
+    let with_mode = |mode: &[u8]| [b"\0\x01good\0", mode, b"\0"].concat();
+    for bad in [&b""[..], b"mail", b"octe", b"octets", b"%s", &[b'o'; 2_000]] {
+        target.expect_error(&with_mode(bad), &[4]);
+    }
+    for good in [b"octet", b"OCTET", b"OcTeT"] {
+        assert_eq!(opcode(&target.ask(&with_mode(good))), DATA);
+    }
+}
+
+#[test]
+fn names_that_are_more_than_names() {
+    let target = Target::new();
+    for name in [
+        &b"%n%s%x%n%s%x"[..],
+        b"%99999999s",
+        b"\r\n\x1b[2J",
+        b"\xff\xfe\x80",
+        b"`id`;$(id)|id",
+        b"\x7f\x01",
+    ] {
+        let answer = target.ask(&request(RRQ, name, &[]));
+        assert_eq!((opcode(&answer), number(&answer)), (ERROR, 1));
+        assert!(!contains(&answer, name), "{}", text(&answer));
+    }
+    let option = ("\u{1b}[2J%n\r\n", "%n%s");
+    let answer = target.ask(&request(RRQ, b"good", &[option, ("blksize", "%n")]));
+    assert_eq!(opcode(&answer), DATA, "what means nothing is left out");
+}
+
+#[test]
+fn errors_to_a_live_transfer() {
+    let target = Target::new();
+    for len in [4, 5, 516, 5_000, 60_000] {
+        for fill in [0, b'x'] {
+            let (mut peer, _) = target.transfer();
+            peer.send(&errors_of(len, fill));
+            peer.ack(1);
+            // To an ended transfer, the ACK comes from a stranger.
+            let answer = peer.receive();
+            assert_eq!((opcode(&answer), number(&answer)), (ERROR, 5));
+        }
+    }
+}
+
+/// Goal: a transfer minds its own business. Method: packets that mean nothing to it, from its own
+/// client and from others, in the middle; the file arrives whole.
+#[test]
+fn nonsense_to_a_live_transfer() {
+    let target = Target::new();
+    let (mut peer, mut contents) = target.transfer();
+    let nonsense = [
+        &b""[..],
+        b"\0",
+        b"\0\x04",
+        b"\0\x04\0",
+        b"\0\x04\0\x09",
+        b"\0\x04\xff\xff",
+        b"\0\x04\x80\0",
+        b"\0\x03\0\x01stolen",
+        b"\0\x06",
+        b"\0\x06blksize\08\0",
+        b"\0\x07\0\x01",
+        b"\xff\xff\xff\xff",
+        b"\0\x01good\0octet\0",
+        b"\0\x02good\0octet\0",
+    ];
+    let mut stranger = Peer::new(peer.server);
+    for octets in nonsense {
+        peer.send(octets);
+        stranger.send(octets);
+        let answerable = octets.len() >= 2 && matches!(octets[1], 3 | 4 | 6) && octets[0] == 0;
+        let complete = octets.len() >= 4 || octets == b"\0\x06";
+        if answerable && complete {
+            let answer = stranger.receive();
+            assert_eq!((opcode(&answer), number(&answer)), (ERROR, 5));
+        }
+    }
+    target.answers_well();
+    assert_eq!(stranger.receive_within(Duration::from_millis(1)), None);
+    peer.ack(1);
+    contents.extend(peer.rest(512, 2).expect("the rest"));
+    assert!(contents == target.good);
+}
+
+#[test]
+fn options_beyond_measure() {
+    let target = Target::new();
+    let long = "o".repeat(1_500);
+    let many: Vec<(String, String)> = (0..200).map(|n| (format!("o{n}"), n.to_string())).collect();
+    let many: Vec<(&str, &str)> = many.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+    let head = request(RRQ, b"good", &[]);
+    for octets in [
+        request(RRQ, b"good", &[(&long, &long)]),
+        request(RRQ, b"good", &many),
+        [&head[..], b"blksize"].concat(),
+        [&head[..], b"blksize\0"].concat(),
+        [&head[..], b"blksize\0512"].concat(),
+        [&head[..], b"\0\0\0\0\0\0"].concat(),
+        [&head[..], &vec![0; 3_000]].concat(),
+    ] {
+        let answer = target.ask(&octets);
+        assert_eq!(opcode(&answer), DATA, "to {}", shown(&octets));
+    }
+}
+
+#[test]
+fn numbers_that_are_none() {
+    let target = Target::new();
+    let digits = "9".repeat(30);
+    for value in [
+        &digits,
+        "-1",
+        "2147483648",
+        "4294967296",
+        "9223372036854775808",
+        "18446744073709551616",
+        "abc",
+        " 512",
+        "512 ",
+        "0x200",
+        "+5",
+        "5e2",
+        "٥",
+        "",
+    ] {
+        for name in [
+            "blksize",
+            "windowsize",
+            "timeout",
+            "utimeout",
+            "blksize2",
+            "tsize",
+        ] {
+            let answer = target.ask(&request(RRQ, b"good", &[(name, value)]));
+            match opcode(&answer) {
+                DATA => assert!(answer.len() == 4 + 512, "{name}={value}"),
+                OACK => {
+                    for option in oack(&answer) {
+                        let (echoed, number) = option.split_once('=').expect("a pair");
+                        assert_eq!(echoed, name);
+                        let number: u64 = number.parse().expect("a number");
+                        assert!(number <= 65_464, "{name}={value} became {number}");
+                    }
+                }
+                _ => panic!("{} to {name}={value}", shown(&answer)),
+            }
+            if !value.is_empty() {
+                let answer = target.ask(&request(WRQ, b"new", &[(name, value)]));
+                assert!(
+                    matches!(opcode(&answer), ACK | OACK | ERROR),
+                    "{name}={value}"
+                );
+            }
+        }
+    }
+    let repeated = [("blksize", "1024"), ("BLKSIZE", "2048"), ("blksize", "8")];
+    let answer = target.ask(&request(RRQ, b"good", &repeated));
+    assert_eq!(oack(&answer), ["blksize=1024"]);
+}
+
+#[test]
+fn the_longest_oack_holds_only_what_was_asked() {
+    let target = Target::new();
+    let asked = [
+        ("BlkSize", "65464"),
+        ("unheard-of", "18446744073709551615"),
+        ("TSIZE", "0"),
+        ("timeout", "255"),
+        ("windowSize", "65535"),
+        ("rollover", "0"),
+        ("blksize2", "65464"),
+        ("utimeout", "255000000"),
+    ];
+    let answer = target.ask(&request(RRQ, b"good", &asked));
+    for option in oack(&answer) {
+        let (name, value) = option.split_once('=').expect("a pair");
+        assert!(name != "unheard-of" && asked.iter().any(|&(asked, _)| asked == name));
+        value.parse::<u32>().expect("a number");
+    }
+}
+
+/// Goal: nothing outside the root is read or written. Method: names that led out of other servers,
+/// links inside the root that point out, and a neighbour whose name begins like the root's.
+#[test]
+fn ways_out_of_the_root() {
+    let target = Target::new();
+    let outside = target.scratch.path().to_str().expect("a plain path");
+    let mut names: Vec<String> = [
+        "secret",
+        "srv-not/secret",
+        "etc/passwd",
+        "srv/../secret",
+        "srv-not",
+    ]
+    .iter()
+    .flat_map(|name| {
+        let windows = name.replace('/', "\\");
+        [
+            format!("../{name}"),
+            format!("/../{name}"),
+            format!("..\\{windows}"),
+            format!("sub/../../{name}"),
+            format!("sub\\..\\..\\{windows}"),
+            format!("..../{name}"),
+            format!("....//{name}"),
+            format!("..;/{name}"),
+            format!("..%2f{name}"),
+            format!("%2e%2e/{name}"),
+            format!("..\u{2215}{name}"),
+            format!("{}{name}", "../".repeat(40)),
+            format!("./.././{name}"),
+            format!("/{name}"),
+            format!("//{name}"),
+            format!("C:\\{windows}"),
+            format!("C:/../{name}"),
+            format!("\\\\host\\share\\{windows}"),
+            format!("{outside}/{name}"),
+            format!("/{outside}/{name}"),
+            format!("{outside}/srv/../{name}"),
+            format!("{outside}/srv/../../{name}"),
+            format!("{outside}/srv-not/../{name}"),
+            format!("up/{name}"),
+            format!("sub/up/{name}"),
+            format!("proc/{outside}/{name}"),
+            format!("up/up/../{name}"),
+        ]
+    })
+    .collect();
+    names.extend(
+        [
+            "out",
+            "out-absolute",
+            "up",
+            "loop",
+            "proc",
+            ".",
+            "..",
+            "/",
+            "",
+            "sub",
+            "sub/..",
+            "good/..",
+        ]
+        .map(String::from),
+    );
+    for name in &names {
+        let answer = target.ask(&request(RRQ, name.as_bytes(), &[]));
+        assert_eq!(opcode(&answer), ERROR, "{name}");
+    }
+    let before = tree(&target);
+    for name in &names {
+        let answer = target.ask(&request(WRQ, name.as_bytes(), &[]));
+        if opcode(&answer) == ACK {
+            // A plain name after all: it appears in the root.
+            assert_eq!(peer::store(target.address, name, SECRET), Ok(()), "{name}");
+        }
+    }
+    let root = target.scratch.path().join("srv");
+    for (path, contents) in tree(&target) {
+        let known = before.contains(&(path.clone(), contents));
+        assert!(known || path.starts_with(&root), "{}", path.display());
+    }
+    // Some of them were written, in the root, as was allowed.
+    for entry in fs::read_dir(&root).expect("the root") {
+        let path = entry.expect("an entry").path();
+        if fs::read(&path).is_ok_and(|contents| contents == SECRET)
+            && fs::symlink_metadata(&path).expect("it is there").is_file()
+        {
+            fs::remove_file(path).expect("it goes");
+        }
+    }
+}
+
+/// Goal: the server survives noise. Method: random octets, random packets and valid packets with
+/// random changes, to both of its ports; the seed is fixed. They come as fast as they can be sent, in
+/// bursts that fit its queue, so that it has to look at every one.
+#[test]
+fn noise() {
+    let target = Target::new();
+    let (transfer, _) = target.transfer();
+    let ports = [target.address, transfer.server];
+    let peers: Vec<Peer> = (0..16).map(|_| target.peer()).collect();
+    let valid = [
+        request(
+            RRQ,
+            b"good",
+            &[("blksize", "1024"), ("tsize", "0"), ("windowsize", "4")],
+        ),
+        request(RRQ, b"sub/good", &[]),
+        request(WRQ, b"new", &[("blksize", "1024"), ("tsize", "2048")]),
+        request(WRQ, b"newer", &[("windowsize", "8")]),
+        data(1, &[b'x'; 512]),
+        data(2, b"the end"),
+        ack(0).to_vec(),
+        ack(1).to_vec(),
+        error(0, b"over"),
+        b"\0\x06blksize\01024\0".to_vec(),
+    ];
+    let mut random = fastrand::Rng::with_seed(4);
+    for count in 1..=NOISE_DATAGRAMS {
+        let octets = match random.u8(..4) {
+            0 => {
+                let mut octets = vec![0; random.usize(..600)];
+                random.fill(&mut octets);
+                octets
+            }
+            1 => {
+                let mut octets = vec![0; random.usize(2..80)];
+                random.fill(&mut octets);
+                octets[..2].copy_from_slice(&[0, random.u8(..9)]);
+                octets
+            }
+            2 => valid[random.usize(..valid.len())].clone(),
+            _ => mutated(valid[random.usize(..valid.len())].clone(), &mut random),
+        };
+        let peer = &peers[random.usize(..peers.len())];
+        let to = ports[random.usize(..ports.len())];
+        peer.socket.send_to(&octets, to).expect("sends");
+        if count % NOISE_BURST == 0 {
+            target.answers_well();
+        }
+    }
+    let heard = target.metrics().datagrams_received;
+    assert!(heard > NOISE_DATAGRAMS as u64, "it looked at {heard} only");
+    // What it had to say to the noise is nobody's to read.
+    drop(peers);
+    drop(transfer);
+    target.answers_well();
+}
+
+fn mutated(mut octets: Vec<u8>, random: &mut fastrand::Rng) -> Vec<u8> {
+    for _ in 0..random.usize(1..4) {
+        let place = random.usize(..octets.len());
+        match random.u8(..4) {
+            0 => octets[place] = random.u8(..),
+            1 => octets.insert(place, random.u8(..)),
+            2 if octets.len() > 1 => {
+                octets.remove(place);
+            }
+            _ => octets.truncate(place.max(1)),
+        }
+    }
+    octets
+}
+
+/// An ERROR of so many octets in all; its text ends without a NUL unless that is what fills it.
+fn errors_of(len: usize, fill: u8) -> Vec<u8> {
+    let mut octets = vec![fill; len];
+    octets[..4].copy_from_slice(&[0, 5, 0, 0]);
+    octets
+}
+
+/// Every file in and around the root, with its contents; links are not followed.
+fn tree(target: &Target) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files = Vec::new();
+    let mut folders = vec![target.scratch.path().to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a directory") {
+            let entry = entry.expect("an entry");
+            let kind = entry.file_type().expect("a kind");
+            if kind.is_dir() {
+                folders.push(entry.path());
+            } else if kind.is_file() {
+                files.push((entry.path(), fs::read(entry.path()).expect("a file")));
+            }
+        }
+    }
+    files
+}
+
+fn contains(octets: &[u8], part: &[u8]) -> bool {
+    octets.windows(part.len()).any(|window| window == part)
+}
+
+fn shown(octets: &[u8]) -> String {
+    let shown = &octets[..octets.len().min(64)];
+    format!("{} octets \"{}\"", octets.len(), shown.escape_ascii())
+}
+
+fn descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").expect("proc").count()
+}
+
+/// How many threads of this process have a name that begins so.
+fn threads(name: &str) -> usize {
+    fs::read_dir("/proc/self/task")
+        .expect("proc")
+        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok())
+        .filter(|comm| comm.starts_with(name))
+        .count()
+}

@@ -1,0 +1,544 @@
+//! The command, from outside: each test has a directory of its own, servers pick their port and say
+//! which, and peers that have to misbehave are played by the test itself.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// A server under test, ended with this.
+struct Server {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+    /// What it wrote to standard error until it listened.
+    said: String,
+    address: SocketAddr,
+}
+
+impl Server {
+    fn start(root: &Path, arguments: &[&str]) -> Self {
+        Self::start_at("127.0.0.1:0", root, arguments)
+    }
+
+    fn start_at(listen: &str, root: &Path, arguments: &[&str]) -> Self {
+        let mut command = bootstorm(root);
+        command.args(["serve", ".", "--listen", listen, "--workers", "1"]);
+        Self::wait(command.args(arguments))
+    }
+
+    /// Waits until it says where it listens.
+    fn wait(command: &mut Command) -> Self {
+        let mut child = command
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the server starts");
+        let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+        let mut said = String::new();
+        loop {
+            let start = said.len();
+            let read = stderr.read_line(&mut said).expect("lines of text");
+            assert!(read > 0, "the server ended: {said}");
+            if let Some(address) = said[start..].strip_prefix("listening on udp ") {
+                let address = address.trim_end().parse().expect("an address");
+                return Self {
+                    child,
+                    stderr,
+                    said,
+                    address,
+                };
+            }
+        }
+    }
+
+    /// The URL of a file there.
+    fn url(&self, name: &str) -> String {
+        format!("tftp://{}/{name}", self.address)
+    }
+
+    /// Has it end as a service manager does; how it ended, and all that it wrote.
+    fn end(mut self) -> (ExitStatus, String) {
+        signal(&self.child, Signal::TERM);
+        let mut said = std::mem::take(&mut self.said);
+        self.stderr.read_to_string(&mut said).expect("text");
+        (self.child.wait().expect("ended"), said)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).expect("signalled");
+}
+
+/// The command, in a directory, without settings from outside.
+fn bootstorm(directory: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bootstorm"));
+    command.current_dir(directory).stdin(Stdio::null());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("BOOTSTORM_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+fn run<S: AsRef<OsStr>>(directory: &Path, arguments: impl IntoIterator<Item = S>) -> Output {
+    bootstorm(directory)
+        .args(arguments)
+        .output()
+        .expect("the command runs")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Runs the command, which has to succeed; what it wrote to standard error.
+fn succeed<S: AsRef<OsStr>>(directory: &Path, arguments: impl IntoIterator<Item = S>) -> String {
+    let output = run(directory, arguments);
+    assert!(output.status.success(), "{}", stderr(&output));
+    stderr(&output)
+}
+
+/// Runs the command, which has to end with `code`; what it wrote to standard error.
+fn fail<S: AsRef<OsStr>>(
+    directory: &Path,
+    code: i32,
+    arguments: impl IntoIterator<Item = S>,
+) -> String {
+    let output = run(directory, arguments);
+    assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
+    stderr(&output)
+}
+
+fn scratch() -> TempDir {
+    tempfile::tempdir().expect("a scratch directory")
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(directory)
+        .expect("listed")
+        .map(|entry| {
+            let name = entry.expect("an entry").file_name();
+            name.to_string_lossy().into_owned()
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+fn random(len: usize) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(len as u64);
+    let mut octets = vec![0; len];
+    random.fill(&mut octets);
+    octets
+}
+
+/// Puts `contents`, gets it back, and compares what is at the server and what came back.
+fn round_trip(server: &Server, root: &Path, contents: &[u8], terms: &[&str]) {
+    let here = scratch();
+    fs::write(here.path().join("file"), contents).expect("written");
+    let url = server.url("copy");
+    let put = succeed(
+        here.path(),
+        ["put", "file", url.as_str()].iter().chain(terms),
+    );
+    let got = succeed(here.path(), ["get", url.as_str()].iter().chain(terms));
+    let at_server = fs::read(root.join("copy")).expect("at the server");
+    let back = fs::read(here.path().join("copy")).expect("back");
+    assert!(
+        at_server == contents,
+        "{} octets, {terms:?}",
+        contents.len()
+    );
+    assert!(back == contents, "{} octets, {terms:?}", contents.len());
+    assert!(
+        put.starts_with("put ") && got.starts_with("got "),
+        "{put}{got}"
+    );
+    assert_eq!(names(here.path()), ["copy", "file"]);
+    fs::remove_file(root.join("copy")).expect("removed");
+}
+
+#[test]
+fn files_go_there_and_back() {
+    let root = scratch();
+    let server = Server::start(root.path(), &["--write", "create"]);
+    for len in [0, 1, 511, 512, 513, 1024, 100_000] {
+        for windowsize in ["1", "7"] {
+            let terms = ["--blksize", "512", "--windowsize", windowsize];
+            round_trip(&server, root.path(), &random(len), &terms);
+        }
+    }
+    let large = random(3_000_000);
+    round_trip(&server, root.path(), &large, &[]);
+    round_trip(&server, root.path(), &large, &["--blksize", "1428"]);
+    round_trip(&server, root.path(), &large[..70_000], &["--no-options"]);
+    round_trip(&server, root.path(), &large[..70_000], &["--timeout", "3"]);
+    assert_eq!(names(root.path()), Vec::<String>::new());
+}
+
+#[test]
+fn text_survives_netascii_whatever_lies_at_the_edges_of_blocks() {
+    let root = scratch();
+    let server = Server::start(root.path(), &["--write", "create"]);
+    for shift in 0..9 {
+        let mut text = vec![b'x'; shift];
+        for piece in [
+            &b"\n"[..],
+            b"\r",
+            b"\r\n",
+            b"\r\0",
+            b"line\n",
+            b"\n\n\n\n\n",
+            b"\r\r",
+        ] {
+            text.extend_from_slice(piece);
+        }
+        let terms = ["--netascii", "--blksize", "8", "--windowsize", "3"];
+        round_trip(&server, root.path(), &text, &terms);
+    }
+    // On the wire it is another file: what is put as netascii and got as octets has longer lines.
+    let here = scratch();
+    fs::write(root.path().join("text"), "a\nb\n").expect("written");
+    let url = server.url("text;mode=netascii");
+    let said = succeed(here.path(), ["get", &url]);
+    assert!(said.starts_with("got 6 octets"), "{said}");
+    assert_eq!(fs::read(here.path().join("text")).expect("got"), b"a\nb\n");
+}
+
+#[test]
+fn hosts_and_names_do_as_well_as_urls() {
+    let root = scratch();
+    let server = Server::start(root.path(), &["--write", "create"]);
+    let here = scratch();
+    fs::write(here.path().join("a b%"), "octets").expect("written");
+    let host = server.address.to_string();
+    succeed(here.path(), ["put", "a b%", &host]);
+    succeed(here.path(), ["put", "a b%", &host, "other"]);
+    succeed(here.path(), ["put", "a b%", &server.url("third")]);
+    assert_eq!(names(root.path()), ["a b%", "other", "third"]);
+    succeed(here.path(), ["get", &host, "other", "-o", "back"]);
+    succeed(here.path(), ["get", &server.url("a%20b%25"), "-o", "again"]);
+    for name in ["back", "again"] {
+        assert_eq!(fs::read(here.path().join(name)).expect("got"), b"octets");
+    }
+}
+
+#[test]
+fn standard_output_gets_the_octets_and_nothing_else() {
+    let root = scratch();
+    let contents = random(200_000);
+    fs::write(root.path().join("file"), &contents).expect("written");
+    let server = Server::start(root.path(), &[]);
+    let here = scratch();
+    let output = run(here.path(), ["get", &server.url("file"), "-o", "-"]);
+    assert!(output.status.success() && output.stdout == contents);
+    let output = run(
+        here.path(),
+        ["get", &server.url("file"), "-o", "-", "--quiet"],
+    );
+    assert!(output.stdout == contents && output.stderr.is_empty());
+    assert_eq!(names(here.path()), Vec::<String>::new());
+}
+
+#[test]
+fn ipv6_works_as_ipv4_does() {
+    if UdpSocket::bind("[::1]:0").is_err() {
+        eprintln!("SKIPPED: this host has no IPv6");
+        return;
+    }
+    let root = scratch();
+    let server = Server::start_at("[::1]:0", root.path(), &["--write", "create"]);
+    round_trip(&server, root.path(), &random(100_000), &[]);
+    let both = Server::start_at(":0", root.path(), &["--write", "create"]);
+    let port = both.address.port();
+    for host in ["127.0.0.1", "[::1]", "localhost"] {
+        let here = scratch();
+        fs::write(here.path().join("file"), host).expect("written");
+        succeed(
+            here.path(),
+            ["put", "file", &format!("tftp://{host}:{port}/{port}")],
+        );
+        let contents = fs::read_to_string(root.path().join(port.to_string())).expect("there");
+        assert_eq!(contents, host);
+        fs::remove_file(root.path().join(port.to_string())).expect("removed");
+    }
+}
+
+#[test]
+fn one_port_serves_as_well() {
+    let root = scratch();
+    let server = Server::start(root.path(), &["--write", "create", "--single-port"]);
+    round_trip(&server, root.path(), &random(100_000), &[]);
+}
+
+#[test]
+fn refusals_say_what_to_do_and_leave_nothing() {
+    let root = scratch();
+    fs::write(root.path().join("old"), "old").expect("written");
+    let here = scratch();
+    fs::write(here.path().join("old"), "mine").expect("written");
+
+    let server = Server::start(root.path(), &[]);
+    let missing = fail(here.path(), 1, ["get", &server.url("none")]);
+    assert!(missing.contains("has no file \"none\""), "{missing}");
+    let read_only = fail(here.path(), 1, ["put", "old", &server.url("new")]);
+    assert!(read_only.contains("must allow uploads"), "{read_only}");
+
+    let server = Server::start(root.path(), &["--write", "create", "--max-upload", "3"]);
+    let exists = fail(here.path(), 1, ["put", "old", &server.url("old")]);
+    assert!(exists.contains("already has \"old\""), "{exists}");
+    let large = fail(here.path(), 1, ["put", "old", &server.url("new")]);
+    assert!(large.contains("no room"), "{large}");
+
+    let own = fail(here.path(), 1, ["put", "nothing", &server.url("new")]);
+    assert!(
+        own.contains("cannot read nothing (No such file or directory)"),
+        "{own}"
+    );
+    fs::create_dir(here.path().join("directory")).expect("made");
+    let directory = fail(
+        here.path(),
+        1,
+        ["get", &server.url("old"), "-o", "directory"],
+    );
+    assert!(directory.contains("it is a directory"), "{directory}");
+    let nowhere = fail(here.path(), 1, ["get", &server.url("old"), "-o", "no/such"]);
+    assert!(nowhere.contains("create its directory"), "{nowhere}");
+    let unknown = fail(here.path(), 1, ["get", "tftp://host.invalid/x"]);
+    assert!(unknown.contains("no address is known"), "{unknown}");
+
+    assert_eq!(names(root.path()), ["old"]);
+    assert_eq!(names(here.path()), ["directory", "old"]);
+    assert_eq!(fs::read(here.path().join("old")).expect("there"), b"mine");
+}
+
+#[test]
+fn arguments_that_make_no_sense_are_code_2() {
+    let here = scratch();
+    for (arguments, hint) in [
+        ("", "Usage"),
+        ("fly", "unrecognized"),
+        ("get", "required"),
+        ("get host", "name is missing"),
+        ("get tftp://host", "name is missing"),
+        ("get tftp://host/ -o x", "name is missing"),
+        ("get tftp://host/dir/", "-o"),
+        ("get tftp://host/x y", "names the file already"),
+        ("get http://host/x", "tftp://HOST/NAME is expected"),
+        ("get tftp://host:0/x", "port"),
+        ("get tftp://host/%zz", "%25"),
+        ("get tftp://host/x --blksize 7", "8 to 65464"),
+        (
+            "get tftp://host/x --blksize 512 --no-options",
+            "cannot be used",
+        ),
+        ("get tftp://host/x;mode=octet --netascii", "opposite"),
+        ("put file", "required"),
+        ("put .. tftp://host/", "how it is to be called"),
+        ("serve --listen 6969", "write :6969"),
+        ("serve --write maybe", "overwrite"),
+        ("serve --port-range 5:1", "1:5"),
+        ("serve --subnet 10.0.0.0/8", "max-blksize"),
+        ("serve --max-upload many", "64MiB"),
+        ("serve --log-filter ][", "--log-filter"),
+        ("simulate --loss 2", "0 to 1"),
+    ] {
+        let said = fail(here.path(), 2, arguments.split_whitespace());
+        assert!(said.contains(hint), "{arguments}: {said}");
+    }
+    assert_eq!(names(here.path()), Vec::<String>::new());
+}
+
+#[test]
+fn help_and_version_are_no_mistakes() {
+    let here = scratch();
+    let output = run(here.path(), ["--version"]);
+    let version = concat!("bootstorm ", env!("CARGO_PKG_VERSION"), "\n");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), version);
+    for subcommand in ["serve", "get", "put", "simulate"] {
+        let output = run(here.path(), [subcommand, "--help"]);
+        assert!(output.status.success() && output.stderr.is_empty());
+    }
+}
+
+#[test]
+fn a_server_that_cannot_start_says_why() {
+    let here = scratch();
+    let no_root = fail(here.path(), 1, ["serve", "nowhere", "-l", "127.0.0.1:0"]);
+    assert!(no_root.contains("nowhere"), "{no_root}");
+    let taken = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let address = taken.local_addr().expect("bound").to_string();
+    let in_use = fail(here.path(), 1, ["serve", ".", "-l", &address]);
+    assert!(
+        in_use.contains(&format!("cannot listen on udp {address}")),
+        "{in_use}"
+    );
+}
+
+#[test]
+fn settings_come_from_the_environment_too() {
+    let root = scratch();
+    let mut command = bootstorm(root.path());
+    command
+        .arg("serve")
+        .env("BOOTSTORM_ROOT", root.path())
+        .env("BOOTSTORM_LISTEN", "127.0.0.1:0")
+        .env("BOOTSTORM_WRITE", "overwrite")
+        .env("BOOTSTORM_SINGLE_PORT", "true")
+        .env("BOOTSTORM_WORKERS", "1");
+    let server = Server::wait(&mut command);
+    round_trip(&server, root.path(), b"octets", &[]);
+}
+
+#[test]
+fn the_log_has_a_line_for_each_transfer() {
+    let root = scratch();
+    let name = "a\u{1b}[2J";
+    fs::write(root.path().join(name), random(1000)).expect("written");
+    let here = scratch();
+    let server = Server::start(root.path(), &["--log-format", "json"]);
+    let terms = ["-o", "file", "--blksize", "512", "--windowsize", "4"];
+    succeed(
+        here.path(),
+        ["get", &server.url("a%1b[2J")].iter().copied().chain(terms),
+    );
+    let (status, said) = server.end();
+    assert_eq!(status.code(), Some(0));
+    let line: serde_json::Value = said
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .find(|line: &serde_json::Value| line["message"] == "transfer")
+        .expect("a line for the transfer");
+    assert_eq!(line["file"], "a\\x1b[2J");
+    assert_eq!(line["operation"], "read");
+    assert_eq!(
+        (line["octets"].as_u64(), line["blocks"].as_u64()),
+        (Some(1000), Some(2))
+    );
+    assert_eq!(
+        (line["blksize"].as_u64(), line["windowsize"].as_u64()),
+        (Some(512), Some(4))
+    );
+    assert_eq!(line["outcome"], "complete");
+}
+
+/// A server played by the test, and a client that has its first block and waits for the next one.
+fn amid_a_transfer(here: &Path) -> (Child, UdpSocket, SocketAddr) {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let address = socket.local_addr().expect("bound");
+    let client = bootstorm(here)
+        .args(["get", &format!("tftp://{address}/file"), "--blksize", "8"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the client starts");
+    let mut buffer = [0; 512];
+    let (len, peer) = socket.recv_from(&mut buffer).expect("a request");
+    assert_eq!(buffer[..len][..11], *b"\0\x01file\0octe");
+    // It knows the length, and then has the first of two blocks.
+    let oack = b"\0\x06tsize\x0012\0blksize\x008\0";
+    for (packet, ack) in [(&oack[..], 0), (b"\0\x03\0\x01octets..", 1)] {
+        socket.send_to(packet, peer).expect("sent");
+        loop {
+            let (len, _) = socket.recv_from(&mut buffer).expect("an acknowledgement");
+            // Repeats of what came before may overtake it.
+            if buffer[..len] == [0, 4, 0, ack] {
+                break;
+            }
+        }
+    }
+    (client, socket, peer)
+}
+
+#[test]
+fn a_server_that_ends_amid_a_transfer_leaves_no_partial_file() {
+    let here = scratch();
+    let (client, socket, peer) = amid_a_transfer(here.path());
+    assert!(!names(here.path()).contains(&"file".to_owned()));
+    let error = b"\0\x05\0\0the other end is shutting down\0";
+    socket.send_to(error, peer).expect("sent");
+    let output = client.wait_with_output().expect("ended");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("the other end is shutting down"));
+    assert_eq!(names(here.path()), Vec::<String>::new());
+}
+
+#[test]
+fn an_interrupt_amid_a_transfer_tells_the_server_and_leaves_no_partial_file() {
+    for sent in [Signal::INT, Signal::TERM] {
+        let here = scratch();
+        let (client, socket, _) = amid_a_transfer(here.path());
+        signal(&client, sent);
+        let mut buffer = [0; 512];
+        loop {
+            let (len, _) = socket.recv_from(&mut buffer).expect("a last word");
+            if buffer[..len].starts_with(b"\0\x05\0\0") {
+                break;
+            }
+        }
+        let output = client.wait_with_output().expect("ended");
+        assert_eq!(output.status.code(), Some(1));
+        assert!(
+            stderr(&output).contains("interrupted"),
+            "{}",
+            stderr(&output)
+        );
+        assert_eq!(names(here.path()), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn an_interrupted_upload_leaves_nothing_at_the_server() {
+    let root = scratch();
+    let server = Server::start(root.path(), &["--write", "create", "--log-format", "json"]);
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let mut buffer = [0; 512];
+    socket
+        .send_to(b"\0\x02file\0octet\0", server.address)
+        .expect("sent");
+    let (len, transfer) = socket.recv_from(&mut buffer).expect("an answer");
+    assert_eq!(buffer[..len], *b"\0\x04\0\0");
+    socket
+        .send_to(&[&b"\0\x03\0\x01"[..], &[7; 512]].concat(), transfer)
+        .expect("sent");
+    let (len, _) = socket.recv_from(&mut buffer).expect("an answer");
+    assert_eq!(buffer[..len], *b"\0\x04\0\x01");
+    socket
+        .send_to(b"\0\x05\0\0enough\0", transfer)
+        .expect("sent");
+    // No transfer runs any more, so the server ends at once.
+    let (status, said) = server.end();
+    assert_eq!(status.code(), Some(0));
+    assert!(said.contains("peer error 0"), "{said}");
+    assert_eq!(names(root.path()), Vec::<String>::new());
+}
+
+#[test]
+fn simulations_repeat_themselves() {
+    let here = scratch();
+    let arguments =
+        "simulate --seed 7 --loss 5% --reorder 0.05 --jitter 1 --size 50KB --clients 3 --trace";
+    let once = run(here.path(), arguments.split_whitespace());
+    assert!(once.status.success(), "{}", stderr(&once));
+    let text = String::from_utf8_lossy(&once.stdout).into_owned();
+    assert!(text.contains("3 of 3") && text.contains("equal"), "{text}");
+    let twice = run(here.path(), arguments.split_whitespace());
+    assert!(once.stdout == twice.stdout);
+    let put = run(
+        here.path(),
+        ["simulate", "--write", "--windowsize", "1", "--size", "9"],
+    );
+    assert!(put.status.success(), "{}", stderr(&put));
+}

@@ -158,7 +158,7 @@ impl Server {
                     #[cfg(target_os = "linux")]
                     Ok(Taken::Uring(engine)) => {
                         let description = description(engine.name(), engine.gso());
-                        let shard = Shard::new(engine, store, settings, census);
+                        let shard = Shard::new(*engine, store, settings, census);
                         run_shard(shard, description, &binds, &sender)
                     }
                     Err(error) => {

@@ -1,6 +1,8 @@
 //! Settings: what the operator may say, and what holds otherwise; every default is a named constant.
 
+use std::fs;
 use std::net::IpAddr;
+use std::path::Path;
 
 use crate::proto::negotiate::{BLKSIZE_MAX, BLKSIZE_MIN, Limits};
 use crate::proto::timing::Patience;
@@ -33,8 +35,13 @@ pub const LINGER: Duration = Duration::from_secs(16);
 pub const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 /// Retransmissions to an unproven peer with `--strict`.
 pub const STRICT_RETRIES: u8 = 1;
-/// Memory for the DATA packets that transfers share.
-pub const FRAME_CACHE_OCTETS_DEFAULT: usize = 1 << 30;
+/// What part of the memory the DATA packets that transfers share may take: one in so many. The files
+/// behind them want their place in the page cache, and the machine may have other work.
+const FRAME_CACHE_SHARE: u64 = 4;
+/// The least of it: a kernel and an initial RAM disk, even on a small machine.
+const FRAME_CACHE_OCTETS_MIN: u64 = 64 << 20;
+/// The same where nobody says how much memory there is.
+const FRAME_CACHE_OCTETS_UNKNOWN: u64 = 256 << 20;
 /// Octets of the IP, UDP and TFTP headers around a block.
 const HEADERS_IPV4: u32 = 20 + 8 + 4;
 const HEADERS_IPV6: u32 = 40 + 8 + 4;
@@ -112,6 +119,40 @@ pub fn blksize_of_mtu(peer: IpAddr, mtu: Option<u32>) -> u16 {
         .clamp(BLKSIZE_MIN, BLKSIZE_MAX)
 }
 
+/// Memory for the DATA packets that transfers share: a part of the machine's, or of what the process's
+/// control groups allow, if that is less.
+#[must_use]
+pub fn frame_cache_octets_default() -> usize {
+    let read = |path: &Path| fs::read_to_string(path).ok();
+    let octets = memory_octets(read).map_or(FRAME_CACHE_OCTETS_UNKNOWN, |memory| {
+        (memory / FRAME_CACHE_SHARE).max(FRAME_CACHE_OCTETS_MIN)
+    });
+    usize::try_from(octets).unwrap_or(usize::MAX)
+}
+
+/// The memory that the process may use, as Linux says it in files.
+fn memory_octets(read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
+    let machine = read(Path::new("/proc/meminfo")).and_then(|text| {
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("MemTotal:"))?;
+        let kibibytes: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+        kibibytes.checked_mul(1024)
+    });
+    // Version 2 of the control groups has one line, which begins so; a limit holds for all below it.
+    let own = read(Path::new("/proc/self/cgroup"));
+    let group = own
+        .as_deref()
+        .and_then(|text| text.lines().find_map(|line| line.strip_prefix("0::/")))
+        .unwrap_or_default();
+    let limits = Path::new(group).ancestors().filter_map(|group| {
+        let path = Path::new("/sys/fs/cgroup").join(group).join("memory.max");
+        // Without a limit it says "max".
+        read(&path)?.trim().parse().ok()
+    });
+    limits.chain(machine).min()
+}
+
 /// Settings for the clients of one subnet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subnet {
@@ -158,6 +199,36 @@ mod tests {
         assert_eq!(settings.terms(v6, Some(1500)).0.blksize_max, 1448);
         assert_eq!(settings.terms(v4, Some(65_536)).0.blksize_max, BLKSIZE_MAX);
         assert_eq!(settings.terms(v4, None).0.blksize_max, 1468);
+    }
+
+    #[test]
+    fn memory_is_the_machines_or_the_control_groups() {
+        let files = |files: &'static [(&str, &str)]| {
+            memory_octets(move |path| {
+                let found = files.iter().find(|(name, _)| Path::new(name) == path);
+                found.map(|(_, text)| (*text).to_owned())
+            })
+        };
+        const MACHINE: (&str, &str) = (
+            "/proc/meminfo",
+            "MemTotal:       24683628 kB\nMemFree:         1000 kB\n",
+        );
+        const GROUP: (&str, &str) = ("/proc/self/cgroup", "0::/system/tftp.service\n");
+        const OWN: &str = "/sys/fs/cgroup/system/tftp.service/memory.max";
+        const UPPER: &str = "/sys/fs/cgroup/system/memory.max";
+        const ROOT: &str = "/sys/fs/cgroup/memory.max";
+        let machine = Some(24_683_628 * 1024);
+        assert_eq!(files(&[]), None);
+        assert_eq!(files(&[("/proc/meminfo", "MemTotal: much\n")]), None);
+        assert_eq!(files(&[MACHINE]), machine);
+        assert_eq!(files(&[MACHINE, GROUP, (OWN, "max\n")]), machine);
+        assert_eq!(files(&[MACHINE, GROUP, (OWN, "1048576\n")]), Some(1 << 20));
+        assert_eq!(
+            files(&[MACHINE, GROUP, (OWN, "max\n"), (UPPER, "4096\n")]),
+            Some(4096)
+        );
+        assert_eq!(files(&[MACHINE, (ROOT, "8192\n")]), Some(8192));
+        assert!(frame_cache_octets_default() as u64 >= FRAME_CACHE_OCTETS_MIN);
     }
 
     #[test]

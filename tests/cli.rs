@@ -7,9 +7,13 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+/// How long a test waits for a datagram before it fails.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server under test, ended with this.
 struct Server {
@@ -32,25 +36,31 @@ impl Server {
     }
 
     /// Waits until it says where it listens.
+    // It is waited for by `end`, or killed by dropping it.
+    #[allow(clippy::zombie_processes)]
     fn wait(command: &mut Command) -> Self {
         let mut child = command
             .stderr(Stdio::piped())
             .spawn()
             .expect("the server starts");
-        let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
-        let mut said = String::new();
+        let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+        let mut server = Self {
+            child,
+            stderr,
+            said: String::new(),
+            address: SocketAddr::from(([0; 4], 0)),
+        };
         loop {
-            let start = said.len();
-            let read = stderr.read_line(&mut said).expect("lines of text");
-            assert!(read > 0, "the server ended: {said}");
-            if let Some(address) = said[start..].strip_prefix("listening on udp ") {
-                let address = address.trim_end().parse().expect("an address");
-                return Self {
-                    child,
-                    stderr,
-                    said,
-                    address,
-                };
+            let start = server.said.len();
+            let read = server.stderr.read_line(&mut server.said);
+            assert!(
+                read.expect("lines of text") > 0,
+                "the server ended: {}",
+                server.said
+            );
+            if let Some(address) = server.said[start..].strip_prefix("listening on udp ") {
+                server.address = address.trim_end().parse().expect("an address");
+                return server;
             }
         }
     }
@@ -435,9 +445,16 @@ fn the_log_has_a_line_for_each_transfer() {
     assert_eq!(line["outcome"], "complete");
 }
 
+/// A socket of the test's own, which does not wait for ever.
+fn socket() -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    socket
+}
+
 /// A server played by the test, and a client that has its first block and waits for the next one.
 fn amid_a_transfer(here: &Path) -> (Child, UdpSocket, SocketAddr) {
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let socket = socket();
     let address = socket.local_addr().expect("bound");
     let client = bootstorm(here)
         .args(["get", &format!("tftp://{address}/file"), "--blksize", "8"])
@@ -475,6 +492,24 @@ fn a_server_that_ends_amid_a_transfer_leaves_no_partial_file() {
     assert_eq!(names(here.path()), Vec::<String>::new());
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_server_that_is_killed_amid_a_transfer_is_missed_and_leaves_no_partial_file() {
+    let here = scratch();
+    let (client, socket, peer) = amid_a_transfer(here.path());
+    // The client acknowledges the repeat to a port that nobody has any more.
+    socket.send_to(b"\0\x03\0\x01octets..", peer).expect("sent");
+    drop(socket);
+    let output = client.wait_with_output().expect("ended");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("went away after 8 octets"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(names(here.path()), Vec::<String>::new());
+}
+
 #[test]
 fn an_interrupt_amid_a_transfer_tells_the_server_and_leaves_no_partial_file() {
     for sent in [Signal::INT, Signal::TERM] {
@@ -503,7 +538,7 @@ fn an_interrupt_amid_a_transfer_tells_the_server_and_leaves_no_partial_file() {
 fn an_interrupted_upload_leaves_nothing_at_the_server() {
     let root = scratch();
     let server = Server::start(root.path(), &["--write", "create", "--log-format", "json"]);
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let socket = socket();
     let mut buffer = [0; 512];
     socket
         .send_to(b"\0\x02file\0octet\0", server.address)

@@ -404,7 +404,7 @@ fn active(server: &Server) -> u64 {
     let (sender, reports) = std::sync::mpsc::channel();
     server.report(move |metrics| {
         // The test may have failed meanwhile.
-        let _ = sender.send(metrics.active);
+        let _ = sender.send(metrics.active());
     });
     reports.recv().expect("the shard reports")
 }

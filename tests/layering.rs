@@ -23,8 +23,8 @@ const LAYERS: &[(u8, &[&str])] = &[
 ];
 
 /// Siblings that may be used all the same, in this direction alone: settings and counters speak of
-/// the protocol's terms and outcomes.
-const SIBLINGS: &[(&str, &str)] = &[("config", "proto"), ("metrics", "proto")];
+/// the protocol's terms and outcomes, and the program is its command line.
+const SIBLINGS: &[(&str, &str)] = &[("config", "proto"), ("metrics", "proto"), ("main", "cli")];
 
 /// The files that may say `unsafe`; each argues every use.
 const UNSAFE_FILES: &[&str] = &[
@@ -33,6 +33,7 @@ const UNSAFE_FILES: &[&str] = &[
     "src/engine/uring/buffers.rs",
     "src/engine/uring/ring.rs",
     "src/engine/uring/zero_copy.rs",
+    "src/store/arena.rs",
 ];
 
 /// The modules that are told what time it is, and do no input or output.

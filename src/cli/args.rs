@@ -4,6 +4,7 @@
 //! they mean there, or nothing.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -203,6 +204,14 @@ pub(super) struct Serve {
         value_parser = values::seconds
     )]
     pub(super) drain_timeout: Duration,
+    /// Answer operators over HTTP here: /metrics /healthz /readyz /transfers.
+    #[arg(
+        long,
+        env = "BOOTSTORM_ADMIN",
+        hide_env_values = true,
+        value_name = "ADDR:PORT"
+    )]
+    pub(super) admin: Option<SocketAddr>,
     /// Repeat only once to a client that has not proved that it is there.
     #[arg(long, env = "BOOTSTORM_STRICT", hide_env_values = true)]
     pub(super) strict: bool,

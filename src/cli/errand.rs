@@ -3,13 +3,14 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::process;
 use std::sync::Arc;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::Trouble;
 use super::args::Terms;
 use super::url::{self, Server, Url};
+use super::{FAILED, Trouble};
 use crate::client::{Job, LocalFile, Offer, Progress, Stop, Summary, Transfer, Turn, resolve};
 use crate::control;
 use crate::shard::Operation;
@@ -63,11 +64,8 @@ pub(super) fn run(
         _ if terms.netascii => Mode::Netascii,
         mode => mode.unwrap_or(Mode::Octet),
     };
-    let stop = Arc::new(Stop::default());
-    let stopped = stop.clone();
-    control::on_interrupt(move || stopped.stop())
-        .map_err(|error| Trouble::Work(format!("cannot catch signals: {error}")))?;
     let servers = resolve(&server.host, server.port).map_err(Trouble::work)?;
+    let stop = stop_on_interrupt()?;
     let job = Job {
         servers,
         operation,
@@ -83,6 +81,23 @@ pub(super) fn run(
         eprintln!("{}", line(operation, &summary));
     }
     Ok(())
+}
+
+/// Ends the transfer at the first signal, and the process at the next: a disk or a reader that has
+/// come to a halt would make it wait.
+fn stop_on_interrupt() -> Result<Arc<Stop>, Trouble> {
+    let stop = Arc::new(Stop::default());
+    let stopped = stop.clone();
+    let mut again = false;
+    let action = move || {
+        if std::mem::replace(&mut again, true) {
+            process::exit(i32::from(FAILED));
+        }
+        stopped.stop();
+    };
+    control::on_interrupt(action)
+        .map_err(|error| Trouble::Work(format!("cannot catch signals: {error}")))?;
+    Ok(stop)
 }
 
 fn transfer(job: Job, stop: Arc<Stop>, bar: &Bar, quiet: bool) -> Result<Summary, Trouble> {
@@ -116,11 +131,11 @@ impl Bar {
         if quiet || !io::stderr().is_terminal() {
             return Self(None);
         }
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_style(
+            style("{spinner} {decimal_bytes} {decimal_bytes_per_sec} {elapsed}"),
+        );
         bar.enable_steady_tick(BAR_TICK);
-        Self(Some(bar.with_style(style(
-            "{spinner} {bytes} {bytes_per_sec} {elapsed}",
-        ))))
+        Self(Some(bar))
     }
 
     fn show(&self, progress: Progress) {
@@ -128,7 +143,7 @@ impl Bar {
         if let (Some(total), None) = (progress.total, bar.length()) {
             bar.set_length(total);
             bar.set_style(style(
-                "{wide_bar} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left",
+                "{wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}, {eta} left",
             ));
         }
         bar.set_position(progress.octets);
@@ -197,7 +212,6 @@ mod tests {
             retransmissions: 0,
             elapsed: Duration::from_millis(1234),
             params: Params::RFC1350,
-            announced: None,
         };
         assert_eq!(
             line(Operation::Read, &summary),

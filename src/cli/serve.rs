@@ -8,7 +8,7 @@ use super::Trouble;
 use super::args::Serve;
 use super::values::{Listen, PORT};
 use crate::config::{STRICT_RETRIES, Settings};
-use crate::control;
+use crate::control::{self, ControlOptions};
 use crate::proto::timing::Patience;
 use crate::server::ServerOptions;
 use crate::store::directory::DirectoryOptions;
@@ -18,7 +18,11 @@ const UNPRIVILEGED_PORT_MIN: u16 = 1024;
 
 pub(super) fn run(arguments: &Serve) -> Result<(), Trouble> {
     let options = options(arguments, has_ipv6())?;
-    control::serve(&options, arguments.drain_timeout).map_err(|error| failed(&error, &options))
+    let control = ControlOptions {
+        drain_timeout: arguments.drain_timeout,
+        admin: arguments.admin,
+    };
+    control::serve(&options, &control).map_err(|error| failed(&error, &options))
 }
 
 fn failed(error: &io::Error, options: &ServerOptions) -> Trouble {
@@ -142,7 +146,7 @@ mod tests {
         assert_eq!(options.directory, DirectoryOptions::default());
         assert_eq!(
             options.frame_cache_octets,
-            config::FRAME_CACHE_OCTETS_DEFAULT
+            config::frame_cache_octets_default()
         );
         assert_eq!(parsed("").drain_timeout, config::DRAIN_TIMEOUT_DEFAULT);
         assert_eq!(options.root.as_os_str(), "/srv/tftp");

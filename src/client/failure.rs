@@ -44,6 +44,13 @@ pub enum Failure {
         /// How long nothing came.
         seconds: u64,
     },
+    /// The server's host says that nobody is there any more.
+    Gone {
+        /// The address.
+        server: SocketAddr,
+        /// How much had arrived.
+        octets: u64,
+    },
     /// The server sent ERROR.
     Refused {
         /// The address.
@@ -120,6 +127,10 @@ impl Failure {
             } => (
                 format!("{server} fell silent for {seconds} s after {octets} octets"),
                 "see whether the server still runs, and try again, with a smaller --blksize if large packets get lost on the way".to_owned(),
+            ),
+            Self::Gone { server, octets } => (
+                format!("{server} went away after {octets} octets"),
+                "see whether the server still runs, and try again".to_owned(),
             ),
             Self::Refused {
                 server,

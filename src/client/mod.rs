@@ -8,6 +8,7 @@ mod failure;
 mod files;
 
 use std::fmt;
+use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -227,8 +228,6 @@ pub struct Summary {
     pub elapsed: Duration,
     /// The terms.
     pub params: Params,
-    /// The length that the server announced.
-    pub announced: Option<u64>,
 }
 
 impl Transfer {
@@ -273,15 +272,25 @@ impl Transfer {
         if let Some((_, ending)) = self.shard.take_endings().pop() {
             return self.ended(&ending);
         }
-        let (octets, total) = self.shard.progress(id).unwrap_or_default();
+        let running = self.shard.running(id);
+        let (octets, total) = running.map_or((0, None), |running| (running.octets, running.total));
         self.moved |= octets > 0;
-        if !self.moved
-            && let Some(&errno) = self.shard.metrics().send_errors.keys().next()
-        {
+        let report = self.shard.engine_mut().take_report();
+        if self.moved {
+            if report == Some(libc::ECONNREFUSED) {
+                let server = self.server();
+                return Err(Failure::Gone { server, octets });
+            }
+        } else if let Some(errno) = report.or_else(|| self.unsendable()) {
             self.shard.stop();
-            return self.unreachable(std::io::Error::from_raw_os_error(errno));
+            return self.unreachable(io::Error::from_raw_os_error(errno));
         }
         Ok(Turn::Running(Progress { octets, total }))
+    }
+
+    /// Why the system does not send what this attempt wants to.
+    fn unsendable(&self) -> Option<i32> {
+        self.shard.metrics().send_errors.keys().next().copied()
     }
 
     /// Asks the server whose turn it is.
@@ -326,18 +335,14 @@ impl Transfer {
             text: ending.text.clone(),
         };
         match ending.outcome {
-            Outcome::Complete => {
-                let announced = self.id.and_then(|id| self.shard.progress(id));
-                Ok(Turn::Done(Summary {
-                    server,
-                    octets: ending.octets,
-                    blocks: ending.blocks,
-                    retransmissions: ending.retransmissions,
-                    elapsed: ending.elapsed,
-                    params: ending.params,
-                    announced: announced.and_then(|(_, total)| total),
-                }))
-            }
+            Outcome::Complete => Ok(Turn::Done(Summary {
+                server,
+                octets: ending.octets,
+                blocks: ending.blocks,
+                retransmissions: ending.retransmissions,
+                elapsed: ending.elapsed,
+                params: ending.params,
+            })),
             Outcome::PeerError(code) => {
                 let failure = asked(code);
                 let about_options = [ErrorCode::OPTIONS, ErrorCode::ILLEGAL].contains(&code);
@@ -371,7 +376,7 @@ impl Transfer {
         }
     }
 
-    fn unreachable(&mut self, error: std::io::Error) -> Result<Turn, Failure> {
+    fn unreachable(&mut self, error: io::Error) -> Result<Turn, Failure> {
         let server = self.server();
         self.next_address(Failure::Unreachable { server, error })
     }
@@ -411,7 +416,7 @@ impl Transfer {
 
 /// A shard for one attempt.
 fn shard(store: &Arc<Store>, stop: &Stop) -> Result<Shard<MioEngine>, Failure> {
-    let engine = MioEngine::new().map_err(Failure::System)?;
+    let engine = MioEngine::new().map_err(Failure::System)?.with_reports();
     stop.set_waker(engine.waker());
     let settings = Arc::new(Settings::default());
     Ok(Shard::new(

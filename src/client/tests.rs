@@ -6,10 +6,14 @@ use std::thread;
 
 use super::*;
 
+/// How long a server waits for a datagram before its test fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// What a server answers to each datagram that comes, in turn, from the port that was asked.
 fn server(script: Vec<&'static [u8]>) -> (SocketAddr, thread::JoinHandle<Vec<Vec<u8>>>) {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     let address = socket.local_addr().expect("bound");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     let serve = move || {
         let mut heard = Vec::new();
         let mut buffer = [0; 2048];
@@ -95,6 +99,30 @@ fn the_next_address_is_tried_where_one_cannot_be_reached() {
     assert_eq!(result.expect("complete").server, address);
     assert!(notes[0].contains(&format!("trying {address}")), "{notes:?}");
     server.join().expect("served");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn where_nobody_listens_is_said_at_once() {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let path = scratch.path().join("file");
+    let mut hosts = vec!["127.0.0.1:0"];
+    if UdpSocket::bind("[::1]:0").is_ok() {
+        hosts.push("[::1]:0");
+    }
+    for host in hosts {
+        // A port that was free a moment ago.
+        let closed = UdpSocket::bind(host).and_then(|socket| socket.local_addr());
+        let closed = closed.expect("an address");
+        let (_, result) = run(job(vec![closed], Operation::Read, &path));
+        let said = result.expect_err("refused");
+        assert!(said.contains("no server listens on that port"), "{said}");
+        let (address, server) = server(vec![b"\0\x03\0\x01octets"]);
+        let (notes, result) = run(job(vec![closed, address], Operation::Read, &path));
+        assert_eq!(result.expect("complete").server, address);
+        assert!(notes[0].contains("Connection refused"), "{notes:?}");
+        server.join().expect("served");
+    }
 }
 
 #[test]

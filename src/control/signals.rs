@@ -47,11 +47,11 @@ impl Signals {
     }
 }
 
-/// Calls `action` once, on a thread of its own, when SIGINT or SIGTERM comes.
+/// Calls `action`, on a thread of its own, whenever SIGINT or SIGTERM comes.
 ///
 /// # Errors
 /// If the system refuses a handler or a thread.
-pub fn on_interrupt(action: impl FnOnce() + Send + 'static) -> io::Result<()> {
+pub fn on_interrupt(mut action: impl FnMut() + Send + 'static) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()?;
@@ -61,8 +61,13 @@ pub fn on_interrupt(action: impl FnOnce() + Send + 'static) -> io::Result<()> {
         Signals::new()?
     };
     let wait = move || {
-        runtime.block_on(async { while signals.next().await == Signal::Report {} });
-        action();
+        runtime.block_on(async {
+            loop {
+                if signals.next().await != Signal::Report {
+                    action();
+                }
+            }
+        });
     };
     thread::Builder::new()
         .name("signals".to_owned())

@@ -47,6 +47,9 @@ pub struct MioEngine {
     sockets: Sockets<Watch>,
     /// Sockets that may have more to receive, in the order of their turns.
     readable: VecDeque<SocketId>,
+    /// Whether sockets are to be told what became of earlier sends.
+    reports: bool,
+    report: Option<i32>,
 }
 
 impl MioEngine {
@@ -66,6 +69,8 @@ impl MioEngine {
             alarm: Arc::new(Alarm::new(alarm)),
             sockets: Sockets::new()?,
             readable: VecDeque::new(),
+            reports: false,
+            report: None,
         })
     }
 
@@ -74,6 +79,21 @@ impl MioEngine {
     pub const fn without_gso(mut self) -> Self {
         self.sockets.stop_gso();
         self
+    }
+
+    /// The same engine, whose sockets are told by ICMP what became of their datagrams. For a client,
+    /// which has one peer, and need not wait for one that is not there.
+    #[must_use]
+    pub fn with_reports(self) -> Self {
+        Self {
+            reports: true,
+            ..self
+        }
+    }
+
+    /// The latest report about an earlier send, as an error number, if one came since this was called.
+    pub const fn take_report(&mut self) -> Option<i32> {
+        self.report.take()
     }
 
     /// Whether the kernel cuts bursts into datagrams.
@@ -192,7 +212,7 @@ impl MioEngine {
                         socket.state.readable = false;
                     }
                     // What went wrong with an earlier send; behind it there may be datagrams.
-                    Err(_) => {}
+                    Err(error) => self.report = error.raw_os_error(),
                 }
             }
             if socket.state.readable {
@@ -217,10 +237,16 @@ impl Engine for MioEngine {
     fn open(&mut self, bind: Bind) -> io::Result<SocketId> {
         let socket = self.sockets.open(bind, Watch::default())?;
         let (id, fd) = (socket.id, socket.udp.as_raw_fd());
-        let watched =
+        let told = if self.reports {
+            socket::report_errors(&socket.udp, socket.ipv6)
+        } else {
+            Ok(())
+        };
+        let watched = told.and_then(|()| {
             self.poll
                 .registry()
-                .register(&mut SourceFd(&fd), token(id), Interest::READABLE);
+                .register(&mut SourceFd(&fd), token(id), Interest::READABLE)
+        });
         if let Err(error) = watched {
             self.close(id);
             return Err(error);

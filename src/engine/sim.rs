@@ -16,7 +16,7 @@ use crate::time::{Duration, Instant};
 use crate::wire::Packet;
 
 /// What a network does to datagrams. Probabilities are from 0 to 1, for each datagram.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Weather {
     /// Least time on the way.
     pub delay: Duration,
@@ -330,7 +330,7 @@ impl State {
 
     /// Sends a datagram through the weather.
     fn fly(&mut self, from: SocketAddr, to: SocketAddr, octets: &[u8]) {
-        let weather = self.weather.clone();
+        let weather = self.weather;
         self.in_burst = if self.in_burst {
             !self.chance(weather.burst_end)
         } else {
@@ -378,6 +378,13 @@ impl State {
         }
         if let Some(NodeId(index)) = sender {
             let sent = &mut self.nodes[index].sent;
+            sent.datagrams += 1;
+            sent.octets += octets.len() as u64;
+            match octets {
+                [0, 3, ..] => sent.data += 1,
+                [0, 4, ..] => sent.acks += 1,
+                _ => {}
+            }
             sent.lost += u64::from(copies == 0);
             sent.disturbed += u64::from(disturbed);
         }
@@ -431,13 +438,6 @@ impl SimEngine {
         };
         if octets.len() > crate::wire::DATAGRAM_OCTETS_MAX {
             return Sent::Failed(libc::EMSGSIZE);
-        }
-        node.sent.datagrams += 1;
-        node.sent.octets += octets.len() as u64;
-        match octets {
-            [0, 3, ..] => node.sent.data += 1,
-            [0, 4, ..] => node.sent.acks += 1,
-            _ => {}
         }
         state.fly(from, path.peer, octets);
         Sent::Datagrams(1)

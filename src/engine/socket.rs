@@ -65,6 +65,11 @@ pub(super) fn open(bind: &Bind) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
+/// Has receiving tell what ICMP says about datagrams that were sent.
+pub(super) fn report_errors(socket: &UdpSocket, ipv6: bool) -> io::Result<()> {
+    platform::report_errors(socket, ipv6)
+}
+
 /// Opens a socket that only serves to ask the kernel.
 pub(super) fn unbound() -> io::Result<UdpSocket> {
     let open = |domain| Socket::new(domain, Type::DGRAM, Some(Protocol::UDP));
@@ -193,6 +198,14 @@ pub(super) mod linux {
             set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, never)?;
         }
         Ok(())
+    }
+
+    pub(super) fn report_errors(socket: &UdpSocket, ipv6: bool) -> io::Result<()> {
+        if ipv6 {
+            set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1)
+        } else {
+            set_option(socket, libc::IPPROTO_IP, libc::IP_RECVERR, 1)
+        }
     }
 
     pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
@@ -574,6 +587,10 @@ mod plain {
         Ok(())
     }
 
+    pub(super) const fn report_errors(_: &UdpSocket, _: bool) -> io::Result<()> {
+        Ok(())
+    }
+
     pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
         let (len, peer) = socket.recv_from(buffer)?;
         let path = Path {
@@ -661,6 +678,7 @@ mod tests {
         assert!(plain::prepare(&socket, false).is_ok());
         assert!(!plain::cuts_segments(&here));
         assert_eq!(plain::mtu(&here, 1), None);
+        assert!(plain::report_errors(&here, false).is_ok());
         assert_eq!(plain::route_mtu(&here, false), None);
     }
 

@@ -19,12 +19,14 @@ use super::transfer::{Opening, Transmit};
 use crate::time::{Duration, Instant};
 use crate::wire::{ErrorCode, WireBlock};
 
-/// Go-backs in a row, without one whole window getting through, before the blocks are spaced out: a
-/// receiver that keeps no block out of order needs them in order, which a path that reorders only
-/// gives to blocks that do not race each other.
-const STRIKES_BEFORE_SPACING: u8 = 3;
-/// Between spaced blocks lies this part of a round trip.
-const SPACING_DIVISOR: u32 = 4;
+/// Go-backs for a gap that closed by itself, beyond which blocks are spaced out: a receiver that keeps no
+/// block out of order needs them in order, which a path that reorders only gives to blocks that do not
+/// race each other.
+const STRIKES_BEFORE_SPACING: u8 = 2;
+/// Most strikes that count: then there is a round trip between blocks, and half of that for each less.
+const STRIKES_MAX: u8 = STRIKES_BEFORE_SPACING + 4;
+/// So many blocks that arrived without one take a strike away.
+const BLOCKS_PER_STRIKE: u64 = 64;
 
 /// Sends a body of known length.
 #[derive(Debug)]
@@ -48,7 +50,8 @@ pub struct Sender {
     /// When to send again what is under way.
     deadline: Option<Instant>,
     moved_at: Instant,
-    /// A block sent once, and when: its ACK measures the round trip.
+    /// The first block of a burst that was sent once, and when: an ACK of it, or of a later one of the
+    /// burst, measures the round trip.
     sample: Option<(BlockIndex, Instant)>,
     /// When the block after `acked` was last sent.
     window_sent_at: Instant,
@@ -57,7 +60,10 @@ pub struct Sender {
     resumed_at: Option<Instant>,
     /// A gap was reported less than a round trip after the last go-back: obey then, unless it closes.
     resume_at: Option<Instant>,
+    /// Go-backs that turned out to be for nothing, less those lived down.
     strikes: u8,
+    /// Up to here counts nothing for taking a strike away.
+    struck_at: BlockIndex,
     /// The next block waits until then.
     paced_until: Option<Instant>,
     retransmissions: u64,
@@ -106,6 +112,7 @@ impl Sender {
             resumed_at: None,
             resume_at: None,
             strikes: 0,
+            struck_at: BlockIndex::ZERO,
             paced_until: None,
             retransmissions: 0,
             measured: None,
@@ -222,16 +229,15 @@ impl Sender {
             self.window_sent_at = now;
         }
         let end = self.next.plus(count - 1);
-        let again = end.min(self.sent).plus(1).past(self.next);
-        self.retransmissions += again;
-        if again == 0 {
-            self.sample = Some((end, now));
+        self.retransmissions += end.min(self.sent).plus(1).past(self.next);
+        if end > self.sent {
+            self.sample = Some((self.next.max(self.sent.plus(1)), now));
         }
         self.sent = self.sent.max(end);
         self.next = end.plus(1);
         if self.is_spaced() {
-            let spacing = self.timer.round_trip().unwrap_or_default() / SPACING_DIVISOR;
-            self.paced_until = Some(now + spacing);
+            let round_trip = self.timer.round_trip().unwrap_or_default();
+            self.paced_until = Some(now + round_trip / (1 << (STRIKES_MAX - self.strikes)));
         }
     }
 
@@ -323,6 +329,7 @@ impl Sender {
         self.measure(index, now);
         self.moved(now);
         self.acked = index;
+        self.judge(index, now);
         if index >= self.last {
             self.end(Outcome::Complete);
             return;
@@ -331,12 +338,13 @@ impl Sender {
         if index == self.sent {
             // Nothing is missing.
             self.resumed = false;
-            self.strikes = 0;
             self.next = index.plus(1);
-            self.paced_until = None;
         } else if index.plus(1) >= self.next {
             // A jump ahead, past the point that a go-back had come to: the receiver had kept the rest.
             self.next = index.plus(1);
+        } else if self.answers_a_copy(now) {
+            // The blocks beyond may be in; if they are not, the next ones will draw the same ACK again.
+            self.resumed = false;
         } else {
             // RFC 7440 §4: the sender resumes after the block that an ACK inside the window names.
             self.gap_reported(now, now);
@@ -344,6 +352,31 @@ impl Sender {
         if self.sent > self.acked {
             self.deadline = Some(now + self.timer.interval());
         }
+    }
+
+    /// Was the last go-back for nothing? The blocks sent with it cannot have been acknowledged sooner than
+    /// in a round trip; what is, had only been overtaken.
+    fn judge(&mut self, index: BlockIndex, now: Instant) {
+        let soonest = self.timer.least_round_trip();
+        if self.resumed_at.is_some_and(|at| now - at < soonest) {
+            self.strike(index);
+        } else if index.past(self.struck_at) >= BLOCKS_PER_STRIKE {
+            self.strikes = self.strikes.saturating_sub(1);
+            self.struck_at = index;
+        }
+    }
+
+    /// Whether an ACK inside the window comes just when the first blocks of the last go-back have arrived:
+    /// some receivers acknowledge each block that they had already, and going back for that would send
+    /// them more such blocks, for ever.
+    fn answers_a_copy(&self, now: Instant) -> bool {
+        let usual = self.timer.least_round_trip() * 5 / 4;
+        self.resumed_at.is_some_and(|at| now - at <= usual)
+    }
+
+    fn strike(&mut self, index: BlockIndex) {
+        self.strikes = (self.strikes + 1).min(STRIKES_MAX);
+        self.struck_at = index;
     }
 
     /// An ACK that says nothing new, unless it reports that the window's first block is missing.
@@ -375,7 +408,6 @@ impl Sender {
         self.resume_at = None;
         self.resumed = true;
         self.resumed_at = Some(now);
-        self.strikes = self.strikes.saturating_add(1);
         self.sample = None;
         self.next = self.acked.plus(1);
     }
@@ -398,6 +430,10 @@ impl Sender {
             self.next = self.acked.plus(1);
             self.resumed = false;
             self.resume_at = None;
+            // A receiver that never reports a gap may drop most of each window, if blocks overtake each other.
+            if self.timer.silences() > 1 && !self.params.is_lockstep() {
+                self.strike(self.acked);
+            }
         }
     }
 
@@ -426,8 +462,8 @@ impl Sender {
         self.acked.plus(window).min(self.last)
     }
 
-    fn is_spaced(&self) -> bool {
-        self.strikes >= STRIKES_BEFORE_SPACING
+    const fn is_spaced(&self) -> bool {
+        self.strikes > STRIKES_BEFORE_SPACING
     }
 
     fn idle_at(&self) -> Instant {

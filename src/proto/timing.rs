@@ -34,6 +34,12 @@ const WINDOWED_SENDER_FLOOR: Duration = Duration::from_millis(20);
 /// A windowed receiver asks a little earlier, so that a lost tail costs one ACK and not a whole
 /// window from each side.
 const WINDOWED_RECEIVER_FLOOR: Duration = Duration::from_millis(10);
+/// However steady the round trips were, the next one may meet a disk or a busy machine (RFC 6298 §2.3's G).
+const VARIATION_MIN: Duration = Duration::from_millis(10);
+/// No path is so many times faster than it was: the mean came of something else than round trips.
+const OUT_OF_PROPORTION: u64 = 8;
+/// What takes longer is no round trip: every transfer that stands still for so long is over.
+const ROUND_TRIP_MAX: Duration = Duration::from_secs(3_600);
 
 /// Which end of a transfer waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,10 +58,12 @@ pub(super) struct Retransmission {
     silences: u8,
 }
 
+/// In nanoseconds, which take half the room of a [`Duration`].
 #[derive(Debug, Clone, Copy)]
 struct Smoothed {
-    mean: Duration,
-    variation: Duration,
+    mean: u64,
+    variation: u64,
+    least: u64,
 }
 
 impl Retransmission {
@@ -86,27 +94,37 @@ impl Retransmission {
         if let Some(fixed) = self.fixed {
             return fixed;
         }
-        // On a path whose round trips are all alike the variation vanishes, and a peer that once takes a
-        // little longer would be repeated to; RFC 6298 §2.3 leaves a margin for the clock, this one for the peer.
-        let base = self.smoothed.map_or(INTERVAL_FIRST, |s| {
-            s.mean + (s.variation * 4).max(s.mean / 2)
-        });
-        let base = base.max(self.floor);
+        let base = self
+            .smoothed
+            .map_or(INTERVAL_FIRST, |s| {
+                let variation = Duration::from_nanos(s.variation.saturating_mul(4));
+                Duration::from_nanos(s.mean) + variation.max(VARIATION_MIN)
+            })
+            .max(self.floor);
         // Where the floor lies above the ceiling, the operator meant it.
         base.saturating_mul(1 << self.silences.min(16))
             .min(INTERVAL_MAX.max(self.floor))
     }
 
     /// A round trip measured on something that was sent once (Karn's rule is the caller's to keep).
+    ///
+    /// The answer may have been lost nevertheless, and said again after a wait of the peer's own: such a
+    /// sample is out of all proportion. The first in proportion again puts an end to it.
     pub(super) fn sample(&mut self, round_trip: Duration) {
-        self.smoothed = Some(match self.smoothed {
+        let round_trip = round_trip.min(ROUND_TRIP_MAX).as_nanos() as u64;
+        let old = self
+            .smoothed
+            .filter(|old| old.mean <= round_trip * OUT_OF_PROPORTION);
+        self.smoothed = Some(match old {
             None => Smoothed {
                 mean: round_trip,
                 variation: round_trip / 2,
+                least: round_trip,
             },
             Some(old) => Smoothed {
                 mean: (old.mean * 7 + round_trip) / 8,
                 variation: (old.variation * 3 + old.mean.abs_diff(round_trip)) / 4,
+                least: old.least.min(round_trip),
             },
         });
     }
@@ -116,6 +134,11 @@ impl Retransmission {
         self.silences = self.silences.saturating_add(1);
     }
 
+    /// How often in a row nothing came in time.
+    pub(super) const fn silences(&self) -> u8 {
+        self.silences
+    }
+
     /// Something moved: doubling starts afresh.
     pub(super) const fn progress(&mut self) {
         self.silences = 0;
@@ -123,13 +146,20 @@ impl Retransmission {
 
     /// The smoothed round trip, if one was measured.
     pub(super) fn round_trip(&self) -> Option<Duration> {
-        self.smoothed.map(|s| s.mean)
+        self.smoothed.map(|s| Duration::from_nanos(s.mean))
+    }
+
+    /// The shortest round trip measured, zero while none was.
+    pub(super) fn least_round_trip(&self) -> Duration {
+        self.smoothed
+            .map_or(Duration::ZERO, |s| Duration::from_nanos(s.least))
     }
 
     /// A round trip that takes longer than most, zero while none was measured.
     pub(super) fn late_round_trip(&self) -> Duration {
-        self.smoothed
-            .map_or(Duration::ZERO, |s| s.mean + s.variation)
+        self.smoothed.map_or(Duration::ZERO, |s| {
+            Duration::from_nanos(s.mean + s.variation)
+        })
     }
 
     /// How long a transfer may stand still: never less than two of the waits that the client set.

@@ -39,11 +39,14 @@ pub enum Transmit {
 
 /// A transfer in either direction.
 #[derive(Debug)]
+// Nearly every transfer of a busy server is a read: a box for those would only be a detour.
+#[allow(clippy::large_enum_variant)]
 pub enum Transfer {
     /// This end has the file.
     Send(Sender),
-    /// This end gets the file.
-    Receive(Receiver),
+    /// This end gets the file. Boxed, for most transfers of a busy server are reads, and need not be
+    /// as large as this.
+    Receive(Box<Receiver>),
 }
 
 impl Transfer {

@@ -258,6 +258,10 @@ impl<E: Engine> Shard<E> {
                     errand.text = message.to_vec();
                 }
             }
+            // The client left before it was answered.
+            (Stage::Opening(_), Packet::Error { code, .. }) if slot.errand.is_none() => {
+                return self.finish(id, Outcome::PeerError(code), now);
+            }
             (Stage::Running(..), Packet::Oack(options)) if slot.errand.is_some() => {
                 return self.agreed(id, options, now);
             }
@@ -622,7 +626,7 @@ impl<E: Engine> Shard<E> {
         std::mem::take(&mut self.endings)
     }
 
-    /// A transfer that runs.
+    /// A transfer that runs; `None` once it is over.
     #[must_use]
     pub fn running(&self, id: SlotId) -> Option<Running> {
         self.table.get(id)?.running(self.engine.now())

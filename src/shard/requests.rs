@@ -278,7 +278,7 @@ impl<E: Engine> Shard<E> {
         self.count_request("write", "accepted");
         self.begin(
             id,
-            Transfer::Receive(receiver),
+            Transfer::Receive(Box::new(receiver)),
             Flow::In(Box::new(inflow)),
             &oack[..answer.oack],
             now,
@@ -467,7 +467,7 @@ impl<E: Engine> Shard<E> {
         );
         self.ask_server(
             id,
-            Transfer::Receive(receiver),
+            Transfer::Receive(Box::new(receiver)),
             Flow::In(Box::new(inflow)),
             now,
         );
@@ -563,7 +563,8 @@ impl<E: Engine> Shard<E> {
             errand.answered = true;
             slot.path.peer = peer;
         }
-        from_server && answers
+        // What is no answer says nothing, but its sender may yet give one: ERROR 5 would end that.
+        from_server
     }
 
     pub(super) fn own_key(&self, datagram: &Datagram<'_>) -> Key {

@@ -231,17 +231,19 @@ impl Slot {
         Some(transfer.moved_at() + config::REBOOT_QUIET).filter(|&at| at > now)
     }
 
+    /// Octets that there are in all, where that is known.
+    pub(super) fn total(&self) -> Option<u64> {
+        match &self.stage {
+            Stage::Running(_, Flow::Out(out)) => Some(out.body.len()),
+            _ => self.errand.as_ref().and_then(|errand| errand.announced),
+        }
+    }
+
     /// What operators see of it; `None` once it is over.
     pub(super) fn running(&self, now: Instant) -> Option<Running> {
-        let (params, retransmissions, total) = match &self.stage {
-            Stage::Opening(_) => (None, 0, None),
-            Stage::Running(transfer, flow) => {
-                let total = match flow {
-                    Flow::Out(out) => Some(out.body.len()),
-                    Flow::In(_) => self.errand.as_ref().and_then(|errand| errand.announced),
-                };
-                (Some(*transfer.params()), transfer.retransmissions(), total)
-            }
+        let (params, retransmissions) = match &self.stage {
+            Stage::Opening(_) => (None, 0),
+            Stage::Running(transfer, _) => (Some(*transfer.params()), transfer.retransmissions()),
             Stage::Lingering(_) => return None,
         };
         Some(Running {
@@ -250,7 +252,7 @@ impl Slot {
             filename: self.filename.clone(),
             params,
             octets: self.arrived().1,
-            total,
+            total: self.total(),
             elapsed: now - self.started,
             retransmissions,
         })

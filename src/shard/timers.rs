@@ -14,6 +14,10 @@ const PLACES: usize = 1 << PLACE_BITS;
 /// Five levels of 64 places reach 2^30 ticks, about 13 days; what lies beyond is looked at again then.
 const LEVELS: usize = 5;
 
+/// Entries that each place has memory for from the start, so that a shard that has come to serve its
+/// transfers does not allocate each time that the wheel turns to a new place.
+const PLACE_ENTRIES: usize = 4;
+
 /// Entries by the time at which they fire; `T` says whose they are.
 #[derive(Debug)]
 pub(crate) struct Wheel<T> {
@@ -34,7 +38,9 @@ impl<T: Copy> Wheel<T> {
     pub(crate) fn new() -> Self {
         let level = || Level {
             occupied: 0,
-            places: (0..PLACES).map(|_| Vec::new()).collect(),
+            places: (0..PLACES)
+                .map(|_| Vec::with_capacity(PLACE_ENTRIES))
+                .collect(),
         };
         Self {
             tick: 0,

@@ -102,7 +102,9 @@ impl<E: Engine> Shard<E> {
                 };
                 let sent = self.engine.send(socket, &path, burst);
                 // Sent once, the frame cache alone decides how long they stay.
-                out.frames = Held::Known(Arc::downgrade(&frames));
+                if matches!(out.frames, Held::Waited(_)) && sent != Sent::Full {
+                    out.frames = Held::Known(Arc::downgrade(&frames));
+                }
                 (sent, count)
             }
             (Transmit::Blocks { .. }, Flow::In(_)) => return Turn::Idle,

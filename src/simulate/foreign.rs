@@ -75,7 +75,6 @@ pub struct Foreign {
     failed: bool,
     deadline: Instant,
     silences: u32,
-    sent: u64,
 }
 
 impl Foreign {
@@ -123,7 +122,6 @@ impl Foreign {
             failed: false,
             deadline: world.now(),
             silences: 0,
-            sent: 0,
         };
         foreign.speak(world);
         foreign
@@ -158,12 +156,6 @@ impl Foreign {
     #[must_use]
     pub const fn is_waiting(&self) -> bool {
         !self.whole && !self.failed
-    }
-
-    /// Datagrams that it sent.
-    #[must_use]
-    pub const fn sent(&self) -> u64 {
-        self.sent
     }
 
     /// Reads what has arrived at the node, which is this receiver's alone, and looks at the clock.
@@ -271,15 +263,14 @@ impl Foreign {
         self.arm(world);
     }
 
-    fn ack(&mut self, world: &World, block: u64) {
+    fn ack(&self, world: &World, block: u64) {
         self.send(world, &wire::write_ack(wire::WireBlock(block as u16)));
     }
 
     /// Says what it said last: the request, or an ACK of what it has.
     fn speak(&mut self, world: &mut World) {
         if self.peer.is_none() {
-            let request = self.request.clone();
-            self.send(world, &request);
+            self.send(world, &self.request);
         } else if self.received > 0 || self.style != Style::Lockstep512 {
             self.acked = self.received;
             self.ack(world, self.received);
@@ -287,8 +278,7 @@ impl Foreign {
         self.arm(world);
     }
 
-    fn send(&mut self, world: &World, octets: &[u8]) {
-        self.sent += 1;
+    fn send(&self, world: &World, octets: &[u8]) {
         let to = self.peer.unwrap_or(self.server);
         world.network().inject(self.address, to, octets);
     }

@@ -142,7 +142,7 @@ impl Report {
 /// Runs a scenario to its end.
 #[must_use]
 pub fn run(scenario: &Scenario) -> Report {
-    let mut world = World::new(scenario.seed, scenario.weather.clone(), scenario.disk);
+    let mut world = World::new(scenario.seed, scenario.weather, scenario.disk);
     if scenario.trace {
         world.network().trace();
     }
@@ -260,8 +260,8 @@ pub struct Served {
     pub elapsed: Duration,
     /// What the server sent.
     pub server: Traffic,
-    /// Datagrams that the receiver sent.
-    pub sent: u64,
+    /// What the receiver sent.
+    pub client: Traffic,
     /// Slots left in the server's table when nothing more could happen.
     pub left_over: usize,
     /// Every datagram, if that was asked for.
@@ -271,7 +271,7 @@ pub struct Served {
 /// Serves a scenario's file to one receiver of another make.
 #[must_use]
 pub fn serve(scenario: &Scenario, style: Style) -> Served {
-    let mut world = World::new(scenario.seed, scenario.weather.clone(), scenario.disk);
+    let mut world = World::new(scenario.seed, scenario.weather, scenario.disk);
     if scenario.trace {
         world.network().trace();
     }
@@ -293,7 +293,7 @@ pub fn serve(scenario: &Scenario, style: Style) -> Served {
         complete: foreign.body().is_some_and(|body| is_image(body, scenario)),
         elapsed: foreign.ended_at().unwrap_or_default() - Instant::ZERO,
         server: world.sent(server),
-        sent: foreign.sent(),
+        client: world.network().sent(node),
         left_over: world.slots(),
         trace: world.network().take_trace(),
     }

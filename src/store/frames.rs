@@ -1,18 +1,38 @@
 //! DATA packets laid out once and shared by all who send them, and the cache that keeps them.
+//!
+//! Everything goes through the cache: framing into memory that is used again costs no more than reading
+//! into a buffer would, and all who ask for the same cold extent meet there. What must not happen is that a
+//! large file that one client reads once flushes the image that everybody boots. So an extent that
+//! was asked for once is on probation, and goes before any that was asked for again; those are
+//! protected, up to a share of the cache, beyond which the one that was used longest ago is back on
+//! probation. In either group the one used longest ago goes first.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::arena::{Arena, CELL_OCTETS, Chunk};
 use super::body::Body;
-use super::{Mailbox, ReadFailure};
+use super::{Mailbox, ReadFailure, StoreStatistics};
 use crate::proto::block::{BlockIndex, Rollover};
 use crate::wire::{HEADER_OCTETS, write_data_header};
 
-/// Octets in an extent, about: large enough that reading it is one good disk request and that sending
-/// it takes many bursts, small enough that a client's first block does not wait long for the rest.
-pub const EXTENT_OCTETS: u64 = 512 * 1024;
+/// Octets in an extent, about: large enough that reading it is one good disk request and that few
+/// bursts are cut short by its end, small enough that clients at many places of many files fit.
+pub const EXTENT_OCTETS: u64 = CELL_OCTETS as u64;
+
+/// Octets in the first extent, about: a window or so, since a client waits for all of it before the
+/// first block comes.
+pub(super) const FIRST_EXTENT_OCTETS: u64 = 64 * 1024;
+
+/// Extents that are read ahead of the first to ask: one to hide a disk that is faster than the client,
+/// and one more for when it stumbles.
+const EXTENTS_AHEAD: u64 = 2;
+
+/// What part of the cache may be read ahead and not asked for yet: one in so many, which is half of
+/// what is on probation at the least, lest it flush what was asked for once.
+const AHEAD_SHARE: usize = 8;
 
 /// Names a run of DATA packets: what they hold, and how they are cut and numbered.
 #[derive(Debug, Clone)]
@@ -30,14 +50,21 @@ pub struct FramesKey {
 impl FramesKey {
     /// The first block of the extent, and how many blocks it holds; `None` if it lies past the end.
     fn blocks(&self) -> Option<(BlockIndex, u64)> {
-        let each = blocks_per_extent(self.blksize);
-        let first = BlockIndex::FIRST.plus(self.extent.checked_mul(each)?);
+        let (before, count) = match self.extent.checked_sub(1) {
+            None => (0, blocks_within(FIRST_EXTENT_OCTETS, self.blksize)),
+            Some(full) => {
+                let each = blocks_within(EXTENT_OCTETS, self.blksize);
+                let first = blocks_within(FIRST_EXTENT_OCTETS, self.blksize);
+                (full.checked_mul(each)?.checked_add(first)?, each)
+            }
+        };
+        let first = BlockIndex::FIRST.plus(before);
         let last = BlockIndex::last_of(self.body.len(), self.blksize);
-        (first <= last).then(|| (first, each.min(last.past(first) + 1)))
+        (first <= last).then(|| (first, count.min(last.past(first) + 1)))
     }
 
     /// How much memory the frames take.
-    fn octets(&self) -> usize {
+    pub(super) fn octets(&self) -> usize {
         let Some((first, blocks)) = self.blocks() else {
             return 0;
         };
@@ -76,14 +103,18 @@ pub struct Frames {
     first: BlockIndex,
     blocks: u64,
     segment: usize,
-    octets: Box<[u8]>,
+    chunk: Chunk,
 }
 
 impl Frames {
     /// The extent that holds `block`.
     #[must_use]
     pub fn extent_of(block: BlockIndex, blksize: u16) -> u64 {
-        block.before().0 / blocks_per_extent(blksize)
+        let before = block.before().0;
+        match before.checked_sub(blocks_within(FIRST_EXTENT_OCTETS, blksize)) {
+            None => 0,
+            Some(beyond) => 1 + beyond / blocks_within(EXTENT_OCTETS, blksize),
+        }
     }
 
     /// Length of every packet but the last of the transfer.
@@ -102,44 +133,40 @@ impl Frames {
         }
         let count = count.min(self.blocks - skipped);
         let start = skipped as usize * self.segment;
-        let end = ((skipped + count) as usize * self.segment).min(self.octets.len());
-        self.octets
+        let octets = self.chunk.octets();
+        let end = ((skipped + count) as usize * self.segment).min(octets.len());
+        octets
             .get(start..end)
             .map_or((&[], 0), |octets| (octets, count))
     }
 
-    /// Reads and frames an extent.
-    pub(super) fn read(key: &FramesKey) -> Result<Self, ReadFailure> {
+    /// Reads an extent into `chunk`, which has the length that the key says, and frames it there.
+    pub(super) fn read(key: &FramesKey, mut chunk: Chunk) -> Result<Self, ReadFailure> {
         let blksize = usize::from(key.blksize);
         let segment = blksize + HEADER_OCTETS;
-        let Some((first, blocks)) = key.blocks() else {
-            return Ok(Self {
-                first: BlockIndex::FIRST,
-                blocks: 0,
-                segment,
-                octets: Box::default(),
-            });
-        };
-        let mut octets = vec![0; key.octets()].into_boxed_slice();
-        // The payload is read in one go to the far end, and each block then moved forward to its
-        // place. No block is written over before it is moved: block `i` of `n` ends, in its place,
-        // 4(i+1) octets after the payload before it, and the next one begins 4n after the same.
-        let unmoved = blocks as usize * HEADER_OCTETS;
-        key.body
-            .read(&mut octets[unmoved..], first.offset(key.blksize))?;
-        for index in 0..blocks as usize {
-            let from = unmoved + index * blksize;
-            let end = (from + blksize).min(octets.len());
-            let header = index * segment;
-            octets.copy_within(from..end, header + HEADER_OCTETS);
-            let number = key.rollover.wire(first.plus(index as u64));
-            octets[header..header + HEADER_OCTETS].copy_from_slice(&write_data_header(number));
+        let (first, blocks) = key.blocks().unwrap_or((BlockIndex::FIRST, 0));
+        if blocks > 0 {
+            let octets = chunk.octets_mut();
+            // The payload is read in one go to the far end, and each block then moved forward to its
+            // place. No block is written over before it is moved: block `i` of `n` ends, in its place,
+            // 4(i+1) octets after the payload before it, and the next one begins 4n after the same.
+            let unmoved = blocks as usize * HEADER_OCTETS;
+            key.body
+                .read(&mut octets[unmoved..], first.offset(key.blksize))?;
+            for index in 0..blocks as usize {
+                let from = unmoved + index * blksize;
+                let end = (from + blksize).min(octets.len());
+                let header = index * segment;
+                octets.copy_within(from..end, header + HEADER_OCTETS);
+                let number = key.rollover.wire(first.plus(index as u64));
+                octets[header..header + HEADER_OCTETS].copy_from_slice(&write_data_header(number));
+            }
         }
         Ok(Self {
             first,
             blocks,
             segment,
-            octets,
+            chunk,
         })
     }
 }
@@ -154,8 +181,8 @@ impl fmt::Debug for Frames {
     }
 }
 
-fn blocks_per_extent(blksize: u16) -> u64 {
-    (EXTENT_OCTETS / (u64::from(blksize) + HEADER_OCTETS as u64)).max(1)
+fn blocks_within(octets: u64, blksize: u16) -> u64 {
+    (octets / (u64::from(blksize) + HEADER_OCTETS as u64)).max(1)
 }
 
 /// A key as the cache keeps it: it does not hold the body, or no body would ever end.
@@ -170,26 +197,43 @@ struct Slot {
 /// Frames that were used of late, and those that are being made.
 pub(super) struct FrameCache {
     octets_max: usize,
+    arena: Arc<Arena>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     entries: BTreeMap<Slot, Entry>,
-    /// Ready entries by their last use, the oldest first.
-    recency: BTreeMap<u64, Slot>,
+    /// Ready entries that were asked for once or never, by their last use, the oldest first.
+    probation: BTreeMap<u64, Slot>,
+    /// Ready entries that were asked for again, by their last use, the oldest first.
+    protected: BTreeMap<u64, Slot>,
+    /// Octets of the protected ones.
+    protected_octets: usize,
     uses: u64,
-    /// Octets of ready entries.
-    held: usize,
     /// Octets, ready or pending, that were read ahead and that nobody has asked for yet.
     ahead: usize,
+    hits: u64,
+    misses: u64,
+    framed_octets: u64,
+    evictions: u64,
+    /// Entries that are not ready.
+    pending: u64,
 }
 
 struct Entry {
     octets: usize,
-    /// Read ahead, and nobody has asked for it yet.
-    ahead: bool,
+    asked: Asks,
     progress: Progress,
+}
+
+/// How often an entry was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asks {
+    /// It was read ahead.
+    Never,
+    Once,
+    Again,
 }
 
 enum Progress {
@@ -198,6 +242,7 @@ enum Progress {
     Ready {
         frames: Arc<Frames>,
         used: u64,
+        protected: bool,
     },
 }
 
@@ -208,19 +253,25 @@ pub(super) enum Asked {
     Busy,
 }
 
-impl FrameCache {
-    /// What an entry costs beside its octets, about: without it, a great many tiny files would take
-    /// far more memory than the bound says.
-    const ENTRY_OCTETS: usize = 256;
+/// Why frames are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// Somebody waits.
+    Asked,
+    /// Somebody will probably ask soon.
+    Ahead,
+}
 
+impl FrameCache {
     pub(super) fn new(octets_max: usize) -> Self {
         Self {
             octets_max,
+            arena: Arena::new(octets_max),
             state: Mutex::default(),
         }
     }
 
-    /// Looks `key` up. If nobody has asked for it before, it and the extent behind it are put to
+    /// Looks `key` up. If nobody has asked for it before, it and the extents behind it are put to
     /// `queue`, which says whether it took them.
     ///
     /// The queue is filled under the lock: an entry that the queue refuses is then gone before
@@ -232,11 +283,34 @@ impl FrameCache {
         mut queue: impl FnMut(FramesKey, Why) -> bool,
     ) -> Asked {
         let mut state = self.lock();
-        let (asked, first_time) = state.ask(key, mailbox, &mut queue);
+        let (asked, first_time) = state.ask(key, mailbox, self.protected_max(), &mut queue);
+        match asked {
+            Asked::Ready(_) => state.hits += 1,
+            Asked::Waiting => state.misses += 1,
+            Asked::Busy => {}
+        }
         if first_time {
             state.read_ahead(key, self.octets_max, queue);
         }
         asked
+    }
+
+    /// Memory for `octets` of frames. What was used longest ago makes room for them; if nothing is left
+    /// to go, or they never fit, they are for those who wait alone.
+    pub(super) fn room(&self, octets: usize) -> Chunk {
+        if self.arena.fits(octets) {
+            loop {
+                if let Some(chunk) = self.arena.take(octets) {
+                    return chunk;
+                }
+                // Memory goes back once the lock is no longer held, since others wait for it.
+                let evicted = self.lock().evict();
+                if evicted.is_none() {
+                    break;
+                }
+            }
+        }
+        self.arena.exceed(octets)
     }
 
     /// Takes what a job made; returns it with those who wait for it.
@@ -246,11 +320,9 @@ impl FrameCache {
         result: Result<Frames, ReadFailure>,
     ) -> (Result<Arc<Frames>, ReadFailure>, Vec<Mailbox>) {
         let result = result.map(Arc::new);
-        let mut state = self.lock();
-        let (waiting, evicted) = state.finish(key.slot(), result.as_ref().ok(), self.octets_max);
-        // Memory is given back after the lock, since others wait for it.
-        drop(state);
-        drop(evicted);
+        let waiting = self
+            .lock()
+            .finish(key, result.as_ref().ok(), self.protected_max());
         (result, waiting)
     }
 
@@ -282,10 +354,17 @@ impl FrameCache {
         drop(dropped);
     }
 
-    /// Octets of ready entries.
-    #[cfg(test)]
-    pub(super) fn held(&self) -> usize {
-        self.lock().held
+    pub(super) fn statistics(&self) -> StoreStatistics {
+        let resident = self.arena.resident();
+        let state = self.lock();
+        StoreStatistics {
+            hits: state.hits,
+            misses: state.misses,
+            framed_octets: state.framed_octets,
+            evictions: state.evictions,
+            resident_octets: resident as u64,
+            pending: state.pending,
+        }
     }
 
     /// Entries, ready or pending.
@@ -294,18 +373,15 @@ impl FrameCache {
         self.lock().entries.len()
     }
 
+    /// Most octets of protected entries: the rest is left to what is new, which could otherwise never
+    /// stay long enough to be asked for again.
+    const fn protected_max(&self) -> usize {
+        self.octets_max / 4 * 3
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Why frames are made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Why {
-    /// Somebody waits.
-    Asked,
-    /// Somebody will probably ask soon.
-    Ahead,
 }
 
 impl State {
@@ -314,6 +390,7 @@ impl State {
         &mut self,
         key: &FramesKey,
         mailbox: &Mailbox,
+        protected_max: usize,
         queue: &mut impl FnMut(FramesKey, Why) -> bool,
     ) -> (Asked, bool) {
         let slot = key.slot();
@@ -321,20 +398,16 @@ impl State {
             if !queue(key.clone(), Why::Asked) {
                 return (Asked::Busy, false);
             }
-            let progress = Progress::Pending(vec![mailbox.clone()]);
-            self.entries.insert(
-                slot,
-                Entry {
-                    octets: key.octets(),
-                    ahead: false,
-                    progress,
-                },
-            );
+            let waiting = vec![mailbox.clone()];
+            self.add_pending(slot, key.octets(), Asks::Once, waiting);
             return (Asked::Waiting, true);
         };
-        let first_time = std::mem::take(&mut entry.ahead);
+        let first_time = entry.asked == Asks::Never;
         if first_time {
+            entry.asked = Asks::Once;
             self.ahead -= entry.octets;
+        } else {
+            entry.asked = Asks::Again;
         }
         let asked = match &mut entry.progress {
             Progress::Pending(waiting) => {
@@ -343,104 +416,180 @@ impl State {
                 }
                 Asked::Waiting
             }
-            Progress::Ready { frames, used } => {
-                self.uses += 1;
-                self.recency.remove(used);
-                self.recency.insert(self.uses, slot);
-                *used = self.uses;
-                Asked::Ready(Arc::clone(frames))
+            Progress::Ready { frames, .. } => {
+                let asked = Asked::Ready(Arc::clone(frames));
+                self.touch(slot, protected_max);
+                asked
             }
         };
         (asked, first_time)
     }
 
-    /// Queues the extent behind `key`, as long as what nobody has asked for stays within half the cache.
+    /// Queues the extents behind `key`, as long as what nobody has asked for stays within its share.
     fn read_ahead(
         &mut self,
         key: &FramesKey,
         octets_max: usize,
         mut queue: impl FnMut(FramesKey, Why) -> bool,
     ) {
-        let next = FramesKey {
-            extent: key.extent.saturating_add(1),
-            ..key.clone()
-        };
-        let octets = next.octets();
-        let room = self.ahead + octets <= octets_max / 2;
-        if octets == 0 || !room || self.entries.contains_key(&next.slot()) {
-            return;
-        }
-        let slot = next.slot();
-        if queue(next, Why::Ahead) {
+        for step in 1..=EXTENTS_AHEAD {
+            let next = FramesKey {
+                extent: key.extent.saturating_add(step),
+                ..key.clone()
+            };
+            let (slot, octets) = (next.slot(), next.octets());
+            if self.entries.contains_key(&slot) {
+                continue;
+            }
+            let room = self.ahead + octets <= octets_max / AHEAD_SHARE;
+            if octets == 0 || !room || !queue(next, Why::Ahead) {
+                return;
+            }
             self.ahead += octets;
-            self.entries.insert(
-                slot,
-                Entry {
-                    octets,
-                    ahead: true,
-                    progress: Progress::Pending(Vec::new()),
-                },
-            );
+            self.add_pending(slot, octets, Asks::Never, Vec::new());
         }
     }
 
-    /// Those who wait for `slot`, and the entries that had to make room.
+    fn add_pending(&mut self, slot: Slot, octets: usize, asked: Asks, waiting: Vec<Mailbox>) {
+        self.pending += 1;
+        let progress = Progress::Pending(waiting);
+        self.entries.insert(
+            slot,
+            Entry {
+                octets,
+                asked,
+                progress,
+            },
+        );
+    }
+
+    /// Those who wait for frames that have been made, or could not be. They stay if they are within the
+    /// bound.
     fn finish(
         &mut self,
-        slot: Slot,
+        key: &FramesKey,
         frames: Option<&Arc<Frames>>,
-        octets_max: usize,
-    ) -> (Vec<Mailbox>, Vec<Entry>) {
-        let mut evicted = Vec::new();
-        let Some(entry) = self.remove(slot) else {
-            return (Vec::new(), evicted);
-        };
-        let Entry {
-            octets,
-            ahead,
-            progress: Progress::Pending(waiting),
-        } = entry
-        else {
-            return (Vec::new(), evicted);
-        };
-        let cost = octets + FrameCache::ENTRY_OCTETS;
-        if let Some(frames) = frames.filter(|_| cost <= octets_max) {
-            while self.held + cost > octets_max {
-                let Some((_, &oldest)) = self.recency.first_key_value() else {
-                    break;
-                };
-                evicted.extend(self.remove(oldest));
-            }
-            self.uses += 1;
-            self.recency.insert(self.uses, slot);
-            self.held += cost;
-            if ahead {
-                self.ahead += octets;
-            }
-            let progress = Progress::Ready {
-                frames: Arc::clone(frames),
-                used: self.uses,
-            };
-            self.entries.insert(
-                slot,
-                Entry {
-                    octets,
-                    ahead,
-                    progress,
-                },
-            );
+        protected_max: usize,
+    ) -> Vec<Mailbox> {
+        if frames.is_some() {
+            self.framed_octets += key.octets() as u64;
         }
-        (waiting, evicted)
+        let slot = key.slot();
+        let Some(entry) = self.entries.get_mut(&slot) else {
+            return Vec::new();
+        };
+        let Progress::Pending(waiting) = &mut entry.progress else {
+            return Vec::new();
+        };
+        let waiting = std::mem::take(waiting);
+        match frames.filter(|frames| !frames.chunk.is_excess()) {
+            Some(frames) => {
+                self.pending -= 1;
+                self.uses += 1;
+                entry.progress = Progress::Ready {
+                    frames: Arc::clone(frames),
+                    used: self.uses,
+                    protected: false,
+                };
+                self.probation.insert(self.uses, slot);
+                self.touch(slot, protected_max);
+            }
+            None => {
+                self.remove(slot);
+            }
+        }
+        waiting
+    }
+
+    /// Makes a ready entry the one that was used last of the group that it belongs to.
+    fn touch(&mut self, slot: Slot, protected_max: usize) {
+        self.uses += 1;
+        let Some(Entry {
+            asked,
+            progress:
+                Progress::Ready {
+                    frames,
+                    used,
+                    protected,
+                },
+            ..
+        }) = self.entries.get_mut(&slot)
+        else {
+            return;
+        };
+        let group = if *protected {
+            &mut self.protected
+        } else {
+            &mut self.probation
+        };
+        group.remove(used);
+        *used = self.uses;
+        if *asked != Asks::Again {
+            self.probation.insert(self.uses, slot);
+            return;
+        }
+        self.protected.insert(self.uses, slot);
+        if !std::mem::replace(protected, true) {
+            self.protected_octets += frames.chunk.cost();
+        }
+        while self.protected_octets > protected_max {
+            let Some((_, oldest)) = self.protected.pop_first() else {
+                return;
+            };
+            self.demote(oldest);
+        }
+    }
+
+    /// Puts an entry that is no longer among the protected ones back on probation.
+    fn demote(&mut self, slot: Slot) {
+        self.uses += 1;
+        if let Some(Entry {
+            asked,
+            progress:
+                Progress::Ready {
+                    frames,
+                    used,
+                    protected,
+                },
+            ..
+        }) = self.entries.get_mut(&slot)
+        {
+            *asked = Asks::Once;
+            *used = self.uses;
+            *protected = false;
+            self.protected_octets -= frames.chunk.cost();
+            self.probation.insert(self.uses, slot);
+        }
+    }
+
+    /// Removes the entry that is missed least, if any is ready.
+    fn evict(&mut self) -> Option<Entry> {
+        let (_, &slot) = self
+            .probation
+            .first_key_value()
+            .or_else(|| self.protected.first_key_value())?;
+        self.evictions += 1;
+        self.remove(slot)
     }
 
     fn remove(&mut self, slot: Slot) -> Option<Entry> {
         let entry = self.entries.remove(&slot)?;
-        if entry.ahead {
+        if entry.asked == Asks::Never {
             self.ahead -= entry.octets;
         }
-        if let Progress::Ready { used, .. } = &entry.progress {
-            self.recency.remove(used);
-            self.held -= entry.octets + FrameCache::ENTRY_OCTETS;
+        match &entry.progress {
+            Progress::Pending(_) => self.pending -= 1,
+            Progress::Ready {
+                used,
+                protected: false,
+                ..
+            } => {
+                self.probation.remove(used);
+            }
+            Progress::Ready { frames, used, .. } => {
+                self.protected.remove(used);
+                self.protected_octets -= frames.chunk.cost();
+            }
         }
         Some(entry)
     }

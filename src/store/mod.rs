@@ -5,6 +5,7 @@
 //! later through its [`Mailbox`]. One opening is shared by all who read the same file, and so are the
 //! DATA packets made from it ([`Frames`]).
 
+mod arena;
 mod body;
 pub mod directory;
 mod file;
@@ -32,18 +33,16 @@ use self::body::Bodies;
 use self::frames::{Asked, FrameCache, Why};
 use self::pool::{JOBS_MAX, Queue};
 use self::text::Text;
+use crate::config;
 use crate::wire::{ErrorCode, Mode};
 
 /// Threads that do what may block: enough to keep a disk busy, few enough to leave the cores to the shards.
 pub const THREADS_DEFAULT: usize = 4;
 
-/// Memory for frames without a word about it: several boot images, on any machine that serves some.
-pub const FRAME_CACHE_OCTETS_DEFAULT: usize = 256 * 1024 * 1024;
-
 /// How a [`Store`] is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoreOptions {
-    /// Most memory that frames take beyond those that transfers hold; 0 keeps none.
+    /// Most memory that frames take beyond those that transfers wait for; 0 keeps none.
     pub frame_cache_octets: usize,
     /// How many threads do the work; with 0, nobody does but [`Store::run_next`].
     pub threads: usize,
@@ -52,7 +51,7 @@ pub struct StoreOptions {
 impl Default for StoreOptions {
     fn default() -> Self {
         Self {
-            frame_cache_octets: FRAME_CACHE_OCTETS_DEFAULT,
+            frame_cache_octets: config::frame_cache_octets_default(),
             threads: THREADS_DEFAULT,
         }
     }
@@ -192,6 +191,12 @@ impl Store {
         self.shared.queue.add(Job::Discard(upload));
     }
 
+    /// The counters, as they stand.
+    #[must_use]
+    pub fn statistics(&self) -> StoreStatistics {
+        self.shared.cache.statistics()
+    }
+
     /// Does one piece of waiting work on the caller's thread; `false` if none waits.
     pub fn run_next(&self) -> bool {
         self.shared
@@ -226,6 +231,23 @@ impl fmt::Debug for Store {
             .field("threads", &self.threads.len())
             .finish_non_exhaustive()
     }
+}
+
+/// How the frame cache does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StoreStatistics {
+    /// How often frames were at hand when they were asked for.
+    pub hits: u64,
+    /// How often the one who asked had to wait.
+    pub misses: u64,
+    /// Octets of frames made.
+    pub framed_octets: u64,
+    /// Extents that had to make room.
+    pub evictions: u64,
+    /// Octets of memory taken: of frames, kept or only sent from, and of what is ready for more.
+    pub resident_octets: u64,
+    /// Extents that are being made, or wait for that.
+    pub pending: u64,
 }
 
 /// What the threads and the shards share.
@@ -279,7 +301,9 @@ impl Shared {
                 mailbox.deliver(Done::Opened(ticket, opened));
             }
             Job::Frame(key) => {
-                let frames = caught(ReadFailure::Failed(PANICKED), || Frames::read(&key));
+                let frames = caught(ReadFailure::Failed(PANICKED), || {
+                    Frames::read(&key, self.cache.room(key.octets()))
+                });
                 let (result, waiting) = self.cache.finish(&key, frames);
                 for mailbox in waiting {
                     mailbox.deliver(Done::Framed(key.clone(), result.clone()));

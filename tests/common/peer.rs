@@ -1,11 +1,11 @@
 //! A server over a directory, in this process, and a client that sends whatever it is told to.
 
 use std::io::{self, ErrorKind};
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use bootstorm::config::{FRAME_CACHE_OCTETS_DEFAULT, Settings};
+use bootstorm::config::{Settings, frame_cache_octets_default};
 use bootstorm::server::{EngineChoice, Server, ServerOptions};
 use bootstorm::store::directory::DirectoryOptions;
 
@@ -28,7 +28,7 @@ pub(crate) fn options(root: &Path) -> ServerOptions {
         settings: Settings::default(),
         root: root.to_path_buf(),
         directory: DirectoryOptions::default(),
-        frame_cache_octets: FRAME_CACHE_OCTETS_DEFAULT,
+        frame_cache_octets: frame_cache_octets_default(),
         engine: EngineChoice::Auto,
     }
 }
@@ -55,12 +55,14 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub(crate) fn new(server: SocketAddr) -> Self {
-        let any = if server.is_ipv4() {
-            "0.0.0.0:0"
-        } else {
-            "[::]:0"
+        // Not any address: ports that others have on this machine are theirs.
+        let own: IpAddr = match server {
+            SocketAddr::V4(server) if server.ip().is_loopback() => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(server) if server.ip().is_loopback() => Ipv6Addr::LOCALHOST.into(),
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        let socket = UdpSocket::bind(any).expect("a socket");
+        let socket = UdpSocket::bind((own, 0)).expect("a socket");
         socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         Self { socket, server }
     }

@@ -198,7 +198,10 @@ impl Scene<'_> {
             self.terms.take(&octets);
         }
         let main = self.port(MAIN);
-        let other_end = self.other_end.get(&from).or(self.other_end.get(&main));
+        let other_end = self
+            .other_end
+            .get(&from)
+            .or_else(|| self.other_end.get(&main));
         let to = match other_end {
             Some(&other_end) if !to_listener && !request => other_end,
             _ => self.player.listener(),
@@ -243,7 +246,7 @@ impl Scene<'_> {
     }
 
     /// A server answers from the address that was asked, and during a transfer from one port.
-    fn comes_from_the_right_port(&mut self, arrived: &Arrived) -> Result<(), String> {
+    fn comes_from_the_right_port(&self, arrived: &Arrived) -> Result<(), String> {
         let listener = self.player.listener();
         if self.client {
             return Ok(());

@@ -1,0 +1,427 @@
+//! Memory for frames: a bounded region of equal cells that are used again and again, and the heap for
+//! what is small.
+//!
+//! The first touch of a page costs more than framing what goes into it, so a cell that is given back
+//! keeps its memory and goes to the next who asks. Cells lie side by side in one mapping, which the
+//! kernel is asked to back with huge pages; without them, all works the same. What takes less than half a
+//! cell (small files and the ends of large ones) comes from the heap instead, which is cleared first:
+//! that costs little where little is asked for, and no chunk wastes more than it holds.
+//!
+//! All memory counts against one bound, cells at rest included. Where it leaves no room, nothing is had
+//! within it; who cannot wait for room may exceed it.
+
+#![allow(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Octets in a cell, which is what most extents of a large file take.
+pub(super) const CELL_OCTETS: usize = 1024 * 1024;
+
+/// What a chunk of the heap costs beside its octets, about, with all that the cache notes of it:
+/// without it, a great many tiny files would take far more memory than the bound says.
+const CHUNK_OCTETS: usize = 256;
+
+/// Where chunks come from and go back to.
+pub(super) struct Arena {
+    octets_max: usize,
+    region: Option<region::Region>,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Free cells with memory behind them, the one that was given back last at the end.
+    warm: VecDeque<usize>,
+    /// Free cells without, the next to be used at the end.
+    cold: Vec<usize>,
+    /// Octets of all chunks and warm cells.
+    resident: usize,
+}
+
+impl Arena {
+    /// An arena that keeps within `octets_max`; none of it is taken yet.
+    pub(super) fn new(octets_max: usize) -> Arc<Self> {
+        let cells = octets_max / CELL_OCTETS;
+        let region = region::Region::new(cells);
+        let cells = region.as_ref().map_or(0, |_| cells);
+        Arc::new(Self {
+            octets_max,
+            region,
+            state: Mutex::new(State {
+                warm: VecDeque::with_capacity(cells),
+                cold: (0..cells).rev().collect(),
+                resident: 0,
+            }),
+        })
+    }
+
+    /// Whether a chunk of `octets` can ever be had within the bound.
+    pub(super) fn fits(&self, octets: usize) -> bool {
+        self.cost(octets) <= self.octets_max
+    }
+
+    /// A chunk of `octets`, whatever they are; `None` if the bound leaves no room now.
+    pub(super) fn take(self: &Arc<Self>, octets: usize) -> Option<Chunk> {
+        let cost = self.cost(octets);
+        let mut state = self.lock();
+        if let Some(region) = self.region.as_ref().filter(|_| wants_cell(octets)) {
+            let cell = if let Some(cell) = state.warm.pop_back() {
+                cell
+            } else if state.resident + cost <= self.octets_max {
+                let cell = state.cold.pop()?;
+                state.resident += cost;
+                cell
+            } else {
+                return None;
+            };
+            drop(state);
+            let memory = Memory::Cell(region.cell(cell), octets);
+            return Some(self.chunk(memory, cost, false));
+        }
+        while state.resident + cost > self.octets_max {
+            let cell = state.warm.pop_front()?;
+            self.cool(&mut state, cell);
+        }
+        state.resident += cost;
+        drop(state);
+        let memory = Memory::Heap(vec![0; octets].into());
+        Some(self.chunk(memory, cost, false))
+    }
+
+    /// A chunk of `octets` beyond the bound.
+    pub(super) fn exceed(self: &Arc<Self>, octets: usize) -> Chunk {
+        let cost = octets + CHUNK_OCTETS;
+        self.lock().resident += cost;
+        self.chunk(Memory::Heap(vec![0; octets].into()), cost, true)
+    }
+
+    /// Octets of memory taken, free cells that keep theirs included.
+    pub(super) fn resident(&self) -> usize {
+        self.lock().resident
+    }
+
+    fn chunk(self: &Arc<Self>, memory: Memory, cost: usize, excess: bool) -> Chunk {
+        Chunk {
+            memory,
+            cost,
+            excess,
+            arena: Arc::clone(self),
+        }
+    }
+
+    fn cost(&self, octets: usize) -> usize {
+        if self.region.is_some() && wants_cell(octets) {
+            CELL_OCTETS
+        } else {
+            octets + CHUNK_OCTETS
+        }
+    }
+
+    /// Gives the memory behind a free cell back to the system.
+    fn cool(&self, state: &mut State, cell: usize) {
+        if let Some(region) = &self.region {
+            region.release(cell);
+        }
+        state.cold.push(cell);
+        state.resident -= CELL_OCTETS;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn wants_cell(octets: usize) -> bool {
+    (CELL_OCTETS / 2..=CELL_OCTETS).contains(&octets)
+}
+
+/// A piece of memory; it goes back when it is dropped.
+pub(super) struct Chunk {
+    memory: Memory,
+    cost: usize,
+    excess: bool,
+    arena: Arc<Arena>,
+}
+
+enum Memory {
+    /// A cell, and how much of it was asked for.
+    Cell(region::Cell, usize),
+    Heap(Box<[u8]>),
+}
+
+impl Chunk {
+    /// What it counts for against the bound.
+    pub(super) const fn cost(&self) -> usize {
+        self.cost
+    }
+
+    /// Whether it is beyond the bound, so that nobody should keep it.
+    pub(super) const fn is_excess(&self) -> bool {
+        self.excess
+    }
+
+    pub(super) fn octets(&self) -> &[u8] {
+        match &self.memory {
+            Memory::Cell(cell, octets) => &cell.octets()[..*octets],
+            Memory::Heap(octets) => octets,
+        }
+    }
+
+    pub(super) fn octets_mut(&mut self) -> &mut [u8] {
+        match &mut self.memory {
+            Memory::Cell(cell, octets) => &mut cell.octets_mut()[..*octets],
+            Memory::Heap(octets) => octets,
+        }
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        let mut state = self.arena.lock();
+        match &self.memory {
+            Memory::Heap(_) => state.resident -= self.cost,
+            Memory::Cell(cell, _) if state.resident > self.arena.octets_max => {
+                self.arena.cool(&mut state, cell.index());
+            }
+            Memory::Cell(cell, _) => state.warm.push_back(cell.index()),
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod region {
+    //! The mapping that cells are cut from.
+
+    use std::ptr::{self, NonNull};
+    use std::slice;
+
+    use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+
+    use super::CELL_OCTETS;
+
+    /// Length and alignment of a huge page, on the machines that have them.
+    const HUGE_OCTETS: usize = 2 * 1024 * 1024;
+
+    /// Address space, which takes memory where it is touched.
+    pub(super) struct Region {
+        mapping: NonNull<u8>,
+        mapped: usize,
+        /// Where the first cell begins: a huge page's boundary.
+        cells: NonNull<u8>,
+    }
+
+    // SAFETY: the region only names memory; each part of it is read and written through the one cell
+    // that stands for it.
+    unsafe impl Send for Region {}
+    // SAFETY: as above; no method reads or writes the memory.
+    unsafe impl Sync for Region {}
+
+    impl Region {
+        /// Room for `cells` cells; `None` for none, or if the system gives none.
+        pub(super) fn new(cells: usize) -> Option<Self> {
+            if cells == 0 {
+                return None;
+            }
+            let length = cells.checked_mul(CELL_OCTETS)?;
+            let mapped = length.checked_add(HUGE_OCTETS)?;
+            let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+            let protection = ProtFlags::READ | ProtFlags::WRITE;
+            // SAFETY: a new mapping, at an address of the kernel's choice, disturbs no other.
+            let address =
+                unsafe { mmap_anonymous(ptr::null_mut(), mapped, protection, flags) }.ok()?;
+            let mapping = NonNull::new(address.cast::<u8>())?;
+            let skipped = mapping.align_offset(HUGE_OCTETS);
+            // SAFETY: the mapping is longer than its cells by what the alignment skips at most.
+            let cells = unsafe { mapping.add(skipped) };
+            // SAFETY: the advice changes no contents, and the stretch lies within the mapping.
+            // A kernel without huge pages refuses it, and all works without.
+            let _ = unsafe { madvise(cells.as_ptr().cast(), length, Advice::LinuxHugepage) };
+            Some(Self {
+                mapping,
+                mapped,
+                cells,
+            })
+        }
+
+        /// The cell of this index, which must be below the number of cells and not be in use.
+        pub(super) fn cell(&self, index: usize) -> Cell {
+            // SAFETY: the index is that of a cell, and so within the mapping.
+            let address = unsafe { self.cells.add(index * CELL_OCTETS) };
+            Cell { address, index }
+        }
+
+        /// Gives the memory of a cell that is not in use back to the system.
+        pub(super) fn release(&self, index: usize) {
+            let address = self.cell(index).address.as_ptr().cast();
+            // SAFETY: the cell lies within the mapping and nobody refers to it. Its contents are
+            // lost, and read as zeros from now on. If the kernel refuses, it only keeps the memory.
+            let _ = unsafe { madvise(address, CELL_OCTETS, Advice::LinuxDontNeed) };
+        }
+    }
+
+    impl Drop for Region {
+        fn drop(&mut self) {
+            // SAFETY: the mapping is this region's own, and no cell outlives the arena that holds
+            // the region, since every chunk holds the arena.
+            let _ = unsafe { munmap(self.mapping.as_ptr().cast(), self.mapped) };
+        }
+    }
+
+    /// A part of a region, owned by the one chunk that it was taken for.
+    pub(super) struct Cell {
+        address: NonNull<u8>,
+        index: usize,
+    }
+
+    // SAFETY: a cell owns its memory as a box does.
+    unsafe impl Send for Cell {}
+    // SAFETY: as above; shared, it is only read.
+    unsafe impl Sync for Cell {}
+
+    impl Cell {
+        pub(super) const fn index(&self) -> usize {
+            self.index
+        }
+
+        pub(super) const fn octets(&self) -> &[u8] {
+            // SAFETY: the memory is mapped as long as the chunk that owns the cell holds the arena;
+            // no other cell covers it; and it is initialised, by the kernel with zeros or by whoever
+            // wrote to it since.
+            unsafe { slice::from_raw_parts(self.address.as_ptr(), CELL_OCTETS) }
+        }
+
+        pub(super) const fn octets_mut(&mut self) -> &mut [u8] {
+            // SAFETY: as in `octets`, and the cell is borrowed for writing.
+            unsafe { slice::from_raw_parts_mut(self.address.as_ptr(), CELL_OCTETS) }
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod region {
+    //! No mapping: everything comes from the heap.
+
+    use std::convert::Infallible;
+
+    pub(super) struct Region(Infallible);
+
+    impl Region {
+        pub(super) const fn new(_: usize) -> Option<Self> {
+            None
+        }
+
+        pub(super) const fn cell(&self, _: usize) -> Cell {
+            match self.0 {}
+        }
+
+        pub(super) const fn release(&self, _: usize) {
+            match self.0 {}
+        }
+    }
+
+    pub(super) struct Cell(Infallible);
+
+    impl Cell {
+        pub(super) const fn index(&self) -> usize {
+            match self.0 {}
+        }
+
+        pub(super) const fn octets(&self) -> &[u8] {
+            match self.0 {}
+        }
+
+        pub(super) const fn octets_mut(&mut self) -> &mut [u8] {
+            match self.0 {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The address of a chunk's octets tells whether memory is used again.
+    fn address(chunk: &Chunk) -> usize {
+        chunk.octets().as_ptr().addr()
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn cells_are_used_again_and_apart_from_each_other() {
+        let arena = Arena::new(4 * CELL_OCTETS);
+        let mut chunks: Vec<_> = (0..4)
+            .map(|_| arena.take(CELL_OCTETS).expect("room"))
+            .collect();
+        assert!(arena.take(CELL_OCTETS).is_none());
+        for (mark, chunk) in (1..).zip(&mut chunks) {
+            chunk.octets_mut().fill(mark);
+        }
+        for (mark, chunk) in (1..).zip(&chunks) {
+            assert!(chunk.octets().iter().all(|&octet| octet == mark));
+        }
+        let given = address(&chunks[2]);
+        drop(chunks.swap_remove(2));
+        assert_eq!(arena.resident(), 4 * CELL_OCTETS, "it keeps its memory");
+        let again = arena.take(CELL_OCTETS - 7).expect("room again");
+        assert_eq!(address(&again), given);
+        assert_eq!(again.octets().len(), CELL_OCTETS - 7);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn cells_at_rest_make_room_for_small_chunks() {
+        let arena = Arena::new(2 * CELL_OCTETS);
+        let mut cells = [(); 2].map(|()| arena.take(CELL_OCTETS).expect("room"));
+        assert!(arena.take(1).is_none());
+        cells[0].octets_mut().fill(7);
+        drop(cells);
+        let small = arena.take(1).expect("room");
+        assert_eq!(arena.resident(), CELL_OCTETS + 1 + CHUNK_OCTETS);
+        let other = arena
+            .take(CELL_OCTETS)
+            .expect("the cell that is still warm");
+        assert!(
+            arena.take(CELL_OCTETS).is_none(),
+            "the small one is in the way"
+        );
+        drop(small);
+        let cooled = arena.take(CELL_OCTETS).expect("room again");
+        assert_ne!(address(&cooled), address(&other));
+        assert!(
+            cooled.octets().iter().all(|&octet| octet == 0),
+            "its memory had gone"
+        );
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_exceeds_the_bound_presses_on_cells_at_rest() {
+        let arena = Arena::new(CELL_OCTETS);
+        let cell = arena.take(CELL_OCTETS).expect("room");
+        let excess = arena.exceed(100);
+        assert!(excess.is_excess() && !cell.is_excess());
+        assert_eq!(arena.resident(), CELL_OCTETS + 100 + CHUNK_OCTETS);
+        drop(cell);
+        assert_eq!(arena.resident(), 100 + CHUNK_OCTETS);
+        drop(excess);
+        assert_eq!(arena.resident(), 0);
+    }
+
+    #[test]
+    fn an_arena_without_room_gives_nothing_but_beyond_it() {
+        let arena = Arena::new(0);
+        assert!(!arena.fits(0));
+        assert!(arena.take(0).is_none());
+        assert_eq!(arena.exceed(3).octets(), [0; 3]);
+        assert_eq!(arena.resident(), 0);
+    }
+
+    #[test]
+    fn a_chunk_outlives_whoever_made_the_arena() {
+        let arena = Arena::new(CELL_OCTETS);
+        let mut chunk = arena.take(CELL_OCTETS).expect("room");
+        drop(arena);
+        chunk.octets_mut().fill(1);
+        assert_eq!(chunk.octets().last(), Some(&1));
+    }
+}

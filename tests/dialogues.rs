@@ -29,6 +29,7 @@
 //!
 //! `DIALOGUE=part-of-a-name cargo test --test dialogues` plays only some.
 
+mod common;
 #[path = "dialogues/play.rs"]
 mod play;
 #[path = "dialogues/players.rs"]
@@ -41,6 +42,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{env, fs, io, thread};
 
 use bootstorm::engine::mio::MioEngine;
+#[cfg(target_os = "linux")]
+use bootstorm::engine::uring::UringEngine;
 
 use play::play;
 use players::{Loopback, Player, Virtual};
@@ -58,6 +61,17 @@ fn the_core_keeps_to_every_dialogue() {
 fn the_mio_engine_keeps_to_every_dialogue() {
     play_all(Dialogue::in_real_time, |setup| {
         Loopback::start(setup, MioEngine::new)
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_uring_engine_keeps_to_every_dialogue() {
+    if let Err(why) = UringEngine::new() {
+        return common::skip(&why.to_string());
+    }
+    play_all(Dialogue::in_real_time, |setup| {
+        Loopback::start(setup, UringEngine::new)
     });
 }
 

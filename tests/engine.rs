@@ -4,11 +4,15 @@
 // Elsewhere sockets tell less, and the loopback has one address.
 #![cfg(target_os = "linux")]
 
+mod common;
+
+use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::thread;
 
-use bootstorm::engine::mio::{MioEngine, MioStatistics};
-use bootstorm::engine::{Bind, Engine, Inbox, Local, Path, Payload, Sent, SocketId};
+use bootstorm::engine::mio::MioEngine;
+use bootstorm::engine::uring::UringEngine;
+use bootstorm::engine::{Bind, Engine, Inbox, Local, Path, Payload, Sent, SocketId, Statistics};
 use bootstorm::time::{Duration, Instant};
 
 /// Longer than any of these tests takes. None waits for it to pass.
@@ -25,19 +29,113 @@ struct Arrived {
     octets: Vec<u8>,
 }
 
+/// What the engines on the kernel's sockets offer beside what every engine does.
+trait Tested: Engine + Sized {
+    const NAME: &str;
+
+    /// Why there is none on this machine.
+    fn missing() -> Option<String>;
+    fn create() -> Self;
+    fn without_gso(self) -> Self;
+    fn gso(&self) -> bool;
+    fn statistics(&self) -> Statistics;
+    fn receive_buffer(&self, socket: SocketId) -> io::Result<usize>;
+}
+
+macro_rules! tested {
+    ($engine:ident, $name:literal) => {
+        impl Tested for $engine {
+            const NAME: &str = $name;
+
+            fn missing() -> Option<String> {
+                Self::new().err().map(|error| error.to_string())
+            }
+
+            fn create() -> Self {
+                Self::new().expect("an engine")
+            }
+
+            fn without_gso(self) -> Self {
+                Self::without_gso(self)
+            }
+
+            fn gso(&self) -> bool {
+                Self::gso(self)
+            }
+
+            fn statistics(&self) -> Statistics {
+                Self::statistics(self)
+            }
+
+            fn receive_buffer(&self, socket: SocketId) -> io::Result<usize> {
+                Self::receive_buffer(self, socket)
+            }
+        }
+    };
+}
+
+tested!(MioEngine, "mio");
+tested!(UringEngine, "uring");
+
+/// Every test once with each engine.
+macro_rules! on_both_engines {
+    ($($test:ident)*) => {
+        mod mio {
+            $(#[test]
+            fn $test() {
+                super::$test::<super::MioEngine>();
+            })*
+        }
+
+        mod uring {
+            use super::Tested;
+
+            $(#[test]
+            fn $test() {
+                match super::UringEngine::missing() {
+                    None => super::$test::<super::UringEngine>(),
+                    Some(why) => super::common::skip(&why),
+                }
+            })*
+        }
+    };
+}
+
+on_both_engines! {
+    an_answer_leaves_from_the_address_that_was_asked
+    a_dual_stack_socket_shows_ipv4_peers_as_such_and_answers_them
+    a_broadcast_is_told_from_a_question_to_the_host_alone
+    segments_arrive_as_datagrams
+    many_segments_take_few_system_calls
+    the_largest_blocks_go_one_to_a_call
+    segments_go_to_ipv4_peers_of_a_dual_stack_socket
+    a_full_inbox_leaves_the_rest_for_the_next_wait
+    a_busy_socket_does_not_keep_another_waiting
+    an_overflowing_queue_is_counted
+    link_local_peers_keep_their_interface
+    a_wait_ends_by_the_waker_from_another_thread
+    a_wait_ends_when_the_time_has_come_and_not_before
+    a_closed_socket_is_an_error_and_its_number_is_not_used_again_soon
+    what_cannot_be_sent_fails_and_says_why
+    an_address_that_is_not_ours_fails_without_giving_up_bursts
+    an_empty_datagram_arrives
+    two_sockets_share_a_port_only_if_both_want_to
+    the_mtu_of_an_interface_is_known_if_it_exists
+}
+
 /// An engine with one socket.
-struct Host {
-    engine: MioEngine,
+struct Host<E> {
+    engine: E,
     socket: SocketId,
     inbox: Inbox,
 }
 
-impl Host {
+impl<E: Tested> Host<E> {
     fn new(address: &str) -> Self {
-        Self::with(MioEngine::new().expect("an engine"), address)
+        Self::with(E::create(), address)
     }
 
-    fn with(mut engine: MioEngine, address: &str) -> Self {
+    fn with(mut engine: E, address: &str) -> Self {
         let socket = engine.open(bind(address)).expect("a socket");
         Self {
             engine,
@@ -107,7 +205,7 @@ impl Host {
         takes
     }
 
-    fn statistics(&self) -> MioStatistics {
+    fn statistics(&self) -> Statistics {
         self.engine.statistics()
     }
 }
@@ -138,9 +236,9 @@ fn pattern(len: usize) -> Vec<u8> {
 }
 
 /// A question from `client` to `asked` and the answer to it.
-fn round_trip(server: &str, client: &str, asked: &str) {
-    let mut server = Host::new(server);
-    let mut client = Host::new(client);
+fn round_trip<E: Tested>(server: &str, client: &str, asked: &str) {
+    let mut server = Host::<E>::new(server);
+    let mut client = Host::<E>::new(client);
     let question = to(server.at(asked));
     assert_eq!(
         client.send(&question, Payload::Packet(b"question")),
@@ -164,27 +262,24 @@ fn round_trip(server: &str, client: &str, asked: &str) {
     assert_eq!(arrived.path.peer, server.at(asked));
 }
 
-#[test]
-fn an_answer_leaves_from_the_address_that_was_asked() {
-    round_trip("127.0.0.1", "127.0.0.1", "127.0.0.1");
-    round_trip("0.0.0.0", "127.0.0.1", "127.0.0.5");
-    round_trip("0.0.0.0", "0.0.0.0", "127.0.0.5");
-    round_trip("::1", "::1", "::1");
-    round_trip("::", "::1", "::1");
-    round_trip("::", "::", "::1");
+fn an_answer_leaves_from_the_address_that_was_asked<E: Tested>() {
+    round_trip::<E>("127.0.0.1", "127.0.0.1", "127.0.0.1");
+    round_trip::<E>("0.0.0.0", "127.0.0.1", "127.0.0.5");
+    round_trip::<E>("0.0.0.0", "0.0.0.0", "127.0.0.5");
+    round_trip::<E>("::1", "::1", "::1");
+    round_trip::<E>("::", "::1", "::1");
+    round_trip::<E>("::", "::", "::1");
 }
 
-#[test]
-fn a_dual_stack_socket_shows_ipv4_peers_as_such_and_answers_them() {
-    round_trip("::", "127.0.0.1", "127.0.0.1");
-    round_trip("::", "127.0.0.1", "127.0.0.5");
-    round_trip("::", "::", "127.0.0.5");
+fn a_dual_stack_socket_shows_ipv4_peers_as_such_and_answers_them<E: Tested>() {
+    round_trip::<E>("::", "127.0.0.1", "127.0.0.1");
+    round_trip::<E>("::", "127.0.0.1", "127.0.0.5");
+    round_trip::<E>("::", "::", "127.0.0.5");
 }
 
-#[test]
-fn a_broadcast_is_told_from_a_question_to_the_host_alone() {
+fn a_broadcast_is_told_from_a_question_to_the_host_alone<E: Tested>() {
     for server in ["0.0.0.0", "::"] {
-        let mut server = Host::new(server);
+        let mut server = Host::<E>::new(server);
         let client = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         client.set_broadcast(true).expect("may broadcast");
         client
@@ -199,8 +294,13 @@ fn a_broadcast_is_told_from_a_question_to_the_host_alone() {
 
 /// Sends `len` octets in segments of `segment` along the loopback and checks what arrives. Returns
 /// what the sender has counted.
-fn segments(mut sender: Host, address: &str, len: usize, segment: usize) -> MioStatistics {
-    let mut receiver = Host::new(address);
+fn segments<E: Tested>(
+    mut sender: Host<E>,
+    address: &str,
+    len: usize,
+    segment: usize,
+) -> Statistics {
+    let mut receiver = Host::<E>::new(address);
     let octets = pattern(len);
     let payload = Payload::Segments {
         octets: &octets,
@@ -217,28 +317,26 @@ fn segments(mut sender: Host, address: &str, len: usize, segment: usize) -> MioS
     sender.statistics()
 }
 
-#[test]
-fn segments_arrive_as_datagrams() {
+fn segments_arrive_as_datagrams<E: Tested>() {
     for address in ["127.0.0.1", "::1"] {
         for last in [0, 4, 5, 515] {
             let len = 20 * 516 + last;
-            let sent = segments(Host::new(address), address, len, 516);
+            let sent = segments(Host::<E>::new(address), address, len, 516);
             assert_eq!(sent.gso_fallbacks, 0);
-            let single = MioEngine::new().expect("an engine").without_gso();
-            let sent = segments(Host::with(single, address), address, len, 516);
+            let single = E::create().without_gso();
+            let sent = segments(Host::<E>::with(single, address), address, len, 516);
             assert_eq!(sent.sends, len.div_ceil(516) as u64);
             assert_eq!(sent.gso_sends, 0);
         }
-        segments(Host::new(address), address, 4, 516);
-        segments(Host::new(address), address, 516, 516);
-        segments(Host::new(address), address, 517, 516);
-        segments(Host::new(address), address, 100, 1);
+        segments(Host::<E>::new(address), address, 4, 516);
+        segments(Host::<E>::new(address), address, 516, 516);
+        segments(Host::<E>::new(address), address, 517, 516);
+        segments(Host::<E>::new(address), address, 100, 1);
     }
 }
 
-#[test]
-fn many_segments_take_few_system_calls() {
-    let host = Host::new("127.0.0.1");
+fn many_segments_take_few_system_calls<E: Tested>() {
+    let host = Host::<E>::new("127.0.0.1");
     if !host.engine.gso() {
         eprintln!("skipped: this kernel does not cut bursts");
         return;
@@ -247,22 +345,25 @@ fn many_segments_take_few_system_calls() {
     let sent = segments(host, "127.0.0.1", 199 * 516 + 4, 516);
     assert_eq!((sent.sends, sent.gso_sends), (4, 4));
     // 65,507 octets to a call: 45 segments.
-    let sent = segments(Host::new("127.0.0.1"), "127.0.0.1", 90 * 1432, 1432);
+    let sent = segments(Host::<E>::new("127.0.0.1"), "127.0.0.1", 90 * 1432, 1432);
     assert_eq!((sent.sends, sent.gso_sends), (2, 2));
 }
 
-#[test]
-fn the_largest_blocks_go_one_to_a_call() {
-    let sent = segments(Host::new("127.0.0.1"), "127.0.0.1", 2 * 65_468 + 4, 65_468);
+fn the_largest_blocks_go_one_to_a_call<E: Tested>() {
+    let sent = segments(
+        Host::<E>::new("127.0.0.1"),
+        "127.0.0.1",
+        2 * 65_468 + 4,
+        65_468,
+    );
     assert_eq!((sent.sends, sent.gso_sends), (3, 0));
-    let sent = segments(Host::new("::1"), "::1", 2 * 65_468 + 4, 65_468);
+    let sent = segments(Host::<E>::new("::1"), "::1", 2 * 65_468 + 4, 65_468);
     assert_eq!((sent.sends, sent.gso_sends, sent.gso_fallbacks), (3, 0, 0));
 }
 
-#[test]
-fn segments_go_to_ipv4_peers_of_a_dual_stack_socket() {
-    let mut server = Host::new("::");
-    let mut client = Host::new("127.0.0.1");
+fn segments_go_to_ipv4_peers_of_a_dual_stack_socket<E: Tested>() {
+    let mut server = Host::<E>::new("::");
+    let mut client = Host::<E>::new("127.0.0.1");
     client.send(&to(server.at("127.0.0.5")), Payload::Packet(b"question"));
     let path = server.receive(1).remove(0).path;
     let octets = pattern(10 * 516 + 4);
@@ -281,10 +382,9 @@ fn segments_go_to_ipv4_peers_of_a_dual_stack_socket() {
     );
 }
 
-#[test]
-fn a_full_inbox_leaves_the_rest_for_the_next_wait() {
-    let mut sender = Host::new("127.0.0.1");
-    let mut receiver = Host::new("127.0.0.1");
+fn a_full_inbox_leaves_the_rest_for_the_next_wait<E: Tested>() {
+    let mut sender = Host::<E>::new("127.0.0.1");
+    let mut receiver = Host::<E>::new("127.0.0.1");
     if !receiver.takes_a_storm() {
         return;
     }
@@ -299,7 +399,7 @@ fn a_full_inbox_leaves_the_rest_for_the_next_wait() {
     for (number, datagram) in receiver.receive(2000).iter().enumerate() {
         assert_eq!(datagram.octets, (number as u32).to_be_bytes());
     }
-    let MioStatistics {
+    let Statistics {
         receives, polls, ..
     } = receiver.statistics();
     assert!((4..100).contains(&polls), "{polls} polls");
@@ -322,10 +422,9 @@ fn a_full_inbox_leaves_the_rest_for_the_next_wait() {
     assert_eq!(receiver.engine.receive_drops(), 0);
 }
 
-#[test]
-fn a_busy_socket_does_not_keep_another_waiting() {
-    let mut sender = Host::new("127.0.0.1");
-    let mut engine = MioEngine::new().expect("an engine");
+fn a_busy_socket_does_not_keep_another_waiting<E: Tested>() {
+    let mut sender = Host::<E>::new("127.0.0.1");
+    let mut engine = E::create();
     let busy = engine.open(bind("127.0.0.1")).expect("a socket");
     let quiet = engine.open(bind("127.0.0.1")).expect("a socket");
     for (socket, count) in [(busy, 2 * Inbox::DATAGRAMS_MAX), (quiet, 1)] {
@@ -344,10 +443,9 @@ fn a_busy_socket_does_not_keep_another_waiting() {
     assert!(datagrams().any(|datagram| datagram.socket == quiet));
 }
 
-#[test]
-fn an_overflowing_queue_is_counted() {
-    let mut sender = Host::new("127.0.0.1");
-    let mut receiver = Host::new("127.0.0.1");
+fn an_overflowing_queue_is_counted<E: Tested>() {
+    let mut sender = Host::<E>::new("127.0.0.1");
+    let mut receiver = Host::<E>::new("127.0.0.1");
     let path = to(receiver.address());
     let large = pattern(60_000);
     for _ in 0..1000 {
@@ -381,8 +479,7 @@ fn an_overflowing_queue_is_counted() {
     assert_eq!(receiver.engine.receive_drops(), lost);
 }
 
-#[test]
-fn link_local_peers_keep_their_interface() {
+fn link_local_peers_keep_their_interface<E: Tested>() {
     // Address and interface's index, both in hexadecimal, and more.
     let addresses = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
     let link_local = addresses.lines().find_map(|line| {
@@ -397,8 +494,8 @@ fn link_local_peers_keep_their_interface() {
         eprintln!("skipped: no link-local address");
         return;
     };
-    let mut server = Host::new("::");
-    let mut client = Host::new("::");
+    let mut server = Host::<E>::new("::");
+    let mut client = Host::<E>::new("::");
     let asked = SocketAddrV6::new(address, server.address().port(), 0, interface);
     assert_eq!(
         client.send(&to(asked.into()), Payload::Packet(b"question")),
@@ -424,9 +521,8 @@ fn link_local_peers_keep_their_interface() {
     assert_eq!(client.receive(1).remove(0).path.peer, asked.into());
 }
 
-#[test]
-fn a_wait_ends_by_the_waker_from_another_thread() {
-    let mut engine = MioEngine::new().expect("an engine");
+fn a_wait_ends_by_the_waker_from_another_thread<E: Tested>() {
+    let mut engine = E::create();
     let mut inbox = Inbox::new();
     for _ in 0..100 {
         let waker = engine.waker();
@@ -440,9 +536,8 @@ fn a_wait_ends_by_the_waker_from_another_thread() {
     }
 }
 
-#[test]
-fn a_wait_ends_when_the_time_has_come_and_not_before() {
-    let mut engine = MioEngine::new().expect("an engine");
+fn a_wait_ends_when_the_time_has_come_and_not_before<E: Tested>() {
+    let mut engine = E::create();
     let mut inbox = Inbox::new();
     for micros in [0, 1, 100, 1500, 10_000] {
         let until = engine.now() + Duration::from_micros(micros);
@@ -460,9 +555,8 @@ fn a_wait_ends_when_the_time_has_come_and_not_before() {
         .expect("a working engine");
 }
 
-#[test]
-fn a_closed_socket_is_an_error_and_its_number_is_not_used_again_soon() {
-    let mut host = Host::new("127.0.0.1");
+fn a_closed_socket_is_an_error_and_its_number_is_not_used_again_soon<E: Tested>() {
+    let mut host = Host::<E>::new("127.0.0.1");
     let path = to(host.address());
     let closed = host.socket;
     host.send(&path, Payload::Packet(b"to myself"));
@@ -488,9 +582,8 @@ fn a_closed_socket_is_an_error_and_its_number_is_not_used_again_soon() {
     assert_eq!(host.receive(1).len(), 1);
 }
 
-#[test]
-fn what_cannot_be_sent_fails_and_says_why() {
-    let mut host = Host::new("127.0.0.1");
+fn what_cannot_be_sent_fails_and_says_why<E: Tested>() {
+    let mut host = Host::<E>::new("127.0.0.1");
     let path = to(host.address());
     let octets = vec![0; 70_000];
     let failed = Sent::Failed(libc::EMSGSIZE);
@@ -531,9 +624,8 @@ fn what_cannot_be_sent_fails_and_says_why() {
     assert_eq!(host.statistics().gso_fallbacks, 0);
 }
 
-#[test]
-fn an_address_that_is_not_ours_fails_without_giving_up_bursts() {
-    let mut host = Host::new("0.0.0.0");
+fn an_address_that_is_not_ours_fails_without_giving_up_bursts<E: Tested>() {
+    let mut host = Host::<E>::new("0.0.0.0");
     let peer = host.at("127.0.0.1");
     let local = Local {
         address: Some(ip("192.0.2.77")),
@@ -550,24 +642,22 @@ fn an_address_that_is_not_ours_fails_without_giving_up_bursts() {
     assert_eq!(host.statistics().gso_fallbacks, 0);
 }
 
-#[test]
-fn an_empty_datagram_arrives() {
-    let mut host = Host::new("127.0.0.1");
+fn an_empty_datagram_arrives<E: Tested>() {
+    let mut host = Host::<E>::new("127.0.0.1");
     let path = to(host.address());
     assert_eq!(host.send(&path, Payload::Packet(&[])), Sent::Datagrams(1));
     assert_eq!(host.receive(1).remove(0).octets, b"");
 }
 
-#[test]
-fn two_sockets_share_a_port_only_if_both_want_to() {
-    let mut engine = MioEngine::new().expect("an engine");
+fn two_sockets_share_a_port_only_if_both_want_to<E: Tested>() {
+    let mut engine = E::create();
     let alone = engine.open(bind("127.0.0.1")).expect("a socket");
     let address = engine.local_addr(alone).expect("an open socket");
     for shared in [false, true] {
         let again = engine.open(Bind { address, shared });
         assert_eq!(
             again.map_err(|error| error.kind()),
-            Err(std::io::ErrorKind::AddrInUse)
+            Err(io::ErrorKind::AddrInUse)
         );
     }
     let first = engine
@@ -585,9 +675,8 @@ fn two_sockets_share_a_port_only_if_both_want_to() {
         .expect("a second socket");
 }
 
-#[test]
-fn the_mtu_of_an_interface_is_known_if_it_exists() {
-    let mut host = Host::new("127.0.0.1");
+fn the_mtu_of_an_interface_is_known_if_it_exists<E: Tested>() {
+    let mut host = Host::<E>::new("127.0.0.1");
     let path = to(host.address());
     host.send(&path, Payload::Packet(b"x"));
     let loopback = host.receive(1).remove(0).path.local.interface;
@@ -599,7 +688,7 @@ fn the_mtu_of_an_interface_is_known_if_it_exists() {
         assert_eq!(host.engine.mtu(u32::MAX), None);
         assert_eq!(host.engine.mtu(999_999), None);
     }
-    assert_eq!(host.engine.name(), "mio");
+    assert_eq!(host.engine.name(), E::NAME);
     assert!(host.engine.receive_buffer(host.socket).is_ok());
     assert!(host.engine.receive_buffer(SocketId(u32::MAX)).is_err());
 }

@@ -29,6 +29,10 @@ const SIBLINGS: &[(&str, &str)] = &[("config", "proto"), ("metrics", "proto"), (
 /// The files that may say `unsafe`; each argues every use.
 const UNSAFE_FILES: &[&str] = &[
     "src/engine/socket.rs",
+    "src/engine/uring.rs",
+    "src/engine/uring/buffers.rs",
+    "src/engine/uring/ring.rs",
+    "src/engine/uring/zero_copy.rs",
     "src/store/arena.rs",
     "tests/allocations.rs",
     "tests/scale.rs",

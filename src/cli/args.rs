@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::values::{self, BlksizeMax, Listen};
 use crate::config::Subnet;
+use crate::server;
 use crate::store;
 use crate::time::Duration;
 
@@ -276,6 +277,18 @@ pub(super) enum EngineChoice {
     Auto,
     /// Readiness and plain system calls, on every Unix.
     Mio,
+    /// Linux's io_uring; an error where it is missing or forbidden.
+    Uring,
+}
+
+impl From<EngineChoice> for server::EngineChoice {
+    fn from(choice: EngineChoice) -> Self {
+        match choice {
+            EngineChoice::Auto => Self::Auto,
+            EngineChoice::Mio => Self::Mio,
+            EngineChoice::Uring => Self::Uring,
+        }
+    }
 }
 
 /// What `get` is told.

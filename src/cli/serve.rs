@@ -78,6 +78,7 @@ fn options(arguments: &Serve, ipv6: bool) -> Result<ServerOptions, Trouble> {
             upload_octets_max: arguments.max_upload,
         },
         frame_cache_octets: arguments.frame_cache,
+        engine: arguments.engine.into(),
     })
 }
 
@@ -120,6 +121,7 @@ mod tests {
     use super::super::args::{Arguments, Command};
     use super::*;
     use crate::config;
+    use crate::server::EngineChoice;
     use crate::store::Writes;
     use crate::time::Duration;
 
@@ -150,6 +152,8 @@ mod tests {
         assert_eq!(options.root.as_os_str(), "/srv/tftp");
         assert_eq!(options.listen, ["[::]:69".parse().unwrap()]);
         assert!(options.workers >= 1);
+        assert_eq!(options.engine, EngineChoice::Auto);
+        assert_eq!(typed("--engine uring").engine, EngineChoice::Uring);
     }
 
     #[test]
@@ -164,6 +168,7 @@ mod tests {
         let listen: Vec<SocketAddr> =
             vec!["[::]:6969".parse().unwrap(), "127.0.0.1:0".parse().unwrap()];
         assert_eq!(options.listen, listen);
+        assert_eq!(options.engine, EngineChoice::Mio);
         assert_eq!(options.workers, 3);
         assert_eq!(options.frame_cache_octets, 0);
         assert_eq!(options.directory.writes, Writes::Overwrite);

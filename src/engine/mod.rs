@@ -9,17 +9,25 @@
 //! - [`Engine::send`] never blocks, and sends the datagrams of a call in order;
 //! - an answer leaves from the local address that the question came to.
 
+mod alarm;
 pub mod mio;
 pub mod sim;
 #[allow(unsafe_code)] // The system calls with control messages; each use argues its case.
 mod socket;
+mod sockets;
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)] // What the kernel reads and writes by itself; each use argues its case.
+pub mod uring;
 
 pub use socket::route_mtu;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::task::Waker;
 
+use crate::proto::block::BlockIndex;
+use crate::store::Frames;
 use crate::time::Instant;
 
 /// Names a socket of one engine.
@@ -66,6 +74,31 @@ pub enum Payload<'a> {
         /// Length of each but the last, in octets; never 0.
         segment: usize,
     },
+    /// DATA packets that many share. They never change, so the device may take them from where they lie.
+    Frames {
+        /// Them and their neighbours.
+        frames: &'a Arc<Frames>,
+        /// The first of them.
+        first: BlockIndex,
+        /// How many; those beyond the end of `frames` do not count.
+        count: u64,
+    },
+}
+
+impl<'a> Payload<'a> {
+    /// All octets, and the length of each datagram but the last.
+    #[must_use]
+    pub fn segments(&self) -> (&'a [u8], usize) {
+        match *self {
+            Self::Packet(octets) => (octets, octets.len()),
+            Self::Segments { octets, segment } => (octets, segment),
+            Self::Frames {
+                frames,
+                first,
+                count,
+            } => (frames.slice(first, count).0, frames.segment()),
+        }
+    }
 }
 
 /// What became of a send.
@@ -95,7 +128,7 @@ pub struct Datagram<'a> {
 
 /// Moves datagrams and tells the time.
 pub trait Engine {
-    /// A short name for logs and metrics: `mio`, `sim`.
+    /// A short name for logs and metrics: `mio`, `uring`, `sim`.
     fn name(&self) -> &'static str;
 
     /// The time.
@@ -133,6 +166,25 @@ pub trait Engine {
 
     /// Datagrams that the kernel dropped because a receive queue was full, since the start.
     fn receive_drops(&self) -> u64;
+}
+
+/// What an engine on the kernel's sockets has done so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Statistics {
+    /// System calls to poll for readiness.
+    pub polls: u64,
+    /// System calls to receive alone, with those that found nothing.
+    pub receives: u64,
+    /// System calls to send, with those that failed.
+    pub sends: u64,
+    /// Those of them that sent more than one datagram.
+    pub gso_sends: u64,
+    /// How often a burst was refused and its datagrams then went singly.
+    pub gso_fallbacks: u64,
+    /// Bursts handed to the device where they lie, without a system call of `sends`.
+    pub zero_copy_sends: u64,
+    /// Those of them that the kernel copied all the same.
+    pub zero_copy_copied: u64,
 }
 
 /// Datagrams that arrived together, in one stretch of memory that is used again and again.

@@ -480,7 +480,8 @@ impl Engine for SimEngine {
     fn send(&mut self, socket: SocketId, path: &Path, payload: Payload<'_>) -> Sent {
         match payload {
             Payload::Packet(octets) => self.send_one(socket, path, octets),
-            Payload::Segments { octets, segment } => {
+            burst => {
+                let (octets, segment) = burst.segments();
                 let mut left = 0;
                 for datagram in octets.chunks(segment.max(1)) {
                     match self.send_one(socket, path, datagram) {

@@ -1,9 +1,9 @@
 //! UDP sockets that know at which of their addresses a datagram arrived, and send it from there.
 //!
 //! Linux tells and takes these things as control messages of recvmsg(2) and sendmsg(2), which no safe
-//! crate offers without an allocation per call. This file is the only one of the engines with
-//! `unsafe`; what it shows to them is safe, knows no readiness and keeps no state. Elsewhere plain
-//! calls do: answers then leave from the address that the system picks.
+//! crate offers without an allocation per call. What this file shows to the engines is safe, knows no
+//! readiness and keeps no state. Elsewhere plain calls do: answers then leave from the address that
+//! the system picks.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
@@ -139,7 +139,7 @@ pub(super) fn narrow(socket: &UdpSocket, octets: u32) -> io::Result<()> {
 }
 
 /// The address as an IPv6 socket takes it.
-fn mapped(address: SocketAddr) -> SocketAddr {
+pub(super) fn mapped(address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) => SocketAddrV6::new(ip.to_ipv6_mapped(), address.port(), 0, 0).into(),
         IpAddr::V6(_) => address,
@@ -156,8 +156,9 @@ fn unmapped(address: SocketAddr) -> SocketAddr {
 
 /// Everything by control messages.
 #[cfg(target_os = "linux")]
-mod linux {
+pub(super) mod linux {
     use std::ffi::c_int;
+    use std::iter;
     use std::mem;
     use std::os::fd::{AsFd, AsRawFd};
     use std::ptr;
@@ -166,9 +167,12 @@ mod linux {
 
     use super::*;
 
+    /// Room for the name of a socket: a sockaddr_in6, and what keeps the control messages aligned.
+    pub(crate) const NAME_OCTETS: usize = 32;
+
     /// Room for the control messages of one call: 96 octets at most are received (IP_PKTINFO,
     /// IPV6_PKTINFO and SO_RXQ_OVFL), and fewer are sent.
-    const CONTROL_OCTETS: usize = 128;
+    pub(crate) const CONTROL_OCTETS: usize = 128;
 
     pub(super) fn force_receive_buffer(socket: &Socket, octets: usize) -> bool {
         let octets = c_int::try_from(octets).unwrap_or(c_int::MAX);
@@ -205,6 +209,7 @@ mod linux {
     }
 
     pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
+        let mut name = [0; NAME_OCTETS];
         let mut control = Control::new();
         let mut part = libc::iovec {
             iov_base: buffer.as_mut_ptr().cast(),
@@ -212,27 +217,26 @@ mod linux {
         };
         // SAFETY: a msghdr of zeros is one without address, data and control messages.
         let mut header: libc::msghdr = unsafe { mem::zeroed() };
+        header.msg_name = name.as_mut_ptr().cast();
+        header.msg_namelen = NAME_OCTETS as libc::socklen_t;
         header.msg_iov = &raw mut part;
         header.msg_iovlen = 1;
         header.msg_control = control.octets.as_mut_ptr().cast();
         header.msg_controllen = CONTROL_OCTETS as _;
-        let receive = |storage: *mut socket2::SockAddrStorage, length: *mut libc::socklen_t| {
-            header.msg_name = storage.cast();
-            // SAFETY: socket2 gives a pointer to a length that it owns, valid during this call.
-            header.msg_namelen = unsafe { *length };
-            // SAFETY: all that `header` points to is owned by this function or borrowed by it
-            // mutably, and as long as it says; the storage is socket2's, valid during this call.
-            let len = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, 0) };
-            // SAFETY: as above.
-            unsafe { *length = header.msg_namelen };
-            usize::try_from(len).map_err(|_| io::Error::last_os_error())
-        };
-        // SAFETY: on success the kernel has written an address of the length that it states.
-        let (len, peer) = unsafe { SockAddr::try_init(receive) }?;
-        let peer = peer.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+        // SAFETY: all that `header` points to is owned by this function or borrowed by it mutably,
+        // and as long as it says.
+        let len = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, 0) };
+        let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
+        let name = &name[..NAME_OCTETS.min(header.msg_namelen as usize)];
+        let control = &control.octets[..CONTROL_OCTETS.min(header.msg_controllen as usize)];
+        told(name, control, len.min(buffer.len()))
+    }
 
+    /// What the kernel tells with a datagram of `len` octets by name and control messages.
+    pub(crate) fn told(name: &[u8], control: &[u8], len: usize) -> io::Result<Received> {
+        let peer = address(name).ok_or(io::ErrorKind::InvalidData)?;
         let mut received = Received {
-            len: len.min(buffer.len()),
+            len,
             path: Path {
                 peer: unmapped(peer),
                 local: Local::default(),
@@ -240,35 +244,38 @@ mod linux {
             broadcast: false,
             drops: None,
         };
-        // SAFETY: the kernel has set `msg_controllen` to what it wrote into `control`, which lives on.
-        let mut message = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
-        while !message.is_null() {
-            // SAFETY: the CMSG functions give null or a whole message within `control`, aligned as
-            // that is; its data is as long as its level and type say.
-            unsafe { note(&mut received, message) };
-            // SAFETY: as for CMSG_FIRSTHDR; `message` came from there or from here.
-            message = unsafe { libc::CMSG_NXTHDR(&raw const header, message) };
+        for (level, kind, data) in messages(control) {
+            note(&mut received, level, kind, data);
         }
         Ok(received)
     }
 
+    /// The address in a socket's name.
+    fn address(name: &[u8]) -> Option<SocketAddr> {
+        let family: libc::sa_family_t = read(name)?;
+        match c_int::from(family) {
+            libc::AF_INET => {
+                let name: libc::sockaddr_in = read(name)?;
+                let ip = Ipv4Addr::from(name.sin_addr.s_addr.to_ne_bytes());
+                Some(SocketAddr::new(ip.into(), u16::from_be(name.sin_port)))
+            }
+            libc::AF_INET6 => {
+                let name: libc::sockaddr_in6 = read(name)?;
+                let (port, ip) = (u16::from_be(name.sin6_port), name.sin6_addr.s6_addr.into());
+                Some(SocketAddrV6::new(ip, port, 0, name.sin6_scope_id).into())
+            }
+            _ => None,
+        }
+    }
+
     /// Takes down what a control message tells.
-    ///
-    /// # Safety
-    /// `message` points to a whole control message that the kernel wrote.
-    unsafe fn note(received: &mut Received, message: *const libc::cmsghdr) {
-        // SAFETY: given by the caller.
-        let (kind, data) = unsafe {
-            (
-                ((*message).cmsg_level, (*message).cmsg_type),
-                libc::CMSG_DATA(message),
-            )
-        };
+    fn note(received: &mut Received, level: c_int, kind: c_int, data: &[u8]) {
         let local = &mut received.path.local;
-        match kind {
+        match (level, kind) {
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                // SAFETY: this level and type carry an in_pktinfo, whose fields are plain numbers.
-                let info = unsafe { data.cast::<libc::in_pktinfo>().read_unaligned() };
+                let Some(info) = read::<libc::in_pktinfo>(data) else {
+                    return;
+                };
                 let own = Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes());
                 let asked = Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes());
                 local.address = (!own.is_unspecified()).then_some(own.into());
@@ -277,8 +284,9 @@ mod linux {
                 received.broadcast = own != asked;
             }
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-                // SAFETY: this level and type carry an in6_pktinfo, whose fields are plain numbers.
-                let info = unsafe { data.cast::<libc::in6_pktinfo>().read_unaligned() };
+                let Some(info) = read::<libc::in6_pktinfo>(data) else {
+                    return;
+                };
                 let asked = Ipv6Addr::from(info.ipi6_addr.s6_addr);
                 // Of an IPv4 datagram IP_PKTINFO knows more.
                 if asked.to_ipv4_mapped().is_none() {
@@ -287,12 +295,50 @@ mod linux {
                     local.interface = info.ipi6_ifindex as _;
                 }
             }
-            (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => {
-                // SAFETY: this level and type carry a u32.
-                received.drops = Some(unsafe { data.cast::<u32>().read_unaligned() });
-            }
+            (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => received.drops = read(data),
             _ => {}
         }
+    }
+
+    /// The control messages laid out in `octets`: level, type and data of each.
+    fn messages(mut octets: &[u8]) -> impl Iterator<Item = (c_int, c_int, &[u8])> {
+        // SAFETY: plain arithmetic.
+        let header_octets = unsafe { libc::CMSG_LEN(0) } as usize;
+        iter::from_fn(move || {
+            let header: libc::cmsghdr = read(octets)?;
+            let data = octets.get(header_octets..header.cmsg_len as _)?;
+            // SAFETY: plain arithmetic.
+            let space = unsafe { libc::CMSG_SPACE(data.len() as u32) } as usize;
+            octets = octets.get(space..).unwrap_or_default();
+            Some((header.cmsg_level, header.cmsg_type, data))
+        })
+    }
+
+    /// What the kernel writes into names and control messages.
+    ///
+    /// # Safety
+    /// Any octets make a value: it is made of numbers.
+    unsafe trait Numbers: Copy {}
+    // SAFETY: made of numbers.
+    unsafe impl Numbers for libc::cmsghdr {}
+    // SAFETY: made of numbers.
+    unsafe impl Numbers for libc::in_pktinfo {}
+    // SAFETY: made of numbers.
+    unsafe impl Numbers for libc::in6_pktinfo {}
+    // SAFETY: made of numbers.
+    unsafe impl Numbers for libc::sockaddr_in {}
+    // SAFETY: made of numbers.
+    unsafe impl Numbers for libc::sockaddr_in6 {}
+    // SAFETY: a number.
+    unsafe impl Numbers for u16 {}
+    // SAFETY: a number.
+    unsafe impl Numbers for u32 {}
+
+    /// The value that `octets` begin with, if they are long enough.
+    fn read<T: Numbers>(octets: &[u8]) -> Option<T> {
+        let octets = octets.get(..size_of::<T>())?;
+        // SAFETY: the octets are as many as the value has, and any make one.
+        Some(unsafe { octets.as_ptr().cast::<T>().read_unaligned() })
     }
 
     pub(super) fn send(
@@ -303,66 +349,96 @@ mod linux {
         octets: &[u8],
         segment: Option<u16>,
     ) -> io::Result<()> {
-        let mut control = Control::new();
-        match local.address {
-            Some(address) if ipv6 => {
-                let address = match address {
-                    IpAddr::V4(address) => address.to_ipv6_mapped(),
-                    IpAddr::V6(address) => address,
-                };
-                // Only a link-local address needs its interface; elsewhere routing stays free.
-                let interface = if address.is_unicast_link_local() {
-                    local.interface
-                } else {
-                    0
-                };
-                let info = libc::in6_pktinfo {
-                    ipi6_addr: libc::in6_addr {
-                        s6_addr: address.octets(),
-                    },
-                    ipi6_ifindex: interface as _,
-                };
-                control.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
+        let message = Message::new(ipv6, peer, local, segment)?;
+        message.with(octets, |header| {
+            // SAFETY: all that `header` points to lives during this call, is as long as it says, and
+            // is only read by the kernel.
+            let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), header, 0) };
+            if sent < 0 {
+                Err(io::Error::last_os_error())
+            } else {
+                Ok(())
             }
-            Some(IpAddr::V4(address)) => {
-                let info = libc::in_pktinfo {
-                    ipi_ifindex: 0,
-                    ipi_spec_dst: libc::in_addr {
-                        s_addr: u32::from_ne_bytes(address.octets()),
-                    },
-                    ipi_addr: libc::in_addr { s_addr: 0 },
-                };
-                control.push(libc::IPPROTO_IP, libc::IP_PKTINFO, info);
+        })
+    }
+
+    /// Where a datagram or a burst goes, as sendmsg(2) is told it.
+    pub(crate) struct Message {
+        peer: SockAddr,
+        control: Control,
+    }
+
+    impl Message {
+        pub(crate) fn new(
+            ipv6: bool,
+            peer: SocketAddr,
+            local: &Local,
+            segment: Option<u16>,
+        ) -> io::Result<Self> {
+            let mut control = Control::new();
+            match local.address {
+                Some(address) if ipv6 => {
+                    let address = match address {
+                        IpAddr::V4(address) => address.to_ipv6_mapped(),
+                        IpAddr::V6(address) => address,
+                    };
+                    // Only a link-local address needs its interface; elsewhere routing stays free.
+                    let interface = if address.is_unicast_link_local() {
+                        local.interface
+                    } else {
+                        0
+                    };
+                    let info = libc::in6_pktinfo {
+                        ipi6_addr: libc::in6_addr {
+                            s6_addr: address.octets(),
+                        },
+                        ipi6_ifindex: interface as _,
+                    };
+                    control.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
+                }
+                Some(IpAddr::V4(address)) => {
+                    let info = libc::in_pktinfo {
+                        ipi_ifindex: 0,
+                        ipi_spec_dst: libc::in_addr {
+                            s_addr: u32::from_ne_bytes(address.octets()),
+                        },
+                        ipi_addr: libc::in_addr { s_addr: 0 },
+                    };
+                    control.push(libc::IPPROTO_IP, libc::IP_PKTINFO, info);
+                }
+                Some(IpAddr::V6(_)) => {
+                    return Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT));
+                }
+                None => {}
             }
-            Some(IpAddr::V6(_)) => return Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT)),
-            None => {}
-        }
-        if let Some(segment) = segment {
-            control.push(libc::SOL_UDP, libc::UDP_SEGMENT, segment);
+            if let Some(segment) = segment {
+                control.push(libc::SOL_UDP, libc::UDP_SEGMENT, segment);
+            }
+            let peer = SockAddr::from(peer);
+            Ok(Self { peer, control })
         }
 
-        let peer = SockAddr::from(peer);
-        let mut part = libc::iovec {
-            iov_base: octets.as_ptr().cast_mut().cast(),
-            iov_len: octets.len(),
-        };
-        // SAFETY: a msghdr of zeros is one without address, data and control messages.
-        let mut header: libc::msghdr = unsafe { mem::zeroed() };
-        header.msg_name = peer.as_ptr().cast_mut().cast();
-        header.msg_namelen = peer.len();
-        header.msg_iov = &raw mut part;
-        header.msg_iovlen = 1;
-        if control.used > 0 {
-            header.msg_control = control.octets.as_mut_ptr().cast();
-            header.msg_controllen = control.used as _;
-        }
-        // SAFETY: all that `header` points to lives until the end of this function, is as long as it
-        // says, and is only read by the kernel.
-        let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, 0) };
-        if sent < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(())
+        /// Calls `use_header` with a header for `octets`, all of which lives until it returns.
+        pub(crate) fn with<T>(
+            &self,
+            octets: &[u8],
+            use_header: impl FnOnce(*const libc::msghdr) -> T,
+        ) -> T {
+            let mut part = libc::iovec {
+                iov_base: octets.as_ptr().cast_mut().cast(),
+                iov_len: octets.len(),
+            };
+            // SAFETY: a msghdr of zeros is one without address, data and control messages.
+            let mut header: libc::msghdr = unsafe { mem::zeroed() };
+            header.msg_name = self.peer.as_ptr().cast_mut().cast();
+            header.msg_namelen = self.peer.len();
+            header.msg_iov = &raw mut part;
+            header.msg_iovlen = 1;
+            if self.control.used > 0 {
+                header.msg_control = self.control.octets.as_ptr().cast_mut().cast();
+                header.msg_controllen = self.control.used as _;
+            }
+            use_header(&raw const header)
         }
     }
 
@@ -383,23 +459,36 @@ mod linux {
     }
 
     pub(super) fn mtu(socket: &UdpSocket, interface: u32) -> Option<u32> {
+        let answer = ask(socket, interface, libc::SIOCGIFMTU)?;
+        // SAFETY: this is the member that the call writes.
+        u32::try_from(unsafe { answer.ifr_ifru.ifru_mtu }).ok()
+    }
+
+    /// Whether what is sent to the interface comes back from it.
+    pub(crate) fn is_loopback(socket: &UdpSocket, interface: u32) -> bool {
+        let Some(answer) = ask(socket, interface, libc::SIOCGIFFLAGS) else {
+            return false;
+        };
+        // SAFETY: this is the member that the call writes.
+        let flags = unsafe { answer.ifr_ifru.ifru_flags };
+        c_int::from(flags) & libc::IFF_LOOPBACK != 0
+    }
+
+    /// Asks the kernel something about an interface, by a call that takes an ifreq with a name.
+    fn ask(socket: &UdpSocket, interface: u32, call: libc::c_ulong) -> Option<libc::ifreq> {
         let index = c_int::try_from(interface).ok().filter(|&index| index > 0)?;
         // SAFETY: an ifreq of zeros is one with an empty name.
         let mut request: libc::ifreq = unsafe { mem::zeroed() };
         request.ifr_ifru.ifru_ifindex = index;
-        let fd = socket.as_raw_fd();
-        // SAFETY: the call takes an ifreq, reads its index and writes the name.
-        let named = unsafe { libc::ioctl(fd, libc::SIOCGIFNAME as _, &raw mut request) };
-        if named < 0 {
-            return None;
+        for call in [libc::SIOCGIFNAME, call] {
+            // SAFETY: the first call reads the index and writes the name, the second reads the name
+            // and writes what it tells; both stay within the ifreq.
+            let answer = unsafe { libc::ioctl(socket.as_raw_fd(), call as _, &raw mut request) };
+            if answer < 0 {
+                return None;
+            }
         }
-        // SAFETY: the call takes an ifreq, reads its name and writes the MTU.
-        let answer = unsafe { libc::ioctl(fd, libc::SIOCGIFMTU as _, &raw mut request) };
-        if answer < 0 {
-            return None;
-        }
-        // SAFETY: the call has succeeded, and this is the member that it writes.
-        u32::try_from(unsafe { request.ifr_ifru.ifru_mtu }).ok()
+        Some(request)
     }
 
     pub(super) fn route_mtu(socket: &UdpSocket, ipv6: bool) -> Option<u32> {

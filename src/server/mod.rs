@@ -10,6 +10,8 @@ use std::thread::{self, JoinHandle};
 
 use crate::config::Settings;
 use crate::engine::mio::MioEngine;
+#[cfg(target_os = "linux")]
+use crate::engine::uring::UringEngine;
 use crate::engine::{Bind, Engine};
 use crate::metrics::Metrics;
 use crate::shard::{Census, Running, Shard};
@@ -31,6 +33,20 @@ pub struct ServerOptions {
     pub directory: DirectoryOptions,
     /// Memory for the DATA packets that transfers share, in octets.
     pub frame_cache_octets: usize,
+    /// What moves the datagrams.
+    pub engine: EngineChoice,
+}
+
+/// What may move the datagrams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EngineChoice {
+    /// The best that this system has, and that it permits.
+    #[default]
+    Auto,
+    /// Readiness and plain system calls, on every Unix.
+    Mio,
+    /// Linux's io_uring.
+    Uring,
 }
 
 /// A server that runs until it is told to end, or dropped.
@@ -89,6 +105,7 @@ impl Server {
             &options.listen,
             options.workers,
             options.settings.clone(),
+            options.engine,
             ended,
         )
     }
@@ -102,6 +119,7 @@ impl Server {
         listen: &[SocketAddr],
         workers: usize,
         settings: Settings,
+        engine: EngineChoice,
         ended: impl Fn(io::Result<()>) + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let (settings, ended, census) = (Arc::new(settings), Arc::new(ended), Census::default());
@@ -130,7 +148,26 @@ impl Server {
                 .iter()
                 .map(|&address| Bind { address, shared })
                 .collect();
-            let work = move || ended(run_shard(store, settings, census, &binds, &sender));
+            let work = move || {
+                let result = match take_engine(engine, number == 0) {
+                    Ok(Taken::Mio(engine)) => {
+                        let description = description(engine.name(), engine.gso());
+                        let shard = Shard::new(engine, store, settings, census);
+                        run_shard(shard, description, &binds, &sender)
+                    }
+                    #[cfg(target_os = "linux")]
+                    Ok(Taken::Uring(engine)) => {
+                        let description = description(engine.name(), engine.gso());
+                        let shard = Shard::new(*engine, store, settings, census);
+                        run_shard(shard, description, &binds, &sender)
+                    }
+                    Err(error) => {
+                        let _ = sender.send(Err(error));
+                        Ok(())
+                    }
+                };
+                ended(result);
+            };
             let thread = thread::Builder::new()
                 .name(format!("shard-{number}"))
                 .spawn(work)?;
@@ -222,27 +259,59 @@ impl Drop for Server {
     }
 }
 
-/// A shard's thread: everything it owns is made here, and never leaves.
-fn run_shard(
-    store: Arc<Store>,
-    settings: Arc<Settings>,
-    census: Census,
+/// The engine of a shard's thread.
+enum Taken {
+    Mio(MioEngine),
+    #[cfg(target_os = "linux")]
+    Uring(Box<UringEngine>),
+}
+
+/// Makes the engine that was chosen. `aloud` has the reason logged, if there was a choice to make.
+fn take_engine(choice: EngineChoice, aloud: bool) -> io::Result<Taken> {
+    let why = match choice {
+        EngineChoice::Mio => return MioEngine::new().map(Taken::Mio),
+        EngineChoice::Uring => return uring(),
+        EngineChoice::Auto => match uring() {
+            Ok(taken) => return Ok(taken),
+            Err(error) => error,
+        },
+    };
+    if aloud {
+        tracing::info!(engine = "mio", %why, "engine taken");
+    }
+    MioEngine::new().map(Taken::Mio)
+}
+
+#[cfg(target_os = "linux")]
+fn uring() -> io::Result<Taken> {
+    UringEngine::new().map(|engine| Taken::Uring(Box::new(engine)))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn uring() -> io::Result<Taken> {
+    let text = "io_uring is a part of Linux, and this is another system";
+    Err(io::Error::new(io::ErrorKind::Unsupported, text))
+}
+
+/// An engine, for people to read.
+fn description(name: &str, gso: bool) -> String {
+    let bursts = if gso {
+        "cut by the kernel"
+    } else {
+        "sent one by one"
+    };
+    format!("{name}, bursts {bursts}")
+}
+
+/// A shard's thread: everything it owns is made on it, and never leaves.
+fn run_shard<E: Engine>(
+    mut shard: Shard<E>,
+    engine: String,
     binds: &[Bind],
     ready: &mpsc::Sender<io::Result<Ready>>,
 ) -> io::Result<()> {
     let begin = || {
-        let engine = MioEngine::new()?;
-        let description = format!(
-            "{}, bursts {}",
-            engine.name(),
-            if engine.gso() {
-                "cut by the kernel"
-            } else {
-                "sent one by one"
-            }
-        );
-        let waker = engine.waker();
-        let mut shard = Shard::new(engine, store, settings, census);
+        let waker = shard.engine().waker();
         let mut addresses = Vec::new();
         for bind in binds {
             let named = |error: io::Error| {
@@ -255,21 +324,20 @@ fn run_shard(
         }
         let (commands, orders) = mpsc::channel();
         Ok((
-            shard,
             orders,
             Ready {
                 addresses,
-                engine: description,
+                engine,
                 commands,
                 waker,
             },
         ))
     };
-    let (mut shard, orders) = match begin() {
-        Ok((shard, orders, said)) => {
+    let orders = match begin() {
+        Ok((orders, said)) => {
             // Nobody to hear it means nobody to serve.
             let _ = ready.send(Ok(said));
-            (shard, orders)
+            orders
         }
         Err(error) => {
             let _ = ready.send(Err(error));

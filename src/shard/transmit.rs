@@ -94,15 +94,13 @@ impl<E: Engine> Shard<E> {
                     let extent = Frames::extent_of(first, params.blksize());
                     return self.fetch(id, extent, now);
                 };
-                let (octets, count) = frames.slice(first, count);
-                let sent = self.engine.send(
-                    socket,
-                    &path,
-                    Payload::Segments {
-                        octets,
-                        segment: frames.segment(),
-                    },
-                );
+                let count = frames.slice(first, count).1;
+                let burst = Payload::Frames {
+                    frames: &frames,
+                    first,
+                    count,
+                };
+                let sent = self.engine.send(socket, &path, burst);
                 // Sent once, the frame cache alone decides how long they stay.
                 if matches!(out.frames, Held::Waited(_)) && sent != Sent::Full {
                     out.frames = Held::Known(Arc::downgrade(&frames));

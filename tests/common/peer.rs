@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bootstorm::config::{Settings, frame_cache_octets_default};
-use bootstorm::server::{Server, ServerOptions};
+use bootstorm::server::{EngineChoice, Server, ServerOptions};
 use bootstorm::store::directory::DirectoryOptions;
 
 /// How long an answer may take before the test gives up: long, for machines are busy.
@@ -29,6 +29,7 @@ pub(crate) fn options(root: &Path) -> ServerOptions {
         root: root.to_path_buf(),
         directory: DirectoryOptions::default(),
         frame_cache_octets: frame_cache_octets_default(),
+        engine: EngineChoice::Auto,
     }
 }
 

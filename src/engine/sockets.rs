@@ -1,0 +1,510 @@
+//! The open sockets of an engine on the kernel, and sending through them: a burst by one system call
+//! where the kernel cuts it into datagrams (generic segmentation offload, GSO), datagram by datagram
+//! where it or the path does not.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+
+use slab::Slab;
+
+use super::socket;
+use super::{Bind, Path, Payload, Sent, SocketId, Statistics};
+use crate::time::{Duration, Instant};
+
+/// Datagrams in one burst: what kernels took when they learned to cut bursts (128 since Linux 6.9).
+const SEGMENTS_MAX: usize = 64;
+
+/// Octets in one burst to an IPv4 peer: 65,535 less the headers.
+const BURST_OCTETS_MAX_IPV4: usize = 65_535 - HEADERS_OCTETS_IPV4;
+
+/// Octets in one burst to an IPv6 peer.
+const BURST_OCTETS_MAX_IPV6: usize = 65_535 - HEADERS_OCTETS_IPV6;
+
+/// Octets of the IPv4 and UDP headers.
+const HEADERS_OCTETS_IPV4: usize = 20 + 8;
+
+/// Octets of the IPv6 and UDP headers.
+const HEADERS_OCTETS_IPV6: usize = 40 + 8;
+
+/// How long a send that failed for want of memory, of which no readiness will tell, waits for another try.
+const RETRY_AFTER: Duration = Duration::from_millis(1);
+
+/// How long the MTU of an interface is believed.
+const MTU_LIFE: Duration = Duration::from_secs(5);
+
+/// Peers remembered as beyond the reach of bursts; when there are more, all are forgotten and learned
+/// anew, at one failed call each.
+const REFUSALS_MAX: usize = 4096;
+
+/// How long a peer is remembered as that: routes and devices change.
+const REFUSAL_LIFE: Duration = Duration::from_secs(600);
+
+/// Bits of a socket's number for its place in the table: as many as a process may have descriptors
+/// unless told otherwise (2^20).
+const PLACE_BITS: u32 = 20;
+
+/// The sockets of one engine, each with a state of the engine's own, and what was learned by sending.
+#[derive(Debug)]
+pub(super) struct Sockets<S> {
+    epoch: std::time::Instant,
+    table: Slab<Socket<S>>,
+    /// Counts the sockets ever opened, to tell one from another that had its place before.
+    generation: u32,
+    /// An unbound socket, to ask the kernel about interfaces.
+    probe: UdpSocket,
+    mtus: HashMap<u32, Mtu>,
+    gso: bool,
+    /// Peers to which bursts failed.
+    refusals: HashMap<IpAddr, Refusal>,
+    /// When to try again what failed for want of memory.
+    retry_at: Option<Instant>,
+    /// Datagrams that receive queues had no room for.
+    pub(super) drops: u64,
+    pub(super) statistics: Statistics,
+}
+
+/// A socket that is open.
+#[derive(Debug)]
+pub(super) struct Socket<S> {
+    pub(super) id: SocketId,
+    pub(super) udp: UdpSocket,
+    /// Whether its addresses are IPv6, those of IPv4 peers mapped.
+    pub(super) ipv6: bool,
+    /// The kernel's count of dropped datagrams, as last told.
+    drops: u32,
+    /// What the engine wants to know of it.
+    pub(super) state: S,
+}
+
+/// A send that ended early.
+#[derive(Debug)]
+pub(super) struct Stopped {
+    /// Datagrams that had left before.
+    pub(super) sent: usize,
+    /// Why no more did.
+    pub(super) error: io::Error,
+}
+
+impl Stopped {
+    /// Whether the socket's send buffer is full, so that the kernel tells when it has room.
+    pub(super) fn is_full(&self) -> bool {
+        self.error.kind() == io::ErrorKind::WouldBlock
+    }
+}
+
+impl<S> Sockets<S> {
+    /// None, with an epoch that is now.
+    pub(super) fn new() -> io::Result<Self> {
+        let probe = socket::unbound()?;
+        Ok(Self {
+            epoch: std::time::Instant::now(),
+            table: Slab::new(),
+            generation: 0,
+            gso: socket::cuts_segments(&probe),
+            probe,
+            mtus: HashMap::new(),
+            refusals: HashMap::new(),
+            retry_at: None,
+            drops: 0,
+            statistics: Statistics::default(),
+        })
+    }
+
+    /// Sends every datagram by a call of its own from now on.
+    pub(super) const fn stop_gso(&mut self) {
+        self.gso = false;
+    }
+
+    /// Whether the kernel cuts bursts into datagrams.
+    pub(super) const fn gso(&self) -> bool {
+        self.gso
+    }
+
+    /// Reads the monotonic clock, which takes no system call.
+    pub(super) fn now(&self) -> Instant {
+        let nanos = self.epoch.elapsed().as_nanos();
+        Instant::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn open(&mut self, bind: Bind, state: S) -> io::Result<&Socket<S>> {
+        let udp = socket::open(&bind)?;
+        let entry = self.table.vacant_entry();
+        let id = number(entry.key(), self.generation)
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE))?;
+        self.generation = self.generation.wrapping_add(1);
+        let ipv6 = bind.address.is_ipv6();
+        Ok(entry.insert(Socket {
+            id,
+            udp,
+            ipv6,
+            drops: 0,
+            state,
+        }))
+    }
+
+    /// Forgets a socket; dropping it closes it.
+    pub(super) fn remove(&mut self, id: SocketId) -> Option<Socket<S>> {
+        self.get(id)?;
+        self.table.try_remove(place(id))
+    }
+
+    pub(super) fn get(&self, id: SocketId) -> Option<&Socket<S>> {
+        self.table.get(place(id)).filter(|socket| socket.id == id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: SocketId) -> Option<&mut Socket<S>> {
+        self.table
+            .get_mut(place(id))
+            .filter(|socket| socket.id == id)
+    }
+
+    pub(super) fn local_addr(&self, id: SocketId) -> io::Result<SocketAddr> {
+        self.get(id).ok_or_else(not_open)?.udp.local_addr()
+    }
+
+    /// The size of a socket's receive queue in octets, as the system grants it.
+    pub(super) fn receive_buffer(&self, id: SocketId) -> io::Result<usize> {
+        socket::receive_buffer(&self.get(id).ok_or_else(not_open)?.udp)
+    }
+
+    /// The largest IP packet that leaves the interface whole, in octets.
+    pub(super) fn mtu(&mut self, interface: u32) -> Option<u32> {
+        if interface == 0 {
+            return None;
+        }
+        let now = self.now();
+        if let Some(mtu) = self.mtus.get(&interface).filter(|mtu| mtu.until > now) {
+            return mtu.octets;
+        }
+        // Interfaces that are gone are forgotten here.
+        self.mtus.retain(|_, mtu| mtu.until > now);
+        let octets = socket::mtu(&self.probe, interface);
+        let until = now + MTU_LIFE;
+        self.mtus.insert(interface, Mtu { octets, until });
+        octets
+    }
+
+    /// Sends; says how many datagrams left. `other` may send a burst in a way of its own, and leaves
+    /// it to sendmsg(2) by `None`.
+    pub(super) fn send(
+        &mut self,
+        id: SocketId,
+        path: &Path,
+        payload: &Payload<'_>,
+        mut other: impl FnMut(&Socket<S>, &[u8], u16) -> Option<io::Result<()>>,
+    ) -> Result<usize, Stopped> {
+        let (octets, segment) = match payload {
+            Payload::Packet(octets) => {
+                return match self.transmit(id, path, octets, None, &mut other) {
+                    Ok(()) => Ok(1),
+                    Err(error) => Err(Stopped { sent: 0, error }),
+                };
+            }
+            burst => burst.segments(),
+        };
+        if segment == 0 {
+            let error = io::Error::from_raw_os_error(libc::EINVAL);
+            return Err(Stopped { sent: 0, error });
+        }
+        self.send_segments(id, path, octets, segment, &mut other)
+    }
+
+    /// What to say when an error ends a send, having made sure that the next wait ends when it is
+    /// worth another try. `watched` says that the kernel will tell when the socket has room.
+    pub(super) fn stopped(&mut self, stopped: &Stopped, watched: bool) -> Sent {
+        let errno = stopped.error.raw_os_error().unwrap_or(libc::EIO);
+        let full = stopped.is_full();
+        if !watched && (stopped.sent > 0 || full || errno == libc::ENOBUFS) {
+            self.retry_soon();
+        }
+        match stopped.sent {
+            0 if full || errno == libc::ENOBUFS => Sent::Full,
+            0 => Sent::Failed(errno),
+            sent => Sent::Datagrams(sent),
+        }
+    }
+
+    /// Has the next wait end soon, because something is worth another try then.
+    pub(super) fn retry_soon(&mut self) {
+        let retry_at = self.now() + RETRY_AFTER;
+        self.retry_at.get_or_insert(retry_at);
+    }
+
+    /// How long a wait may last at most that is to end by `until`: not beyond the next retry.
+    pub(super) fn timeout(&self, until: Option<Instant>) -> Option<Duration> {
+        let deadline = [until, self.retry_at].into_iter().flatten().min()?;
+        Some(deadline.since(self.now()))
+    }
+
+    /// When the next wait ends although nothing arrives.
+    #[cfg(test)]
+    pub(super) const fn retry_at(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    /// Ends the waiting for a retry whose time has come, and says whether it had.
+    pub(super) fn is_time_to_retry(&mut self) -> bool {
+        let now = self.now();
+        self.retry_at.take_if(|retry_at| *retry_at <= now).is_some()
+    }
+
+    /// Sends the segments, as many as possible by one call.
+    fn send_segments(
+        &mut self,
+        id: SocketId,
+        path: &Path,
+        octets: &[u8],
+        segment: usize,
+        other: &mut impl FnMut(&Socket<S>, &[u8], u16) -> Option<io::Result<()>>,
+    ) -> Result<usize, Stopped> {
+        let mut per_call = self.segments_per_call(path, segment);
+        let mut refusal = None;
+        let mut rest = octets;
+        let mut sent = 0;
+        while !rest.is_empty() {
+            let (front, back) = rest.split_at(rest.len().min(per_call * segment));
+            let cut = u16::try_from(segment)
+                .ok()
+                .filter(|_| front.len() > segment);
+            match self.transmit(id, path, front, cut, other) {
+                Ok(()) => {
+                    sent += front.len().div_ceil(segment);
+                    rest = back;
+                    // Only now is it known that it was the burst that was refused.
+                    if let Some(refused_from) = refusal.take() {
+                        self.remember_refusal(path.peer.ip(), refused_from);
+                    }
+                }
+                Err(error) if cut.is_some() && refused_from(&error, segment).is_some() => {
+                    refusal = refused_from(&error, segment);
+                    per_call = 1;
+                }
+                Err(error) => return Err(Stopped { sent, error }),
+            }
+        }
+        Ok(sent)
+    }
+
+    /// How many segments may go by one call.
+    fn segments_per_call(&mut self, path: &Path, segment: usize) -> usize {
+        let peer = path.peer.ip().to_canonical();
+        let refused = self
+            .refusals
+            .get(&peer)
+            .is_some_and(|refusal| segment >= refusal.from && self.now() < refusal.until);
+        if !self.gso || refused {
+            return 1;
+        }
+        let (headers, octets_max) = match peer {
+            IpAddr::V4(_) => (HEADERS_OCTETS_IPV4, BURST_OCTETS_MAX_IPV4),
+            IpAddr::V6(_) => (HEADERS_OCTETS_IPV6, BURST_OCTETS_MAX_IPV6),
+        };
+        // The kernel cuts into whole packets only; what needs fragments goes singly.
+        let whole = self
+            .mtu(path.local.interface)
+            .is_none_or(|mtu| segment.saturating_add(headers) <= mtu as usize);
+        if whole {
+            (octets_max / segment).clamp(1, SEGMENTS_MAX)
+        } else {
+            1
+        }
+    }
+
+    fn remember_refusal(&mut self, peer: IpAddr, refused_from: usize) {
+        self.statistics.gso_fallbacks += 1;
+        if self.refusals.len() >= REFUSALS_MAX {
+            self.refusals.clear();
+        }
+        let now = self.now();
+        let refusal = Refusal {
+            from: refused_from,
+            until: now + REFUSAL_LIFE,
+        };
+        let known = self.refusals.entry(peer.to_canonical()).or_insert(refusal);
+        let from = if known.until > now {
+            refused_from.min(known.from)
+        } else {
+            refused_from
+        };
+        *known = Refusal { from, ..refusal };
+    }
+
+    /// One system call, repeated only if a signal interrupts it.
+    fn transmit(
+        &mut self,
+        id: SocketId,
+        path: &Path,
+        octets: &[u8],
+        cut: Option<u16>,
+        other: &mut impl FnMut(&Socket<S>, &[u8], u16) -> Option<io::Result<()>>,
+    ) -> io::Result<()> {
+        let socket = self
+            .table
+            .get(place(id))
+            .filter(|socket| socket.id == id)
+            .ok_or_else(not_open)?;
+        if let Some(segment) = cut
+            && let Some(answer) = other(socket, octets, segment)
+        {
+            return answer;
+        }
+        loop {
+            self.statistics.sends += 1;
+            match socket::send(&socket.udp, socket.ipv6, path, octets, cut) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(()) => {
+                    self.statistics.gso_sends += u64::from(cut.is_some());
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl<S> Socket<S> {
+    /// How many datagrams were dropped since the kernel told last; its count wraps.
+    pub(super) fn new_drops(&mut self, told: Option<u32>) -> u64 {
+        let drops = told.unwrap_or(self.drops);
+        let new = drops.wrapping_sub(self.drops);
+        self.drops = drops;
+        u64::from(new)
+    }
+}
+
+/// The number of a socket: its place in the table, and above that the last bits of its generation, so
+/// that the number of one long closed is not taken for another's.
+fn number(place: usize, generation: u32) -> Option<SocketId> {
+    let place = u32::try_from(place)
+        .ok()
+        .filter(|place| place >> PLACE_BITS == 0)?;
+    Some(SocketId(generation << PLACE_BITS | place))
+}
+
+/// The place of the socket with this number.
+const fn place(id: SocketId) -> usize {
+    (id.0 & ((1 << PLACE_BITS) - 1)) as usize
+}
+
+/// The MTU of an interface, as the kernel told.
+#[derive(Debug, Clone, Copy)]
+struct Mtu {
+    octets: Option<u32>,
+    until: Instant,
+}
+
+/// That bursts to a peer are not taken.
+#[derive(Debug, Clone, Copy)]
+struct Refusal {
+    /// The length, in octets, from which segments go singly.
+    from: usize,
+    until: Instant,
+}
+
+/// The error of a socket that is closed or never was.
+fn not_open() -> io::Error {
+    io::Error::from_raw_os_error(libc::EBADF)
+}
+
+/// From which length on a peer's segments should go singly after this error, if it may be about
+/// the burst and not about what is in it: one packet above the path's MTU (EMSGSIZE), or a device or
+/// a kernel that cannot cut at all.
+fn refused_from(error: &io::Error, segment: usize) -> Option<usize> {
+    match error.raw_os_error()? {
+        libc::EMSGSIZE => Some(segment),
+        libc::EIO | libc::EINVAL => Some(0),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Local;
+    use super::*;
+
+    fn path() -> Path {
+        Path {
+            peer: "127.0.0.1:9".parse().expect("an address"),
+            local: Local::default(),
+        }
+    }
+
+    #[test]
+    fn segments_above_the_mtu_go_singly() {
+        let (mut sockets, path) = (Sockets::<()>::new().expect("a socket"), path());
+        sockets.gso = true;
+        let until = Instant::from_nanos(u64::MAX);
+        sockets.mtus.insert(
+            7,
+            Mtu {
+                octets: Some(1500),
+                until,
+            },
+        );
+        let at = |path: &Path| Path {
+            local: Local {
+                interface: 7,
+                ..path.local
+            },
+            ..*path
+        };
+        let ipv4 = at(&path);
+        assert_eq!(sockets.segments_per_call(&ipv4, 1472), 44);
+        assert_eq!(sockets.segments_per_call(&ipv4, 1473), 1);
+        assert_eq!(sockets.segments_per_call(&ipv4, 516), SEGMENTS_MAX);
+        assert_eq!(sockets.segments_per_call(&ipv4, usize::MAX), 1);
+        let ipv6 = Path {
+            peer: "[::1]:9".parse().expect("an address"),
+            ..ipv4
+        };
+        assert_eq!(sockets.segments_per_call(&ipv6, 1452), 45);
+        assert_eq!(sockets.segments_per_call(&ipv6, 1453), 1);
+    }
+
+    #[test]
+    fn refusals_are_bounded_and_keep_the_shortest_length() {
+        let (mut sockets, path) = (Sockets::<()>::new().expect("a socket"), path());
+        sockets.gso = true;
+        for refused_from in [1400, 900, 1200] {
+            sockets.remember_refusal(path.peer.ip(), refused_from);
+        }
+        assert_eq!(sockets.segments_per_call(&path, 900), 1);
+        assert_eq!(sockets.segments_per_call(&path, 899), SEGMENTS_MAX);
+        // In time they are forgotten.
+        let refusal = sockets
+            .refusals
+            .get_mut(&path.peer.ip())
+            .expect("remembered");
+        refusal.until = Instant::ZERO;
+        assert_eq!(sockets.segments_per_call(&path, 900), SEGMENTS_MAX);
+        for peer in 0..=REFUSALS_MAX as u32 {
+            sockets.remember_refusal(std::net::Ipv4Addr::from(peer).into(), 0);
+            assert!(sockets.refusals.len() <= REFUSALS_MAX);
+        }
+    }
+
+    #[test]
+    fn the_count_of_drops_wraps() {
+        let mut sockets = Sockets::new().expect("a socket");
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let bind = Bind {
+            address,
+            shared: false,
+        };
+        let id = sockets.open(bind, ()).expect("a socket").id;
+        let socket = sockets.get_mut(id).expect("open");
+        let new = [None, Some(u32::MAX - 1), None, Some(1), Some(1), Some(4)];
+        let new = new.map(|told| socket.new_drops(told));
+        assert_eq!(new, [0, u64::from(u32::MAX - 1), 0, 3, 0, 3]);
+    }
+
+    #[test]
+    fn numbers_of_sockets_hold_place_and_generation() {
+        let id = number(5, 3).expect("a number");
+        assert_eq!(place(id), 5);
+        assert_ne!(number(5, 4), Some(id));
+        assert_eq!(number(1 << 20, 0), None);
+        assert!(number((1 << 20) - 1, u32::MAX).is_some());
+    }
+}

@@ -1,0 +1,439 @@
+//! The engine for Linux with io_uring: datagrams arrive by requests that stay and fill lent buffers, so
+//! that one system call both waits and receives; bursts leave without being copied where the device can.
+//!
+//! What is copied anyway leaves by plain sendmsg(2), which a ring does not make cheaper. Everything of
+//! an engine belongs to the thread that made it.
+
+mod buffers;
+mod ring;
+mod zero_copy;
+
+use std::fmt;
+use std::io;
+use std::mem;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::task::Waker;
+
+use io_uring::squeue::{self, Flags};
+use io_uring::types::{CancelBuilder, Fd, RecvMsgOut, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode};
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::alarm::{Alarm, Bell};
+use super::socket::{self, Received};
+use super::sockets::{Sockets, Stopped};
+use super::{Bind, Engine, Inbox, Path, Payload, Sent, SocketId, Statistics};
+use crate::time::{Duration, Instant};
+use buffers::Buffers;
+use ring::{Disabled, advance, next};
+use zero_copy::{Route, ZeroCopy};
+
+/// Requests queued between two system calls: with more, one is made in between.
+const SUBMISSIONS: u32 = 64;
+
+/// Completions held: one for each buffer, and for each of some hundred sockets that want to be armed
+/// anew or have room. More are kept by the kernel, at a cost.
+const COMPLETIONS: u32 = 1024;
+
+/// How often the ring is asked for the last completions when it ends; once does, unless a signal
+/// interrupts.
+const LAST_TRIES: u32 = 10;
+
+/// What a completion is about; a socket's number is below these bits.
+const KIND_SHIFT: u32 = 32;
+const RECEIVED: u64 = 1 << KIND_SHIFT;
+const ROOM: u64 = 2 << KIND_SHIFT;
+const WOKEN: u64 = 3 << KIND_SHIFT;
+const CANCELLED: u64 = 4 << KIND_SHIFT;
+
+/// Moves datagrams by io_uring.
+pub struct UringEngine {
+    ring: IoUring,
+    buffers: Buffers,
+    /// What a request to receive leaves room for in front of a datagram: name and control messages.
+    header: Box<libc::msghdr>,
+    alarm: Arc<Alarm<OwnedFd>>,
+    /// Whether a request stays that tells when the alarm is rung.
+    listening: bool,
+    sockets: Sockets<Watch>,
+    /// Sockets that have no request to receive.
+    idle: Vec<SocketId>,
+    /// Sockets whose request failed, which get another one after a while.
+    failed: Vec<SocketId>,
+    /// Requests to receive that are under way, those of closed sockets included.
+    receiving: usize,
+    zero_copy: ZeroCopy,
+}
+
+/// What is watched of a socket.
+#[derive(Debug, Default)]
+struct Watch {
+    /// Whether a request tells when it has room to send.
+    full: bool,
+}
+
+impl UringEngine {
+    /// The size in octets of a receive queue that takes the requests of 10,000 hosts at once.
+    pub const RECEIVE_BUFFER_OCTETS: usize = socket::RECEIVE_BUFFER_OCTETS;
+
+    /// An engine without sockets, whose epoch is now, for the thread that calls this.
+    ///
+    /// # Errors
+    /// If the kernel, or who watches over this process, gives no ring: the text says why, and another
+    /// engine will do.
+    pub fn new() -> io::Result<Self> {
+        let disabled = Disabled::new(SUBMISSIONS, COMPLETIONS)?;
+        let buffers = Buffers::new(disabled.ring()).map_err(|error| ring::refused(&error))?;
+        let operations = [
+            opcode::RecvMsgMulti::CODE,
+            opcode::PollAdd::CODE,
+            opcode::AsyncCancel2::CODE,
+        ];
+        let ring = disabled.enable(&operations, Flags::BUFFER_SELECT | Flags::SKIP_SUCCESS)?;
+        // SAFETY: a msghdr of zeros is one without address, data and control messages.
+        let mut header: Box<libc::msghdr> = Box::new(unsafe { mem::zeroed() });
+        header.msg_namelen = socket::linux::NAME_OCTETS as _;
+        header.msg_controllen = socket::linux::CONTROL_OCTETS as _;
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self {
+            ring,
+            buffers,
+            header,
+            alarm: Arc::new(Alarm::new(bell)),
+            listening: false,
+            sockets: Sockets::new()?,
+            idle: Vec::new(),
+            failed: Vec::new(),
+            receiving: 0,
+            zero_copy: ZeroCopy::new()?,
+        })
+    }
+
+    /// The same engine, which sends every datagram by a call of its own.
+    #[must_use]
+    pub fn without_gso(mut self) -> Self {
+        self.sockets.stop_gso();
+        self
+    }
+
+    /// Whether the kernel cuts bursts into datagrams.
+    #[must_use]
+    pub const fn gso(&self) -> bool {
+        self.sockets.gso()
+    }
+
+    /// What it has done so far.
+    #[must_use]
+    pub const fn statistics(&self) -> Statistics {
+        Statistics {
+            zero_copy_sends: self.zero_copy.sends,
+            zero_copy_copied: self.zero_copy.copied,
+            ..self.sockets.statistics
+        }
+    }
+
+    /// The size of a socket's receive queue in octets, as the system grants it. What is less than
+    /// the [size for a storm](UringEngine::RECEIVE_BUFFER_OCTETS) loses requests in one.
+    ///
+    /// # Errors
+    /// If the socket is not open.
+    pub fn receive_buffer(&self, socket: SocketId) -> io::Result<usize> {
+        self.sockets.receive_buffer(socket)
+    }
+
+    /// What to say when an error ends a send.
+    fn stopped(&mut self, id: SocketId, stopped: &Stopped) -> Sent {
+        let watched = stopped.is_full() && self.watch_for_room(id);
+        self.sockets.stopped(stopped, watched)
+    }
+
+    /// Has the next waits tell when the socket takes more.
+    fn watch_for_room(&mut self, id: SocketId) -> bool {
+        let Some(socket) = self.sockets.get_mut(id) else {
+            return false;
+        };
+        if !socket.state.full {
+            let entry = opcode::PollAdd::new(Fd(socket.udp.as_raw_fd()), libc::POLLOUT as u32)
+                .build()
+                .user_data(ROOM | u64::from(id.0));
+            // SAFETY: the request has no memory.
+            socket.state.full = unsafe { queue(&mut self.ring, &entry) };
+        }
+        socket.state.full
+    }
+
+    /// Queues what is to stay under way: a request to receive for each socket, one for the alarm.
+    fn arm(&mut self) {
+        if !self.listening {
+            let fd = Fd(self.alarm.bell().as_raw_fd());
+            let entry = opcode::PollAdd::new(fd, libc::POLLIN as u32)
+                .multi(true)
+                .build()
+                .user_data(WOKEN);
+            // SAFETY: the request has no memory.
+            self.listening = unsafe { queue(&mut self.ring, &entry) };
+        }
+        while let Some(id) = self.idle.pop() {
+            let Some(socket) = self.sockets.get(id) else {
+                continue;
+            };
+            let fd = Fd(socket.udp.as_raw_fd());
+            let entry = opcode::RecvMsgMulti::new(fd, &raw const *self.header, Buffers::GROUP)
+                .build()
+                .user_data(RECEIVED | u64::from(id.0));
+            // SAFETY: the header lives as long as the ring, and the buffers until no request to
+            // receive is under way, which `receiving` counts.
+            if unsafe { queue(&mut self.ring, &entry) } {
+                self.receiving += 1;
+            } else {
+                self.idle.push(id);
+                break;
+            }
+        }
+    }
+
+    /// Submits what is queued, and sleeps for a completion at most until `until`.
+    fn enter(&mut self, until: Option<Instant>) -> io::Result<()> {
+        self.sockets.statistics.polls += 1;
+        let entered = match self.sockets.timeout(until) {
+            None => self.ring.submit_and_wait(1).map(drop),
+            Some(Duration::ZERO) => advance(&mut self.ring),
+            Some(timeout) => {
+                let timeout = Timespec::from(timeout);
+                let arguments = SubmitArgs::new().timespec(&timeout);
+                self.ring
+                    .submitter()
+                    .submit_with_args(1, &arguments)
+                    .map(drop)
+            }
+        };
+        match entered {
+            // The time has come, a signal, or completions that must be taken first.
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ETIME | libc::EINTR | libc::EBUSY)
+                ) =>
+            {
+                Ok(())
+            }
+            entered => entered,
+        }
+    }
+
+    /// Takes a completion.
+    fn complete(&mut self, completion: &cqueue::Entry, inbox: &mut Inbox) {
+        let (tag, ends) = (completion.user_data(), !cqueue::more(completion.flags()));
+        let id = SocketId(tag as u32);
+        match tag & !u64::from(u32::MAX) {
+            RECEIVED => {
+                if let Some(number) = cqueue::buffer_select(completion.flags()) {
+                    if let Ok(len) = usize::try_from(completion.result()) {
+                        self.take_datagram(id, number, len, inbox);
+                    }
+                    self.buffers.lend(number);
+                }
+                if ends {
+                    self.receiving = self.receiving.saturating_sub(1);
+                }
+                if ends && self.sockets.get(id).is_some() {
+                    // It ends when all buffers are filled; other errors may last.
+                    let lasting = completion.result() < 0 && completion.result() != -libc::ENOBUFS;
+                    if lasting {
+                        self.failed.push(id);
+                        self.sockets.retry_soon();
+                    } else {
+                        self.idle.push(id);
+                    }
+                }
+            }
+            ROOM => {
+                if let Some(socket) = self.sockets.get_mut(id) {
+                    socket.state.full = false;
+                }
+            }
+            WOKEN => {
+                self.alarm.reset();
+                self.listening = !ends;
+            }
+            _ => {}
+        }
+    }
+
+    /// Copies a datagram from a filled buffer; what belongs to a closed socket or is broken is left.
+    fn take_datagram(&mut self, id: SocketId, number: u16, len: usize, inbox: &mut Inbox) {
+        let Some(socket) = self.sockets.get_mut(id) else {
+            return;
+        };
+        let Some(Ok(filled)) = self
+            .buffers
+            .filled(number, len)
+            .map(|octets| RecvMsgOut::parse(octets, &self.header))
+        else {
+            return;
+        };
+        let payload = filled.payload_data();
+        let told = socket::linux::told(filled.name_data(), filled.control_data(), payload.len());
+        let (Ok(received), Some(room)) = (told, inbox.room()) else {
+            return;
+        };
+        let Received {
+            len,
+            path,
+            broadcast,
+            drops,
+        } = received;
+        let len = len.min(room.len());
+        room[..len].copy_from_slice(&payload[..len]);
+        inbox.push(id, path, broadcast, len);
+        let drops = socket.new_drops(drops);
+        self.sockets.drops += drops;
+    }
+
+    /// Has the kernel end requests, and let go of their sockets.
+    fn cancel(&mut self, which: CancelBuilder) {
+        let entry = opcode::AsyncCancel2::new(which)
+            .build()
+            .flags(Flags::SKIP_SUCCESS)
+            .user_data(CANCELLED);
+        // SAFETY: the request has no memory.
+        if unsafe { queue(&mut self.ring, &entry) } {
+            // If that fails, they end with the next wait.
+            let _ = advance(&mut self.ring);
+        }
+    }
+}
+
+impl Engine for UringEngine {
+    fn name(&self) -> &'static str {
+        "uring"
+    }
+
+    fn now(&self) -> Instant {
+        self.sockets.now()
+    }
+
+    fn open(&mut self, bind: Bind) -> io::Result<SocketId> {
+        let id = self.sockets.open(bind, Watch::default())?.id;
+        self.idle.push(id);
+        Ok(id)
+    }
+
+    fn close(&mut self, socket: SocketId) {
+        if let Some(closed) = self.sockets.remove(socket) {
+            self.idle.retain(|&id| id != socket);
+            self.failed.retain(|&id| id != socket);
+            // The requests would keep its port.
+            self.cancel(CancelBuilder::fd(Fd(closed.udp.as_raw_fd())).all());
+        }
+    }
+
+    fn local_addr(&self, socket: SocketId) -> io::Result<SocketAddr> {
+        self.sockets.local_addr(socket)
+    }
+
+    fn mtu(&mut self, interface: u32) -> Option<u32> {
+        self.sockets.mtu(interface)
+    }
+
+    fn send(&mut self, socket: SocketId, path: &Path, payload: Payload<'_>) -> Sent {
+        let zero_copy = &mut self.zero_copy;
+        let now = self.sockets.now();
+        let sent = self
+            .sockets
+            .send(socket, path, &payload, |socket, octets, segment| {
+                let Payload::Frames { frames, .. } = payload else {
+                    return None;
+                };
+                let route = Route {
+                    udp: &socket.udp,
+                    ipv6: socket.ipv6,
+                    path,
+                };
+                zero_copy.send(&route, frames, octets, segment, now)
+            });
+        match sent {
+            Ok(sent) => Sent::Datagrams(sent),
+            Err(stopped) => self.stopped(socket, &stopped),
+        }
+    }
+
+    fn waker(&self) -> Waker {
+        Waker::from(Arc::clone(&self.alarm))
+    }
+
+    /// Forgets what the inbox held, then fills it; what does not fit is taken by the next wait. A
+    /// signal or a datagram that proves broken ends it early.
+    fn wait(&mut self, until: Option<Instant>, inbox: &mut Inbox) -> io::Result<()> {
+        inbox.clear();
+        self.arm();
+        self.enter(until)?;
+        while inbox.room().is_some()
+            && let Some(completion) = next(&mut self.ring)
+        {
+            self.complete(&completion, inbox);
+        }
+        if self.sockets.is_time_to_retry() {
+            self.idle.append(&mut self.failed);
+        }
+        self.zero_copy.reap(self.sockets.now());
+        Ok(())
+    }
+
+    /// The kernel tells of drops with the next datagram that it queues, so the latest may be missing.
+    fn receive_drops(&self) -> u64 {
+        self.sockets.drops
+    }
+}
+
+impl Drop for UringEngine {
+    /// A ring ends some time after it is closed; until then its requests would keep the ports, and
+    /// fill the buffers.
+    fn drop(&mut self) {
+        self.cancel(CancelBuilder::any());
+        for _ in 0..LAST_TRIES {
+            while let Some(completion) = next(&mut self.ring) {
+                let received = completion.user_data() & !u64::from(u32::MAX) == RECEIVED;
+                let ends = received && !cqueue::more(completion.flags());
+                self.receiving = self.receiving.saturating_sub(usize::from(ends));
+            }
+            if self.receiving == 0 {
+                return;
+            }
+            let _ = advance(&mut self.ring);
+        }
+        self.buffers.leak();
+    }
+}
+
+impl fmt::Debug for UringEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UringEngine")
+            .field("sockets", &self.sockets)
+            .field("receiving", &self.receiving)
+            .field("statistics", &self.statistics())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Bell for OwnedFd {
+    fn ring(&self) -> io::Result<()> {
+        rustix::io::write(self, &1_u64.to_ne_bytes())?;
+        Ok(())
+    }
+}
+
+/// Puts a request in the queue, and makes room for it if need be; says whether there was any.
+///
+/// # Safety
+/// What the request points to lives until it has ended.
+unsafe fn queue(ring: &mut IoUring, entry: &squeue::Entry) -> bool {
+    // SAFETY: given by the caller, here and below.
+    if unsafe { ring.submission().push(entry) }.is_ok() {
+        return true;
+    }
+    // SAFETY: as above.
+    ring.submit().is_ok() && unsafe { ring.submission().push(entry) }.is_ok()
+}

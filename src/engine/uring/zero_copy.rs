@@ -1,0 +1,246 @@
+//! Bursts that the device takes from where they lie, without the kernel copying them.
+//!
+//! The kernel tells by a second completion when it needs the memory no more, and whether it had to
+//! copy all the same, as it does on the loopback and on virtual links; then copying at once is cheaper
+//! and the interface is left alone for a while. These completions come by a ring of their own, where
+//! they wake nobody: they are taken when the next burst leaves or the next wait ends.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use io_uring::squeue::Flags;
+use io_uring::types::Fd;
+use io_uring::{IoUring, cqueue, opcode};
+use slab::Slab;
+
+use super::ring::{Disabled, advance, next};
+use crate::engine::Path;
+use crate::engine::socket::linux::{Message, is_loopback};
+use crate::engine::socket::mapped;
+use crate::store::Frames;
+use crate::time::{Duration, Instant};
+
+/// Bursts under way at most; more are copied. At 64 KiB each they keep a device of 100 Gbit/s busy
+/// for 300 µs.
+const IN_FLIGHT_MAX: usize = 64;
+
+/// The shortest burst for which telling the kernel costs less than copying, in octets.
+const BURST_OCTETS_MIN: usize = 8192;
+
+/// How long an interface is believed to do as it did: devices and their features change.
+const HABIT_LIFE: Duration = Duration::from_secs(600);
+
+/// Interfaces remembered; when there are more, all are forgotten and tried anew.
+const HABITS_MAX: usize = 256;
+
+/// How often the ring is asked for the last completions when it ends.
+const LAST_TRIES: u32 = 10;
+
+/// What tells the kernel to report whether it copied (IORING_SEND_ZC_REPORT_USAGE, Linux 6.2).
+const REPORT_USAGE: u16 = 1 << 3;
+
+/// What the kernel then reports (IORING_NOTIF_USAGE_ZC_COPIED).
+const USAGE_COPIED: u32 = 1 << 31;
+
+/// Sends bursts of shared frames without copying, where that works.
+pub(super) struct ZeroCopy {
+    ring: IoUring,
+    in_flight: Slab<InFlight>,
+    /// What is known of interfaces.
+    habits: HashMap<u32, Habit>,
+    /// Whether the ring is of use.
+    works: bool,
+    /// Bursts sent so.
+    pub(super) sends: u64,
+    /// Those of them that the kernel copied.
+    pub(super) copied: u64,
+}
+
+/// A burst that the kernel may still read.
+struct InFlight {
+    /// Kept so that the memory is not used for anything else.
+    _frames: Arc<Frames>,
+    interface: u32,
+}
+
+/// Whether the kernel copies what leaves by an interface.
+struct Habit {
+    copies: bool,
+    until: Instant,
+}
+
+/// Where a burst goes.
+pub(super) struct Route<'a> {
+    pub(super) udp: &'a UdpSocket,
+    pub(super) ipv6: bool,
+    pub(super) path: &'a Path,
+}
+
+impl ZeroCopy {
+    pub(super) fn new() -> io::Result<Self> {
+        let submissions = 4;
+        // A result and a notification for each.
+        let ring = Disabled::new(submissions, 2 * IN_FLIGHT_MAX as u32)?
+            .enable(&[opcode::SendMsgZc::CODE], Flags::empty())?;
+        Ok(Self {
+            ring,
+            in_flight: Slab::with_capacity(IN_FLIGHT_MAX),
+            habits: HashMap::new(),
+            works: true,
+            sends: 0,
+            copied: 0,
+        })
+    }
+
+    /// Sends `octets`, a part of `frames`, cut into segments. `None` means that copying is better or
+    /// that this failed: then nothing has left.
+    pub(super) fn send(
+        &mut self,
+        route: &Route<'_>,
+        frames: &Arc<Frames>,
+        octets: &[u8],
+        segment: u16,
+        now: Instant,
+    ) -> Option<io::Result<()>> {
+        if !self.works || octets.len() < BURST_OCTETS_MIN {
+            return None;
+        }
+        let interface = route.path.local.interface;
+        if interface == 0 || self.is_copying(route, now) {
+            return None;
+        }
+        self.reap(now);
+        if self.in_flight.len() >= IN_FLIGHT_MAX {
+            return None;
+        }
+        let peer = if route.ipv6 {
+            mapped(route.path.peer)
+        } else {
+            route.path.peer
+        };
+        let message = Message::new(route.ipv6, peer, &route.path.local, Some(segment)).ok()?;
+        let key = self.in_flight.insert(InFlight {
+            _frames: Arc::clone(frames),
+            interface,
+        });
+        let fd = Fd(route.udp.as_raw_fd());
+        let result = message.with(octets, |header| {
+            let entry = opcode::SendMsgZc::new(fd, header)
+                .ioprio(REPORT_USAGE)
+                .flags(libc::MSG_DONTWAIT as u32)
+                .build()
+                .user_data(key as u64);
+            // SAFETY: the header and all that it points to, but for the octets, is read before the
+            // result comes, and `finish` returns only with that or after making sure that the entry
+            // is never submitted. The octets live until the notification, since `in_flight` holds
+            // the frames that they are a part of.
+            if unsafe { self.ring.submission().push(&entry) }.is_err() {
+                return Err(libc::EBUSY);
+            }
+            self.finish(key, now)
+        });
+        match result {
+            Ok(()) => {
+                self.sends += 1;
+                Some(Ok(()))
+            }
+            Err(errno) => {
+                // A kernel or a socket that cannot do it: not worth another try soon.
+                if errno == libc::EINVAL || errno == libc::EOPNOTSUPP {
+                    self.note(interface, true, now);
+                }
+                None
+            }
+        }
+    }
+
+    /// Takes the notifications that have come.
+    pub(super) fn reap(&mut self, now: Instant) {
+        if !self.in_flight.is_empty() && advance(&mut self.ring).is_ok() {
+            self.take(usize::MAX, now);
+        }
+    }
+
+    /// Submits the entry with this key and takes its result, which the kernel has at once because it
+    /// was told not to wait for room.
+    fn finish(&mut self, key: usize, now: Instant) -> Result<(), i32> {
+        loop {
+            let entered = advance(&mut self.ring);
+            if let Some(result) = self.take(key, now) {
+                return if result < 0 { Err(-result) } else { Ok(()) };
+            }
+            let tried_again = [io::ErrorKind::Interrupted, io::ErrorKind::ResourceBusy];
+            if let Err(error) = entered
+                && !tried_again.contains(&error.kind())
+            {
+                // What is queued is submitted by nobody else: the ring is not entered again.
+                self.works = false;
+                return Err(error.raw_os_error().unwrap_or(libc::EIO));
+            }
+        }
+    }
+
+    /// Takes all completions; returns the result of the entry with this key, if it is among them.
+    fn take(&mut self, key: usize, now: Instant) -> Option<i32> {
+        let mut result = None;
+        while let Some(completion) = next(&mut self.ring) {
+            let (flags, place) = (completion.flags(), completion.user_data() as usize);
+            if !cqueue::notif(flags) && place == key {
+                result = Some(completion.result());
+            }
+            // Without "more" no notification follows, or this is it.
+            if cqueue::more(flags) {
+                continue;
+            }
+            if let Some(burst) = self.in_flight.try_remove(place)
+                && cqueue::notif(flags)
+                && completion.result() as u32 & USAGE_COPIED != 0
+            {
+                self.copied += 1;
+                self.note(burst.interface, true, now);
+            }
+        }
+        result
+    }
+
+    /// Whether the kernel copies what leaves by the route's interface.
+    fn is_copying(&mut self, route: &Route<'_>, now: Instant) -> bool {
+        let interface = route.path.local.interface;
+        if let Some(habit) = self
+            .habits
+            .get(&interface)
+            .filter(|habit| now < habit.until)
+        {
+            return habit.copies;
+        }
+        // What comes back is copied; that needs no trying.
+        self.note(interface, is_loopback(route.udp, interface), now)
+    }
+
+    fn note(&mut self, interface: u32, copies: bool, now: Instant) -> bool {
+        if self.habits.len() >= HABITS_MAX {
+            self.habits.clear();
+        }
+        let until = now + HABIT_LIFE;
+        self.habits.insert(interface, Habit { copies, until });
+        copies
+    }
+}
+
+impl Drop for ZeroCopy {
+    fn drop(&mut self) {
+        let mut tries = 0;
+        while self.works && !self.in_flight.is_empty() && tries < LAST_TRIES {
+            self.reap(Instant::ZERO);
+            std::thread::sleep(Duration::from_millis(1));
+            tries += 1;
+        }
+        // What a device may still read is not given to others.
+        std::mem::take(&mut self.in_flight)
+            .into_iter()
+            .for_each(|(_, burst)| std::mem::forget(burst));
+    }
+}

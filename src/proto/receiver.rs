@@ -517,3 +517,34 @@ impl Ahead {
         self.words.iter().any(|&word| word != 0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::negotiate::{self, Asked, Limits};
+    use crate::wire::Packet;
+
+    /// Whoever keeps blocks has a place for each of one window, and none for more.
+    #[test]
+    fn a_block_beyond_the_window_is_ignored() {
+        let Ok(Packet::Wrq(request)) =
+            Packet::parse(b"\x00\x02x\x00octet\x00blksize\x008\x00windowsize\x004\x00")
+        else {
+            panic!("a request");
+        };
+        let limits = Limits {
+            blksize_max: 8,
+            windowsize_max: 4,
+        };
+        let answer = negotiate::answer(&request, &limits, Asked::Write, &mut [0; 256]).unwrap();
+        let now = Instant::ZERO;
+        let mut receiver = Receiver::answer(answer.params, true, Patience::DEFAULT, now);
+        receiver.transmitted(1, now);
+        let verdict =
+            |receiver: &mut Receiver, block| receiver.handle_data(WireBlock(block), 8, now);
+        assert_eq!(verdict(&mut receiver, 5), Verdict::Ignore);
+        assert_eq!(verdict(&mut receiver, 4), Verdict::Ahead(BlockIndex(4)));
+        assert_eq!(verdict(&mut receiver, 1), Verdict::Next(BlockIndex(1)));
+        assert_eq!(verdict(&mut receiver, 5), Verdict::Ignore);
+    }
+}

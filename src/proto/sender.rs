@@ -67,8 +67,6 @@ pub struct Sender {
     /// The next block waits until then.
     paced_until: Option<Instant>,
     retransmissions: u64,
-    /// The last round trip measured, until somebody takes it.
-    measured: Option<Duration>,
     outcome: Option<Outcome>,
 }
 
@@ -115,7 +113,6 @@ impl Sender {
             struck_at: BlockIndex::ZERO,
             paced_until: None,
             retransmissions: 0,
-            measured: None,
             outcome: None,
         }
     }
@@ -130,30 +127,25 @@ impl Sender {
         }
     }
 
-    /// An ACK arrived.
-    pub fn handle_ack(&mut self, wire: WireBlock, now: Instant) {
+    /// An ACK arrived. Says what round trip it measured, if it did.
+    pub fn handle_ack(&mut self, wire: WireBlock, now: Instant) -> Option<Duration> {
         if self.outcome.is_some() {
-            return;
+            return None;
         }
         if self.opening.is_some() {
             // RFC 2347: an OACK is acknowledged by "an ACK packet with the block number set to 0"; so is a WRQ.
-            if wire.0 == 0 {
-                self.opened(now);
-            }
-            return;
+            return if wire.0 == 0 { self.opened(now) } else { None };
         }
         // The first index from `acked` on that bears the number: an old ACK comes out beyond `sent`.
-        let Some(index) = self.params.rollover().resolve(wire, self.acked) else {
-            return;
-        };
+        let index = self.params.rollover().resolve(wire, self.acked)?;
         if index > self.sent {
-            return;
+            return None;
         }
         if index > self.acked {
-            self.advance(index, now);
-        } else {
-            self.repeated(now);
+            return self.advance(index, now);
         }
+        self.repeated(now);
+        None
     }
 
     /// ERROR arrived: the transfer is over, and it is never answered.
@@ -312,27 +304,23 @@ impl Sender {
         self.timer.round_trip()
     }
 
-    /// The round trip that the last ACK measured, once.
-    pub const fn take_round_trip(&mut self) -> Option<Duration> {
-        self.measured.take()
-    }
-
-    fn opened(&mut self, now: Instant) {
+    fn opened(&mut self, now: Instant) -> Option<Duration> {
         self.opening = None;
         self.opening_due = false;
-        self.measure(BlockIndex::ZERO, now);
+        let measured = self.measure(BlockIndex::ZERO, now);
         self.moved(now);
+        measured
     }
 
     /// New blocks have arrived, up to `index`.
-    fn advance(&mut self, index: BlockIndex, now: Instant) {
-        self.measure(index, now);
+    fn advance(&mut self, index: BlockIndex, now: Instant) -> Option<Duration> {
+        let measured = self.measure(index, now);
         self.moved(now);
         self.acked = index;
         self.judge(index, now);
         if index >= self.last {
             self.end(Outcome::Complete);
-            return;
+            return measured;
         }
         self.resume_at = None;
         if index == self.sent {
@@ -352,6 +340,7 @@ impl Sender {
         if self.sent > self.acked {
             self.deadline = Some(now + self.timer.interval());
         }
+        measured
     }
 
     /// Was the last go-back for nothing? The blocks sent with it cannot have been acknowledged sooner than
@@ -437,11 +426,10 @@ impl Sender {
         }
     }
 
-    fn measure(&mut self, index: BlockIndex, now: Instant) {
-        if let Some((_, at)) = self.sample.take_if(|(sampled, _)| *sampled <= index) {
-            self.timer.sample(now - at);
-            self.measured = Some(now - at);
-        }
+    fn measure(&mut self, index: BlockIndex, now: Instant) -> Option<Duration> {
+        let (_, at) = self.sample.take_if(|(sampled, _)| *sampled <= index)?;
+        self.timer.sample(now - at);
+        Some(now - at)
     }
 
     fn moved(&mut self, now: Instant) {
@@ -473,5 +461,38 @@ impl Sender {
             self.patience.idle
         };
         self.moved_at + idle
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::negotiate::{self, Asked, Limits};
+    use crate::wire::Packet;
+
+    #[test]
+    fn an_ack_of_what_was_never_sent_is_ignored() {
+        let Ok(Packet::Rrq(request)) =
+            Packet::parse(b"\x00\x01x\x00octet\x00blksize\x008\x00windowsize\x004\x00")
+        else {
+            panic!("a request");
+        };
+        let limits = Limits {
+            blksize_max: 8,
+            windowsize_max: 4,
+        };
+        let answer = negotiate::answer(&request, &limits, Asked::Read(80), &mut [0; 256]).unwrap();
+        let now = Instant::ZERO;
+        let mut sender = Sender::answer(answer.params, 80, true, Patience::DEFAULT, now);
+        sender.transmitted(1, now);
+        sender.handle_ack(WireBlock(0), now);
+        sender.transmitted(4, now);
+        sender.handle_ack(WireBlock(7), now);
+        assert_eq!(
+            (sender.acked(), sender.sent()),
+            (BlockIndex(0), BlockIndex(4))
+        );
+        sender.handle_ack(WireBlock(4), now);
+        assert_eq!(sender.acked(), BlockIndex(4));
     }
 }

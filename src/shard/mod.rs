@@ -234,9 +234,8 @@ impl<E: Engine> Shard<E> {
         };
         match (&mut slot.stage, packet) {
             (Stage::Running(Transfer::Send(sender), _), Packet::Ack { block }) => {
-                sender.handle_ack(block, now);
                 slot.heard_at = Some(now);
-                if let Some(round_trip) = sender.take_round_trip() {
+                if let Some(round_trip) = sender.handle_ack(block, now) {
                     self.metrics.latencies.round_trip.record(round_trip);
                 }
             }

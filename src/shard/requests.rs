@@ -65,7 +65,6 @@ impl<E: Engine> Shard<E> {
             return self.suppress(Suppressed::Full);
         }
         let slot = Slot {
-            key,
             socket: answers,
             path,
             operation,
@@ -383,7 +382,6 @@ impl<E: Engine> Shard<E> {
             remote,
         };
         let slot = Slot {
-            key: Key::Own(socket, None),
             socket,
             path: Path {
                 peer: server,

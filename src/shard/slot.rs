@@ -130,7 +130,6 @@ impl fmt::Display for Ending {
 
 #[derive(Debug)]
 pub(super) struct Slot {
-    pub(super) key: Key,
     /// Where this end's packets leave from.
     pub(super) socket: SocketId,
     pub(super) path: Path,
@@ -213,6 +212,14 @@ pub(super) enum Held {
 }
 
 impl Slot {
+    /// Where datagrams for it belong.
+    pub(super) const fn key(&self) -> Key {
+        match &self.errand {
+            Some(_) => Key::Own(self.socket, None),
+            None => Key::Peer(self.path.peer),
+        }
+    }
+
     /// Whether a repeat of its request belongs to it: nothing but the request has come from the peer.
     pub(super) const fn is_fresh(&self) -> bool {
         match &self.stage {

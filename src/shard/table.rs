@@ -59,7 +59,7 @@ impl Table {
     /// Puts a slot in; the key must be free.
     pub(super) fn insert(&mut self, slot: Slot) -> SlotId {
         self.generation = self.generation.wrapping_add(1);
-        let key = slot.key;
+        let key = slot.key();
         let index = self.slots.insert((self.generation, slot)) as u32;
         let id = SlotId {
             index,
@@ -83,7 +83,7 @@ impl Table {
     pub(super) fn remove(&mut self, id: SlotId) -> Option<Slot> {
         self.get(id)?;
         let (_, slot) = self.slots.remove(id.index as usize);
-        self.by_key.remove(&slot.key);
+        self.by_key.remove(&slot.key());
         Some(slot)
     }
 

@@ -397,9 +397,9 @@ impl Scene<'_> {
     /// Which block bears a number: the first from a little behind the one spoken of last.
     fn index(&mut self, block: u16) -> u64 {
         let from = self.position.saturating_sub(BEHIND_MAX).max(1);
-        let index = (from..from + 65_536)
-            .find(|&index| self.terms.wire(index) == block)
-            .unwrap_or_default();
+        let period = if self.terms.to_one { 65_535 } else { 65_536 };
+        let ahead = u64::from(block) + period - u64::from(self.terms.wire(from));
+        let index = from + ahead % period;
         self.position = self.position.max(index);
         index
     }

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::task::Waker;
 use std::thread::{self, JoinHandle};
@@ -189,6 +190,7 @@ impl Player for Virtual {
 
 /// A shard on a thread of its own, over the loopback, in real time.
 pub(crate) struct Loopback {
+    number: u16,
     listener: SocketAddr,
     waker: Waker,
     commands: Option<Sender<Command>>,
@@ -203,8 +205,13 @@ pub(crate) struct Loopback {
 
 const STORE_THREADS: usize = 2;
 const FRAME_CACHE_OCTETS: usize = 4 << 20;
-/// Linux has all of 127.0.0.0/8 on its loopback.
-const LOOPBACK_ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+/// Counts the dialogues played: each has addresses of its own, so that a port that one gives back and
+/// another gets brings it no late datagrams. Linux has all of 127.0.0.0/8 on its loopback.
+static PLAYED: AtomicU16 = AtomicU16::new(0);
+/// The second octet of the address of the shard, of the peer, and of whom is elsewhere.
+const SHARD_NET: u8 = 1;
+const PEER_NET: u8 = 2;
+const ELSEWHERE_NET: u8 = 3;
 const EVENTS_MAX: usize = 16;
 
 impl Loopback {
@@ -215,6 +222,7 @@ impl Loopback {
         let files = memory(setup);
         let backend = Files::new(setup, &files);
         let settings = Arc::new(setup.settings.clone());
+        let number = PLAYED.fetch_add(1, Ordering::Relaxed);
         let (commands, orders) = mpsc::channel();
         let (finished, endings) = mpsc::channel();
         let (ready, started) = mpsc::channel();
@@ -227,7 +235,7 @@ impl Loopback {
             let engine = engine().expect("an engine");
             let mut shard = Shard::new(engine, store, settings, Census::default());
             let bind = Bind {
-                address: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0),
+                address: SocketAddr::new(loopback(SHARD_NET, number), 0),
                 shared: false,
             };
             let address = shard.listen(bind).expect("a port");
@@ -237,6 +245,7 @@ impl Loopback {
         });
         let (listener, waker) = started.recv().expect("the shard's thread runs");
         Box::new(Self {
+            number,
             listener,
             waker,
             commands: Some(commands),
@@ -295,8 +304,8 @@ impl Player for Loopback {
 
     fn open(&mut self, place: Place) -> SocketAddr {
         let ip = match place {
-            Place::Peer => Ipv4Addr::LOCALHOST.into(),
-            Place::Elsewhere => LOOPBACK_ELSEWHERE,
+            Place::Peer => loopback(PEER_NET, self.number),
+            Place::Elsewhere => loopback(ELSEWHERE_NET, self.number),
             Place::PortZero => unreachable!("no kernel sends from port 0: `core only`"),
         };
         let mut socket = UdpSocket::bind(SocketAddr::new(ip, 0)).expect("a port");
@@ -366,6 +375,11 @@ impl Drop for Loopback {
                 .expect("the shard's thread did not panic");
         }
     }
+}
+
+fn loopback(net: u8, number: u16) -> IpAddr {
+    let [high, low] = number.to_be_bytes();
+    Ipv4Addr::new(127, net, high, low).into()
 }
 
 fn memory(setup: &Setup) -> Memory {

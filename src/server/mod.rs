@@ -260,6 +260,8 @@ impl Drop for Server {
 }
 
 /// The engine of a shard's thread.
+// Made once a shard and taken apart at once: its size is of no account.
+#[allow(clippy::large_enum_variant)]
 enum Taken {
     Mio(MioEngine),
     #[cfg(target_os = "linux")]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::task::Waker;
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use crate::config::Settings;
 use crate::engine::mio::MioEngine;
@@ -17,6 +18,13 @@ use crate::metrics::Metrics;
 use crate::shard::{Census, Running, Shard};
 use crate::store::directory::{Directory, DirectoryOptions};
 use crate::store::{Store, StoreOptions, THREADS_DEFAULT};
+
+/// How long a port that is taken may take to become free. The kernel takes a ring apart some time
+/// after its process was killed, and until then its requests keep the port: milliseconds, as a rule.
+const PORT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often such a port is tried.
+const PORT_RETRY: Duration = Duration::from_millis(10);
 
 /// What a server is to be.
 #[derive(Debug, Clone)]
@@ -40,7 +48,7 @@ pub struct ServerOptions {
 /// What may move the datagrams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum EngineChoice {
-    /// The best that this system has, and that it permits.
+    /// io_uring where the system has it and permits it, otherwise mio: which measures no worse anywhere.
     #[default]
     Auto,
     /// Readiness and plain system calls, on every Unix.
@@ -124,11 +132,9 @@ impl Server {
     ) -> io::Result<Self> {
         let (settings, ended, census) = (Arc::new(settings), Arc::new(ended), Census::default());
         let shared = workers > 1;
-        if shared {
-            listen
-                .iter()
-                .try_for_each(|&address| refuse_taken(address))?;
-        }
+        listen
+            .iter()
+            .try_for_each(|&address| refuse_taken(address))?;
         let mut server = Self {
             addresses: listen.to_vec(),
             engine: String::new(),
@@ -369,13 +375,20 @@ fn run_shard<E: Engine>(
 }
 
 /// Shards share an address by SO_REUSEPORT, which would let another process of the same user in as
-/// well, each getting a part of the requests. A socket without it finds out.
+/// well, each getting a part of the requests. A socket without it finds out, and waits for a server
+/// that was killed just now to be gone.
 fn refuse_taken(address: SocketAddr) -> io::Result<()> {
-    match UdpSocket::bind(address) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(io::Error::new(
-            error.kind(),
-            format!("cannot listen on udp {address}: {error}"),
-        )),
-        _ => Ok(()),
+    let began = Instant::now();
+    loop {
+        match UdpSocket::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                if began.elapsed() >= PORT_PATIENCE {
+                    let text = format!("cannot listen on udp {address}: {error}");
+                    return Err(io::Error::new(error.kind(), text));
+                }
+                thread::sleep(PORT_RETRY);
+            }
+            _ => return Ok(()),
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The server: shards on threads of their own, which take requests at shared addresses.
 
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
@@ -17,7 +18,7 @@ use crate::engine::{Bind, Engine};
 use crate::metrics::Metrics;
 use crate::shard::{Census, Running, Shard};
 use crate::store::directory::{Directory, DirectoryOptions};
-use crate::store::{Store, StoreOptions, THREADS_DEFAULT};
+use crate::store::{Store, StoreOptions, StoreStatistics, THREADS_DEFAULT};
 
 /// How long a port that is taken may take to become free. The kernel takes a ring apart some time
 /// after its process was killed, and until then its requests keep the port: milliseconds, as a rule.
@@ -61,8 +62,31 @@ pub enum EngineChoice {
 #[derive(Debug)]
 pub struct Server {
     addresses: Vec<SocketAddr>,
-    engine: String,
+    engine: EngineInfo,
+    store: Arc<Store>,
     shards: Vec<Handle>,
+}
+
+/// The engine that was taken, and what it can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EngineInfo {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether the kernel cuts bursts into datagrams.
+    pub gso: bool,
+    /// Whether bursts leave without being copied, where the device can.
+    pub zero_copy: bool,
+}
+
+impl fmt::Display for EngineInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bursts = if self.gso {
+            "cut by the kernel"
+        } else {
+            "sent one by one"
+        };
+        write!(f, "{}, bursts {bursts}", self.name)
+    }
 }
 
 /// A shard's thread, and how to reach it.
@@ -84,7 +108,7 @@ enum Command {
 /// What a shard says once it can answer.
 struct Ready {
     addresses: Vec<SocketAddr>,
-    engine: String,
+    engine: EngineInfo,
     commands: mpsc::Sender<Command>,
     waker: Waker,
 }
@@ -137,7 +161,8 @@ impl Server {
             .try_for_each(|&address| refuse_taken(address))?;
         let mut server = Self {
             addresses: listen.to_vec(),
-            engine: String::new(),
+            engine: EngineInfo::default(),
+            store: store.clone(),
             shards: Vec::new(),
         };
         for number in 0..workers.max(1) {
@@ -157,15 +182,23 @@ impl Server {
             let work = move || {
                 let result = match take_engine(engine, number == 0) {
                     Ok(Taken::Mio(engine)) => {
-                        let description = description(engine.name(), engine.gso());
+                        let info = EngineInfo {
+                            name: engine.name(),
+                            gso: engine.gso(),
+                            zero_copy: false,
+                        };
                         let shard = Shard::new(engine, store, settings, census);
-                        run_shard(shard, description, &binds, &sender)
+                        run_shard(shard, info, &binds, &sender)
                     }
                     #[cfg(target_os = "linux")]
                     Ok(Taken::Uring(engine)) => {
-                        let description = description(engine.name(), engine.gso());
+                        let info = EngineInfo {
+                            name: engine.name(),
+                            gso: engine.gso(),
+                            zero_copy: true,
+                        };
                         let shard = Shard::new(*engine, store, settings, census);
-                        run_shard(shard, description, &binds, &sender)
+                        run_shard(shard, info, &binds, &sender)
                     }
                     Err(error) => {
                         let _ = sender.send(Err(error));
@@ -201,10 +234,16 @@ impl Server {
         &self.addresses
     }
 
-    /// What moves the datagrams, for people to read.
+    /// What moves the datagrams.
     #[must_use]
-    pub fn engine(&self) -> &str {
-        &self.engine
+    pub const fn engine(&self) -> EngineInfo {
+        self.engine
+    }
+
+    /// What the frame cache has done so far.
+    #[must_use]
+    pub fn frame_cache(&self) -> StoreStatistics {
+        self.store.statistics()
     }
 
     /// How many shards there are.
@@ -301,24 +340,14 @@ fn uring() -> io::Result<Taken> {
     Err(io::Error::new(io::ErrorKind::Unsupported, text))
 }
 
-/// An engine, for people to read.
-fn description(name: &str, gso: bool) -> String {
-    let bursts = if gso {
-        "cut by the kernel"
-    } else {
-        "sent one by one"
-    };
-    format!("{name}, bursts {bursts}")
-}
-
 /// A shard's thread: everything it owns is made on it, and never leaves.
 fn run_shard<E: Engine>(
     mut shard: Shard<E>,
-    engine: String,
+    engine: EngineInfo,
     binds: &[Bind],
     ready: &mpsc::Sender<io::Result<Ready>>,
 ) -> io::Result<()> {
-    let begin = || {
+    let mut begin = || {
         let waker = shard.engine().waker();
         let mut addresses = Vec::new();
         for bind in binds {

@@ -22,7 +22,7 @@ use crate::store::{Store, StoreOptions, StoreStatistics, THREADS_DEFAULT};
 
 /// How long a port that is taken may take to become free. The kernel takes a ring apart some time
 /// after its process was killed, and until then its requests keep the port: milliseconds, as a rule.
-const PORT_PATIENCE: Duration = Duration::from_secs(2);
+const PORT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often such a port is tried.
 const PORT_RETRY: Duration = Duration::from_millis(10);

@@ -49,7 +49,8 @@ pub struct ServerOptions {
 /// What may move the datagrams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum EngineChoice {
-    /// io_uring where the system has it and permits it, otherwise mio: which measures no worse anywhere.
+    /// io_uring where the system has it and permits it, otherwise mio. Where everything is copied the two
+    /// tie; where the device can take bursts without a copy, only io_uring has them.
     #[default]
     Auto,
     /// Readiness and plain system calls, on every Unix.

@@ -16,7 +16,7 @@ use super::block::BlockIndex;
 use super::negotiate::Params;
 use super::outcome::Outcome;
 use super::timing::{End, Patience, Retransmission, earlier};
-use super::transfer::{Opening, Transmit};
+use super::transmit::{Opening, Transmit};
 use crate::time::{Duration, Instant};
 use crate::wire::{ErrorCode, WireBlock};
 

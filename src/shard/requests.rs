@@ -5,8 +5,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::slot::{Errand, Flow, Held, Outflow, Slot, Stage};
-use super::table::Key;
+use super::slot::{Errand, Flow, Held, Key, Outflow, Slot, Stage};
+
 use super::upload::Inflow;
 use super::{Operation, Plan, Purpose, Shard, SlotId, log};
 use crate::config;

@@ -5,7 +5,6 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 
-use super::table::Key;
 use super::upload::Inflow;
 use crate::config;
 use crate::engine::{Path, SocketId};
@@ -126,6 +125,15 @@ impl fmt::Display for Ending {
             Escaped(filename)
         )
     }
+}
+
+/// Where a datagram belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Key {
+    /// To the transfer that this client asked for.
+    Peer(SocketAddr),
+    /// To the transfer that this end asked for, from this socket and address.
+    Own(SocketId, Option<IpAddr>),
 }
 
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 //! from or go to.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 
 use super::upload::Inflow;
@@ -46,7 +46,7 @@ impl fmt::Display for Operation {
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The server, at the port that takes requests.
-    pub server: std::net::SocketAddr,
+    pub server: SocketAddr,
     /// Which way the file goes.
     pub operation: Operation,
     /// The file's name at the server.
@@ -67,7 +67,7 @@ pub struct Ending {
     /// Which way the file went.
     pub operation: Operation,
     /// The other end.
-    pub peer: std::net::SocketAddr,
+    pub peer: SocketAddr,
     /// The file's name, as asked for.
     pub filename: Box<[u8]>,
     /// How it was written on the wire.
@@ -94,7 +94,7 @@ pub struct Running {
     /// Which way the file goes.
     pub operation: Operation,
     /// The other end.
-    pub peer: std::net::SocketAddr,
+    pub peer: SocketAddr,
     /// The file's name, as asked for.
     pub filename: Box<[u8]>,
     /// The terms; `None` while the file is being opened.

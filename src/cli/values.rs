@@ -68,6 +68,9 @@ pub(super) fn listen(text: &str) -> Result<Listen, String> {
     }
 }
 
+/// No machine begins more transfers a second.
+const RATE_MAX: f64 = 1e7;
+
 /// Reads a number of octets: `300`, `64K` (thousands) or `64KiB` (1,024s), up to T and TiB.
 pub(super) fn size(text: &str) -> Result<u64, String> {
     let digits = text.chars().take_while(char::is_ascii_digit).count();
@@ -153,6 +156,14 @@ pub(super) fn milliseconds(text: &str) -> Result<Duration, String> {
     seconds(text)
         .map(|time| time / 1000)
         .map_err(|_| "a number of milliseconds is expected, as in 250".to_owned())
+}
+
+/// Reads a rate: how many a second.
+pub(super) fn rate(text: &str) -> Result<f64, String> {
+    text.parse::<f64>()
+        .ok()
+        .filter(|rate| *rate > 0.0 && *rate <= RATE_MAX)
+        .ok_or_else(|| format!("a number a second, above 0 and up to {RATE_MAX}, is expected"))
 }
 
 /// Reads a probability: `0.05` or `5%`.

@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::values::{self, BlksizeMax, Listen};
 use crate::config::Subnet;
+use crate::load::profile::Profile;
 use crate::server;
 use crate::store;
 use crate::time::Duration;
@@ -397,21 +398,34 @@ pub(super) struct Load {
     /// Compare every octet with this file.
     #[arg(long, value_name = "FILE")]
     pub(super) verify: Option<PathBuf>,
-    /// Octets in a block.
-    #[arg(long, value_name = "N", default_value = "1428", value_parser = values::blksize)]
-    pub(super) blksize: u16,
-    /// Blocks under way without an acknowledgement; 1 asks for no window.
-    #[arg(long, value_name = "N", default_value = "16", value_parser = values::windowsize)]
-    pub(super) windowsize: u16,
+    /// Clients ask and wait as these do: ipxe, edk2, uboot, grub, pxelinux, rpi, curl, or plain, which
+    /// knows no options. Other options change what they say.
+    #[arg(long, value_name = "CLIENT", value_parser = values::profile)]
+    pub(super) profile: Option<&'static Profile>,
+    /// Octets in a block. [default: 1428]
+    #[arg(long, value_name = "N", value_parser = values::blksize)]
+    pub(super) blksize: Option<u16>,
+    /// Blocks under way without an acknowledgement; 1 asks for no window. [default: 16]
+    #[arg(long, value_name = "N", value_parser = values::windowsize)]
+    pub(super) windowsize: Option<u16>,
     /// Seconds after which either end repeats what was lost. [default: measured]
     #[arg(long, value_name = "SECONDS", value_parser = values::timeout)]
     pub(super) timeout: Option<u8>,
     /// Ask for no options at all.
     #[arg(long, conflicts_with_all = ["blksize", "windowsize", "timeout"])]
     pub(super) no_options: bool,
-    /// A transfer that has not moved for this long has failed.
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = values::seconds)]
-    pub(super) patience: Duration,
+    /// A transfer that has not moved for this long has failed. [default: 10]
+    #[arg(long, value_name = "SECONDS", value_parser = values::seconds)]
+    pub(super) patience: Option<Duration>,
+    /// Probability that the clients lose a DATA or ACK packet, on either way.
+    #[arg(long, value_name = "P", default_value = "0", value_parser = values::probability)]
+    pub(super) loss: f64,
+    /// How long clients take before they acknowledge.
+    #[arg(long, value_name = "MS", default_value = "0", value_parser = values::milliseconds)]
+    pub(super) slow: Duration,
+    /// Probability that a client vanishes amid its transfer.
+    #[arg(long, value_name = "P", default_value = "0", value_parser = values::probability)]
+    pub(super) abandon: f64,
     /// Threads that drive clients.
     #[arg(
         long,

@@ -18,13 +18,23 @@ use super::url::{self, Server};
 use super::{FAILED, Trouble};
 use crate::control;
 use crate::load::plan::{Bounds, Pace};
+use crate::load::profile::Profile;
 use crate::load::report::{Report, json};
-use crate::load::{self, File, Live, Load, Work};
-use crate::proto::negotiate::Wanted;
+use crate::load::{self, File, Live, Load, Mishaps, Work};
+use crate::proto::negotiate::{ORDER_DEFAULT, Wanted};
 use crate::proto::timing::Patience;
 use crate::shard::Expected;
 use crate::time::Duration;
 
+/// Octets in a block unless something else is said: what fits Ethernet with room for a tunnel.
+const BLKSIZE: u16 = 1428;
+/// Blocks under way unless something else is said: what small receive rings hold.
+const WINDOWSIZE: u16 = 16;
+/// How long a client waits at least before it repeats, like most: a crowd that repeats at once would
+/// make a busy server's work more.
+const REPEAT_AFTER: Duration = Duration::from_secs(1);
+/// How long a transfer may stand still.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How often the line is drawn anew.
 const LINE_EVERY: Duration = Duration::from_millis(200);
 
@@ -136,33 +146,59 @@ fn load(arguments: &Arguments) -> Result<Load, Trouble> {
         weight,
         expected: expected.clone(),
     });
-    let wanted = if arguments.no_options {
-        Wanted::default()
-    } else {
-        Wanted {
-            blksize: Some(arguments.blksize),
-            windowsize: (arguments.windowsize > 1).then_some(arguments.windowsize),
-            timeout: arguments.timeout,
-            tsize: Some(0),
-        }
-    };
+    let profile = profile(arguments);
     Ok(Load {
         server: nearest(&servers)?,
         work,
         files: files.collect(),
         pace: pace(arguments),
         bounds: bounds(arguments),
-        wanted,
-        patience: Patience {
-            idle: arguments.patience,
-            ..Patience::DEFAULT
+        wanted: profile.wanted,
+        order: profile.order,
+        probes: profile.probes,
+        patience: profile.patience,
+        mishaps: Mishaps {
+            loss: arguments.loss,
+            slow: arguments.slow,
+            abandon: arguments.abandon,
         },
-        linger: Duration::ZERO,
         threads: usize::from(arguments.threads),
         seed: arguments.seed,
         gro: !arguments.no_gro,
         server_pid: arguments.server_pid,
     })
+}
+
+/// How clients ask and wait: as a profile says, but for what was typed.
+fn profile(arguments: &Arguments) -> Profile {
+    let mut profile = arguments.profile.copied().unwrap_or(Profile {
+        name: "",
+        wanted: Wanted {
+            blksize: Some(BLKSIZE),
+            windowsize: Some(WINDOWSIZE),
+            timeout: None,
+            tsize: Some(0),
+        },
+        order: ORDER_DEFAULT,
+        probes: false,
+        patience: Patience {
+            receiver_floor: REPEAT_AFTER,
+            idle: PATIENCE,
+            ..Patience::DEFAULT
+        },
+    });
+    let wanted = &mut profile.wanted;
+    if arguments.no_options {
+        *wanted = Wanted::default();
+    }
+    wanted.blksize = arguments.blksize.or(wanted.blksize);
+    wanted.windowsize = arguments
+        .windowsize
+        .or(wanted.windowsize)
+        .filter(|&blocks| blocks > 1);
+    wanted.timeout = arguments.timeout.or(wanted.timeout);
+    profile.patience.idle = arguments.patience.unwrap_or(profile.patience.idle);
+    profile
 }
 
 /// The first address: which one is tried must not depend on which one answers.
@@ -193,8 +229,11 @@ fn bounds(arguments: &Arguments) -> Bounds {
     }
 }
 
+/// A file's name, and how often it is asked for.
+type Weighted = (Vec<u8>, u32);
+
 /// The server, and the files with their weights.
-fn targets(typed: &[OsString]) -> Result<(Server, Vec<(Vec<u8>, u32)>), Trouble> {
+fn targets(typed: &[OsString]) -> Result<(Server, Vec<Weighted>), Trouble> {
     let (first, others) = typed
         .split_first()
         .ok_or_else(|| Trouble::arguments("tftp://HOST/NAME is missing"))?;
@@ -215,7 +254,7 @@ fn targets(typed: &[OsString]) -> Result<(Server, Vec<(Vec<u8>, u32)>), Trouble>
 }
 
 /// Reads `NAME` or `NAME=WEIGHT`.
-fn weighted(typed: &[u8]) -> (Vec<u8>, u32) {
+fn weighted(typed: &[u8]) -> Weighted {
     let split = typed.iter().rposition(|&octet| octet == b'=');
     let weight = split.and_then(|place| {
         let digits = str::from_utf8(&typed[place + 1..]).ok()?;

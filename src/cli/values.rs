@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use crate::config::Subnet;
+use crate::load::profile::{self, Profile};
 use crate::proto::negotiate::{BLKSIZE_MAX, BLKSIZE_MIN};
 use crate::time::Duration;
 
@@ -156,6 +157,15 @@ pub(super) fn milliseconds(text: &str) -> Result<Duration, String> {
     seconds(text)
         .map(|time| time / 1000)
         .map_err(|_| "a number of milliseconds is expected, as in 250".to_owned())
+}
+
+/// Reads the name of a client.
+pub(super) fn profile(text: &str) -> Result<&'static Profile, String> {
+    profile::find(text).ok_or_else(|| {
+        let names = profile::PROFILES.iter().map(|profile| profile.name);
+        let names: Vec<_> = names.collect();
+        format!("one of {} is expected", names.join(", "))
+    })
 }
 
 /// Reads a rate: how many a second.

@@ -17,7 +17,7 @@ use std::task::Waker;
 use crate::config::{LINGER, Settings, blksize_of_mtu};
 use crate::engine::mio::MioEngine;
 use crate::engine::{Engine, route_mtu};
-use crate::proto::negotiate::{BLKSIZE_DEFAULT, Params, Wanted};
+use crate::proto::negotiate::{BLKSIZE_DEFAULT, ORDER_DEFAULT, Params, Wanted};
 use crate::proto::outcome::Outcome;
 use crate::proto::timing::Patience;
 use crate::shard::{Census, Ending, LocalSide, Operation, Origin, Plan, Shard, SlotId};
@@ -310,6 +310,7 @@ impl Transfer {
             wanted: self.job.offer.wanted(server),
             patience,
             linger: LINGER,
+            order: ORDER_DEFAULT,
         };
         match self.shard.start(plan) {
             Ok(id) => {

@@ -8,14 +8,16 @@
 mod places;
 pub mod plan;
 mod process;
+pub mod profile;
 pub mod report;
 mod run;
 mod tally;
+mod weather;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::proto::negotiate::Wanted;
+use crate::proto::negotiate::{Wanted, Wish};
 use crate::proto::timing::Patience;
 use crate::shard::Expected;
 use crate::time::Duration;
@@ -41,10 +43,14 @@ pub struct Load {
     pub bounds: Bounds,
     /// The options to ask for.
     pub wanted: Wanted,
+    /// The order in which they are asked for.
+    pub order: [Wish; 4],
+    /// Whether each client first asks for the length alone.
+    pub probes: bool,
     /// How long each client waits, and how often.
     pub patience: Patience,
-    /// How long a client that is done answers repeats of the server's last packet.
-    pub linger: Duration,
+    /// What goes wrong at the clients.
+    pub mishaps: Mishaps,
     /// Threads that drive clients, each with its share; at least 1.
     pub threads: usize,
     /// Makes the same run again, as far as the clock allows.
@@ -54,6 +60,17 @@ pub struct Load {
     pub gro: bool,
     /// The server's process, to be watched.
     pub server_pid: Option<u32>,
+}
+
+/// What goes wrong at the clients, or slowly.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Mishaps {
+    /// The probability that a DATA or ACK packet is lost, on either way.
+    pub loss: f64,
+    /// How long a client takes before an ACK leaves.
+    pub slow: Duration,
+    /// The probability that a client vanishes amid its transfer.
+    pub abandon: f64,
 }
 
 /// Which way the files go.

@@ -13,11 +13,13 @@ use super::places::Places;
 use super::plan::Schedule;
 use super::process;
 use super::report::Report;
-use super::{Failure, File, Load, Tally, Work};
+use super::weather::Weathered;
+use super::{Failure, File, Load, Mishaps, Tally, Work};
 use crate::config::Settings;
 use crate::engine::Engine;
 use crate::engine::mio::MioEngine;
-use crate::shard::{Census, LocalSide, Operation, Origin, Plan, Shard, SlotId};
+use crate::proto::outcome::Outcome;
+use crate::shard::{Census, LocalSide, Manner, Operation, Origin, Plan, Shard, SlotId};
 use crate::store::memory::{Contents, Memory};
 use crate::store::{Store, StoreOptions, Writes};
 use crate::time::{Duration, Instant};
@@ -31,6 +33,11 @@ const BODY: &[u8] = b"body";
 const LIVE_EVERY: Duration = Duration::from_millis(200);
 /// How long a client waits that found no socket.
 const SOCKET_RETRY: Duration = Duration::from_millis(100);
+/// What is taken for a file's length where it is not known, to choose where a client vanishes.
+const LENGTH_UNKNOWN: u64 = 1 << 20;
+/// How long a client that is done answers repeats of the server's last packet where ACKs may get lost.
+/// On loopback they do not, and millions of clients that linger would be in each other's way.
+const LINGER: Duration = Duration::from_secs(3);
 /// How many places are tried for a client: those behind slow transfers may still be taken.
 const PLACES_TRIED_MAX: usize = 64;
 
@@ -128,10 +135,11 @@ struct Driver {
     load: Load,
     number: usize,
     live: Arc<Live>,
-    shard: Shard<MioEngine>,
+    shard: Shard<Weathered<MioEngine>>,
     schedule: Schedule,
     places: Places,
     random: fastrand::Rng,
+    linger: Duration,
     running: HashMap<SlotId, Begun>,
     tally: Tally,
     begin: Instant,
@@ -144,8 +152,14 @@ struct Driver {
 
 /// A transfer that runs.
 struct Begun {
+    intended: Instant,
     late: Duration,
     origin: Origin,
+    number: u64,
+    /// Which of the files.
+    file: usize,
+    /// Whether it only asks for the length, and the file comes with another request.
+    probe: bool,
 }
 
 impl Driver {
@@ -165,10 +179,14 @@ impl Driver {
         };
         let store = Store::new(memory, options)?;
         let settings = Arc::new(Settings::default());
+        let seed = load.seed.wrapping_add(number as u64);
+        let mut random = fastrand::Rng::with_seed(!seed);
+        let Mishaps { loss, slow, .. } = load.mishaps;
+        let safe = loss == 0.0 && load.server.ip().to_canonical().is_loopback();
+        let engine = Weathered::new(engine, loss, slow, random.fork());
         let mut shard = Shard::new(engine, store, settings, Census::default());
         let places = Places::new(&mut shard, load.server, (number, threads))?;
         let begin = shard.engine().now();
-        let seed = load.seed.wrapping_add(number as u64);
         Ok(Self {
             schedule: Schedule::new(
                 load.pace.share(number, threads),
@@ -181,7 +199,8 @@ impl Driver {
             live,
             shard,
             places,
-            random: fastrand::Rng::with_seed(!seed),
+            random,
+            linger: if safe { Duration::ZERO } else { LINGER },
             running: HashMap::new(),
             tally: Tally::default(),
             begin,
@@ -219,6 +238,7 @@ impl Driver {
         self.tally.received = metrics.received;
         self.tally.sent = metrics.sent;
         self.tally.receive_drops = metrics.receive_drops;
+        self.tally.lost = self.shard.engine().lost();
         self.tally.processor = processor_time();
         self.tally.busiest =
             self.tally.processor.as_secs_f64() / elapsed.as_secs_f64().max(f64::MIN_POSITIVE);
@@ -230,26 +250,44 @@ impl Driver {
         let number = self.tally.begun * self.load.threads as u64 + self.number as u64;
         self.tally.begun += 1;
         let file = chosen(&self.load.files, &mut self.random);
+        self.ask(Begun {
+            intended,
+            late: Duration::ZERO,
+            origin: Origin::Own,
+            number,
+            file,
+            probe: self.load.probes && matches!(self.load.work, Work::Read),
+        });
+    }
+
+    /// Sends the request of a transfer, the first or the second one.
+    fn ask(&mut self, begun: Begun) {
+        let file = &self.load.files[begun.file];
         let (operation, local) = match &self.load.work {
             Work::Read => (
                 Operation::Read,
                 LocalSide::Checked {
                     expected: file.expected.clone(),
-                    vanish_at: None,
+                    manner: manner(&mut self.random, &self.load, file, begun.probe),
                 },
             ),
             Work::Write(_) => (Operation::Write, LocalSide::Stored(BODY.to_vec())),
         };
+        let mut wanted = self.load.wanted;
+        if self.load.probes && !begun.probe {
+            wanted.tsize = None;
+        }
         let plan = |origin| Plan {
             server: self.load.server,
             origin,
             operation,
-            remote: numbered(&file.name, number),
+            remote: numbered(&file.name, begun.number),
             local: local.clone(),
             mode: Mode::Octet,
-            wanted: self.load.wanted,
+            wanted,
+            order: self.load.order,
             patience: self.load.patience,
-            linger: self.load.linger,
+            linger: self.linger,
         };
         let mut tries = 0;
         let started = loop {
@@ -265,11 +303,18 @@ impl Driver {
             }
         };
         let now = self.shard.engine().now();
-        let late = now - intended;
+        let late = now - begun.intended;
         match started {
             Ok((id, origin)) => {
-                self.tally.lateness.record(late);
-                self.running.insert(id, Begun { late, origin });
+                if begun.probe || !self.load.probes {
+                    self.tally.lateness.record(late);
+                }
+                let begun = Begun {
+                    late,
+                    origin,
+                    ..begun
+                };
+                self.running.insert(id, begun);
             }
             Err(error) => {
                 let failure = Failure::NotBegun(error.raw_os_error().unwrap_or(libc::EADDRINUSE));
@@ -287,8 +332,16 @@ impl Driver {
             };
             let now = self.shard.engine().now();
             self.end = now;
-            self.tally.count(&ending, begun.late);
             self.places.give_back(begun.origin);
+            if begun.probe && ending.outcome == Outcome::Probed {
+                self.tally.probes += 1;
+                self.ask(Begun {
+                    probe: false,
+                    ..begun
+                });
+                continue;
+            }
+            self.tally.count(&ending, begun.late);
             self.schedule.ended(now);
         }
     }
@@ -314,19 +367,28 @@ impl Driver {
 }
 
 /// One of the files, by their weights.
-fn chosen<'a>(files: &'a [File], random: &mut fastrand::Rng) -> &'a File {
-    if let [only] = files {
-        return only;
-    }
+fn chosen(files: &[File], random: &mut fastrand::Rng) -> usize {
     let total: u64 = files.iter().map(|file| u64::from(file.weight)).sum();
     let mut place = random.u64(0..total.max(1));
-    for file in files {
+    for (number, file) in files.iter().enumerate() {
         match place.checked_sub(u64::from(file.weight)) {
             Some(rest) => place = rest,
-            None => return file,
+            None => return number,
         }
     }
-    &files[0]
+    0
+}
+
+/// How far a client goes: some vanish, somewhere amid the file.
+fn manner(random: &mut fastrand::Rng, load: &Load, file: &File, probe: bool) -> Manner {
+    if probe {
+        Manner::Probe
+    } else if load.mishaps.abandon > 0.0 && random.f64() < load.mishaps.abandon {
+        let len = file.expected.len().unwrap_or(LENGTH_UNKNOWN).max(1);
+        Manner::Vanish(random.u64(0..len))
+    } else {
+        Manner::Whole
+    }
 }
 
 /// The name, with the transfer's number in the place of `{n}`.
@@ -366,7 +428,7 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(1);
         let mut counts = [0; 4];
         for _ in 0..4000 {
-            counts[chosen(&files, &mut random).weight as usize] += 1;
+            counts[files[chosen(&files, &mut random)].weight as usize] += 1;
         }
         assert_eq!(counts[0], 0);
         assert!((900..1100).contains(&counts[1]), "{counts:?}");

@@ -68,6 +68,10 @@ pub struct Tally {
     pub complete: u64,
     /// Transfers that this end left on purpose: it was interrupted, or was to vanish.
     pub left: u64,
+    /// Requests for the length alone, before transfers.
+    pub probes: u64,
+    /// Packets that this end lost on purpose.
+    pub lost: u64,
     /// Transfers that failed, by why.
     pub failures: BTreeMap<Failure, u64>,
     /// What the first ERROR of each code said.
@@ -139,6 +143,8 @@ impl Tally {
         self.begun += other.begun;
         self.complete += other.complete;
         self.left += other.left;
+        self.probes += other.probes;
+        self.lost += other.lost;
         self.octets += other.octets;
         self.blocks += other.blocks;
         self.retransmissions += other.retransmissions;

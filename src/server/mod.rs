@@ -152,7 +152,7 @@ impl Server {
                 let result = match take_engine(engine, number == 0) {
                     Ok(Taken::Mio(engine)) => {
                         let description = description(engine.name(), engine.gso());
-                        let shard = Shard::new(engine, store, settings, census);
+                        let shard = Shard::new(*engine, store, settings, census);
                         run_shard(shard, description, &binds, &sender)
                     }
                     #[cfg(target_os = "linux")]
@@ -261,7 +261,7 @@ impl Drop for Server {
 
 /// The engine of a shard's thread.
 enum Taken {
-    Mio(MioEngine),
+    Mio(Box<MioEngine>),
     #[cfg(target_os = "linux")]
     Uring(Box<UringEngine>),
 }
@@ -269,7 +269,7 @@ enum Taken {
 /// Makes the engine that was chosen. `aloud` has the reason logged, if there was a choice to make.
 fn take_engine(choice: EngineChoice, aloud: bool) -> io::Result<Taken> {
     let why = match choice {
-        EngineChoice::Mio => return MioEngine::new().map(Taken::Mio),
+        EngineChoice::Mio => return mio(),
         EngineChoice::Uring => return uring(),
         EngineChoice::Auto => match uring() {
             Ok(taken) => return Ok(taken),
@@ -279,7 +279,11 @@ fn take_engine(choice: EngineChoice, aloud: bool) -> io::Result<Taken> {
     if aloud {
         tracing::info!(engine = "mio", %why, "engine taken");
     }
-    MioEngine::new().map(Taken::Mio)
+    mio()
+}
+
+fn mio() -> io::Result<Taken> {
+    MioEngine::new().map(|engine| Taken::Mio(Box::new(engine)))
 }
 
 #[cfg(target_os = "linux")]

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::slot::Manner;
 use crate::proto::block::BlockIndex;
 use crate::time::{Duration, Instant};
 
@@ -95,12 +96,11 @@ pub(super) struct Check {
     pub(super) duplicates: u64,
     /// When the ACK left that the next block will answer.
     asked_at: Option<Instant>,
-    /// How many octets may arrive before the client vanishes.
-    vanish_at: Option<u64>,
+    manner: Manner,
 }
 
 impl Check {
-    pub(super) fn new(expected: Arc<Expected>, vanish_at: Option<u64>, blksize: u16) -> Self {
+    pub(super) fn new(expected: Arc<Expected>, manner: Manner, blksize: u16) -> Self {
         Self {
             expected,
             blksize: u64::from(blksize),
@@ -110,7 +110,7 @@ impl Check {
             first_block: None,
             duplicates: 0,
             asked_at: None,
-            vanish_at,
+            manner,
         }
     }
 
@@ -160,18 +160,27 @@ impl Check {
 
     /// What is wrong with the file so far, or with all of it.
     pub(super) fn flaw(&self, whole: bool) -> Option<Flaw> {
-        let expected = self.expected.len();
-        self.flaw.or(match expected {
+        if self.flaw.is_some() {
+            return self.flaw;
+        }
+        match self.expected.len() {
             Some(len) if self.octets() > len => Some(Flaw::Long),
             Some(len) if whole && self.octets() < len => Some(Flaw::Short),
             _ => None,
-        })
+        }
     }
 
     /// Whether the client is to vanish now.
     pub(super) fn is_to_vanish(&self) -> bool {
-        self.vanish_at
-            .is_some_and(|octets| self.first_block.is_some() && self.octets() >= octets)
+        match self.manner {
+            Manner::Vanish(octets) => self.first_block.is_some() && self.octets() >= octets,
+            Manner::Whole | Manner::Probe => false,
+        }
+    }
+
+    /// Whether the client leaves once it knows the terms.
+    pub(super) fn is_probe(&self) -> bool {
+        self.manner == Manner::Probe
     }
 }
 
@@ -180,7 +189,7 @@ mod tests {
     use super::*;
 
     fn check(expected: Expected) -> Check {
-        Check::new(Arc::new(expected), None, 4)
+        Check::new(Arc::new(expected), Manner::Whole, 4)
     }
 
     #[test]

@@ -28,7 +28,7 @@ use std::sync::mpsc::{self, Receiver};
 
 pub use admission::Census;
 pub use check::{Expected, Flaw};
-pub use slot::{Ending, LocalSide, Operation, Origin, Plan, Running};
+pub use slot::{Ending, LocalSide, Manner, Operation, Origin, Plan, Running};
 pub use table::SlotId;
 
 use crate::config::{self, Settings};

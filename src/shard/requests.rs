@@ -369,6 +369,7 @@ impl<E: Engine> Shard<E> {
             local,
             mode,
             wanted,
+            order,
             patience,
             linger,
         } = plan;
@@ -377,6 +378,7 @@ impl<E: Engine> Shard<E> {
             patience,
             server: server.ip(),
             origin,
+            order,
             linger,
             flaw: None,
             answered: false,
@@ -414,16 +416,10 @@ impl<E: Engine> Shard<E> {
         let id = self.table.insert(slot);
         let ticket = id.ticket();
         match (local, operation) {
-            (
-                LocalSide::Checked {
-                    expected,
-                    vanish_at,
-                },
-                _,
-            ) => {
+            (LocalSide::Checked { expected, manner }, _) => {
                 let receiver = Receiver::request(patience, now);
                 let blksize = receiver.params().blksize();
-                let check = Check::new(expected, vanish_at, blksize);
+                let check = Check::new(expected, manner, blksize);
                 self.ask_server(
                     id,
                     Transfer::Receive(Box::new(receiver)),
@@ -546,7 +542,7 @@ impl<E: Engine> Shard<E> {
         let mut buffer = [0; config::REQUEST_OCTETS_MAX];
         let written = wire::write_request(&mut buffer, opcode, &errand.remote, *mode).and_then(
             |mut writer| {
-                negotiate::ask(&errand.wanted, &mut writer)?;
+                negotiate::ask(&errand.wanted, errand.order, &mut writer)?;
                 Ok(writer.len())
             },
         );
@@ -562,16 +558,25 @@ impl<E: Engine> Shard<E> {
             errand: Some(errand),
             stage: Stage::Running(transfer, flow),
             mode,
+            socket,
+            path,
             ..
         }) = self.table.get_mut(id)
         else {
             return;
         };
+        let probe = matches!(flow, Flow::Check(check) if check.is_probe());
         let accepted = match negotiate::accept(options, &errand.wanted) {
             Ok(accepted) => accepted,
             // RFC 2347: a client that cannot accept what is acknowledged sends ERROR 8.
             Err(error) => return self.fail(id, ErrorCode::OPTIONS, &error.to_string(), now),
         };
+        if probe {
+            let (socket, path) = (*socket, *path);
+            let text = "User aborted the transfer";
+            self.send_error(socket, &path, ErrorCode::OPTIONS, text);
+            return self.finish(id, Outcome::Probed, now);
+        }
         match (transfer, flow) {
             (Transfer::Send(sender), Flow::Out(out)) => {
                 sender.agree(accepted.params, out.body.len(), now)

@@ -10,7 +10,7 @@ use super::table::Key;
 use super::upload::Inflow;
 use crate::config;
 use crate::engine::{Path, SocketId};
-use crate::proto::negotiate::{Params, Wanted};
+use crate::proto::negotiate::{Params, Wanted, Wish};
 use crate::proto::outcome::Outcome;
 use crate::proto::timing::Patience;
 use crate::proto::transfer::Transfer;
@@ -61,6 +61,8 @@ pub struct Plan {
     pub mode: Mode,
     /// The options to ask for; `tsize` of a write is filled in.
     pub wanted: Wanted,
+    /// The order in which they are asked for.
+    pub order: [Wish; 4],
     /// How long to wait, and how often.
     pub patience: Patience,
     /// How long it answers repeats of the server's last packet once it is over.
@@ -95,9 +97,20 @@ pub enum LocalSide {
     Checked {
         /// What should come.
         expected: Arc<Expected>,
-        /// The client vanishes without a word once so many octets have arrived.
-        vanish_at: Option<u64>,
+        /// How far the client goes.
+        manner: Manner,
     },
+}
+
+/// How far a client goes that checks what comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// To the end.
+    Whole,
+    /// It leaves with ERROR 8 once options are acknowledged, as firmware does that asks for the length.
+    Probe,
+    /// It vanishes without a word once so many octets have arrived.
+    Vanish(u64),
 }
 
 /// How a transfer went, once it is over.
@@ -210,6 +223,7 @@ pub(super) struct Errand {
     pub(super) patience: Patience,
     pub(super) server: IpAddr,
     pub(super) origin: Origin,
+    pub(super) order: [Wish; 4],
     pub(super) linger: Duration,
     pub(super) flaw: Option<Flaw>,
     /// Whether the port that the server answers from is known.

@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::config::{LINGER, Settings};
 use crate::engine::sim::{Traffic, Weather};
 use crate::metrics::Metrics;
-use crate::proto::negotiate::Wanted;
+use crate::proto::negotiate::{ORDER_DEFAULT, Wanted};
 use crate::proto::outcome::Outcome;
 use crate::proto::timing::Patience;
 use crate::shard::{Ending, LocalSide, Operation, Origin, Plan};
@@ -193,6 +193,7 @@ pub fn run(scenario: &Scenario) -> Report {
             wanted,
             patience: Patience::DEFAULT,
             linger: LINGER,
+            order: ORDER_DEFAULT,
         };
         world.start_at(at, client, plan);
     }

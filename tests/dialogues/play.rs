@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bootstorm::config::{LINGER, Settings};
+use bootstorm::proto::negotiate::ORDER_DEFAULT;
 use bootstorm::shard::{LocalSide, Operation, Origin, Plan};
 use bootstorm::store::memory::{Contents, pattern_octet};
 use bootstorm::wire::{Escaped, Packet};
@@ -170,6 +171,7 @@ impl Scene<'_> {
                     wanted: *wanted,
                     patience: self.settings.patience,
                     linger: LINGER,
+                    order: ORDER_DEFAULT,
                 })));
                 Ok(())
             }

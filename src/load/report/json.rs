@@ -25,6 +25,8 @@ struct Object {
     transfers_complete: u64,
     transfers_left: u64,
     transfers_failed: u64,
+    probes: u64,
+    lost_on_purpose: u64,
     failures: BTreeMap<String, u64>,
     transfers_per_second: f64,
     octets: u64,
@@ -82,6 +84,8 @@ impl Object {
             transfers_complete: tally.complete,
             transfers_left: tally.left,
             transfers_failed: tally.failed(),
+            probes: tally.probes,
+            lost_on_purpose: tally.lost,
             failures: failures
                 .map(|(failure, &count)| (failure.to_string(), count))
                 .collect(),

@@ -47,6 +47,12 @@ impl fmt::Display for Report {
                 grouped(tally.duplicates)
             ),
         )?;
+        if tally.lost > 0 {
+            row(f, "lost on purpose", grouped(tally.lost))?;
+        }
+        if tally.probes > 0 {
+            row(f, "asked for lengths", grouped(tally.probes))?;
+        }
         row(
             f,
             "datagrams",

@@ -359,7 +359,7 @@ pub(super) struct Load {
     pub(super) targets: Vec<OsString>,
     /// How many clients.
     #[arg(
-        short,
+        short = 'n',
         long,
         value_name = "N",
         default_value = "1",

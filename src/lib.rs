@@ -7,6 +7,7 @@ pub mod control;
 pub mod engine;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod load;
 pub mod metrics;
 pub mod proto;
 pub mod server;

@@ -133,7 +133,8 @@ impl Packets {
         self.0.iter().sum()
     }
 
-    fn merge(&mut self, other: &Self) {
+    /// Adds what another counted.
+    pub fn merge(&mut self, other: &Self) {
         self.0
             .iter_mut()
             .zip(other.0)
@@ -308,7 +309,8 @@ impl Latency {
         Duration::from_secs_f64(nanos / 1e9)
     }
 
-    fn merge(&mut self, other: &Self) {
+    /// Adds what another counted.
+    pub fn merge(&mut self, other: &Self) {
         // Both have the same bounds: nothing can fall outside.
         let _ = self.0.add(&other.0);
     }

@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::values::{self, BlksizeMax, Listen};
 use crate::config::Subnet;
+use crate::load::profile::Profile;
 use crate::server;
 use crate::store;
 use crate::time::Duration;
@@ -42,6 +43,12 @@ pub(super) enum Command {
     /// Write bootstorm put FILE tftp://HOST/NAME, or bootstorm put FILE HOST NAME. Without a name, or
     /// with one that ends in a slash, the file's own is taken.
     Put(Put),
+    /// Put load on a server, of any make, and measure it.
+    ///
+    /// Thousands of clients in one process, each with an address of its own on loopback. By default each
+    /// of them gets the file once; --transfers or --duration keep them busy, --rate has new ones come
+    /// whatever the server does, --within has all come once, in a storm.
+    Load(Box<Load>),
     /// Run server and clients in a simulated network.
     ///
     /// Time is virtual, and the same seed makes the same run again.
@@ -342,6 +349,107 @@ pub(super) struct Terms {
     pub(super) quiet: bool,
 }
 
+/// What `load` is told.
+#[derive(Debug, Args)]
+pub(super) struct Load {
+    /// The file to ask for, and names of more at the same server. NAME=3 is asked for three times as
+    /// often as another; {n} in a name stands for the transfer's number.
+    #[arg(value_name = "tftp://HOST[:PORT]/NAME", required = true)]
+    pub(super) targets: Vec<OsString>,
+    /// How many clients.
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "N",
+        default_value = "1",
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000)
+    )]
+    pub(super) clients: u32,
+    /// Begin no more after so many transfers.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) transfers: Option<u64>,
+    /// Begin no more after this time.
+    #[arg(long, value_name = "SECONDS", value_parser = values::seconds)]
+    pub(super) duration: Option<Duration>,
+    /// New clients a second, at random times, whatever the server does; latencies count from the time
+    /// that each was meant to begin.
+    #[arg(
+        long,
+        value_name = "R",
+        value_parser = values::rate,
+        conflicts_with_all = ["clients", "within"]
+    )]
+    pub(super) rate: Option<f64>,
+    /// All clients once, spread over this time.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        value_parser = values::seconds,
+        conflicts_with_all = ["transfers", "duration"]
+    )]
+    pub(super) within: Option<Duration>,
+    /// How long a client pauses before it begins anew.
+    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = values::seconds)]
+    pub(super) think: Duration,
+    /// Write this file to the server instead of reading.
+    #[arg(long, value_name = "FILE", conflicts_with = "verify")]
+    pub(super) write: Option<PathBuf>,
+    /// Compare every octet with this file.
+    #[arg(long, value_name = "FILE")]
+    pub(super) verify: Option<PathBuf>,
+    /// Clients ask and wait as these do: ipxe, edk2, uboot, grub, pxelinux, rpi, curl, or plain, which
+    /// knows no options. Other options change what they say.
+    #[arg(long, value_name = "CLIENT", value_parser = values::profile)]
+    pub(super) profile: Option<&'static Profile>,
+    /// Octets in a block. [default: 1428]
+    #[arg(long, value_name = "N", value_parser = values::blksize)]
+    pub(super) blksize: Option<u16>,
+    /// Blocks under way without an acknowledgement; 1 asks for no window. [default: 16]
+    #[arg(long, value_name = "N", value_parser = values::windowsize)]
+    pub(super) windowsize: Option<u16>,
+    /// Seconds after which either end repeats what was lost. [default: measured]
+    #[arg(long, value_name = "SECONDS", value_parser = values::timeout)]
+    pub(super) timeout: Option<u8>,
+    /// Ask for no options at all.
+    #[arg(long, conflicts_with_all = ["blksize", "windowsize", "timeout"])]
+    pub(super) no_options: bool,
+    /// A transfer that has not moved for this long has failed. [default: 10]
+    #[arg(long, value_name = "SECONDS", value_parser = values::seconds)]
+    pub(super) patience: Option<Duration>,
+    /// Probability that the clients lose a DATA or ACK packet, on either way.
+    #[arg(long, value_name = "P", default_value = "0", value_parser = values::probability)]
+    pub(super) loss: f64,
+    /// How long clients take before they acknowledge.
+    #[arg(long, value_name = "MS", default_value = "0", value_parser = values::milliseconds)]
+    pub(super) slow: Duration,
+    /// Probability that a client vanishes amid its transfer.
+    #[arg(long, value_name = "P", default_value = "0", value_parser = values::probability)]
+    pub(super) abandon: f64,
+    /// Threads that drive clients.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "1",
+        value_parser = clap::value_parser!(u16).range(1..=256)
+    )]
+    pub(super) threads: u16,
+    /// What random choices come from.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(super) seed: u64,
+    /// Take datagrams one by one: loopback then costs the server what a real network would.
+    #[arg(long)]
+    pub(super) no_gro: bool,
+    /// The server's process on this machine, whose use of it is reported.
+    #[arg(long, value_name = "PID")]
+    pub(super) server_pid: Option<u32>,
+    /// Write the report as JSON too; - is standard output.
+    #[arg(long, value_name = "FILE")]
+    pub(super) json: Option<PathBuf>,
+    /// Show nothing while it runs.
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+}
+
 /// What `simulate` is told.
 #[derive(Debug, Args)]
 pub(super) struct Simulate {
@@ -414,7 +522,7 @@ mod tests {
             .render_long_help()
             .to_string();
         insta::assert_snapshot!("help", whole);
-        for subcommand in ["serve", "get", "put", "simulate"] {
+        for subcommand in ["serve", "get", "put", "load", "simulate"] {
             insta::assert_snapshot!(format!("help_{subcommand}"), help(subcommand));
         }
     }

@@ -3,6 +3,7 @@
 mod args;
 mod errand;
 mod get;
+mod load;
 mod log;
 mod put;
 mod serve;
@@ -57,6 +58,7 @@ fn act(arguments: Arguments) -> Result<(), Trouble> {
         Command::Serve(serve) => serve::run(&serve),
         Command::Get(get) => get::run(get),
         Command::Put(put) => put::run(put),
+        Command::Load(load) => load::run(&load),
         Command::Simulate(simulate) => simulate::run(&simulate),
     }
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use crate::config::Subnet;
+use crate::load::profile::{self, Profile};
 use crate::proto::negotiate::{BLKSIZE_MAX, BLKSIZE_MIN};
 use crate::time::Duration;
 
@@ -67,6 +68,9 @@ pub(super) fn listen(text: &str) -> Result<Listen, String> {
         _ => Ok(Listen::Named(host.to_owned(), port)),
     }
 }
+
+/// No machine begins more transfers a second.
+const RATE_MAX: f64 = 1e7;
 
 /// Reads a number of octets: `300`, `64K` (thousands) or `64KiB` (1,024s), up to T and TiB.
 pub(super) fn size(text: &str) -> Result<u64, String> {
@@ -153,6 +157,23 @@ pub(super) fn milliseconds(text: &str) -> Result<Duration, String> {
     seconds(text)
         .map(|time| time / 1000)
         .map_err(|_| "a number of milliseconds is expected, as in 250".to_owned())
+}
+
+/// Reads the name of a client.
+pub(super) fn profile(text: &str) -> Result<&'static Profile, String> {
+    profile::find(text).ok_or_else(|| {
+        let names = profile::PROFILES.iter().map(|profile| profile.name);
+        let names: Vec<_> = names.collect();
+        format!("one of {} is expected", names.join(", "))
+    })
+}
+
+/// Reads a rate: how many a second.
+pub(super) fn rate(text: &str) -> Result<f64, String> {
+    text.parse::<f64>()
+        .ok()
+        .filter(|rate| *rate > 0.0 && *rate <= RATE_MAX)
+        .ok_or_else(|| format!("a number a second, above 0 and up to {RATE_MAX}, is expected"))
 }
 
 /// Reads a probability: `0.05` or `5%`.

@@ -14,13 +14,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 
-use crate::config::{Settings, blksize_of_mtu};
+use crate::config::{LINGER, Settings, blksize_of_mtu};
 use crate::engine::mio::MioEngine;
 use crate::engine::{Engine, route_mtu};
-use crate::proto::negotiate::{BLKSIZE_DEFAULT, Params, Wanted};
+use crate::proto::negotiate::{BLKSIZE_DEFAULT, ORDER_DEFAULT, Params, Wanted};
 use crate::proto::outcome::Outcome;
 use crate::proto::timing::Patience;
-use crate::shard::{Census, Ending, Operation, Plan, Shard, SlotId};
+use crate::shard::{Census, Ending, LocalSide, Operation, Origin, Plan, Shard, SlotId};
 use crate::store::{Store, StoreOptions};
 use crate::time::Duration;
 use crate::wire::{ErrorCode, Mode};
@@ -304,10 +304,13 @@ impl Transfer {
             server,
             operation: self.job.operation,
             remote: self.job.remote.clone(),
-            local: Vec::new(),
+            origin: Origin::Own,
+            local: LocalSide::Stored(Vec::new()),
             mode: self.job.mode,
             wanted: self.job.offer.wanted(server),
             patience,
+            linger: LINGER,
+            order: ORDER_DEFAULT,
         };
         match self.shard.start(plan) {
             Ok(id) => {
@@ -416,7 +419,10 @@ impl Transfer {
 
 /// A shard for one attempt.
 fn shard(store: &Arc<Store>, stop: &Stop) -> Result<Shard<MioEngine>, Failure> {
-    let engine = MioEngine::new().map_err(Failure::System)?.with_reports();
+    let engine = MioEngine::new()
+        .map_err(Failure::System)?
+        .with_reports()
+        .with_gro();
     stop.set_waker(engine.waker());
     let settings = Arc::new(Settings::default());
     Ok(Shard::new(

@@ -50,6 +50,10 @@ pub struct MioEngine {
     /// Whether sockets are to be told what became of earlier sends.
     reports: bool,
     report: Option<i32>,
+    /// Whether datagrams in a row are taken by one call.
+    gro: bool,
+    /// Whether waits end on time to within microseconds.
+    precise: bool,
 }
 
 impl MioEngine {
@@ -71,6 +75,8 @@ impl MioEngine {
             readable: VecDeque::new(),
             reports: false,
             report: None,
+            gro: false,
+            precise: false,
         })
     }
 
@@ -87,6 +93,22 @@ impl MioEngine {
     pub fn with_reports(self) -> Self {
         Self {
             reports: true,
+            ..self
+        }
+    }
+
+    /// The same engine, which takes datagrams that arrive in a row by one call, where the system can
+    /// (generic receive offload, GRO). For a client: a server gets short packets from many.
+    #[must_use]
+    pub fn with_gro(self) -> Self {
+        Self { gro: true, ..self }
+    }
+
+    /// The same engine, whose waits end on time to within microseconds, for a system call more each.
+    #[must_use]
+    pub fn with_precise_waits(self) -> Self {
+        Self {
+            precise: true,
             ..self
         }
     }
@@ -148,6 +170,9 @@ impl MioEngine {
         } else {
             Duration::ZERO
         };
+        let slept =
+            self.precise && !timeout.is_zero() && socket::wait_precisely(&self.poll, timeout);
+        let timeout = if slept { Duration::ZERO } else { timeout };
         self.sockets.statistics.polls += 1;
         match self.poll.poll(&mut self.events, Some(timeout)) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
@@ -203,10 +228,14 @@ impl MioEngine {
                         len,
                         path,
                         broadcast,
+                        segment,
                         drops,
                     }) => {
                         drops_new += socket.new_drops(drops);
-                        inbox.push(id, path, broadcast, len);
+                        match segment {
+                            Some(segment) => inbox.push_row(id, path, broadcast, len, segment),
+                            None => inbox.push(id, path, broadcast, len),
+                        }
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         socket.state.readable = false;
@@ -237,6 +266,9 @@ impl Engine for MioEngine {
     fn open(&mut self, bind: Bind) -> io::Result<SocketId> {
         let socket = self.sockets.open(bind, Watch::default())?;
         let (id, fd) = (socket.id, socket.udp.as_raw_fd());
+        if self.gro {
+            socket::receive_rows(&socket.udp);
+        }
         let told = if self.reports {
             socket::report_errors(&socket.udp, socket.ipv6)
         } else {

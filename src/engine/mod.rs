@@ -209,7 +209,8 @@ impl Inbox {
     const ARENA_OCTETS: usize = 16 * Self::DATAGRAM_OCTETS_MAX;
     /// The largest datagram that can arrive.
     pub const DATAGRAM_OCTETS_MAX: usize = 65_536;
-    /// Most datagrams taken in one go, so that none waits long for its answer.
+    /// Datagrams taken in one go, so that none waits long for its answer; a row that arrives as one may
+    /// go beyond it.
     pub const DATAGRAMS_MAX: usize = 512;
 
     /// An empty inbox.
@@ -263,16 +264,48 @@ impl Inbox {
         self.used = end;
     }
 
+    /// Takes the first `len` octets of the [room](Inbox::room) as datagrams of `segment` octets each, the
+    /// last perhaps shorter.
+    pub fn push_row(
+        &mut self,
+        socket: SocketId,
+        path: Path,
+        broadcast: bool,
+        len: usize,
+        segment: usize,
+    ) {
+        let mut rest = len;
+        while rest > 0 {
+            let front = rest.min(segment.max(1));
+            self.push(socket, path, broadcast, front);
+            rest -= front;
+        }
+    }
+
+    /// Forgets the datagrams that `stays` does not want.
+    pub fn retain(&mut self, mut stays: impl FnMut(&Datagram<'_>) -> bool) {
+        let arena = &self.arena;
+        self.entries.retain(|entry| {
+            entry
+                .datagram(arena)
+                .is_some_and(|datagram| stays(&datagram))
+        });
+    }
+
     /// The datagram at `place`, counted from 0 in the order of arrival.
     #[must_use]
     pub fn get(&self, place: usize) -> Option<Datagram<'_>> {
-        let entry = self.entries.get(place)?;
-        let octets = self.arena.get(entry.start..entry.end)?;
+        self.entries.get(place)?.datagram(&self.arena)
+    }
+}
+
+impl Entry {
+    fn datagram<'a>(&self, arena: &'a [u8]) -> Option<Datagram<'a>> {
         Some(Datagram {
-            socket: entry.socket,
-            path: entry.path,
-            broadcast: entry.broadcast,
-            octets,
+            socket: self.socket,
+            path: self.path,
+            broadcast: self.broadcast,
+            octets: arena.get(self.start..self.end)?,
         })
     }
 }

@@ -7,10 +7,12 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::os::fd::AsRawFd;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::{Bind, Local, Path};
+use crate::time::Duration;
 
 #[cfg(target_os = "linux")]
 use linux as platform;
@@ -33,6 +35,8 @@ pub(super) struct Received {
     pub(super) path: Path,
     /// Whether it was sent to a broadcast or multicast address.
     pub(super) broadcast: bool,
+    /// The length in octets of each datagram but the last, if it is a row of several from the same peer.
+    pub(super) segment: Option<usize>,
     /// How many datagrams the socket had dropped when this one was queued; it wraps, and is absent
     /// while it is 0.
     pub(super) drops: Option<u32>,
@@ -68,6 +72,18 @@ pub(super) fn open(bind: &Bind) -> io::Result<UdpSocket> {
 /// Has receiving tell what ICMP says about datagrams that were sent.
 pub(super) fn report_errors(socket: &UdpSocket, ipv6: bool) -> io::Result<()> {
     platform::report_errors(socket, ipv6)
+}
+
+/// Has the kernel hand over datagrams that arrived in a row from the same peer as one (generic receive
+/// offload, GRO); [`Received::segment`] tells where to cut. Kernels that cannot are left as they are.
+pub(super) fn receive_rows(socket: &UdpSocket) {
+    platform::receive_rows(socket);
+}
+
+/// Waits for `source` to become readable, or for `timeout` to pass, to within microseconds where
+/// epoll_wait(2) counts in milliseconds; says whether it can.
+pub(super) fn wait_precisely(source: &impl AsRawFd, timeout: Duration) -> bool {
+    platform::wait_precisely(source, timeout)
 }
 
 /// Opens a socket that only serves to ask the kernel.
@@ -160,7 +176,7 @@ pub(super) mod linux {
     use std::ffi::c_int;
     use std::iter;
     use std::mem;
-    use std::os::fd::{AsFd, AsRawFd};
+    use std::os::fd::AsFd;
     use std::ptr;
 
     use socket2::SockAddr;
@@ -170,8 +186,8 @@ pub(super) mod linux {
     /// Room for the name of a socket: a sockaddr_in6, and what keeps the control messages aligned.
     pub(crate) const NAME_OCTETS: usize = 32;
 
-    /// Room for the control messages of one call: 96 octets at most are received (IP_PKTINFO,
-    /// IPV6_PKTINFO and SO_RXQ_OVFL), and fewer are sent.
+    /// Room for the control messages of one call: 120 octets at most are received (IP_PKTINFO,
+    /// IPV6_PKTINFO, SO_RXQ_OVFL and UDP_GRO), and fewer are sent.
     pub(crate) const CONTROL_OCTETS: usize = 128;
 
     pub(super) fn force_receive_buffer(socket: &Socket, octets: usize) -> bool {
@@ -208,6 +224,26 @@ pub(super) mod linux {
         }
     }
 
+    pub(super) fn wait_precisely(source: &impl AsRawFd, timeout: Duration) -> bool {
+        let mut source = libc::pollfd {
+            fd: source.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        let timeout = libc::timespec {
+            tv_sec: timeout.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+            tv_nsec: timeout.subsec_nanos().into(),
+        };
+        // SAFETY: there is one pollfd, which outlives the call like the timeout; no mask is given.
+        unsafe { libc::ppoll(&raw mut source, 1, &raw const timeout, ptr::null()) };
+        // Whatever ended the wait, what follows finds out.
+        true
+    }
+
+    pub(super) fn receive_rows(socket: &UdpSocket) {
+        let _ = set_option(socket, libc::SOL_UDP, libc::UDP_GRO, 1);
+    }
+
     pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
         let mut name = [0; NAME_OCTETS];
         let mut control = Control::new();
@@ -242,6 +278,7 @@ pub(super) mod linux {
                 local: Local::default(),
             },
             broadcast: false,
+            segment: None,
             drops: None,
         };
         for (level, kind, data) in messages(control) {
@@ -294,6 +331,10 @@ pub(super) mod linux {
                     local.address = (!received.broadcast).then_some(asked.into());
                     local.interface = info.ipi6_ifindex as _;
                 }
+            }
+            (libc::SOL_UDP, libc::UDP_GRO) => {
+                let segment = read::<u32>(data).and_then(|octets| usize::try_from(octets).ok());
+                received.segment = segment.filter(|&octets| octets > 0);
             }
             (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => received.drops = read(data),
             _ => {}
@@ -591,6 +632,12 @@ mod plain {
         Ok(())
     }
 
+    pub(super) fn wait_precisely(_: &impl AsRawFd, _: Duration) -> bool {
+        false
+    }
+
+    pub(super) const fn receive_rows(_: &UdpSocket) {}
+
     pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
         let (len, peer) = socket.recv_from(buffer)?;
         let path = Path {
@@ -601,6 +648,7 @@ mod plain {
             len,
             path,
             broadcast: false,
+            segment: None,
             drops: None,
         })
     }
@@ -678,6 +726,8 @@ mod tests {
         assert!(plain::prepare(&socket, false).is_ok());
         assert!(!plain::cuts_segments(&here));
         assert_eq!(plain::mtu(&here, 1), None);
+        plain::receive_rows(&here);
+        assert!(!plain::wait_precisely(&here, Duration::ZERO));
         assert!(plain::report_errors(&here, false).is_ok());
         assert_eq!(plain::route_mtu(&here, false), None);
     }

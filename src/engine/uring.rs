@@ -284,6 +284,8 @@ impl UringEngine {
             path,
             broadcast,
             drops,
+            // Rows are not asked for.
+            segment: _,
         } = received;
         let len = len.min(room.len());
         room[..len].copy_from_slice(&payload[..len]);

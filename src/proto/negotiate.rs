@@ -196,20 +196,40 @@ pub struct Wanted {
     pub tsize: Option<u64>,
 }
 
-/// Appends the wanted options to a request.
+/// An option that a client may want.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// [`Wanted::tsize`]
+    Tsize,
+    /// [`Wanted::blksize`]
+    Blksize,
+    /// [`Wanted::timeout`]
+    Timeout,
+    /// [`Wanted::windowsize`]
+    Windowsize,
+}
+
+/// The order in which bootstorm's own client asks.
+pub const ORDER_DEFAULT: [Wish; 4] = [Wish::Tsize, Wish::Blksize, Wish::Timeout, Wish::Windowsize];
+
+/// Appends the wanted options to a request, in this order.
 ///
 /// # Errors
 /// [`BufferFull`] if they do not fit.
-pub fn ask(wanted: &Wanted, request: &mut OptionsWriter<'_>) -> Result<(), BufferFull> {
-    let pairs = [
-        (&b"tsize"[..], wanted.tsize),
-        (b"blksize", wanted.blksize.map(u64::from)),
-        (b"timeout", wanted.timeout.map(u64::from)),
-        (b"windowsize", wanted.windowsize.map(u64::from)),
-    ];
-    pairs
-        .iter()
-        .try_for_each(|&(name, value)| value.map_or(Ok(()), |value| request.number(name, value)))
+pub fn ask(
+    wanted: &Wanted,
+    order: [Wish; 4],
+    request: &mut OptionsWriter<'_>,
+) -> Result<(), BufferFull> {
+    order.iter().try_for_each(|wish| {
+        let (name, value) = match wish {
+            Wish::Tsize => (&b"tsize"[..], wanted.tsize),
+            Wish::Blksize => (&b"blksize"[..], wanted.blksize.map(u64::from)),
+            Wish::Timeout => (&b"timeout"[..], wanted.timeout.map(u64::from)),
+            Wish::Windowsize => (&b"windowsize"[..], wanted.windowsize.map(u64::from)),
+        };
+        value.map_or(Ok(()), |value| request.number(name, value))
+    })
 }
 
 /// Why a server's OACK cannot be accepted: grounds for ERROR 8.
@@ -706,7 +726,7 @@ mod tests {
             let mut request =
                 write_request(&mut buffer, crate::wire::Opcode::Rrq, b"n", Mode::Octet)
                     .expect("room");
-            ask(&wanted, &mut request).expect("room");
+            ask(&wanted, ORDER_DEFAULT, &mut request).expect("room");
             let used = request.len();
             Packet::parse(&buffer[..used]).expect("an RRQ").to_string()
         };

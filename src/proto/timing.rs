@@ -9,6 +9,9 @@ pub struct Patience {
     /// Least retransmission time towards a client in lock-step. A Raspberry Pi 4 takes a repeated
     /// DATA for the next block and hangs, so nothing is repeated early.
     pub lockstep_floor: Duration,
+    /// Least retransmission time of a receiver with a window. It asks a little earlier than the sender
+    /// would repeat, so that a lost tail costs one ACK and not a whole window from each side.
+    pub receiver_floor: Duration,
     /// A transfer that has not moved for this long is over. Long, for flash is slow to write.
     pub idle: Duration,
     /// Retransmissions to a peer that has yet to prove that it is there. Forged requests draw this
@@ -20,6 +23,7 @@ impl Patience {
     /// What holds unless the operator says otherwise.
     pub const DEFAULT: Self = Self {
         lockstep_floor: Duration::from_secs(1),
+        receiver_floor: Duration::from_millis(10),
         idle: Duration::from_secs(30),
         unvalidated_retries: 3,
     };
@@ -31,9 +35,6 @@ const INTERVAL_FIRST: Duration = Duration::from_secs(1);
 const INTERVAL_MAX: Duration = Duration::from_secs(8);
 /// Least retransmission time of a sender whose receiver negotiated a window and so copes with repeats.
 const WINDOWED_SENDER_FLOOR: Duration = Duration::from_millis(20);
-/// A windowed receiver asks a little earlier, so that a lost tail costs one ACK and not a whole
-/// window from each side.
-const WINDOWED_RECEIVER_FLOOR: Duration = Duration::from_millis(10);
 /// However steady the round trips were, the next one may meet a disk or a busy machine (RFC 6298 §2.3's G).
 const VARIATION_MIN: Duration = Duration::from_millis(10);
 /// No path is so many times faster than it was: the mean came of something else than round trips.
@@ -71,7 +72,7 @@ impl Retransmission {
         let floor = match end {
             _ if params.is_lockstep() => patience.lockstep_floor,
             End::Sender => WINDOWED_SENDER_FLOOR,
-            End::Receiver => WINDOWED_RECEIVER_FLOOR,
+            End::Receiver => patience.receiver_floor,
         };
         Self {
             fixed: params.timeout(),
@@ -171,7 +172,7 @@ impl Retransmission {
 }
 
 /// The earlier of two moments, where either may be missing.
-pub(super) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+pub(crate) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),

@@ -188,7 +188,7 @@ impl Server {
                             gso: engine.gso(),
                             zero_copy: false,
                         };
-                        let shard = Shard::new(engine, store, settings, census);
+                        let shard = Shard::new(*engine, store, settings, census);
                         run_shard(shard, info, &binds, &sender)
                     }
                     #[cfg(target_os = "linux")]
@@ -309,7 +309,7 @@ impl Drop for Server {
 // Made once a shard and taken apart at once: its size is of no account.
 #[allow(clippy::large_enum_variant)]
 enum Taken {
-    Mio(MioEngine),
+    Mio(Box<MioEngine>),
     #[cfg(target_os = "linux")]
     Uring(Box<UringEngine>),
 }
@@ -317,7 +317,7 @@ enum Taken {
 /// Makes the engine that was chosen. `aloud` has the reason logged, if there was a choice to make.
 fn take_engine(choice: EngineChoice, aloud: bool) -> io::Result<Taken> {
     let why = match choice {
-        EngineChoice::Mio => return MioEngine::new().map(Taken::Mio),
+        EngineChoice::Mio => return mio(),
         EngineChoice::Uring => return uring(),
         EngineChoice::Auto => match uring() {
             Ok(taken) => return Ok(taken),
@@ -327,7 +327,11 @@ fn take_engine(choice: EngineChoice, aloud: bool) -> io::Result<Taken> {
     if aloud {
         tracing::info!(engine = "mio", %why, "engine taken");
     }
-    MioEngine::new().map(Taken::Mio)
+    mio()
+}
+
+fn mio() -> io::Result<Taken> {
+    MioEngine::new().map(|engine| Taken::Mio(Box::new(engine)))
 }
 
 #[cfg(target_os = "linux")]

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::slot::{Ending, Slot, Stage};
+use super::slot::{Ending, Flow, Slot, Stage};
 use crate::proto::negotiate::Params;
 use crate::proto::outcome::Outcome;
 use crate::store::Refusal;
@@ -24,6 +24,10 @@ pub(super) fn ending(slot: &Slot, outcome: Outcome, now: Instant) -> Ending {
         Stage::Running(transfer, _) => (*transfer.params(), transfer.retransmissions()),
         _ => (Params::RFC1350, 0),
     };
+    let (first_block, duplicates) = match &slot.stage {
+        Stage::Running(_, Flow::Check(check)) => (check.first_block, check.duplicates),
+        _ => (None, 0),
+    };
     Ending {
         operation: slot.operation,
         peer: slot.path.peer,
@@ -40,6 +44,9 @@ pub(super) fn ending(slot: &Slot, outcome: Outcome, now: Instant) -> Ending {
             .as_ref()
             .map(|errand| errand.text.clone())
             .unwrap_or_default(),
+        flaw: slot.errand.as_ref().and_then(|errand| errand.flaw),
+        first_block,
+        duplicates,
     }
 }
 

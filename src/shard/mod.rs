@@ -10,6 +10,7 @@
 //! goes `handle` → `packet` → `settle` → `pump`. The end goes through `finish`.
 
 mod admission;
+mod check;
 mod log;
 mod requests;
 mod slot;
@@ -26,7 +27,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 
 pub use admission::Census;
-pub use slot::{Ending, Operation, Plan, Running};
+pub use check::{Expected, Flaw};
+pub use slot::{Ending, LocalSide, Manner, Operation, Origin, Plan, Running};
 pub use table::SlotId;
 
 use crate::config::{self, Settings};
@@ -34,6 +36,7 @@ use crate::engine::{Bind, Datagram, Engine, Inbox, SocketId};
 use crate::metrics::{Metrics, Suppressed};
 use crate::proto::outcome::Outcome;
 use crate::proto::receiver::Verdict;
+use crate::proto::timing::earlier;
 use crate::proto::transfer::Transfer;
 use crate::store::{Done, FramesKey, Mailbox, Refusal, Store};
 use crate::time::Instant;
@@ -84,6 +87,9 @@ enum Purpose {
     Answers,
     /// Belongs to a transfer that this end asked for.
     Errand,
+    /// Serves the transfers that this end asks for, one after the other, or, told apart by this end's
+    /// address, many at a time.
+    Shared { by_address: bool },
 }
 
 impl<E: Engine> Shard<E> {
@@ -155,18 +161,33 @@ impl<E: Engine> Shard<E> {
         Err(io::Error::new(io::ErrorKind::AddrInUse, text))
     }
 
+    /// Opens a socket for transfers that this end asks for ([`Origin::Shared`]). `by_address` says that
+    /// each of them has an address of its own; else there is one at a time.
+    ///
+    /// # Errors
+    /// If the address cannot be had.
+    pub fn open_shared(&mut self, bind: Bind, by_address: bool) -> io::Result<SocketId> {
+        let socket = self.engine.open(bind)?;
+        self.sockets.insert(socket, Purpose::Shared { by_address });
+        Ok(socket)
+    }
+
     /// One round of the loop: waits until something happens, handles it, sends what is due.
     ///
     /// # Errors
     /// Only what makes the engine unusable.
     pub fn turn(&mut self) -> io::Result<()> {
+        self.turn_by(None)
+    }
+
+    /// The same, which waits no longer than until `latest`.
+    ///
+    /// # Errors
+    /// Only what makes the engine unusable.
+    pub fn turn_by(&mut self, latest: Option<Instant>) -> io::Result<()> {
         let mut inbox = self.inbox.take().unwrap_or_default();
         inbox.clear();
-        let until = if self.ready.is_empty() || self.full {
-            self.timers.next()
-        } else {
-            Some(Instant::ZERO)
-        };
+        let until = earlier(self.next_wake(), latest);
         let waited = self.engine.wait(until, &mut inbox);
         let now = self.engine.now();
         self.full = false;
@@ -196,7 +217,7 @@ impl<E: Engine> Shard<E> {
             return self.suppress(reason);
         }
         let key = match self.sockets.get(&datagram.socket) {
-            Some(Purpose::Errand) => self.own_key(datagram),
+            Some(Purpose::Errand | Purpose::Shared { .. }) => self.own_key(datagram),
             Some(_) => Key::Peer(datagram.path.peer),
             None => return,
         };
@@ -246,6 +267,23 @@ impl<E: Engine> Shard<E> {
                 Verdict::Next(index) => inflow.append(index, payload, receiver.received()),
                 Verdict::Ahead(index) => inflow.keep(index, payload),
                 Verdict::Ignore => {}
+                Verdict::TooLong => {
+                    return self.fail(id, ErrorCode::ILLEGAL, "block longer than agreed", now);
+                }
+            },
+            (
+                Stage::Running(Transfer::Receive(receiver), Flow::Check(check)),
+                Packet::Data { block, payload },
+            ) => match receiver.handle_data(block, payload.len(), now) {
+                Verdict::Next(index) => {
+                    check.look(index, payload);
+                    let since_start = now - slot.started;
+                    if let Some(took) = check.advance(receiver.received(), since_start, now) {
+                        self.metrics.latencies.round_trip.record(took);
+                    }
+                }
+                Verdict::Ahead(index) => check.look(index, payload),
+                Verdict::Ignore => check.duplicates += 1,
                 Verdict::TooLong => {
                     return self.fail(id, ErrorCode::ILLEGAL, "block longer than agreed", now);
                 }
@@ -396,6 +434,24 @@ impl<E: Engine> Shard<E> {
         if let Some(outcome) = transfer.outcome() {
             return self.finish(id, outcome, now);
         }
+        if let (Flow::Check(check), Transfer::Receive(receiver)) = (&mut *flow, &mut *transfer) {
+            let whole = receiver.is_whole();
+            let announced = slot.errand.as_ref().and_then(|errand| errand.announced);
+            let flaw = check.flaw(whole).or_else(|| {
+                let short = whole && announced.is_some_and(|announced| announced != check.octets());
+                short.then_some(Flaw::Short)
+            });
+            if let Some(flaw) = flaw {
+                if let Some(errand) = &mut slot.errand {
+                    errand.flaw = Some(flaw);
+                }
+                return self.fail(id, ErrorCode::UNDEFINED, flaw.text(), now);
+            }
+            if check.is_to_vanish() {
+                return self.finish(id, Outcome::Stopped, now);
+            }
+            receiver.publish();
+        }
         if let (Flow::In(inflow), Transfer::Receive(receiver)) = (flow, &*transfer) {
             let announced = slot.errand.as_ref().and_then(|errand| errand.announced);
             if receiver.is_whole()
@@ -449,6 +505,7 @@ impl<E: Engine> Shard<E> {
         let held_up = match flow {
             Flow::Out(out) => out.waiting,
             Flow::In(inflow) => inflow.is_backlogged(),
+            Flow::Check(_) => false,
         };
         // A client that may have begun anew has no use for what its old transfer has to send.
         let held_up = held_up || slot.again.is_some();
@@ -519,7 +576,11 @@ impl<E: Engine> Shard<E> {
         if slot.errand.is_some() {
             self.endings.push((id, ending));
         }
-        if outcome != Outcome::Complete {
+        let linger = slot
+            .errand
+            .as_ref()
+            .map_or(config::LINGER, |errand| errand.linger);
+        if outcome != Outcome::Complete || linger.is_zero() {
             return self.remove(id);
         }
         let last = match &slot.stage {
@@ -530,7 +591,7 @@ impl<E: Engine> Shard<E> {
         };
         slot.stage = Stage::Lingering(last);
         slot.opening = Box::default();
-        let at = now + config::LINGER;
+        let at = now + linger;
         slot.armed = Some(at);
         self.timers.insert(at, id);
     }
@@ -539,7 +600,10 @@ impl<E: Engine> Shard<E> {
         let Some(slot) = self.table.remove(id) else {
             return;
         };
-        if slot.errand.is_some() {
+        if slot
+            .errand
+            .is_some_and(|errand| errand.origin == Origin::Own)
+        {
             self.sockets.remove(&slot.socket);
             self.engine.close(slot.socket);
         }

@@ -5,8 +5,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::slot::{Errand, Flow, Held, Key, Outflow, Slot, Stage};
-
+use super::check::Check;
+use super::slot::{Errand, Flow, Held, Key, LocalSide, Origin, Outflow, Slot, Stage};
 use super::upload::Inflow;
 use super::{Operation, Plan, Purpose, Shard, SlotId, log};
 use crate::config;
@@ -351,31 +351,35 @@ impl<E: Engine> Shard<E> {
     /// # Errors
     /// If no socket can be opened.
     pub fn start(&mut self, plan: Plan) -> io::Result<SlotId> {
-        let any: IpAddr = if plan.server.is_ipv4() {
-            [0u8; 4].into()
-        } else {
-            [0u16; 8].into()
+        let socket = match plan.origin {
+            Origin::Own => self.open_own(plan.server)?,
+            Origin::Shared(socket, address) => {
+                self.make_way(Key::Own(socket, address))?;
+                socket
+            }
         };
-        let socket = self.engine.open(Bind {
-            address: SocketAddr::new(any, 0),
-            shared: false,
-        })?;
-        self.sockets.insert(socket, Purpose::Errand);
         self.census.enter(usize::MAX);
         let now = self.engine.now();
         let Plan {
             server,
             operation,
             remote,
+            origin,
             local,
             mode,
             wanted,
+            order,
             patience,
+            linger,
         } = plan;
         let errand = Errand {
             wanted,
             patience,
             server: server.ip(),
+            origin,
+            order,
+            linger,
+            flaw: None,
             answered: false,
             announced: None,
             text: Vec::new(),
@@ -385,7 +389,13 @@ impl<E: Engine> Shard<E> {
             socket,
             path: Path {
                 peer: server,
-                local: Local::default(),
+                local: Local {
+                    address: match origin {
+                        Origin::Own => None,
+                        Origin::Shared(_, address) => address,
+                    },
+                    interface: 0,
+                },
             },
             operation,
             mode,
@@ -404,19 +414,61 @@ impl<E: Engine> Shard<E> {
         };
         let id = self.table.insert(slot);
         let ticket = id.ticket();
-        match operation {
-            Operation::Read => match self.store.create(ticket, &local, mode, None, &self.mailbox) {
-                Answer::Now(result) => self.errand_created(id, result, now),
-                Answer::Later => {}
-                Answer::Busy => self.give_up(id, Refusal::Failed(libc::EBUSY), now),
-            },
-            Operation::Write => match self.store.open(ticket, &local, mode, &self.mailbox) {
-                Answer::Now(result) => self.errand_opened(id, result, now),
-                Answer::Later => {}
-                Answer::Busy => self.give_up(id, Refusal::Failed(libc::EBUSY), now),
-            },
+        match (local, operation) {
+            (LocalSide::Checked { expected, manner }, _) => {
+                let receiver = Receiver::request(patience, now);
+                let blksize = receiver.params().blksize();
+                let check = Check::new(expected, manner, blksize);
+                self.ask_server(
+                    id,
+                    Transfer::Receive(Box::new(receiver)),
+                    Flow::Check(Box::new(check)),
+                    now,
+                );
+            }
+            (LocalSide::Stored(name), Operation::Read) => {
+                match self.store.create(ticket, &name, mode, None, &self.mailbox) {
+                    Answer::Now(result) => self.errand_created(id, result, now),
+                    Answer::Later => {}
+                    Answer::Busy => self.give_up(id, Refusal::Failed(libc::EBUSY), now),
+                }
+            }
+            (LocalSide::Stored(name), Operation::Write) => {
+                match self.store.open(ticket, &name, mode, &self.mailbox) {
+                    Answer::Now(result) => self.errand_opened(id, result, now),
+                    Answer::Later => {}
+                    Answer::Busy => self.give_up(id, Refusal::Failed(libc::EBUSY), now),
+                }
+            }
         }
         Ok(id)
+    }
+
+    /// Opens a socket for one transfer, which closes it.
+    fn open_own(&mut self, server: SocketAddr) -> io::Result<SocketId> {
+        let any: IpAddr = if server.is_ipv4() {
+            [0u8; 4].into()
+        } else {
+            [0u16; 8].into()
+        };
+        let socket = self.engine.open(Bind {
+            address: SocketAddr::new(any, 0),
+            shared: false,
+        })?;
+        self.sockets.insert(socket, Purpose::Errand);
+        Ok(socket)
+    }
+
+    /// Makes sure that a shared place is free: who asks from it anew has done with what went before.
+    fn make_way(&mut self, key: Key) -> io::Result<()> {
+        let Some(id) = self.table.find(&key) else {
+            return Ok(());
+        };
+        if !self.table.get(id).is_some_and(Slot::is_lingering) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        self.remove(id);
+        Ok(())
     }
 
     /// The file to be written is open: ask the server to take it.
@@ -489,7 +541,7 @@ impl<E: Engine> Shard<E> {
         let mut buffer = [0; config::REQUEST_OCTETS_MAX];
         let written = wire::write_request(&mut buffer, opcode, &errand.remote, *mode).and_then(
             |mut writer| {
-                negotiate::ask(&errand.wanted, &mut writer)?;
+                negotiate::ask(&errand.wanted, errand.order, &mut writer)?;
                 Ok(writer.len())
             },
         );
@@ -505,23 +557,38 @@ impl<E: Engine> Shard<E> {
             errand: Some(errand),
             stage: Stage::Running(transfer, flow),
             mode,
+            socket,
+            path,
             ..
         }) = self.table.get_mut(id)
         else {
             return;
         };
+        let probe = matches!(flow, Flow::Check(check) if check.is_probe());
         let accepted = match negotiate::accept(options, &errand.wanted) {
             Ok(accepted) => accepted,
             // RFC 2347: a client that cannot accept what is acknowledged sends ERROR 8.
             Err(error) => return self.fail(id, ErrorCode::OPTIONS, &error.to_string(), now),
         };
+        if probe {
+            let (socket, path) = (*socket, *path);
+            let text = "User aborted the transfer";
+            self.send_error(socket, &path, ErrorCode::OPTIONS, text);
+            return self.finish(id, Outcome::Probed, now);
+        }
         match (transfer, flow) {
             (Transfer::Send(sender), Flow::Out(out)) => {
                 sender.agree(accepted.params, out.body.len(), now)
             }
-            (Transfer::Receive(receiver), Flow::In(inflow)) => {
+            (Transfer::Receive(receiver), flow) => {
                 if !receiver.is_validated() {
-                    inflow.agree(accepted.params.blksize(), accepted.params.windowsize());
+                    match flow {
+                        Flow::In(inflow) => {
+                            inflow.agree(accepted.params.blksize(), accepted.params.windowsize());
+                        }
+                        Flow::Check(check) => check.agree(accepted.params.blksize()),
+                        Flow::Out(_) => {}
+                    }
                     // What a text file measures on the wire is not what it measures here.
                     errand.announced = accepted.tsize.filter(|_| *mode == Mode::Octet);
                 }
@@ -566,6 +633,11 @@ impl<E: Engine> Shard<E> {
     }
 
     pub(super) fn own_key(&self, datagram: &Datagram<'_>) -> Key {
-        Key::Own(datagram.socket, None)
+        let by_address = matches!(
+            self.sockets.get(&datagram.socket),
+            Some(Purpose::Shared { by_address: true })
+        );
+        let address = datagram.path.local.address.filter(|_| by_address);
+        Key::Own(datagram.socket, address)
     }
 }

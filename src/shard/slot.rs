@@ -5,10 +5,11 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 
+use super::check::{Check, Expected, Flaw};
 use super::upload::Inflow;
 use crate::config;
 use crate::engine::{Path, SocketId};
-use crate::proto::negotiate::{Params, Wanted};
+use crate::proto::negotiate::{Params, Wanted, Wish};
 use crate::proto::outcome::Outcome;
 use crate::proto::timing::Patience;
 use crate::proto::transfer::Transfer;
@@ -51,14 +52,64 @@ pub struct Plan {
     pub operation: Operation,
     /// The file's name at the server.
     pub remote: Vec<u8>,
-    /// The file's name in the store of this end.
-    pub local: Vec<u8>,
+    /// Where this end's packets leave from.
+    pub origin: Origin,
+    /// What becomes of the octets at this end, or where they come from.
+    pub local: LocalSide,
     /// How it is written on the wire.
     pub mode: Mode,
     /// The options to ask for; `tsize` of a write is filled in.
     pub wanted: Wanted,
+    /// The order in which they are asked for.
+    pub order: [Wish; 4],
     /// How long to wait, and how often.
     pub patience: Patience,
+    /// How long it answers repeats of the server's last packet once it is over.
+    pub linger: Duration,
+}
+
+/// Where the packets of a transfer that this end asks for leave from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// A socket of its own.
+    Own,
+    /// A socket of [`Shard::open_shared`](super::Shard::open_shared), and the address of this host that
+    /// tells the transfer from the others there; without one, it must be alone.
+    Shared(SocketId, Option<IpAddr>),
+}
+
+impl Origin {
+    const fn address(self) -> Option<IpAddr> {
+        match self {
+            Self::Own => None,
+            Self::Shared(_, address) => address,
+        }
+    }
+}
+
+/// This end's side of a file.
+#[derive(Debug, Clone)]
+pub enum LocalSide {
+    /// The file of this name in the store.
+    Stored(Vec<u8>),
+    /// For a read: it is held against what is expected, and not kept.
+    Checked {
+        /// What should come.
+        expected: Arc<Expected>,
+        /// How far the client goes.
+        manner: Manner,
+    },
+}
+
+/// How far a client goes that checks what comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// To the end.
+    Whole,
+    /// It leaves with ERROR 8 once options are acknowledged, as firmware does that asks for the length.
+    Probe,
+    /// It vanishes without a word once so many octets have arrived.
+    Vanish(u64),
 }
 
 /// How a transfer went, once it is over.
@@ -86,6 +137,12 @@ pub struct Ending {
     pub outcome: Outcome,
     /// What the peer's ERROR said, or why this end gave up.
     pub text: Vec<u8>,
+    /// What was wrong with the octets, where they are checked.
+    pub flaw: Option<Flaw>,
+    /// From the request to the first block, where blocks are checked.
+    pub first_block: Option<Duration>,
+    /// Blocks that came more than once, where they are checked.
+    pub duplicates: u64,
 }
 
 /// A transfer that runs, as operators see it.
@@ -173,6 +230,10 @@ pub(super) struct Errand {
     pub(super) remote: Vec<u8>,
     pub(super) patience: Patience,
     pub(super) server: IpAddr,
+    pub(super) origin: Origin,
+    pub(super) order: [Wish; 4],
+    pub(super) linger: Duration,
+    pub(super) flaw: Option<Flaw>,
     /// Whether the port that the server answers from is known.
     pub(super) answered: bool,
     /// The length that the server announced.
@@ -197,6 +258,7 @@ pub(super) enum Stage {
 pub(super) enum Flow {
     Out(Outflow),
     In(Box<Inflow>),
+    Check(Box<Check>),
 }
 
 #[derive(Debug)]
@@ -223,7 +285,7 @@ impl Slot {
     /// Where datagrams for it belong.
     pub(super) const fn key(&self) -> Key {
         match &self.errand {
-            Some(_) => Key::Own(self.socket, None),
+            Some(errand) => Key::Own(self.socket, errand.origin.address()),
             None => Key::Peer(self.path.peer),
         }
     }
@@ -291,6 +353,9 @@ impl Slot {
             }
             Stage::Running(Transfer::Receive(receiver), Flow::In(inflow)) => {
                 (receiver.received().0, inflow.octets())
+            }
+            Stage::Running(Transfer::Receive(receiver), Flow::Check(check)) => {
+                (receiver.received().0, check.octets())
             }
             _ => (0, 0),
         }

@@ -84,7 +84,10 @@ impl<E: Engine> Shard<E> {
             (Transmit::Ack(_), Flow::In(inflow)) if inflow.is_backlogged() => {
                 return Turn::Idle;
             }
-            (Transmit::Ack(block), _) => {
+            (Transmit::Ack(block), flow) => {
+                if let Flow::Check(check) = flow {
+                    check.asked(now);
+                }
                 let ack = wire::write_ack(transfer.params().rollover().wire(block));
                 (self.engine.send(socket, &path, Payload::Packet(&ack)), 1)
             }
@@ -107,7 +110,7 @@ impl<E: Engine> Shard<E> {
                 }
                 (sent, count)
             }
-            (Transmit::Blocks { .. }, Flow::In(_)) => return Turn::Idle,
+            (Transmit::Blocks { .. }, Flow::In(_) | Flow::Check(_)) => return Turn::Idle,
         };
         let left = match sent {
             Sent::Datagrams(left) => left as u64,

@@ -8,13 +8,13 @@ pub use world::{Host, World};
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::config::Settings;
+use crate::config::{LINGER, Settings};
 use crate::engine::sim::{Traffic, Weather};
 use crate::metrics::Metrics;
-use crate::proto::negotiate::Wanted;
+use crate::proto::negotiate::{ORDER_DEFAULT, Wanted};
 use crate::proto::outcome::Outcome;
 use crate::proto::timing::Patience;
-use crate::shard::{Ending, Operation, Plan};
+use crate::shard::{Ending, LocalSide, Operation, Origin, Plan};
 use crate::store::memory::{Contents, Faults, Memory, pattern_octet};
 use crate::store::{ReadFailure, Writes};
 use crate::time::{Duration, Instant};
@@ -187,10 +187,13 @@ pub fn run(scenario: &Scenario) -> Report {
             server: SERVER,
             operation: scenario.operation,
             remote,
-            local,
+            origin: Origin::Own,
+            local: LocalSide::Stored(local),
             mode: Mode::Octet,
             wanted,
             patience: Patience::DEFAULT,
+            linger: LINGER,
+            order: ORDER_DEFAULT,
         };
         world.start_at(at, client, plan);
     }

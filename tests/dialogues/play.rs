@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bootstorm::config::Settings;
-use bootstorm::shard::{Operation, Plan};
+use bootstorm::config::{LINGER, Settings};
+use bootstorm::proto::negotiate::ORDER_DEFAULT;
+use bootstorm::shard::{LocalSide, Operation, Origin, Plan};
 use bootstorm::store::memory::{Contents, pattern_octet};
 use bootstorm::wire::{Escaped, Packet};
 
@@ -164,10 +165,13 @@ impl Scene<'_> {
                     server,
                     operation: *operation,
                     remote: name.clone(),
-                    local: name.clone(),
+                    origin: Origin::Own,
+                    local: LocalSide::Stored(name.clone()),
                     mode: *mode,
                     wanted: *wanted,
                     patience: self.settings.patience,
+                    linger: LINGER,
+                    order: ORDER_DEFAULT,
                 })));
                 Ok(())
             }

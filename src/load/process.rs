@@ -1,0 +1,120 @@
+//! What the system tells of the server's process: processor time, memory, context switches.
+
+use std::fs;
+use std::io;
+
+use crate::time::Duration;
+
+/// A process's use of the machine so far, with that of its children.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Processor time, of the children that ended and of those that run too.
+    pub processor: Duration,
+    /// The most memory that it held, in octets.
+    pub memory_max: u64,
+    /// Context switches of its threads.
+    pub switches: u64,
+}
+
+impl Usage {
+    /// What was used since `earlier`; of memory, the most ever.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            processor: self.processor.saturating_sub(earlier.processor),
+            memory_max: self.memory_max,
+            switches: self.switches.saturating_sub(earlier.switches),
+        }
+    }
+}
+
+/// Asks the system about a process.
+///
+/// # Errors
+/// If there is none of this number, or the system has no `/proc`.
+pub(super) fn usage(pid: u32) -> io::Result<Usage> {
+    let stat = stat(pid)?;
+    let running_children: u64 = children(pid).map(|child| child.own + child.ended).sum();
+    let ticks = stat.own + stat.ended + running_children;
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    Ok(Usage {
+        processor: Duration::from_secs_f64(
+            ticks as f64 / rustix::param::clock_ticks_per_second() as f64,
+        ),
+        memory_max: field(&status, "VmHWM:").unwrap_or_default() * 1024,
+        switches: switches(pid),
+    })
+}
+
+/// Processor time in the kernel's ticks.
+struct Stat {
+    parent: u32,
+    own: u64,
+    ended: u64,
+}
+
+fn stat(pid: u32) -> io::Result<Stat> {
+    parsed(&fs::read_to_string(format!("/proc/{pid}/stat"))?)
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// The line of proc_pid_stat(5). The name in parentheses may hold anything.
+fn parsed(line: &str) -> Option<Stat> {
+    let (_, rest) = line.rsplit_once(')')?;
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    // The field after the name is the third, the state.
+    let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+    Some(Stat {
+        parent: u32::try_from(field(4)?).ok()?,
+        own: field(14)? + field(15)?,
+        ended: field(16)? + field(17)?,
+    })
+}
+
+fn children(pid: u32) -> impl Iterator<Item = Stat> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+        .filter_map(|number| stat(number).ok())
+        .filter(move |stat| stat.parent == pid)
+}
+
+fn switches(pid: u32) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"));
+    let threads = threads.into_iter().flatten().flatten();
+    threads
+        .filter_map(|thread| fs::read_to_string(thread.path().join("status")).ok())
+        .map(|status| {
+            let names = ["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"];
+            names
+                .iter()
+                .filter_map(|name| field(&status, name))
+                .sum::<u64>()
+        })
+        .sum()
+}
+
+fn field(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_misleads_nobody() {
+        let line = "42 (a) b) (c) S 7 42 42 0 -1 0 0 0 0 0 100 20 3 4 20 0 1 0 0 0 0";
+        let stat = parsed(line).expect("a line");
+        assert_eq!((stat.parent, stat.own, stat.ended), (7, 120, 7));
+        assert!(parsed("42 (x) S").is_none());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn this_process_has_used_something() {
+        let usage = usage(std::process::id()).expect("it runs");
+        assert!(usage.memory_max > 0 && usage.switches > 0);
+    }
+}

@@ -1,0 +1,140 @@
+//! The report as one JSON object, in plain units: seconds, octets, counts.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use serde::Serialize;
+
+use super::{QUANTILES, Report};
+use crate::metrics::{Latency, Packets};
+
+/// Writes the report.
+///
+/// # Errors
+/// If `output` takes it not.
+pub fn write(report: &Report, output: impl io::Write) -> io::Result<()> {
+    serde_json::to_writer_pretty(output, &Object::new(report)).map_err(io::Error::from)
+}
+
+#[derive(Serialize)]
+struct Object {
+    server: String,
+    interrupted: bool,
+    elapsed_seconds: f64,
+    transfers_begun: u64,
+    transfers_complete: u64,
+    transfers_left: u64,
+    transfers_failed: u64,
+    probes: u64,
+    lost_on_purpose: u64,
+    failures: BTreeMap<String, u64>,
+    transfers_per_second: f64,
+    octets: u64,
+    octets_per_second: f64,
+    blocks: u64,
+    terms: Vec<Terms>,
+    retransmissions: u64,
+    duplicates: u64,
+    datagrams_received: BTreeMap<&'static str, u64>,
+    datagrams_sent: BTreeMap<&'static str, u64>,
+    receive_drops: u64,
+    gro: bool,
+    own_processor_seconds: f64,
+    own_busiest_thread: f64,
+    own_memory_octets_max: u64,
+    was_bottleneck: bool,
+    server_process: Option<ServerProcess>,
+    latencies_seconds: BTreeMap<&'static str, Percentiles>,
+}
+
+#[derive(Serialize)]
+struct Terms {
+    blksize: u16,
+    windowsize: u16,
+    transfers: u64,
+}
+
+#[derive(Serialize)]
+struct ServerProcess {
+    processor_seconds: f64,
+    processor_seconds_per_gigabyte: f64,
+    processor_seconds_per_transfer: f64,
+    memory_octets_max: u64,
+    context_switches: u64,
+}
+
+#[derive(Serialize)]
+struct Percentiles {
+    count: u64,
+    #[serde(flatten)]
+    at: BTreeMap<&'static str, f64>,
+}
+
+impl Object {
+    fn new(report: &Report) -> Self {
+        let tally = &report.tally;
+        let failures = tally.failures.iter();
+        let terms = tally.terms.iter();
+        let server = report.server.zip(report.server_costs());
+        Self {
+            server: report.load.server.to_string(),
+            interrupted: report.interrupted,
+            elapsed_seconds: report.elapsed.as_secs_f64(),
+            transfers_begun: tally.begun,
+            transfers_complete: tally.complete,
+            transfers_left: tally.left,
+            transfers_failed: tally.failed(),
+            probes: tally.probes,
+            lost_on_purpose: tally.lost,
+            failures: failures
+                .map(|(failure, &count)| (failure.to_string(), count))
+                .collect(),
+            transfers_per_second: report.rate(tally.complete),
+            octets: tally.octets,
+            octets_per_second: report.rate(tally.octets),
+            blocks: tally.blocks,
+            terms: terms
+                .map(|(&(blksize, windowsize), &transfers)| Terms {
+                    blksize,
+                    windowsize,
+                    transfers,
+                })
+                .collect(),
+            retransmissions: tally.retransmissions,
+            duplicates: tally.duplicates,
+            datagrams_received: by_type(&tally.received),
+            datagrams_sent: by_type(&tally.sent),
+            receive_drops: tally.receive_drops,
+            gro: report.load.gro,
+            own_processor_seconds: tally.processor.as_secs_f64(),
+            own_busiest_thread: tally.busiest,
+            own_memory_octets_max: report.memory_max,
+            was_bottleneck: report.is_bottleneck(),
+            server_process: server.map(|(usage, (per_gigabyte, per_transfer))| ServerProcess {
+                processor_seconds: usage.processor.as_secs_f64(),
+                processor_seconds_per_gigabyte: per_gigabyte,
+                processor_seconds_per_transfer: per_transfer,
+                memory_octets_max: usage.memory_max,
+                context_switches: usage.switches,
+            }),
+            latencies_seconds: BTreeMap::from([
+                ("begun_late", percentiles(&tally.lateness)),
+                ("first_block", percentiles(&tally.first_block)),
+                ("round_trip", percentiles(&tally.round_trip)),
+                ("transfer", percentiles(&tally.transfer)),
+            ]),
+        }
+    }
+}
+
+fn by_type(packets: &Packets) -> BTreeMap<&'static str, u64> {
+    packets.by_type().filter(|&(_, count)| count > 0).collect()
+}
+
+fn percentiles(latency: &Latency) -> Percentiles {
+    let at = |(name, part)| (name, latency.quantile(part).as_secs_f64());
+    Percentiles {
+        count: latency.count(),
+        at: QUANTILES.into_iter().map(at).collect(),
+    }
+}

@@ -1,0 +1,67 @@
+//! How a run went, for people and for programs.
+
+pub mod json;
+pub mod text;
+
+use super::process::Usage;
+use super::{Load, Tally};
+use crate::time::Duration;
+
+/// How a run went.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// What was to be done.
+    pub load: Load,
+    /// Whether it was ended before its time.
+    pub interrupted: bool,
+    /// From the beginning to the end of the last transfer.
+    pub elapsed: Duration,
+    /// The most memory that this process held, in octets.
+    pub memory_max: u64,
+    /// What the server's process used meanwhile.
+    pub server: Option<Usage>,
+    /// What was counted.
+    pub tally: Tally,
+}
+
+/// From here on, a thread had no time left: what looks like the server's slowness may be its own.
+const BUSY: f64 = 0.95;
+
+/// The parts of all that the percentiles stand for, with their names.
+const QUANTILES: [(&str, f64); 5] = [
+    ("p50", 0.5),
+    ("p90", 0.9),
+    ("p99", 0.99),
+    ("p99.9", 0.999),
+    ("max", 1.0),
+];
+
+impl Report {
+    /// Whether every transfer completed.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.tally.failures.is_empty() && self.tally.complete > 0
+    }
+
+    /// Whether this end had no time left, so that the server may be faster than it seems.
+    #[must_use]
+    pub fn is_bottleneck(&self) -> bool {
+        self.tally.busiest >= BUSY
+    }
+
+    /// How many a second.
+    fn rate(&self, count: u64) -> f64 {
+        // A run that took no time at all has no rate.
+        count as f64 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+
+    /// The server's processor time for each gigabyte transferred, and for each transfer.
+    fn server_costs(&self) -> Option<(f64, f64)> {
+        let seconds = self.server?.processor.as_secs_f64();
+        let gigabytes = self.tally.octets as f64 / 1e9;
+        Some((
+            seconds / gigabytes.max(f64::MIN_POSITIVE),
+            seconds / self.tally.complete.max(1) as f64,
+        ))
+    }
+}

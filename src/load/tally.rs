@@ -1,0 +1,171 @@
+//! What is counted while a run lasts; the counts of several threads add up.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::metrics::{Latency, Packets};
+use crate::proto::outcome::Outcome;
+use crate::shard::{Ending, Flaw};
+use crate::time::Duration;
+use crate::wire::{ErrorCode, Escaped};
+
+/// Why a transfer failed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Failure {
+    /// The server never answered.
+    Unanswered,
+    /// The server fell silent.
+    TimedOut,
+    /// The server sent ERROR.
+    ErrorCode(u16),
+    /// The wrong octets came, or too few, or too many.
+    Flawed(Flaw),
+    /// This end could not take what the server answered.
+    BadAnswer,
+    /// The system gave no socket: its error number.
+    NotBegun(i32),
+}
+
+impl Failure {
+    /// Why a transfer that ended so failed; `None` if it did not, or was ended on purpose.
+    fn of(ending: &Ending) -> Option<Self> {
+        if let Some(flaw) = ending.flaw {
+            return Some(Self::Flawed(flaw));
+        }
+        match ending.outcome {
+            Outcome::Complete | Outcome::Stopped => None,
+            Outcome::PeerError(code) => Some(Self::ErrorCode(code.0)),
+            Outcome::TimedOut => Some(Self::TimedOut),
+            Outcome::Unanswered | Outcome::Evicted | Outcome::Replaced => Some(Self::Unanswered),
+            Outcome::Refused(_) | Outcome::Probed => Some(Self::BadAnswer),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unanswered => f.write_str("unanswered"),
+            Self::TimedOut => f.write_str("timed out"),
+            Self::ErrorCode(code) => write!(f, "error {}", ErrorCode(*code)),
+            Self::Flawed(flaw) => write!(f, "{flaw}"),
+            Self::BadAnswer => f.write_str("bad answer"),
+            Self::NotBegun(errno) => write!(
+                f,
+                "not begun ({})",
+                std::io::Error::from_raw_os_error(*errno)
+            ),
+        }
+    }
+}
+
+/// What is counted.
+#[derive(Debug, Clone, Default)]
+pub struct Tally {
+    /// Transfers that were to begin.
+    pub begun: u64,
+    /// Transfers that completed.
+    pub complete: u64,
+    /// Transfers that this end left on purpose: it was interrupted, or was to vanish.
+    pub left: u64,
+    /// Requests for the length alone, before transfers.
+    pub probes: u64,
+    /// Packets that this end lost on purpose.
+    pub lost: u64,
+    /// Transfers that failed, by why.
+    pub failures: BTreeMap<Failure, u64>,
+    /// What the first ERROR of each code said.
+    pub words: BTreeMap<u16, String>,
+    /// Octets of files that were transferred, in transfers complete or not.
+    pub octets: u64,
+    /// Blocks that were.
+    pub blocks: u64,
+    /// Datagrams that this end sent again.
+    pub retransmissions: u64,
+    /// Blocks that came more than once.
+    pub duplicates: u64,
+    /// Block size and window size that were agreed, by how often.
+    pub terms: BTreeMap<(u16, u16), u64>,
+    /// From the intended start to the first block of a read.
+    pub first_block: Latency,
+    /// From an ACK to the block that it asks for, or from a block to its ACK.
+    pub round_trip: Latency,
+    /// From the intended start to the end, of transfers that completed.
+    pub transfer: Latency,
+    /// How much later than intended transfers began: this end's own slowness.
+    pub lateness: Latency,
+    /// Datagrams in.
+    pub received: Packets,
+    /// Datagrams out.
+    pub sent: Packets,
+    /// Datagrams that this end's kernel dropped because a receive queue was full.
+    pub receive_drops: u64,
+    /// Processor time of the threads that drive clients.
+    pub processor: Duration,
+    /// The most that one of them was busy, as a part of the run.
+    pub busiest: f64,
+}
+
+impl Tally {
+    /// Counts a transfer that is over, and that began `late`.
+    pub(super) fn count(&mut self, ending: &Ending, late: Duration) {
+        self.octets += ending.octets;
+        self.blocks += ending.blocks;
+        self.retransmissions += ending.retransmissions;
+        self.duplicates += ending.duplicates;
+        if let Some(first_block) = ending.first_block {
+            self.first_block.record(late + first_block);
+        }
+        if let Some(failure) = Failure::of(ending) {
+            if let Failure::ErrorCode(code) = failure {
+                let said = || Escaped(&ending.text).to_string();
+                self.words.entry(code).or_insert_with(said);
+            }
+            *self.failures.entry(failure).or_default() += 1;
+        } else if ending.outcome == Outcome::Complete {
+            self.complete += 1;
+            self.transfer.record(late + ending.elapsed);
+            let terms = (ending.params.blksize(), ending.params.windowsize());
+            *self.terms.entry(terms).or_default() += 1;
+        } else {
+            self.left += 1;
+        }
+    }
+
+    /// Transfers that failed.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.failures.values().sum()
+    }
+
+    /// Adds another thread's counts to these.
+    pub fn merge(&mut self, other: &Self) {
+        self.begun += other.begun;
+        self.complete += other.complete;
+        self.left += other.left;
+        self.probes += other.probes;
+        self.lost += other.lost;
+        self.octets += other.octets;
+        self.blocks += other.blocks;
+        self.retransmissions += other.retransmissions;
+        self.duplicates += other.duplicates;
+        self.receive_drops += other.receive_drops;
+        self.processor += other.processor;
+        self.busiest = self.busiest.max(other.busiest);
+        for (failure, count) in &other.failures {
+            *self.failures.entry(failure.clone()).or_default() += count;
+        }
+        for (&code, words) in &other.words {
+            self.words.entry(code).or_insert_with(|| words.clone());
+        }
+        for (&terms, count) in &other.terms {
+            *self.terms.entry(terms).or_default() += count;
+        }
+        self.first_block.merge(&other.first_block);
+        self.round_trip.merge(&other.round_trip);
+        self.transfer.merge(&other.transfer);
+        self.lateness.merge(&other.lateness);
+        self.received.merge(&other.received);
+        self.sent.merge(&other.sent);
+    }
+}

@@ -1,0 +1,221 @@
+//! What a transfer does that only wants to know whether the right octets arrive: each block is held
+//! against what is expected as it comes, in whatever order, and nothing is kept.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::slot::Manner;
+use crate::proto::block::BlockIndex;
+use crate::time::{Duration, Instant};
+
+/// What is to arrive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expected {
+    /// These octets.
+    Octets(Box<[u8]>),
+    /// So many octets, whatever they are.
+    Length(u64),
+    /// Whatever comes.
+    Anything,
+}
+
+impl Expected {
+    /// How long the file is to be, if that is known.
+    #[must_use]
+    pub const fn len(&self) -> Option<u64> {
+        match self {
+            Self::Octets(octets) => Some(octets.len() as u64),
+            Self::Length(len) => Some(*len),
+            Self::Anything => None,
+        }
+    }
+
+    /// Whether the file is to be empty.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        matches!(self.len(), Some(0))
+    }
+
+    /// Whether `payload` may stand at `offset`. What reaches beyond the end is a matter of the length.
+    fn holds(&self, payload: &[u8], offset: u64) -> bool {
+        let Self::Octets(octets) = self else {
+            return true;
+        };
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        let rest = octets.get(offset..).unwrap_or_default();
+        let both = rest.len().min(payload.len());
+        rest[..both] == payload[..both]
+    }
+}
+
+/// What was wrong with the octets that arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Flaw {
+    /// They differ from what is expected.
+    Corrupt,
+    /// They are fewer.
+    Short,
+    /// They are more.
+    Long,
+}
+
+impl Flaw {
+    /// The words for it.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Corrupt => "the octets are not the right ones",
+            Self::Short => "the file is too short",
+            Self::Long => "the file is too long",
+        }
+    }
+}
+
+impl fmt::Display for Flaw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Corrupt => "corrupt",
+            Self::Short => "short",
+            Self::Long => "long",
+        })
+    }
+}
+
+/// What is known of the octets that have arrived so far.
+#[derive(Debug)]
+pub(super) struct Check {
+    expected: Arc<Expected>,
+    blksize: u64,
+    /// The last block and its length, once it is here.
+    last: Option<(BlockIndex, u64)>,
+    received: BlockIndex,
+    flaw: Option<Flaw>,
+    /// From the start to the first block.
+    pub(super) first_block: Option<Duration>,
+    /// Blocks that had been here before.
+    pub(super) duplicates: u64,
+    /// When the ACK left that the next block will answer.
+    asked_at: Option<Instant>,
+    manner: Manner,
+}
+
+impl Check {
+    pub(super) fn new(expected: Arc<Expected>, manner: Manner, blksize: u16) -> Self {
+        Self {
+            expected,
+            blksize: u64::from(blksize),
+            last: None,
+            received: BlockIndex::ZERO,
+            flaw: None,
+            first_block: None,
+            duplicates: 0,
+            asked_at: None,
+            manner,
+        }
+    }
+
+    /// Takes the terms of the server's answer; nothing has arrived before it.
+    pub(super) fn agree(&mut self, blksize: u16) {
+        self.blksize = u64::from(blksize);
+    }
+
+    /// Looks at a block, in order or not.
+    pub(super) fn look(&mut self, block: BlockIndex, payload: &[u8]) {
+        if !self
+            .expected
+            .holds(payload, block.before().0 * self.blksize)
+        {
+            self.flaw = Some(Flaw::Corrupt);
+        }
+        if (payload.len() as u64) < self.blksize {
+            self.last = Some((block, payload.len() as u64));
+        }
+    }
+
+    /// Every block up to `received` is in, the first of them `since_start` after the request; says how
+    /// long the newest took from the ACK that asked for it.
+    pub(super) fn advance(
+        &mut self,
+        received: BlockIndex,
+        since_start: Duration,
+        now: Instant,
+    ) -> Option<Duration> {
+        self.received = received;
+        self.first_block.get_or_insert(since_start);
+        self.asked_at.take().map(|at| now - at)
+    }
+
+    /// An ACK left.
+    pub(super) fn asked(&mut self, now: Instant) {
+        self.asked_at.get_or_insert(now);
+    }
+
+    /// Octets that arrived, in order.
+    pub(super) fn octets(&self) -> u64 {
+        match self.last {
+            Some((last, len)) if last <= self.received => last.before().0 * self.blksize + len,
+            _ => self.received.0 * self.blksize,
+        }
+    }
+
+    /// What is wrong with the file so far, or with all of it.
+    pub(super) fn flaw(&self, whole: bool) -> Option<Flaw> {
+        if self.flaw.is_some() {
+            return self.flaw;
+        }
+        match self.expected.len() {
+            Some(len) if self.octets() > len => Some(Flaw::Long),
+            Some(len) if whole && self.octets() < len => Some(Flaw::Short),
+            _ => None,
+        }
+    }
+
+    /// Whether the client is to vanish now.
+    pub(super) fn is_to_vanish(&self) -> bool {
+        match self.manner {
+            Manner::Vanish(octets) => self.first_block.is_some() && self.octets() >= octets,
+            Manner::Whole | Manner::Probe => false,
+        }
+    }
+
+    /// Whether the client leaves once it knows the terms.
+    pub(super) fn is_probe(&self) -> bool {
+        self.manner == Manner::Probe
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(expected: Expected) -> Check {
+        Check::new(Arc::new(expected), Manner::Whole, 4)
+    }
+
+    #[test]
+    fn blocks_are_held_against_their_place_in_any_order() {
+        let mut check = check(Expected::Octets((*b"abcdefghij").into()));
+        check.look(BlockIndex(3), b"ij");
+        check.look(BlockIndex(2), b"efgh");
+        assert_eq!(check.octets(), 0);
+        check.look(BlockIndex(1), b"abcd");
+        check.advance(BlockIndex(3), Duration::ZERO, Instant::ZERO);
+        assert_eq!((check.octets(), check.flaw(true)), (10, None));
+        check.look(BlockIndex(2), b"efgX");
+        assert_eq!(check.flaw(false), Some(Flaw::Corrupt));
+    }
+
+    #[test]
+    fn lengths_are_compared_at_the_end() {
+        let mut few = check(Expected::Length(5));
+        few.look(BlockIndex(1), b"abc");
+        few.advance(BlockIndex(1), Duration::ZERO, Instant::ZERO);
+        assert_eq!((few.flaw(false), few.flaw(true)), (None, Some(Flaw::Short)));
+        let mut many = check(Expected::Octets((*b"abcde").into()));
+        many.look(BlockIndex(1), b"abcd");
+        many.look(BlockIndex(2), b"ef");
+        many.advance(BlockIndex(2), Duration::ZERO, Instant::ZERO);
+        assert_eq!(many.flaw(false), Some(Flaw::Long));
+        assert_eq!(check(Expected::Anything).flaw(true), None);
+    }
+}

@@ -1,0 +1,350 @@
+//! The load generator against real servers: what it counts is true, what is wrong it sees, and a server
+//! that stalls cannot hide.
+
+// Clients with addresses of their own, and what the system tells of processes, are Linux's.
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use bootstorm::load::plan::{Bounds, Pace};
+use bootstorm::load::profile::{self, Profile};
+use bootstorm::load::report::Report;
+use bootstorm::load::{self, Failure, File, Live, Load, Mishaps, Work};
+use bootstorm::metrics::Metrics;
+use bootstorm::server::Server;
+use bootstorm::shard::{Expected, Flaw};
+use bootstorm::store::Writes;
+use common::peer;
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Clients that ask at the same time.
+const CROWD: u32 = 2_000;
+/// Descriptors for all of them: 32 sockets, the poll and its waker, a probe, and those of the server
+/// and the test.
+const DESCRIPTORS_MAX: usize = 80;
+/// How long the server is stopped.
+const STOPPED: Duration = Duration::from_secs(1);
+/// What of that the tail has to show at least: a second less what the busy machine may take away.
+const SEEN_SECONDS: f64 = 0.8;
+
+/// Descriptors are counted for the whole process, so one test runs at a time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Goal: the generator's counts are the server's, to the octet. Method: a run without loss on either
+/// side, then the server's own counters.
+#[test]
+fn both_ends_count_the_same() {
+    let _turn = turn();
+    let root = tempfile::tempdir().expect("a directory");
+    let contents = peer::octets(1, 200_000);
+    fs::write(root.path().join("image"), &contents).expect("a file");
+    let (server, address) = peer::serve(root.path());
+    let report = run(&Load {
+        bounds: Bounds {
+            transfers: Some(300),
+            duration: None,
+        },
+        ..reads(address, 40, octets(&contents))
+    });
+    assert!(report.is_good(), "{report}");
+    let metrics = metrics_at_rest(&server);
+    let tally = &report.tally;
+    assert_eq!((tally.begun, tally.complete), (300, 300));
+    assert_eq!(metrics.accepted(), tally.begun);
+    assert_eq!(metrics.ended.get("complete"), Some(&tally.complete));
+    assert_eq!(tally.octets, 300 * 200_000);
+    assert_eq!(metrics.octets_sent, tally.octets);
+}
+
+/// Goal: uploads count alike, and arrive. Method: each client writes a file of its own number.
+#[test]
+fn writes_arrive_and_are_counted() {
+    let _turn = turn();
+    let root = tempfile::tempdir().expect("a directory");
+    let mut options = peer::options(root.path());
+    options.directory.writes = Writes::Create;
+    let server = peer::start(&options);
+    let contents = peer::octets(2, 50_000);
+    let mut load = reads(server.addresses()[0], 8, Expected::Anything);
+    load.work = Work::Write(contents.clone().into());
+    load.files[0].name = b"up-{n}".to_vec();
+    load.bounds.transfers = Some(20);
+    let report = run(&load);
+    assert!(report.is_good(), "{report}");
+    let metrics = metrics_at_rest(&server);
+    assert_eq!(metrics.octets_received, report.tally.octets);
+    for number in 0..20 {
+        let written = fs::read(root.path().join(format!("up-{number}"))).expect("a file");
+        assert!(written == contents, "{number}");
+    }
+}
+
+/// Goal: wrong contents fail each transfer, by their kind. Method: what is expected differs from the
+/// file by one octet amid it, then by its length.
+#[test]
+fn wrong_contents_are_seen() {
+    let _turn = turn();
+    let root = tempfile::tempdir().expect("a directory");
+    let contents = peer::octets(3, 100_000);
+    fs::write(root.path().join("image"), &contents).expect("a file");
+    let (_server, address) = peer::serve(root.path());
+    let mut corrupt = contents.clone();
+    corrupt[70_000] ^= 1;
+    let longer = [&contents[..], b"more"].concat();
+    let shorter = &contents[..99_999];
+    for (expected, flaw) in [
+        (&corrupt[..], Flaw::Corrupt),
+        (&longer, Flaw::Short),
+        (shorter, Flaw::Long),
+    ] {
+        let report = run(&reads(address, 5, octets(expected)));
+        let failures: Vec<_> = report.tally.failures.into_iter().collect();
+        assert_eq!(failures, [(Failure::Flawed(flaw), 5)]);
+    }
+    let mut missing = reads(address, 5, Expected::Anything);
+    missing.files[0].name = b"nothing".to_vec();
+    let report = run(&missing);
+    assert_eq!(report.tally.failures.get(&Failure::ErrorCode(1)), Some(&5));
+    assert!(!report.is_good());
+}
+
+/// Goal: loss that the clients make is survived, clients that vanish leave nothing behind, and firmware
+/// that asks for the length first is counted so. Method: one run each.
+#[test]
+fn clients_with_manners_of_their_own() {
+    let _turn = turn();
+    let root = tempfile::tempdir().expect("a directory");
+    let contents = peer::octets(4, 60_000);
+    fs::write(root.path().join("image"), &contents).expect("a file");
+    let (server, address) = peer::serve(root.path());
+
+    let mut lossy = reads(address, 10, octets(&contents));
+    lossy.mishaps.loss = 0.02;
+    let report = run(&lossy);
+    assert!(report.is_good() && report.tally.lost > 0, "{report}");
+
+    let firmware = profile::find("edk2").expect("a profile");
+    let report = run(&with(reads(address, 10, octets(&contents)), firmware));
+    assert!(report.is_good(), "{report}");
+    assert_eq!((report.tally.probes, report.tally.complete), (10, 10));
+    assert_eq!(report.tally.terms.keys().next(), Some(&(1468, 4)));
+    let metrics = metrics_at_rest(&server);
+    assert_eq!(metrics.ended.get("probed"), Some(&10));
+
+    let mut leaving = reads(address, 10, octets(&contents));
+    leaving.mishaps.abandon = 1.0;
+    let report = run(&leaving);
+    assert_eq!((report.tally.left, report.tally.complete), (10, 0));
+    server.stop();
+}
+
+/// Goal: thousands of clients need few descriptors, and each is told from the others. Method: descriptors
+/// are counted while all wait for a server that never answers; then all read a file at once.
+#[test]
+fn a_crowd_needs_few_descriptors() {
+    let _turn = turn();
+    let silent = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let address = silent.local_addr().expect("bound");
+    let live = Arc::new(Live::default());
+    live.watch();
+    let waiting = {
+        let (live, load) = (live.clone(), reads(address, CROWD, Expected::Anything));
+        thread::spawn(move || load::run(&load, &live).expect("a run"))
+    };
+    while live.counts()[2] < u64::from(CROWD) {
+        thread::yield_now();
+    }
+    let descriptors = fs::read_dir("/proc/self/fd").expect("Linux").count();
+    live.stop();
+    let report = waiting.join().expect("a run");
+    assert!(descriptors <= DESCRIPTORS_MAX, "{descriptors} descriptors");
+    assert_eq!(report.tally.left, u64::from(CROWD));
+
+    let root = tempfile::tempdir().expect("a directory");
+    let contents = peer::octets(5, 5_000);
+    fs::write(root.path().join("image"), &contents).expect("a file");
+    let (_server, address) = peer::serve(root.path());
+    let report = run(&Load {
+        pace: Pace::Storm {
+            clients: CROWD,
+            within: Duration::ZERO,
+        },
+        ..reads(address, CROWD, octets(&contents))
+    });
+    assert!(report.is_good(), "{report}");
+    assert_eq!(report.tally.octets, u64::from(CROWD) * 5_000);
+}
+
+/// Goal: no coordinated omission. Method: an open loop of 4 s, amid which the server is stopped for one;
+/// the tail of the latencies shows that second.
+#[test]
+fn a_server_that_stalls_cannot_hide() {
+    let _turn = turn();
+    let root = tempfile::tempdir().expect("a directory");
+    fs::write(root.path().join("image"), peer::octets(6, 1_000)).expect("a file");
+    let (mut server, address) = spawn_server(root.path());
+    let pid = Pid::from_child(&server);
+    let url = format!("tftp://{address}/image");
+    let mut generator = Command::new(env!("CARGO_BIN_EXE_bootstorm"));
+    generator.args(["load", &url, "--rate", "200", "--duration", "4"]);
+    generator.args(["--json", "-", "--server-pid", &server.id().to_string()]);
+    let generator = generator
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the generator starts");
+    thread::sleep(STOPPED);
+    kill_process(pid, Signal::STOP).expect("a server");
+    thread::sleep(STOPPED);
+    kill_process(pid, Signal::CONT).expect("a server");
+    let output = generator.wait_with_output().expect("the generator ends");
+    server.kill().expect("a server");
+    server.wait().expect("a server");
+    assert!(output.status.success());
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let transfer = &report["latencies_seconds"]["transfer"];
+    for name in ["p99", "p99.9", "max"] {
+        let seconds = transfer[name].as_f64().expect("a number");
+        assert!(seconds >= SEEN_SECONDS, "{name}: {transfer}");
+    }
+    // A quarter of all came while it was stopped; those before and after were quick.
+    assert!(
+        transfer["p50"].as_f64().expect("a number") < SEEN_SECONDS,
+        "{transfer}"
+    );
+    assert!(report["server_process"]["memory_octets_max"].as_u64() > Some(0));
+}
+
+/// Goal: the table reads well. Method: a snapshot, each number a 0.
+#[test]
+fn the_table() {
+    let _turn = turn();
+    let root = tempfile::tempdir().expect("a directory");
+    let contents = peer::octets(7, 100_000);
+    fs::write(root.path().join("image"), &contents).expect("a file");
+    let (_server, address) = peer::serve(root.path());
+    let mut load = reads(address, 10, octets(&contents));
+    load.server_pid = Some(std::process::id());
+    let absent = File {
+        name: b"absent".to_vec(),
+        ..load.files[0].clone()
+    };
+    load.files.push(absent);
+    load.bounds.transfers = Some(40);
+    let text = run(&load).to_string();
+    let lines: Vec<String> = text.lines().map(without_numbers).collect();
+    let told = lines.iter().filter(|line| !line.starts_with("WARNING"));
+    insta::assert_snapshot!(told.cloned().collect::<Vec<_>>().join("\n"));
+}
+
+fn turn() -> std::sync::MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn octets(octets: &[u8]) -> Expected {
+    Expected::Octets(octets.into())
+}
+
+/// So many clients, each of which reads `image` once.
+fn reads(server: SocketAddr, clients: u32, expected: Expected) -> Load {
+    let plain = profile::find("plain").expect("a profile");
+    let load = Load {
+        server,
+        work: Work::Read,
+        files: vec![File {
+            name: b"image".to_vec(),
+            weight: 1,
+            expected: Arc::new(expected),
+        }],
+        pace: Pace::Closed {
+            clients,
+            think: Duration::ZERO,
+        },
+        bounds: Bounds {
+            transfers: Some(clients.into()),
+            duration: None,
+        },
+        wanted: plain.wanted,
+        order: plain.order,
+        probes: false,
+        patience: plain.patience,
+        mishaps: Mishaps::default(),
+        threads: 1,
+        seed: 1,
+        gro: true,
+        server_pid: None,
+    };
+    let mut load = with(load, plain);
+    load.wanted.blksize = Some(1428);
+    load.wanted.windowsize = Some(8);
+    load
+}
+
+fn with(mut load: Load, profile: &Profile) -> Load {
+    load.wanted = profile.wanted;
+    load.order = profile.order;
+    load.probes = profile.probes;
+    load.patience = profile.patience;
+    load
+}
+
+fn run(load: &Load) -> Report {
+    load::run(load, &Arc::new(Live::default())).expect("a run")
+}
+
+/// The server's counters once no transfer runs: its last ACK may still be on the way.
+fn metrics_at_rest(server: &Server) -> Metrics {
+    loop {
+        let (sender, metrics) = mpsc::channel();
+        server.report(move |metrics| {
+            let _ = sender.send(metrics);
+        });
+        let metrics = metrics.recv().expect("a shard");
+        if metrics.active() == 0 {
+            return metrics;
+        }
+    }
+}
+
+/// Starts the command as a server, and says where it listens.
+fn spawn_server(root: &Path) -> (Child, SocketAddr) {
+    let mut server = Command::new(env!("CARGO_BIN_EXE_bootstorm"));
+    server.args(["serve", ".", "--listen", "127.0.0.1:0", "--workers", "1"]);
+    let mut server = server
+        .args(["--log-filter", "warn"])
+        .current_dir(root)
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the server starts");
+    let lines = BufReader::new(server.stderr.take().expect("a pipe")).lines();
+    let address = lines
+        .map_while(Result::ok)
+        .find_map(|line| line.strip_prefix("listening on udp ")?.parse().ok());
+    (server, address.expect("it listens"))
+}
+
+/// The line with a 0 for each number, and one space for several.
+fn without_numbers(line: &str) -> String {
+    let mut text = String::new();
+    let mut characters = line.chars().peekable();
+    while let Some(character) = characters.next() {
+        let next = characters.peek().copied().unwrap_or(' ');
+        let inside = matches!(character, ',' | '.') && next.is_ascii_digit();
+        let number = character.is_ascii_digit() || inside && text.ends_with('0');
+        match character {
+            _ if number && text.ends_with('0') => {}
+            ' ' if text.ends_with(' ') => {}
+            _ if number => text.push('0'),
+            other => text.push(other),
+        }
+    }
+    text
+}

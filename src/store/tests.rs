@@ -653,10 +653,10 @@ fn a_full_queue_says_busy_and_uploads_go_on() {
         extent: 0,
     };
     assert!(matches!(store.frames(&key, &mailbox), Answer::Busy));
-    assert!(matches!(
+    while matches!(
         store.create(Ticket(3), b"up2", Mode::Octet, None, &mailbox),
-        Answer::Busy
-    ));
+        Answer::Later
+    ) {}
     store.write(Ticket(4), upload, b"octets".to_vec(), &mailbox);
     run_all(&store);
     let Some(Done::Written(Ticket(4), upload, chunk, Ok(()))) = inbox.try_iter().last() else {
@@ -803,6 +803,86 @@ fn texts_are_encoded_at_any_offset() {
             );
         }
     }
+}
+
+/// Goal: a text is scanned once for all who ask together, and one too many is told to come back.
+/// Method: as many ask for one text as may wait, and one more, when it is at hand and when it is not.
+#[test]
+fn scans_are_bounded_and_shared() {
+    for open_would_block in [false, true] {
+        let memory = Memory::new(Writes::Off);
+        let len = 200_000;
+        memory.insert(b"text", Contents::Pattern { seed: 1, len });
+        memory.set_faults(Faults {
+            open_would_block,
+            ..Faults::default()
+        });
+        let (store, mailbox, inbox) = store(memory.clone(), 0);
+        for number in 0..=SCANS_MAX as u64 {
+            let answer = store.open(Ticket(number), b"text", Mode::Netascii, &mailbox);
+            let at_hand = !open_would_block;
+            let busy = at_hand && number == SCANS_MAX as u64;
+            assert_eq!(matches!(answer, Answer::Busy), busy);
+            assert_eq!(matches!(answer, Answer::Later), !busy);
+        }
+        run_all(&store);
+        assert_eq!(memory.reads(), len.div_ceil(65_536), "scanned once");
+        let (mut scanned, mut busy) = (0, 0);
+        for done in inbox.try_iter() {
+            match done {
+                Done::Opened(_, Ok(_)) => scanned += 1,
+                Done::Opened(_, Err(Refusal::Failed(libc::EBUSY))) => busy += 1,
+                other => panic!("not what was asked for: {other:?}"),
+            }
+        }
+        assert_eq!((scanned, busy), (SCANS_MAX, usize::from(open_would_block)));
+    }
+}
+
+/// Goal: nothing holds up what booting machines wait for, nor the end. Method: texts that take years to
+/// scan, and uploads that stand still, with one thread that reads; then the store is dropped.
+#[test]
+fn neither_scans_nor_uploads_hold_up_reads() {
+    /// A sink that is stuck as long as the test holds the other end.
+    struct Stuck(Receiver<()>);
+    impl Sink for Stuck {
+        fn write(&mut self, _: &[u8]) -> Result<(), Refusal> {
+            let _ = self.0.recv();
+            Ok(())
+        }
+        fn publish(self: Box<Self>) -> Result<(), Refusal> {
+            Ok(())
+        }
+    }
+    let reads = Arc::default();
+    let len = u64::MAX / 8;
+    let options = StoreOptions {
+        frame_cache_octets: 0,
+        threads: 1,
+    };
+    let store = Store::new(Counted { len, reads }, options).expect("threads start");
+    let (sender, inbox) = channel();
+    let mailbox = Mailbox::new(sender, Waker::noop().clone());
+    for _ in 0..SCANS_MAX {
+        let answer = store.open(Ticket(0), b"x", Mode::Netascii, &mailbox);
+        assert!(matches!(answer, Answer::Later));
+    }
+    let (release, stuck) = channel();
+    let upload = Upload::new(Box::new(Stuck(stuck)), Mode::Octet);
+    store.write(Ticket(1), upload, vec![0], &mailbox);
+    let Answer::Now(Ok(body)) = store.open(Ticket(2), b"x", Mode::Octet, &mailbox) else {
+        panic!("at hand")
+    };
+    let key = FramesKey {
+        body,
+        blksize: 512,
+        rollover: Rollover::ToZero,
+        extent: 0,
+    };
+    assert!(matches!(store.frames(&key, &mailbox), Answer::Later));
+    assert!(matches!(inbox.recv(), Ok(Done::Framed(_, Ok(_)))));
+    drop(release);
+    drop(store);
 }
 
 /// Goal: nobody waits for ever, even if a backend is broken.

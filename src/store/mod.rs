@@ -404,6 +404,10 @@ impl Shared {
                 for mailbox in waiting {
                     mailbox.deliver(Done::Framed(key.clone(), result.clone()));
                 }
+                // Somebody begins to read a file: a good time to look after those that are no more.
+                if key.extent == 0 {
+                    self.bodies.release_nameless();
+                }
             }
             Job::Create {
                 ticket,

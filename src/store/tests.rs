@@ -588,8 +588,72 @@ fn an_image_stays_warm_between_readers_until_it_is_deleted() {
         Arc::downgrade(&open(&store, b"image", Mode::Octet, &mailbox, &inbox).expect("there"));
     assert!(weak.upgrade().is_some());
     std::fs::remove_file(&image).expect("there");
-    open(&store, b"other", Mode::Octet, &mailbox, &inbox).expect("there");
+    let other = open(&store, b"other", Mode::Octet, &mailbox, &inbox).expect("there");
+    let other = FramesKey {
+        body: other,
+        blksize: 512,
+        rollover: Rollover::ToZero,
+        extent: 0,
+    };
+    frames(&store, &other, &mailbox, &inbox).expect("well");
     assert!(weak.upgrade().is_none(), "a deleted file is held");
+}
+
+/// Goal: a shard never asks the system whether files still have a name. Method: sources that count
+/// how often they are asked, and a store whose work is done only when it is told to.
+#[test]
+fn names_are_looked_after_by_those_who_may_wait() {
+    struct Watched(Arc<AtomicU64>);
+    impl Backend for Watched {
+        fn open(&self, name: &[u8], _: Patience) -> Result<Opened, OpenError> {
+            let identity = Identity {
+                device: 0,
+                inode: u64::from(name[0]),
+                len: 1,
+                modified: 0,
+            };
+            Ok(Opened {
+                source: Box::new(Self(Arc::clone(&self.0))),
+                len: 1,
+                identity,
+            })
+        }
+        fn create(&self, _: &[u8], _: Option<u64>) -> Result<Box<dyn Sink>, Refusal> {
+            Err(Refusal::Denied)
+        }
+    }
+    impl Source for Watched {
+        fn read_at(&self, buffer: &mut [u8], _: u64) -> Result<usize, ReadFailure> {
+            Ok(buffer.len())
+        }
+        fn check(&self) -> Result<(), ReadFailure> {
+            Ok(())
+        }
+        fn is_nameless(&self) -> bool {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            false
+        }
+    }
+    let asked = Arc::new(AtomicU64::new(0));
+    let (store, mailbox, inbox) = store(Watched(Arc::clone(&asked)), 0);
+    for name in 0..100 {
+        let Answer::Now(Ok(body)) = store.open(Ticket(1), &[name], Mode::Octet, &mailbox) else {
+            panic!("at hand")
+        };
+        assert_eq!(asked.load(Ordering::Relaxed), 0);
+        let key = FramesKey {
+            body,
+            blksize: 512,
+            rollover: Rollover::ToZero,
+            extent: 0,
+        };
+        assert!(matches!(store.frames(&key, &mailbox), Answer::Later));
+        assert_eq!(asked.load(Ordering::Relaxed), 0);
+        run_all(&store);
+        let held = (usize::from(name) + 1).min(Bodies::HELD_MAX);
+        assert_eq!(asked.swap(0, Ordering::Relaxed), held as u64);
+    }
+    assert_eq!(inbox.try_iter().count(), 100);
 }
 
 #[test]

@@ -155,8 +155,8 @@ impl Bodies {
         }
     }
 
-    #[cfg(test)]
-    pub(super) fn release_all(&self) {
+    /// Lets go of all bodies that nobody reads, and of their descriptors.
+    pub(super) fn release_held(&self) {
         let held = std::mem::take(&mut self.lock().held);
         drop(held);
     }

@@ -137,6 +137,8 @@ impl Store {
         mailbox: &Mailbox,
     ) -> Answer<Result<Arc<Body>, Refusal>> {
         match self.shared.backend.open(name, Patience::Now) {
+            // To free descriptors is work for a thread.
+            Err(OpenError::Refused(refusal)) if refusal.is_out_of_descriptors() => {}
             Err(OpenError::Refused(refusal)) => return Answer::Now(Err(refusal)),
             Err(OpenError::WouldBlock) => {}
             Ok(opened) => match mode {
@@ -417,7 +419,7 @@ impl Shared {
                 mailbox,
             } => {
                 let created = caught(Refusal::Failed(PANICKED), || {
-                    self.backend.create(&name, announced)
+                    self.with_descriptors(|| self.backend.create(&name, announced))
                 });
                 mailbox.deliver(Done::Created(
                     ticket,
@@ -447,13 +449,13 @@ impl Shared {
     }
 
     fn open(&self, name: &[u8], mode: Mode) -> Result<Opening, Refusal> {
-        let opened = self
-            .backend
-            .open(name, Patience::Long)
-            .map_err(|error| match error {
+        let opened = self.with_descriptors(|| {
+            let opened = self.backend.open(name, Patience::Long);
+            opened.map_err(|error| match error {
                 OpenError::Refused(refusal) => refusal,
                 OpenError::WouldBlock => Refusal::Failed(WOULD_BLOCK),
-            })?;
+            })
+        })?;
         Ok(match mode {
             Mode::Octet => Opening::Done(self.share(opened, mode)),
             Mode::Netascii => match self.bodies.find(opened.identity, mode) {
@@ -481,6 +483,18 @@ impl Shared {
             identity: opened.identity,
         };
         Ok(self.share(scanned, Mode::Netascii))
+    }
+
+    /// Does `work`, and once more if no descriptor was left for it: those go first that are kept for
+    /// readers who may never come.
+    fn with_descriptors<T>(&self, work: impl Fn() -> Result<T, Refusal>) -> Result<T, Refusal> {
+        match work() {
+            Err(refusal) if refusal.is_out_of_descriptors() => {
+                self.bodies.release_held();
+                work()
+            }
+            done => done,
+        }
     }
 
     fn share(&self, opened: Opened, mode: Mode) -> Arc<Body> {
@@ -731,6 +745,10 @@ impl Refusal {
             Self::DiskFull => (ErrorCode::DISK_FULL, "disk full or upload too large"),
             Self::Failed(_) => (ErrorCode::UNDEFINED, "the server cannot do this now"),
         }
+    }
+
+    const fn is_out_of_descriptors(self) -> bool {
+        matches!(self, Self::Failed(libc::EMFILE | libc::ENFILE))
     }
 }
 

@@ -499,7 +499,7 @@ fn the_cache_is_bounded() {
         }
         assert!(store.statistics().resident_octets >= bound as u64 / 2);
         drop(bodies);
-        store.shared.bodies.release_all();
+        store.shared.bodies.release_held();
         assert_eq!(store.shared.cache.entries(), 0);
     }
 }
@@ -597,6 +597,77 @@ fn an_image_stays_warm_between_readers_until_it_is_deleted() {
     };
     frames(&store, &other, &mailbox, &inbox).expect("well");
     assert!(weak.upgrade().is_none(), "a deleted file is held");
+}
+
+/// Goal: descriptors kept for later readers never keep a file from being opened; if all are in use, the
+/// error says so as the system did. Method: a backend with a few descriptors.
+#[test]
+fn held_files_make_room_when_descriptors_run_out() {
+    const DESCRIPTORS_MAX: usize = 3;
+    struct Scarce(Arc<()>, Refusal);
+    struct Descriptor(#[allow(dead_code)] Arc<()>); // Only counted.
+    impl Scarce {
+        fn take(&self) -> Result<Box<Descriptor>, Refusal> {
+            if Arc::strong_count(&self.0) > DESCRIPTORS_MAX {
+                return Err(self.1);
+            }
+            Ok(Box::new(Descriptor(Arc::clone(&self.0))))
+        }
+    }
+    impl Backend for Scarce {
+        fn open(&self, name: &[u8], _: Patience) -> Result<Opened, OpenError> {
+            let identity = Identity {
+                device: 0,
+                inode: u64::from(name[0]),
+                len: 1,
+                modified: 0,
+            };
+            Ok(Opened {
+                source: self.take()?,
+                len: 1,
+                identity,
+            })
+        }
+        fn create(&self, _: &[u8], _: Option<u64>) -> Result<Box<dyn Sink>, Refusal> {
+            Ok(self.take()?)
+        }
+    }
+    impl Source for Descriptor {
+        fn read_at(&self, buffer: &mut [u8], _: u64) -> Result<usize, ReadFailure> {
+            Ok(buffer.len())
+        }
+        fn check(&self) -> Result<(), ReadFailure> {
+            Ok(())
+        }
+    }
+    impl Sink for Descriptor {
+        fn write(&mut self, _: &[u8]) -> Result<(), Refusal> {
+            Ok(())
+        }
+        fn publish(self: Box<Self>) -> Result<(), Refusal> {
+            Ok(())
+        }
+    }
+    for errno in [libc::EMFILE, libc::ENFILE] {
+        let out = Refusal::Failed(errno);
+        let (store, mailbox, inbox) = store(Scarce(Arc::new(()), out), 0);
+        for name in 0..10 {
+            for mode in [Mode::Octet, Mode::Netascii] {
+                open(&store, &[name], mode, &mailbox, &inbox).expect("only held");
+            }
+        }
+        let bodies: Vec<_> = (10..)
+            .map_while(|name| open(&store, &[name], Mode::Octet, &mailbox, &inbox).ok())
+            .collect();
+        assert_eq!(bodies.len(), DESCRIPTORS_MAX);
+        assert_eq!(
+            open(&store, &[0], Mode::Octet, &mailbox, &inbox).err(),
+            Some(out)
+        );
+        assert_eq!(upload(&store, Mode::Octet, &[], &mailbox, &inbox), Err(out));
+        drop(bodies);
+        assert_eq!(upload(&store, Mode::Octet, &[], &mailbox, &inbox), Ok(()));
+    }
 }
 
 /// Goal: a shard never asks the system whether files still have a name. Method: sources that count

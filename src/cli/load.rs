@@ -32,7 +32,7 @@ const BLKSIZE: u16 = 1428;
 const WINDOWSIZE: u16 = 16;
 /// How long a client waits at least before it repeats, like most: a crowd that repeats at once would
 /// make a busy server's work more.
-const REPEAT_AFTER: Duration = Duration::from_secs(1);
+const REPEAT_AFTER_MILLIS: u16 = 1_000;
 /// How long a transfer may stand still.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often the line is drawn anew.
@@ -182,7 +182,7 @@ fn profile(arguments: &Arguments) -> Profile {
         order: ORDER_DEFAULT,
         probes: false,
         patience: Patience {
-            receiver_floor: REPEAT_AFTER,
+            receiver_floor_millis: REPEAT_AFTER_MILLIS,
             idle: PATIENCE,
             ..Patience::DEFAULT
         },

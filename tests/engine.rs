@@ -8,12 +8,18 @@ mod common;
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::sync::{Arc, mpsc};
+use std::task::Waker;
 use std::thread;
 
 use bootstorm::engine::mio::MioEngine;
 use bootstorm::engine::uring::UringEngine;
 use bootstorm::engine::{Bind, Engine, Inbox, Local, Path, Payload, Sent, SocketId, Statistics};
+use bootstorm::proto::block::{BlockIndex, Rollover};
+use bootstorm::store::memory::{Contents, Memory};
+use bootstorm::store::{Answer, Frames, FramesKey, Mailbox, Store, StoreOptions, Ticket, Writes};
 use bootstorm::time::{Duration, Instant};
+use bootstorm::wire::Mode;
 
 /// Longer than any of these tests takes. None waits for it to pass.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -106,6 +112,7 @@ on_both_engines! {
     a_dual_stack_socket_shows_ipv4_peers_as_such_and_answers_them
     a_broadcast_is_told_from_a_question_to_the_host_alone
     segments_arrive_as_datagrams
+    frames_arrive_as_datagrams
     many_segments_take_few_system_calls
     the_largest_blocks_go_one_to_a_call
     segments_go_to_ipv4_peers_of_a_dual_stack_socket
@@ -333,6 +340,70 @@ fn segments_arrive_as_datagrams<E: Tested>() {
         segments(Host::<E>::new(address), address, 517, 516);
         segments(Host::<E>::new(address), address, 100, 1);
     }
+}
+
+/// The frames of a file of `len` octets, extent by extent.
+fn framed(len: u64, blksize: u16) -> Vec<Arc<Frames>> {
+    let memory = Memory::new(Writes::Off);
+    memory.insert(b"image", Contents::Pattern { seed: 1, len });
+    let options = StoreOptions {
+        threads: 0,
+        frame_cache_octets: 2 * len as usize,
+    };
+    let store = Store::new(memory, options).expect("no thread is started");
+    let (sender, _done) = mpsc::channel();
+    let mailbox = Mailbox::new(sender, Waker::noop().clone());
+    let Answer::Now(Ok(body)) = store.open(Ticket(1), b"image", Mode::Octet, &mailbox) else {
+        panic!("a file in memory opens at once");
+    };
+    let last = Frames::extent_of(BlockIndex::last_of(len, blksize), blksize);
+    let extents = (0..=last).map(|extent| {
+        let key = FramesKey {
+            body: body.clone(),
+            blksize,
+            rollover: Rollover::ToZero,
+            extent,
+        };
+        loop {
+            match store.frames(&key, &mailbox) {
+                Answer::Now(frames) => break frames.expect("a pattern"),
+                _ => store.run_next(),
+            };
+        }
+    });
+    extents.collect()
+}
+
+/// Goal: frames arrive whole and in order, be they copied or not, and whatever becomes of them later.
+fn frames_arrive_as_datagrams<E: Tested>() {
+    let mut sender = Host::<E>::new("0.0.0.0");
+    let mut receiver = Host::<E>::new("0.0.0.0");
+    // Along the path of an answer, interface and all.
+    receiver.send(&to(sender.at("127.0.0.1")), Payload::Packet(b"question"));
+    let path = sender.receive(1).remove(0).path;
+    let frames = framed(39 * 1428 + 5, 1428).remove(0);
+    let expected: Vec<Vec<u8>> = {
+        let (octets, count) = frames.slice(BlockIndex::FIRST, u64::MAX);
+        assert_eq!(count, 40);
+        octets
+            .chunks(frames.segment())
+            .map(<[u8]>::to_vec)
+            .collect()
+    };
+    for (first, count, left) in [(1, 40, 40), (38, 100, 3), (1, 1, 1), (41, 1, 0)] {
+        let burst = Payload::Frames {
+            frames: &frames,
+            first: BlockIndex(first),
+            count,
+        };
+        assert_eq!(sender.send(&path, burst), Sent::Datagrams(left));
+        let arrived = receiver.receive(left);
+        for (datagram, expected) in arrived.iter().zip(&expected[first as usize - 1..]) {
+            assert_eq!(datagram.octets, *expected);
+        }
+    }
+    drop(frames);
+    assert_eq!(sender.statistics().zero_copy_sends, 0);
 }
 
 fn many_segments_take_few_system_calls<E: Tested>() {

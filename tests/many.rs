@@ -21,8 +21,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 const TRANSFERS: usize = 10_000;
 /// Of them, how many act before any of them waits for its answer: their answers fit every queue.
 const BATCH: usize = 100;
-/// Most descriptors that a server with one shard and one address has: sockets, poll, waker, a file.
-const SERVER_DESCRIPTORS_MAX: usize = 16;
+/// Most descriptors that a server with one shard and one address has: sockets, rings, wakers, signals, a file.
+const SERVER_DESCRIPTORS_MAX: usize = 24;
 /// Requests that are never followed by anything, each from an address of its own.
 const HALF_OPEN: u32 = 100_000;
 /// Most memory that the server may take for them, in KiB.

@@ -246,16 +246,15 @@ pub(super) struct Serve {
         value_parser = values::subnet
     )]
     pub(super) subnet: Vec<Subnet>,
-    /// Memory for the packets that transfers of the same file share.
+    /// Memory for the packets that transfers of the same file share [default: a quarter of what there is].
     #[arg(
         long,
         env = "BOOTSTORM_FRAME_CACHE",
         hide_env_values = true,
         value_name = "SIZE",
-        default_value = "1GiB",
         value_parser = values::memory
     )]
-    pub(super) frame_cache: usize,
+    pub(super) frame_cache: Option<usize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -7,7 +7,7 @@ use std::thread;
 use super::Trouble;
 use super::args::Serve;
 use super::values::{Listen, PORT};
-use crate::config::{STRICT_RETRIES, Settings};
+use crate::config::{self, STRICT_RETRIES, Settings};
 use crate::control::{self, ControlOptions};
 use crate::proto::timing::Patience;
 use crate::server::ServerOptions;
@@ -77,7 +77,9 @@ fn options(arguments: &Serve, ipv6: bool) -> Result<ServerOptions, Trouble> {
             case_insensitive: arguments.case_insensitive,
             upload_octets_max: arguments.max_upload,
         },
-        frame_cache_octets: arguments.frame_cache,
+        frame_cache_octets: arguments
+            .frame_cache
+            .unwrap_or_else(config::frame_cache_octets_default),
         engine: arguments.engine.into(),
     })
 }
@@ -120,7 +122,6 @@ mod tests {
 
     use super::super::args::{Arguments, Command};
     use super::*;
-    use crate::config;
     use crate::server::EngineChoice;
     use crate::store::Writes;
     use crate::time::Duration;

@@ -69,7 +69,11 @@ async fn respond(
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (status, kind, page) = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/metrics") => {
-            let page = openmetrics::render(&house.report().await, house.engine());
+            let page = openmetrics::render(
+                &house.report().await,
+                house.server.engine(),
+                house.server.frame_cache(),
+            );
             (StatusCode::OK, openmetrics::CONTENT_TYPE, page)
         }
         (&Method::GET | &Method::HEAD, "/healthz") => (StatusCode::OK, TEXT, "alive\n".to_owned()),

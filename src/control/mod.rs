@@ -55,7 +55,7 @@ async fn run(options: &ServerOptions, control: &ControlOptions) -> io::Result<()
         let _ = sender.send(result);
     })?;
     tracing::info!(
-        engine = server.engine(),
+        engine = %server.engine(),
         workers = server.workers(),
         root = %options.root.display(),
         writes = ?options.directory.writes,
@@ -134,11 +134,6 @@ struct House {
 }
 
 impl House {
-    /// What moves the datagrams.
-    fn engine(&self) -> &str {
-        self.server.engine()
-    }
-
     /// Whether it has been told to end.
     const fn is_draining(&self) -> bool {
         self.draining.get()

@@ -4,6 +4,8 @@
 use std::fmt::{self, Write};
 
 use crate::metrics::{Latency, Metrics};
+use crate::server::EngineInfo;
+use crate::store::StoreStatistics;
 use crate::time::Duration;
 
 /// The media type of what [`render`] writes.
@@ -16,14 +18,19 @@ const BUCKETS: [f64; 16] = [
 ];
 
 /// All counters as text.
-pub(super) fn render(metrics: &Metrics, engine: &str) -> String {
+pub(super) fn render(metrics: &Metrics, engine: EngineInfo, cache: StoreStatistics) -> String {
     let mut page = String::new();
     // Writing to a string cannot fail.
-    let _ = write_page(&mut page, metrics, engine);
+    let _ = write_page(&mut page, metrics, engine, cache);
     page
 }
 
-fn write_page(page: &mut String, metrics: &Metrics, engine: &str) -> fmt::Result {
+fn write_page(
+    page: &mut String,
+    metrics: &Metrics,
+    engine: EngineInfo,
+    cache: StoreStatistics,
+) -> fmt::Result {
     family(
         page,
         "tftp_requests",
@@ -177,8 +184,58 @@ fn write_page(page: &mut String, metrics: &Metrics, engine: &str) -> fmt::Result
         "Transfers that completed.",
         &latencies.transfer,
     )?;
+    for (name, kind, help, value) in [
+        (
+            "tftp_frame_cache_hits",
+            "counter",
+            "Frames that were at hand.",
+            cache.hits,
+        ),
+        (
+            "tftp_frame_cache_misses",
+            "counter",
+            "Frames that had to be waited for.",
+            cache.misses,
+        ),
+        (
+            "tftp_frame_cache_framed_bytes",
+            "counter",
+            "Octets of frames made.",
+            cache.framed_octets,
+        ),
+        (
+            "tftp_frame_cache_evictions",
+            "counter",
+            "Frames that had to make room.",
+            cache.evictions,
+        ),
+        (
+            "tftp_frame_cache_bytes",
+            "gauge",
+            "Memory taken by frames.",
+            cache.resident_octets,
+        ),
+        (
+            "tftp_frame_cache_pending",
+            "gauge",
+            "Frames that are being made.",
+            cache.pending,
+        ),
+    ] {
+        family(page, name, kind, help)?;
+        let suffix = if kind == "counter" { "_total" } else { "" };
+        writeln!(page, "{name}{suffix} {value}")?;
+    }
     family(page, "tftp_engine", "info", "What moves the datagrams.")?;
-    writeln!(page, "tftp_engine_info{{engine=\"{engine}\"}} 1")?;
+    let EngineInfo {
+        name,
+        gso,
+        zero_copy,
+    } = engine;
+    writeln!(
+        page,
+        "tftp_engine_info{{engine=\"{name}\",gso=\"{gso}\",zero_copy=\"{zero_copy}\"}} 1"
+    )?;
     page.push_str("# EOF\n");
     Ok(())
 }
@@ -211,7 +268,7 @@ mod tests {
             .latencies
             .round_trip
             .record(Duration::from_micros(300));
-        let page = render(&metrics, "mio");
+        let page = render(&metrics, EngineInfo::default(), StoreStatistics::default());
         assert!(page.ends_with("# EOF\n"));
         let families: Vec<&str> = page
             .lines()

@@ -398,7 +398,10 @@ impl State {
         let Some(trace) = &mut self.trace else { return };
         let name = |address: SocketAddr| {
             let node = self.nodes.iter().find(|node| node.address == address.ip());
-            node.map_or_else(|| address.to_string(), |node| node.name.clone())
+            node.map_or_else(
+                || address.to_string(),
+                |node| format!("{}:{}", node.name, address.port()),
+            )
         };
         let packet = Packet::parse(octets)
             .map_or_else(|error| error.to_string(), |packet| packet.to_string());

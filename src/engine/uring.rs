@@ -342,7 +342,6 @@ impl Engine for UringEngine {
 
     fn send(&mut self, socket: SocketId, path: &Path, payload: Payload<'_>) -> Sent {
         let zero_copy = &mut self.zero_copy;
-        let now = self.sockets.now();
         let sent = self
             .sockets
             .send(socket, path, &payload, |socket, octets, segment| {
@@ -354,7 +353,7 @@ impl Engine for UringEngine {
                     ipv6: socket.ipv6,
                     path,
                 };
-                zero_copy.send(&route, frames, octets, segment, now)
+                zero_copy.send(&route, frames, octets, segment)
             });
         match sent {
             Ok(sent) => Sent::Datagrams(sent),
@@ -380,7 +379,7 @@ impl Engine for UringEngine {
         if self.sockets.is_time_to_retry() {
             self.idle.append(&mut self.failed);
         }
-        self.zero_copy.reap(self.sockets.now());
+        self.zero_copy.reap();
         Ok(())
     }
 
@@ -438,4 +437,154 @@ unsafe fn queue(ring: &mut IoUring, entry: &squeue::Entry) -> bool {
     }
     // SAFETY: as above.
     ring.submit().is_ok() && unsafe { ring.submission().push(entry) }.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Local;
+    use super::*;
+    use crate::proto::block::{BlockIndex, Rollover};
+    use crate::store::memory::{Contents, Memory};
+    use crate::store::{Answer, Frames, FramesKey, Mailbox, Store, StoreOptions, Ticket, Writes};
+    use crate::wire::Mode;
+
+    /// An engine with a socket, and a path along the loopback; `None`, said aloud, without io_uring.
+    fn engine_and_socket() -> Option<(UringEngine, SocketId, Path)> {
+        let mut engine = match UringEngine::new() {
+            Ok(engine) => engine,
+            Err(why) => {
+                eprintln!("skipped: {why}");
+                return None;
+            }
+        };
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let bind = Bind {
+            address,
+            shared: false,
+        };
+        let id = engine.open(bind).expect("a socket");
+        let peer = engine.local_addr(id).expect("an open socket");
+        let local = Local::default();
+        Some((engine, id, Path { peer, local }))
+    }
+
+    /// Octets of the longest burst of blocks of 1428, headers included.
+    fn longest_burst() -> (Arc<Frames>, u64) {
+        let (len, blksize) = (1428 * 45, 1428);
+        let memory = Memory::new(Writes::Off);
+        memory.insert(b"image", Contents::Pattern { seed: 1, len });
+        let options = StoreOptions {
+            threads: 0,
+            frame_cache_octets: 1 << 20,
+        };
+        let store = Store::new(memory, options).expect("no thread is started");
+        let (sender, _done) = std::sync::mpsc::channel();
+        let mailbox = Mailbox::new(sender, Waker::noop().clone());
+        let Answer::Now(Ok(body)) = store.open(Ticket(1), b"image", Mode::Octet, &mailbox) else {
+            panic!("a file in memory opens at once");
+        };
+        let key = FramesKey {
+            body,
+            blksize,
+            rollover: Rollover::ToZero,
+            extent: 0,
+        };
+        loop {
+            match store.frames(&key, &mailbox) {
+                Answer::Now(frames) => return (frames.expect("a pattern"), 45),
+                _ => store.run_next(),
+            };
+        }
+    }
+
+    /// Goal: what the kernel copies after all arrives all the same, and its interface is left alone.
+    /// Method: the loopback, which always copies, taken for an interface that does not.
+    #[test]
+    fn an_interface_that_copies_is_found_out() {
+        let Some((mut engine, id, mut path)) = engine_and_socket() else {
+            return;
+        };
+        if !engine.gso() {
+            eprintln!("skipped: this kernel does not cut bursts");
+            return;
+        }
+        let mut inbox = Inbox::new();
+        assert_eq!(
+            engine.send(id, &path, Payload::Packet(b"x")),
+            Sent::Datagrams(1)
+        );
+        engine.wait(None, &mut inbox).expect("a working engine");
+        path.local = inbox.get(0).expect("what was sent").path.local;
+        let (frames, count) = longest_burst();
+        let burst = Payload::Frames {
+            frames: &frames,
+            first: BlockIndex::FIRST,
+            count,
+        };
+        let expected = burst.segments().0;
+
+        engine.zero_copy.note(path.local.interface, false);
+        for zero_copy_sends in [1, 1] {
+            assert_eq!(engine.send(id, &path, burst), Sent::Datagrams(45));
+            let mut arrived = Vec::new();
+            while arrived.len() < expected.len() {
+                engine.wait(None, &mut inbox).expect("a working engine");
+                (0..inbox.len())
+                    .filter_map(|place| inbox.get(place))
+                    .for_each(|datagram| arrived.extend_from_slice(datagram.octets));
+            }
+            assert!(arrived == expected);
+            while engine.statistics().zero_copy_copied < 1 {
+                let until = engine.now() + Duration::from_millis(1);
+                engine
+                    .wait(Some(until), &mut inbox)
+                    .expect("a working engine");
+            }
+            assert_eq!(engine.statistics().zero_copy_sends, zero_copy_sends);
+            assert_eq!(engine.statistics().zero_copy_copied, 1);
+        }
+    }
+
+    #[test]
+    fn a_port_is_free_once_its_engine_or_socket_is_gone() {
+        let Some((engine, id, path)) = engine_and_socket() else {
+            return;
+        };
+        let address = path.peer;
+        let mut inbox = Inbox::new();
+        drop((engine, id));
+        for _ in 0..50 {
+            let mut engine = UringEngine::new().expect("an engine");
+            let bind = Bind {
+                address,
+                shared: false,
+            };
+            let id = engine.open(bind).expect("a free port");
+            engine
+                .wait(Some(Instant::ZERO), &mut inbox)
+                .expect("a working engine");
+            engine.close(id);
+            engine.open(bind).expect("a port that is free again");
+            engine
+                .wait(Some(Instant::ZERO), &mut inbox)
+                .expect("a working engine");
+        }
+    }
+
+    #[test]
+    fn a_socket_that_was_full_ends_the_wait_once_when_it_has_room() {
+        let Some((mut engine, id, _)) = engine_and_socket() else {
+            return;
+        };
+        let full = Stopped {
+            sent: 0,
+            error: io::Error::from_raw_os_error(libc::EAGAIN),
+        };
+        assert_eq!(engine.stopped(id, &full), Sent::Full);
+        assert_eq!(engine.sockets.retry_at(), None);
+        let mut inbox = Inbox::new();
+        engine.wait(None, &mut inbox).expect("a working engine");
+        assert!(inbox.is_empty());
+        assert!(!engine.sockets.get(id).expect("open").state.full);
+    }
 }

@@ -11,3 +11,4 @@ pub mod receiver;
 pub mod sender;
 pub mod timing;
 pub mod transfer;
+pub mod transmit;

@@ -16,7 +16,7 @@ use super::block::BlockIndex;
 use super::negotiate::Params;
 use super::outcome::Outcome;
 use super::timing::{End, Patience, Retransmission, earlier};
-use super::transfer::{Opening, Transmit};
+use super::transmit::{Opening, Transmit};
 use crate::time::{Duration, Instant};
 use crate::wire::{ErrorCode, WireBlock};
 
@@ -263,8 +263,12 @@ impl Receiver {
             return;
         }
         self.due = false;
-        let again = self.deadline.is_some() && self.acked == self.received;
-        self.sample = (!again && self.retries == 0).then_some(now);
+        // Only what the sender cannot send before it has this says how long the way there and back is:
+        // after a part of a window, the rest may be on its way already.
+        let window = u64::from(self.params.windowsize());
+        let whole_window = self.received.past(self.acked) >= window;
+        let opening = self.received == BlockIndex::ZERO && self.retries == 0;
+        self.sample = (whole_window || opening).then_some(now);
         self.acked = self.received;
         self.acked_at = now;
         if self.is_whole() {
@@ -353,9 +357,9 @@ impl Receiver {
             return;
         }
         // Nobody can have missed an ACK that left less than a round trip ago: the network delivered the
-        // block twice, and with a window the sender would take another ACK for the report of a gap. What
-        // comes next within that time tells. In lock-step another ACK does no harm.
-        let known_at = self.acked_at + self.timer.round_trip().unwrap_or_default();
+        // block twice, and with a window the sender would take another ACK for the report of a gap. If
+        // the next blocks are overdue, it was no such copy. In lock-step another ACK does no harm.
+        let known_at = self.acked_at + self.timer.overdue().unwrap_or_default();
         if self.params.is_lockstep() || self.is_whole() || known_at <= now {
             self.acknowledge_again();
         } else {
@@ -419,7 +423,7 @@ impl Receiver {
         let guess = self
             .timer
             .round_trip()
-            .map_or(LATENESS_UNKNOWN, |mean| mean / 2);
+            .map_or(LATENESS_UNKNOWN, |mean| mean * 3 / 4);
         guess.clamp(LATENESS_MIN, LATENESS_MAX).max(self.lateness)
     }
 

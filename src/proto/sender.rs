@@ -15,7 +15,7 @@ use super::block::BlockIndex;
 use super::negotiate::Params;
 use super::outcome::Outcome;
 use super::timing::{End, Patience, Retransmission, earlier};
-use super::transfer::{Opening, Transmit};
+use super::transmit::{Opening, Transmit};
 use crate::time::{Duration, Instant};
 use crate::wire::{ErrorCode, WireBlock};
 
@@ -57,6 +57,8 @@ pub struct Sender {
     window_sent_at: Instant,
     /// Whether this window was resumed already: further equal ACKs say nothing new.
     resumed: bool,
+    /// Go-backs since the last window that got through whole.
+    resumes: u8,
     resumed_at: Option<Instant>,
     /// A gap was reported less than a round trip after the last go-back: obey then, unless it closes.
     resume_at: Option<Instant>,
@@ -107,6 +109,7 @@ impl Sender {
             sample: None,
             window_sent_at: now,
             resumed: false,
+            resumes: 0,
             resumed_at: None,
             resume_at: None,
             strikes: 0,
@@ -326,6 +329,7 @@ impl Sender {
         if index == self.sent {
             // Nothing is missing.
             self.resumed = false;
+            self.resumes = 0;
             self.next = index.plus(1);
         } else if index.plus(1) >= self.next {
             // A jump ahead, past the point that a go-back had come to: the receiver had kept the rest.
@@ -357,10 +361,10 @@ impl Sender {
 
     /// Whether an ACK inside the window comes just when the first blocks of the last go-back have arrived:
     /// some receivers acknowledge each block that they had already, and going back for that would send
-    /// them more such blocks, for ever.
+    /// them more such blocks, for ever. The first time, it may as well report another gap.
     fn answers_a_copy(&self, now: Instant) -> bool {
         let usual = self.timer.least_round_trip() * 5 / 4;
-        self.resumed_at.is_some_and(|at| now - at <= usual)
+        self.resumes > 1 && self.resumed_at.is_some_and(|at| now - at <= usual)
     }
 
     fn strike(&mut self, index: BlockIndex) {
@@ -396,6 +400,7 @@ impl Sender {
     fn resume(&mut self, now: Instant) {
         self.resume_at = None;
         self.resumed = true;
+        self.resumes = self.resumes.saturating_add(1);
         self.resumed_at = Some(now);
         self.sample = None;
         self.next = self.acked.plus(1);
@@ -418,6 +423,7 @@ impl Sender {
         } else {
             self.next = self.acked.plus(1);
             self.resumed = false;
+            self.resumes = 0;
             self.resume_at = None;
             // A receiver that never reports a gap may drop most of each window, if blocks overtake each other.
             if self.timer.silences() > 1 && !self.params.is_lockstep() {

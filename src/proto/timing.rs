@@ -96,16 +96,18 @@ impl Retransmission {
         if let Some(fixed) = self.fixed {
             return fixed;
         }
-        let base = self
-            .smoothed
-            .map_or(INTERVAL_FIRST, |s| {
-                let variation = Duration::from_nanos(s.variation.saturating_mul(4));
-                Duration::from_nanos(s.mean) + variation.max(VARIATION_MIN)
-            })
-            .max(self.floor);
+        let base = self.overdue().unwrap_or(INTERVAL_FIRST).max(self.floor);
         // Where the floor lies above the ceiling, the operator meant it.
         base.saturating_mul(1 << self.silences.min(16))
             .min(INTERVAL_MAX.max(self.floor))
+    }
+
+    /// After how long an answer is overdue, whatever the client set; `None` while nothing was measured.
+    pub(super) fn overdue(&self) -> Option<Duration> {
+        self.smoothed.map(|s| {
+            let variation = Duration::from_nanos(s.variation.saturating_mul(4));
+            Duration::from_nanos(s.mean) + variation.max(VARIATION_MIN)
+        })
     }
 
     /// A round trip measured on something that was sent once (Karn's rule is the caller's to keep).

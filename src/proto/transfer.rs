@@ -4,38 +4,13 @@
 //! [`Transfer::transmitted`] what left; then arm a timer for [`Transfer::poll_timeout`], and look whether
 //! there is an [`Transfer::outcome`].
 
-use super::block::BlockIndex;
 use super::negotiate::Params;
 use super::outcome::Outcome;
 use super::receiver::Receiver;
 use super::sender::Sender;
+use super::transmit::Transmit;
 use crate::time::Instant;
 use crate::wire::ErrorCode;
-
-/// What opens a transfer, sent again until something answers it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Opening {
-    /// The client's RRQ or WRQ.
-    Request,
-    /// The server's OACK.
-    Oack,
-}
-
-/// What to send. It is described, not laid out: the octets of a body are not the protocol's concern.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transmit {
-    /// The packet that opens the transfer.
-    Opening(Opening),
-    /// DATA packets, `count` of them from block `first` on.
-    Blocks {
-        /// The first of them.
-        first: BlockIndex,
-        /// How many; never 0.
-        count: u64,
-    },
-    /// An ACK of everything up to this block.
-    Ack(BlockIndex),
-}
 
 /// A transfer in either direction.
 #[derive(Debug)]

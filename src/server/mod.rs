@@ -1,5 +1,6 @@
 //! The server: shards on threads of their own, which take requests at shared addresses.
 
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::task::Waker;
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use crate::config::Settings;
 use crate::engine::mio::MioEngine;
@@ -16,7 +18,14 @@ use crate::engine::{Bind, Engine};
 use crate::metrics::Metrics;
 use crate::shard::{Census, Running, Shard};
 use crate::store::directory::{Directory, DirectoryOptions};
-use crate::store::{Store, StoreOptions, THREADS_DEFAULT};
+use crate::store::{Store, StoreOptions, StoreStatistics, THREADS_DEFAULT};
+
+/// How long a port that is taken may take to become free. The kernel takes a ring apart some time
+/// after its process was killed, and until then its requests keep the port: milliseconds, as a rule.
+const PORT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often such a port is tried.
+const PORT_RETRY: Duration = Duration::from_millis(10);
 
 /// What a server is to be.
 #[derive(Debug, Clone)]
@@ -40,7 +49,8 @@ pub struct ServerOptions {
 /// What may move the datagrams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum EngineChoice {
-    /// The best that this system has, and that it permits.
+    /// io_uring where the system has it and permits it, otherwise mio. Where everything is copied the two
+    /// tie; where the device can take bursts without a copy, only io_uring has them.
     #[default]
     Auto,
     /// Readiness and plain system calls, on every Unix.
@@ -53,8 +63,31 @@ pub enum EngineChoice {
 #[derive(Debug)]
 pub struct Server {
     addresses: Vec<SocketAddr>,
-    engine: String,
+    engine: EngineInfo,
+    store: Arc<Store>,
     shards: Vec<Handle>,
+}
+
+/// The engine that was taken, and what it can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EngineInfo {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether the kernel cuts bursts into datagrams.
+    pub gso: bool,
+    /// Whether bursts leave without being copied, where the device can.
+    pub zero_copy: bool,
+}
+
+impl fmt::Display for EngineInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bursts = if self.gso {
+            "cut by the kernel"
+        } else {
+            "sent one by one"
+        };
+        write!(f, "{}, bursts {bursts}", self.name)
+    }
 }
 
 /// A shard's thread, and how to reach it.
@@ -76,7 +109,7 @@ enum Command {
 /// What a shard says once it can answer.
 struct Ready {
     addresses: Vec<SocketAddr>,
-    engine: String,
+    engine: EngineInfo,
     commands: mpsc::Sender<Command>,
     waker: Waker,
 }
@@ -124,14 +157,13 @@ impl Server {
     ) -> io::Result<Self> {
         let (settings, ended, census) = (Arc::new(settings), Arc::new(ended), Census::default());
         let shared = workers > 1;
-        if shared {
-            listen
-                .iter()
-                .try_for_each(|&address| refuse_taken(address))?;
-        }
+        listen
+            .iter()
+            .try_for_each(|&address| refuse_taken(address))?;
         let mut server = Self {
             addresses: listen.to_vec(),
-            engine: String::new(),
+            engine: EngineInfo::default(),
+            store: store.clone(),
             shards: Vec::new(),
         };
         for number in 0..workers.max(1) {
@@ -151,15 +183,23 @@ impl Server {
             let work = move || {
                 let result = match take_engine(engine, number == 0) {
                     Ok(Taken::Mio(engine)) => {
-                        let description = description(engine.name(), engine.gso());
+                        let info = EngineInfo {
+                            name: engine.name(),
+                            gso: engine.gso(),
+                            zero_copy: false,
+                        };
                         let shard = Shard::new(*engine, store, settings, census);
-                        run_shard(shard, description, &binds, &sender)
+                        run_shard(shard, info, &binds, &sender)
                     }
                     #[cfg(target_os = "linux")]
                     Ok(Taken::Uring(engine)) => {
-                        let description = description(engine.name(), engine.gso());
+                        let info = EngineInfo {
+                            name: engine.name(),
+                            gso: engine.gso(),
+                            zero_copy: true,
+                        };
                         let shard = Shard::new(*engine, store, settings, census);
-                        run_shard(shard, description, &binds, &sender)
+                        run_shard(shard, info, &binds, &sender)
                     }
                     Err(error) => {
                         let _ = sender.send(Err(error));
@@ -195,10 +235,16 @@ impl Server {
         &self.addresses
     }
 
-    /// What moves the datagrams, for people to read.
+    /// What moves the datagrams.
     #[must_use]
-    pub fn engine(&self) -> &str {
-        &self.engine
+    pub const fn engine(&self) -> EngineInfo {
+        self.engine
+    }
+
+    /// What the frame cache has done so far.
+    #[must_use]
+    pub fn frame_cache(&self) -> StoreStatistics {
+        self.store.statistics()
     }
 
     /// How many shards there are.
@@ -260,6 +306,8 @@ impl Drop for Server {
 }
 
 /// The engine of a shard's thread.
+// Made once a shard and taken apart at once: its size is of no account.
+#[allow(clippy::large_enum_variant)]
 enum Taken {
     Mio(Box<MioEngine>),
     #[cfg(target_os = "linux")]
@@ -297,24 +345,14 @@ fn uring() -> io::Result<Taken> {
     Err(io::Error::new(io::ErrorKind::Unsupported, text))
 }
 
-/// An engine, for people to read.
-fn description(name: &str, gso: bool) -> String {
-    let bursts = if gso {
-        "cut by the kernel"
-    } else {
-        "sent one by one"
-    };
-    format!("{name}, bursts {bursts}")
-}
-
 /// A shard's thread: everything it owns is made on it, and never leaves.
 fn run_shard<E: Engine>(
     mut shard: Shard<E>,
-    engine: String,
+    engine: EngineInfo,
     binds: &[Bind],
     ready: &mpsc::Sender<io::Result<Ready>>,
 ) -> io::Result<()> {
-    let begin = || {
+    let mut begin = || {
         let waker = shard.engine().waker();
         let mut addresses = Vec::new();
         for bind in binds {
@@ -371,13 +409,20 @@ fn run_shard<E: Engine>(
 }
 
 /// Shards share an address by SO_REUSEPORT, which would let another process of the same user in as
-/// well, each getting a part of the requests. A socket without it finds out.
+/// well, each getting a part of the requests. A socket without it finds out, and waits for a server
+/// that was killed just now to be gone.
 fn refuse_taken(address: SocketAddr) -> io::Result<()> {
-    match UdpSocket::bind(address) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(io::Error::new(
-            error.kind(),
-            format!("cannot listen on udp {address}: {error}"),
-        )),
-        _ => Ok(()),
+    let began = Instant::now();
+    loop {
+        match UdpSocket::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                if began.elapsed() >= PORT_PATIENCE {
+                    let text = format!("cannot listen on udp {address}: {error}");
+                    return Err(io::Error::new(error.kind(), text));
+                }
+                thread::sleep(PORT_RETRY);
+            }
+            _ => return Ok(()),
+        }
     }
 }

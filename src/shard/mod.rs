@@ -42,8 +42,8 @@ use crate::store::{Done, FramesKey, Mailbox, Refusal, Store};
 use crate::time::Instant;
 use crate::wire::{self, ErrorCode, Packet};
 use admission::{Budget, Unvalidated};
-use slot::{Flow, Slot, Stage};
-use table::{Key, Table};
+use slot::{Flow, Key, Slot, Stage};
+use table::Table;
 use timers::Wheel;
 use upload::Next;
 

@@ -6,8 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::check::Check;
-use super::slot::{Errand, Flow, Held, LocalSide, Origin, Outflow, Slot, Stage};
-use super::table::Key;
+use super::slot::{Errand, Flow, Held, Key, LocalSide, Origin, Outflow, Slot, Stage};
 use super::upload::Inflow;
 use super::{Operation, Plan, Purpose, Shard, SlotId, log};
 use crate::config;

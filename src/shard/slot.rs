@@ -2,11 +2,10 @@
 //! from or go to.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 
 use super::check::{Check, Expected, Flaw};
-use super::table::Key;
 use super::upload::Inflow;
 use crate::config;
 use crate::engine::{Path, SocketId};
@@ -48,7 +47,7 @@ impl fmt::Display for Operation {
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The server, at the port that takes requests.
-    pub server: std::net::SocketAddr,
+    pub server: SocketAddr,
     /// Which way the file goes.
     pub operation: Operation,
     /// The file's name at the server.
@@ -119,7 +118,7 @@ pub struct Ending {
     /// Which way the file went.
     pub operation: Operation,
     /// The other end.
-    pub peer: std::net::SocketAddr,
+    pub peer: SocketAddr,
     /// The file's name, as asked for.
     pub filename: Box<[u8]>,
     /// How it was written on the wire.
@@ -152,7 +151,7 @@ pub struct Running {
     /// Which way the file goes.
     pub operation: Operation,
     /// The other end.
-    pub peer: std::net::SocketAddr,
+    pub peer: SocketAddr,
     /// The file's name, as asked for.
     pub filename: Box<[u8]>,
     /// The terms; `None` while the file is being opened.
@@ -183,6 +182,15 @@ impl fmt::Display for Ending {
             Escaped(filename)
         )
     }
+}
+
+/// Where a datagram belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Key {
+    /// To the transfer that this client asked for.
+    Peer(SocketAddr),
+    /// To the transfer that this end asked for, from this socket and address.
+    Own(SocketId, Option<IpAddr>),
 }
 
 #[derive(Debug)]

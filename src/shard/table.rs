@@ -1,22 +1,11 @@
 //! The transfer table: slots found by number or by where a datagram belongs.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
 
 use slab::Slab;
 
-use super::slot::Slot;
-use crate::engine::SocketId;
+use super::slot::{Key, Slot};
 use crate::store::Ticket;
-
-/// Where a datagram belongs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Key {
-    /// To the transfer that this client asked for.
-    Peer(SocketAddr),
-    /// To the transfer that this end asked for, from this socket and address.
-    Own(SocketId, Option<IpAddr>),
-}
 
 /// Names a slot, and only the transfer that is in it now: a late timer or answer of an earlier one
 /// finds nothing.

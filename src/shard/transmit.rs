@@ -7,7 +7,7 @@ use super::{Shard, SlotId};
 use crate::engine::{Engine, Path, Payload, Sent, SocketId};
 use crate::metrics::Suppressed;
 use crate::proto::block::BlockIndex;
-use crate::proto::transfer::Transmit;
+use crate::proto::transmit::Transmit;
 use crate::store::{Answer, Frames, FramesKey, ReadFailure, Refusal};
 use crate::time::{Duration, Instant};
 use crate::wire::{self, ErrorCode};

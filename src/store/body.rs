@@ -1,6 +1,9 @@
 //! Bodies: what is read, opened once and shared by all who read it.
+//!
+//! A body lives as long as somebody reads it, and its frames with it. The last few are held beyond that,
+//! for machines boot one after the other as well, and each would find the image cold again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -86,6 +89,8 @@ pub(super) struct Bodies {
 
 struct Known {
     bodies: HashMap<(Identity, Mode), Weak<Body>>,
+    /// The last ones asked for, the very last at the end.
+    held: VecDeque<Arc<Body>>,
     /// Dead entries are swept when the table has grown to this many, which makes a sweep as good as free.
     sweep_at: usize,
 }
@@ -93,11 +98,14 @@ struct Known {
 impl Bodies {
     /// Tables smaller than this are not worth sweeping.
     const SWEEP_MIN: usize = 64;
+    /// Bodies held although nobody may be reading them: a descriptor each.
+    pub(super) const HELD_MAX: usize = 64;
 
     pub(super) fn new() -> Self {
         Self {
             known: Mutex::new(Known {
                 bodies: HashMap::new(),
+                held: VecDeque::with_capacity(Self::HELD_MAX + 1),
                 sweep_at: Self::SWEEP_MIN,
             }),
         }
@@ -105,7 +113,12 @@ impl Bodies {
 
     /// The body of this file in this mode, if somebody holds it.
     pub(super) fn find(&self, identity: Identity, mode: Mode) -> Option<Arc<Body>> {
-        self.lock().bodies.get(&(identity, mode))?.upgrade()
+        let mut known = self.lock();
+        let body = known.bodies.get(&(identity, mode))?.upgrade()?;
+        let displaced = known.hold(&body);
+        drop(known);
+        drop(displaced);
+        Some(body)
     }
 
     /// The body of this file: the one that somebody holds, or else a new one.
@@ -113,16 +126,30 @@ impl Bodies {
         let key = (opened.identity, mode);
         let mut known = self.lock();
         if let Some(body) = known.bodies.get(&key).and_then(Weak::upgrade) {
+            let displaced = known.hold(&body);
             drop(known);
+            drop(displaced);
             return body;
         }
+        // The disk space of files that were deleted or replaced is not held back.
+        let gone = known.release_nameless();
         if known.bodies.len() >= known.sweep_at {
             known.bodies.retain(|_, body| body.strong_count() > 0);
             known.sweep_at = (known.bodies.len() * 2).max(Self::SWEEP_MIN);
         }
         let body = Arc::new(Body::new(opened, Arc::downgrade(cache)));
         known.bodies.insert(key, Arc::downgrade(&body));
+        let displaced = known.hold(&body);
+        drop(known);
+        // What dies here asks the cache to forget it, and closes its file.
+        drop((gone, displaced));
         body
+    }
+
+    #[cfg(test)]
+    pub(super) fn release_all(&self) {
+        let held = std::mem::take(&mut self.lock().held);
+        drop(held);
     }
 
     #[cfg(test)]
@@ -132,5 +159,32 @@ impl Bodies {
 
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    /// Holds the body as the last one asked for; gives back the one that had to go for it.
+    fn hold(&mut self, body: &Arc<Body>) -> Option<Arc<Body>> {
+        match self.held.iter().rposition(|held| Arc::ptr_eq(held, body)) {
+            Some(place) => {
+                let last = self.held.remove(place);
+                self.held.extend(last);
+            }
+            None => self.held.push_back(Arc::clone(body)),
+        }
+        if self.held.len() > Bodies::HELD_MAX {
+            return self.held.pop_front();
+        }
+        None
+    }
+
+    /// Lets go of bodies whose files nobody can ask for any more.
+    fn release_nameless(&mut self) -> VecDeque<Arc<Body>> {
+        let (gone, held) = self
+            .held
+            .drain(..)
+            .partition(|body| body.source.is_nameless());
+        self.held = held;
+        gone
     }
 }

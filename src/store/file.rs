@@ -90,6 +90,12 @@ impl Source for FileSource {
             Ok(())
         }
     }
+
+    fn is_nameless(&self) -> bool {
+        self.file
+            .metadata()
+            .is_ok_and(|metadata| metadata.nlink() == 0)
+    }
 }
 
 fn read_failure(error: &io::Error) -> ReadFailure {

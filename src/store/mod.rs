@@ -476,6 +476,12 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// [`ReadFailure::Changed`] if it is not.
     fn check(&self) -> Result<(), ReadFailure>;
+
+    /// Whether the file has no name any more, so that nobody new can ask for it and only its openings
+    /// keep it on the disk.
+    fn is_nameless(&self) -> bool {
+        false
+    }
 }
 
 /// A file under way. Dropped before it is published, it leaves nothing.

@@ -499,6 +499,7 @@ fn the_cache_is_bounded() {
         }
         assert!(store.statistics().resident_octets >= bound as u64 / 2);
         drop(bodies);
+        store.shared.bodies.release_all();
         assert_eq!(store.shared.cache.entries(), 0);
     }
 }
@@ -541,11 +542,54 @@ fn one_opening_serves_all_and_dead_ones_are_swept() {
             },
         );
         open(&store, b"other", Mode::Octet, &mailbox, &inbox).expect("there");
-        assert!(store.shared.bodies.entries() <= 64);
+        assert!(store.shared.bodies.entries() <= 4 * Bodies::HELD_MAX);
     }
     memory.insert(b"file", Contents::Pattern { seed: 2, len: 100 });
     let replaced = open(&store, b"file", Mode::Octet, &mailbox, &inbox).expect("there");
     assert!(!Arc::ptr_eq(&first, &replaced));
+}
+
+/// Goal: who boots after another finds the image warm; a file that was deleted does not keep its disk space.
+#[test]
+fn an_image_stays_warm_between_readers_until_it_is_deleted() {
+    let root = tempfile::tempdir().expect("a directory");
+    let image = root.path().join("image");
+    std::fs::write(&image, [7; 100_000]).expect("room");
+    std::fs::write(root.path().join("other"), b"x").expect("room");
+    let directory = directory::Directory::new(root.path(), Default::default()).expect("there");
+    let store = Store::new(
+        directory,
+        StoreOptions {
+            frame_cache_octets: 8 << 20,
+            threads: 0,
+        },
+    )
+    .expect("a store");
+    let (sender, inbox) = channel();
+    let mailbox = Mailbox::new(sender, Waker::noop().clone());
+    for reader in 0..3 {
+        let body = open(&store, b"image", Mode::Octet, &mailbox, &inbox).expect("there");
+        let key = FramesKey {
+            body,
+            blksize: 512,
+            rollover: Rollover::ToZero,
+            extent: 0,
+        };
+        drop(frames(&store, &key, &mailbox, &inbox).expect("well"));
+        run_all(&store);
+        inbox.try_iter().count();
+        assert_eq!(
+            store.statistics().misses,
+            1,
+            "reader {reader} found it cold"
+        );
+    }
+    let weak =
+        Arc::downgrade(&open(&store, b"image", Mode::Octet, &mailbox, &inbox).expect("there"));
+    assert!(weak.upgrade().is_some());
+    std::fs::remove_file(&image).expect("there");
+    open(&store, b"other", Mode::Octet, &mailbox, &inbox).expect("there");
+    assert!(weak.upgrade().is_none(), "a deleted file is held");
 }
 
 #[test]

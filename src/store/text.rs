@@ -85,6 +85,10 @@ impl Source for Text {
     fn check(&self) -> Result<(), ReadFailure> {
         self.file.check()
     }
+
+    fn is_nameless(&self) -> bool {
+        self.file.is_nameless()
+    }
 }
 
 impl Index {

@@ -10,6 +10,7 @@ use std::io;
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use io_uring::squeue::Flags;
 use io_uring::types::Fd;
@@ -21,14 +22,14 @@ use crate::engine::Path;
 use crate::engine::socket::linux::{Message, is_loopback};
 use crate::engine::socket::mapped;
 use crate::store::Frames;
-use crate::time::{Duration, Instant};
 
 /// Bursts under way at most; more are copied. At 64 KiB each they keep a device of 100 Gbit/s busy
 /// for 300 µs.
 const IN_FLIGHT_MAX: usize = 64;
 
-/// The shortest burst for which telling the kernel costs less than copying, in octets.
-const BURST_OCTETS_MIN: usize = 8192;
+/// The shortest burst for which telling the kernel costs less than copying, in octets: at 32 KiB both
+/// cost the same.
+const BURST_OCTETS_MIN: usize = 48 * 1024;
 
 /// How long an interface is believed to do as it did: devices and their features change.
 const HABIT_LIFE: Duration = Duration::from_secs(600);
@@ -103,16 +104,17 @@ impl ZeroCopy {
         frames: &Arc<Frames>,
         octets: &[u8],
         segment: u16,
-        now: Instant,
     ) -> Option<io::Result<()>> {
         if !self.works || octets.len() < BURST_OCTETS_MIN {
             return None;
         }
         let interface = route.path.local.interface;
-        if interface == 0 || self.is_copying(route, now) {
+        if interface == 0 || self.is_copying(route) {
             return None;
         }
-        self.reap(now);
+        if self.in_flight.len() >= IN_FLIGHT_MAX {
+            self.reap();
+        }
         if self.in_flight.len() >= IN_FLIGHT_MAX {
             return None;
         }
@@ -140,7 +142,7 @@ impl ZeroCopy {
             if unsafe { self.ring.submission().push(&entry) }.is_err() {
                 return Err(libc::EBUSY);
             }
-            self.finish(key, now)
+            self.finish(key)
         });
         match result {
             Ok(()) => {
@@ -150,7 +152,7 @@ impl ZeroCopy {
             Err(errno) => {
                 // A kernel or a socket that cannot do it: not worth another try soon.
                 if errno == libc::EINVAL || errno == libc::EOPNOTSUPP {
-                    self.note(interface, true, now);
+                    self.note(interface, true);
                 }
                 None
             }
@@ -158,18 +160,18 @@ impl ZeroCopy {
     }
 
     /// Takes the notifications that have come.
-    pub(super) fn reap(&mut self, now: Instant) {
+    pub(super) fn reap(&mut self) {
         if !self.in_flight.is_empty() && advance(&mut self.ring).is_ok() {
-            self.take(usize::MAX, now);
+            self.take(usize::MAX);
         }
     }
 
     /// Submits the entry with this key and takes its result, which the kernel has at once because it
     /// was told not to wait for room.
-    fn finish(&mut self, key: usize, now: Instant) -> Result<(), i32> {
+    fn finish(&mut self, key: usize) -> Result<(), i32> {
         loop {
             let entered = advance(&mut self.ring);
-            if let Some(result) = self.take(key, now) {
+            if let Some(result) = self.take(key) {
                 return if result < 0 { Err(-result) } else { Ok(()) };
             }
             let tried_again = [io::ErrorKind::Interrupted, io::ErrorKind::ResourceBusy];
@@ -184,7 +186,7 @@ impl ZeroCopy {
     }
 
     /// Takes all completions; returns the result of the entry with this key, if it is among them.
-    fn take(&mut self, key: usize, now: Instant) -> Option<i32> {
+    fn take(&mut self, key: usize) -> Option<i32> {
         let mut result = None;
         while let Some(completion) = next(&mut self.ring) {
             let (flags, place) = (completion.flags(), completion.user_data() as usize);
@@ -200,31 +202,32 @@ impl ZeroCopy {
                 && completion.result() as u32 & USAGE_COPIED != 0
             {
                 self.copied += 1;
-                self.note(burst.interface, true, now);
+                self.note(burst.interface, true);
             }
         }
         result
     }
 
     /// Whether the kernel copies what leaves by the route's interface.
-    fn is_copying(&mut self, route: &Route<'_>, now: Instant) -> bool {
+    fn is_copying(&mut self, route: &Route<'_>) -> bool {
         let interface = route.path.local.interface;
         if let Some(habit) = self
             .habits
             .get(&interface)
-            .filter(|habit| now < habit.until)
+            .filter(|habit| Instant::now() < habit.until)
         {
             return habit.copies;
         }
         // What comes back is copied; that needs no trying.
-        self.note(interface, is_loopback(route.udp, interface), now)
+        self.note(interface, is_loopback(route.udp, interface))
     }
 
-    fn note(&mut self, interface: u32, copies: bool, now: Instant) -> bool {
+    /// Believes for a while that an interface copies, or does not.
+    pub(super) fn note(&mut self, interface: u32, copies: bool) -> bool {
         if self.habits.len() >= HABITS_MAX {
             self.habits.clear();
         }
-        let until = now + HABIT_LIFE;
+        let until = Instant::now() + HABIT_LIFE;
         self.habits.insert(interface, Habit { copies, until });
         copies
     }
@@ -234,7 +237,7 @@ impl Drop for ZeroCopy {
     fn drop(&mut self) {
         let mut tries = 0;
         while self.works && !self.in_flight.is_empty() && tries < LAST_TRIES {
-            self.reap(Instant::ZERO);
+            self.reap();
             std::thread::sleep(Duration::from_millis(1));
             tries += 1;
         }

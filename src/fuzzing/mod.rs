@@ -4,19 +4,27 @@
 //! `cargo test`. A new target is a function here, a line in [`TARGETS`], a one-line file in
 //! `fuzz/fuzz_targets/` and a folder of seeds.
 
+mod transfers;
+
 use crate::proto::negotiate::{self, Asked, BLKSIZE_MAX, BLKSIZE_MIN, Limits, Wanted};
 use crate::wire::{
     self, BufferFull, ErrorCode, Mode, Opcode, Options, OptionsWriter, Packet, Request, WireBlock,
 };
+
+pub use transfers::{conversation, netascii, receiver_ops, sender_ops};
 
 /// A fuzz target: its name and its body.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target but [`canary`].
 pub const TARGETS: &[Target] = &[
+    ("conversation", conversation),
+    ("netascii", netascii),
     ("options_differential", options_differential),
     ("packet", packet),
+    ("receiver_ops", receiver_ops),
     ("round_trip", round_trip),
+    ("sender_ops", sender_ops),
 ];
 
 /// Any datagram is a packet or is refused; a packet shows itself without harm, and written out

@@ -1,0 +1,319 @@
+//! Bodies that drive the protocol: a sender or a receiver by any events at all, and the two of them
+//! against each other through a network that the fuzzer makes.
+
+use std::collections::VecDeque;
+
+use super::Input;
+use crate::proto::negotiate::{self, Asked, Limits, Params};
+use crate::proto::netascii::{Decoder, Encoder};
+use crate::proto::outcome::Outcome;
+use crate::proto::receiver::{Receiver, Verdict};
+use crate::proto::sender::Sender;
+use crate::proto::timing::Patience;
+use crate::proto::transmit::Transmit;
+use crate::time::{Duration, Instant};
+use crate::wire::{ErrorCode, Mode, Options, Request, WireBlock};
+
+/// Text in netascii is what a reader that takes an octet at a time makes of it, however it is cut, in
+/// both directions.
+pub fn netascii(octets: &[u8]) {
+    let mut input = Input(octets);
+    let cut = usize::from(input.octet()) + 1;
+    let text = input.0;
+
+    let expected: Vec<u8> = text
+        .iter()
+        .flat_map(|&octet| match octet {
+            b'\n' => vec![b'\r', b'\n'],
+            b'\r' => vec![b'\r', 0],
+            other => vec![other],
+        })
+        .collect();
+    let mut encoder = Encoder::default();
+    let mut encoded = Vec::new();
+    let mut room = vec![0; cut];
+    let mut rest = text;
+    while !rest.is_empty() || encoder.is_pending() {
+        let (read, written) = encoder.encode(rest, &mut room);
+        assert!(read + written > 0, "stands still");
+        encoded.extend_from_slice(&room[..written]);
+        rest = &rest[read..];
+    }
+    assert!(encoded == expected, "encoded otherwise");
+
+    let mut decoder = Decoder::default();
+    let mut decoded = Vec::new();
+    for piece in encoded.chunks(cut) {
+        decoder.decode(piece, &mut decoded);
+    }
+    decoder.finish(&mut decoded);
+    assert!(decoded == text, "what was encoded reads otherwise");
+
+    // What nobody encoded decodes alike, wherever it is cut.
+    let decode = |cut: usize| {
+        let (mut decoder, mut decoded) = (Decoder::default(), Vec::new());
+        for piece in text.chunks(cut) {
+            decoder.decode(piece, &mut decoded);
+        }
+        decoder.finish(&mut decoded);
+        decoded
+    };
+    assert!(decode(cut) == decode(text.len().max(1)), "a cut shows");
+}
+
+/// A sender keeps to its window and its length, and stays silent once it is over, whatever happens.
+pub fn sender_ops(octets: &[u8]) {
+    let mut input = Input(octets);
+    let (params, oack) = terms(&mut input);
+    let blocks = u64::from(input.number() % 300) + 1;
+    let len = (blocks - 1) * u64::from(params.blksize()) + u64::from(input.octet() % 8);
+    let mut now = Instant::from_nanos(1);
+    let mut sender = Sender::answer(params, len, oack, Patience::DEFAULT, now);
+    while !input.0.is_empty() {
+        match input.octet() % 6 {
+            0 => drop(sender.handle_ack(WireBlock(input.number()), now)),
+            1 => {
+                let near = sender.acked().plus(u64::from(input.octet() % 80));
+                sender.handle_ack(params.rollover().wire(near), now);
+            }
+            2 => drop(sender.handle_ack(params.rollover().wire(sender.sent()), now)),
+            3 => {
+                now = sender.poll_timeout().unwrap_or(now).max(now);
+                sender.handle_timeout(now);
+            }
+            4 => {
+                now += Duration::from_micros(u64::from(input.number()));
+                sender.handle_timeout(now);
+            }
+            _ if input.octet() == 0 => sender.handle_error(ErrorCode(input.number())),
+            _ => {}
+        }
+        for _ in 0..=u64::from(params.windowsize()) + 2 {
+            let Some(transmit) = sender.poll_transmit(64) else {
+                break;
+            };
+            if let Transmit::Blocks { first, count } = transmit {
+                let end = first.plus(count - 1);
+                assert!(count > 0 && first > sender.acked(), "sent what has arrived");
+                assert!(end <= sender.last(), "sent what there is not");
+                let window = u64::from(params.windowsize());
+                assert!(end.past(sender.acked()) <= window, "sent beyond the window");
+            }
+            assert!(sender.outcome().is_none(), "sent after the end");
+            // Now and then the queue is full, or takes a part.
+            let left = match (input.octet() % 8, transmit) {
+                (0, _) => 0,
+                (1, Transmit::Blocks { count, .. }) => count.div_ceil(2),
+                (_, Transmit::Blocks { count, .. }) => count,
+                _ => 1,
+            };
+            sender.transmitted(left, now);
+            if left == 0 {
+                break;
+            }
+        }
+        assert!(sender.acked() <= sender.sent() && sender.sent() <= sender.last());
+        assert_eq!(sender.poll_timeout().is_none(), sender.outcome().is_some());
+    }
+}
+
+/// A receiver counts no block twice, acknowledges no more than it has, and ends once.
+pub fn receiver_ops(octets: &[u8]) {
+    let mut input = Input(octets);
+    let (params, oack) = terms(&mut input);
+    let blksize = usize::from(params.blksize());
+    let window = u64::from(params.windowsize());
+    let mut now = Instant::from_nanos(1);
+    let mut receiver = Receiver::answer(params, oack, Patience::DEFAULT, now);
+    while !input.0.is_empty() {
+        let before = receiver.received();
+        match input.octet() % 6 {
+            kind @ (0 | 1) => {
+                let near = receiver.received().plus(u64::from(input.octet() % 80));
+                let wire = if kind == 0 {
+                    params.rollover().wire(near)
+                } else {
+                    WireBlock(input.number())
+                };
+                let len = if input.octet() % 16 == 0 {
+                    blksize / 2
+                } else {
+                    blksize
+                };
+                match receiver.handle_data(wire, len, now) {
+                    Verdict::Next(index) => {
+                        assert_eq!(index, before.plus(1));
+                        assert!(receiver.received() >= index);
+                    }
+                    Verdict::Ahead(index) => {
+                        assert!(index > before.plus(1) && index.past(receiver.acked()) <= window);
+                        assert_eq!(receiver.received(), before);
+                    }
+                    Verdict::Ignore => assert_eq!(receiver.received(), before),
+                    Verdict::TooLong => panic!("it was not"),
+                }
+            }
+            2 => {
+                let ended = receiver.outcome().is_some();
+                let verdict =
+                    receiver.handle_data(params.rollover().wire(before.plus(1)), blksize + 1, now);
+                assert!(
+                    ended || verdict != Verdict::Next(before.plus(1)),
+                    "took more than was agreed"
+                );
+            }
+            3 => {
+                now = receiver.poll_timeout().unwrap_or(now).max(now);
+                receiver.handle_timeout(now);
+            }
+            4 => {
+                now += Duration::from_micros(u64::from(input.number()));
+                receiver.handle_timeout(now);
+            }
+            _ => receiver.publish(),
+        }
+        if let Some(transmit) = receiver.poll_transmit() {
+            if let Transmit::Ack(block) = transmit {
+                assert_eq!(block, receiver.received(), "acknowledged what is not there");
+            }
+            receiver.transmitted(1, now);
+            assert!(receiver.poll_transmit().is_none(), "said it twice");
+        }
+        assert!(receiver.acked() <= receiver.received());
+        assert!(receiver.outcome().is_none() || receiver.poll_timeout().is_none());
+        if receiver.outcome() == Some(Outcome::Complete) {
+            assert!(receiver.is_whole());
+        }
+    }
+}
+
+/// Both ends through a network of the fuzzer's: they end, and if they end well, every block has come once
+/// and in order. What was sent stays within a bound, however bad the network was.
+pub fn conversation(octets: &[u8]) {
+    let mut input = Input(octets);
+    let (params, oack) = terms(&mut input);
+    let blocks = u64::from(input.number() % 200) + 1;
+    let len = (blocks - 1) * u64::from(params.blksize());
+    let mut now = Instant::from_nanos(1);
+    let mut sender = Sender::answer(params, len, oack, Patience::DEFAULT, now);
+    let mut receiver = Receiver::request(Patience::DEFAULT, now);
+    // Its request has been heard: that is why there is a sender.
+    receiver.transmitted(1, now);
+    let (mut to_receiver, mut to_sender) = (VecDeque::new(), VecDeque::new());
+    let (mut sent, mut delivered) = (0_u64, 0_u64);
+    let rollover = params.rollover();
+
+    while sender.outcome().is_none() || !(receiver.outcome().is_some() || to_receiver.is_empty()) {
+        while let Some(transmit) = sender.poll_transmit(64) {
+            let count = match transmit {
+                Transmit::Opening(_) => {
+                    to_receiver.push_back(None);
+                    1
+                }
+                Transmit::Blocks { first, count } => {
+                    to_receiver.extend((0..count).map(|place| Some(first.plus(place))));
+                    count
+                }
+                Transmit::Ack(_) => unreachable!("a sender has nothing to acknowledge"),
+            };
+            sent += count;
+            sender.transmitted(count, now);
+        }
+        while let Some(transmit) = receiver.poll_transmit() {
+            if let Transmit::Ack(block) = transmit {
+                to_sender.push_back(rollover.wire(block));
+            }
+            receiver.transmitted(1, now);
+        }
+        // The fuzzer decides what the network does; when it has nothing more to say, the weather is fair.
+        match if input.0.is_empty() {
+            0
+        } else {
+            input.octet() % 16
+        } {
+            1 => drop(to_receiver.pop_front()),
+            2 => drop(to_sender.pop_front()),
+            3 => to_receiver.extend(to_receiver.front().copied()),
+            4 => to_sender.extend(to_sender.front().copied()),
+            5 => to_receiver.rotate_left(usize::from(!to_receiver.is_empty())),
+            6 => now += Duration::from_micros(u64::from(input.number())),
+            _ => {}
+        }
+        now += Duration::from_micros(100);
+        if let Some(arrived) = to_receiver.pop_front() {
+            match arrived {
+                None => receiver.agree(params, now),
+                Some(block) => {
+                    let size = if block == sender.last() {
+                        0
+                    } else {
+                        usize::from(params.blksize())
+                    };
+                    match receiver.handle_data(rollover.wire(block), size, now) {
+                        Verdict::Next(index) => {
+                            assert_eq!(index, block, "took one block for another");
+                            delivered = receiver.received().0;
+                        }
+                        Verdict::Ahead(index) => {
+                            assert_eq!(index, block, "took one block for another")
+                        }
+                        Verdict::Ignore => {}
+                        Verdict::TooLong => panic!("it was not"),
+                    }
+                }
+            }
+            receiver.publish();
+        } else if let Some(wire) = to_sender.pop_front() {
+            sender.handle_ack(wire, now);
+        } else {
+            // Nothing is under way: somebody's timer goes on.
+            let wake = [sender.poll_timeout(), receiver.poll_timeout()]
+                .into_iter()
+                .flatten()
+                .min();
+            now = wake.unwrap_or(now).max(now);
+        }
+        sender.handle_timeout(now);
+        receiver.handle_timeout(now);
+    }
+    if sender.outcome() == Some(Outcome::Complete) {
+        assert_eq!(delivered, blocks, "complete, and yet not all has come");
+        assert_eq!(receiver.outcome(), Some(Outcome::Complete));
+    }
+    // Each octet of the input does one thing to the network, which costs two windows at most.
+    let window = u64::from(params.windowsize()).min(blocks) + 1;
+    let most = 8 + blocks + (octets.len() as u64 + 16) * 2 * window;
+    assert!(
+        sent <= most,
+        "{sent} datagrams for {blocks} blocks, at most {most} explained"
+    );
+}
+
+/// Terms that the fuzzer chooses, and whether an OACK says so.
+fn terms(input: &mut Input<'_>) -> (Params, bool) {
+    let kind = input.octet();
+    let windowsize = [1, 2, 4, 16, 64, 300][usize::from(input.octet() % 6)];
+    let mut options = Vec::new();
+    if kind & 1 == 1 {
+        options.extend_from_slice(format!("blksize\08\0windowsize\0{windowsize}\0").as_bytes());
+    }
+    if kind & 2 == 2 {
+        options.extend_from_slice(b"rollover\x001\0");
+    }
+    if kind & 4 == 4 {
+        options.extend_from_slice(b"timeout\x002\0");
+    }
+    let request = Request {
+        filename: b"x",
+        mode: Mode::Octet,
+        options: Options::new(&options),
+    };
+    let limits = Limits {
+        blksize_max: 512,
+        windowsize_max: 512,
+    };
+    let mut buffer = [0; 128];
+    let answer = negotiate::answer(&request, &limits, Asked::Read(1), &mut buffer)
+        .expect("room for three options");
+    (answer.params, answer.oack > 0)
+}

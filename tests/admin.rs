@@ -1,0 +1,212 @@
+//! The admin side from outside: what a scraper, an orchestrator and an operator get to see.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// A server with an admin side, killed when dropped.
+struct Server {
+    child: Child,
+    udp: SocketAddr,
+    admin: SocketAddr,
+    _root: tempfile::TempDir,
+}
+
+impl Server {
+    // Waited for when dropped.
+    #[allow(clippy::zombie_processes)]
+    fn start() -> Self {
+        let root = tempfile::tempdir().expect("a directory");
+        std::fs::write(root.path().join("image"), vec![b'x'; 3000]).expect("room");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_bootstorm"))
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--admin",
+                "127.0.0.1:0",
+                "--workers",
+                "2",
+            ])
+            .arg(root.path())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the server starts");
+        let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+        let (mut udp, mut admin) = (None, None);
+        let mut lines = stderr.lines().map(|line| line.expect("text"));
+        while udp.is_none() || admin.is_none() {
+            let line = lines.next().expect("the server says where it listens");
+            if let Some(address) = line.strip_prefix("listening on udp ") {
+                udp = address.parse().ok();
+            } else if let Some(address) = line.strip_prefix("admin on http://") {
+                admin = address.parse().ok();
+            }
+        }
+        // Whatever else it says must not fill the pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        let (udp, admin) = (udp.expect("an address"), admin.expect("an address"));
+        Self {
+            child,
+            udp,
+            admin,
+            _root: root,
+        }
+    }
+
+    /// Status line, headers and body of the answer to one request.
+    fn ask(&self, request: &str) -> String {
+        let mut stream = TcpStream::connect(self.admin).expect("it listens");
+        stream
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .expect("a timeout");
+        stream.write_all(request.as_bytes()).expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("text");
+        answer
+    }
+
+    fn get(&self, path: &str) -> String {
+        self.ask(&format!(
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        ))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn value(page: &str, series: &str) -> Option<f64> {
+    page.lines()
+        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+}
+
+#[test]
+fn counters_add_up_and_transfers_are_listed() {
+    let server = Server::start();
+    let peer = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    peer.set_read_timeout(Some(Duration::from_secs(30)))
+        .expect("a timeout");
+    peer.send_to(b"\0\x01image\0octet\0blksize\x001000\0", server.udp)
+        .expect("sent");
+    let mut buffer = [0; 2000];
+    let (len, transfer) = peer.recv_from(&mut buffer).expect("an answer");
+    assert_eq!(&buffer[..len], b"\0\x06blksize\x001000\0");
+    peer.send_to(&[0, 4, 0, 0], transfer).expect("sent");
+    let (len, _) = peer.recv_from(&mut buffer).expect("a block");
+    assert_eq!(len, 1004);
+
+    let listed = server.get("/transfers");
+    let body = listed.split("\r\n\r\n").nth(1).expect("a body");
+    let rows: serde_json::Value = serde_json::from_str(body).expect("JSON");
+    assert_eq!(rows.as_array().map(Vec::len), Some(1), "{listed}");
+    assert_eq!(rows[0]["file"], "image");
+    assert_eq!(rows[0]["operation"], "read");
+    assert_eq!(rows[0]["blksize"], 1000);
+    assert_eq!(rows[0]["total"], 3000);
+    assert_eq!(
+        rows[0]["peer"],
+        peer.local_addr().expect("bound").to_string()
+    );
+    assert_eq!(
+        value(
+            &server.get("/metrics"),
+            "tftp_transfers_active{op=\"read\"}"
+        ),
+        Some(1.0)
+    );
+
+    // Three whole blocks and an empty one.
+    for block in 1..=4 {
+        peer.send_to(&[0, 4, 0, block], transfer).expect("sent");
+        if block < 4 {
+            peer.recv_from(&mut buffer).expect("a block");
+        }
+    }
+    peer.send_to(b"\0\x01nowhere\0octet\0", server.udp)
+        .expect("sent");
+    let (len, _) = peer.recv_from(&mut buffer).expect("an answer");
+    assert_eq!(&buffer[..4], [0, 5, 0, 1], "{len} octets");
+
+    let page = server.get("/metrics");
+    assert!(
+        page.contains("content-type: application/openmetrics-text; version=1.0.0"),
+        "{page}"
+    );
+    assert!(page.ends_with("# EOF\n"));
+    for (series, expected) in [
+        ("tftp_requests_total{op=\"read\",result=\"accepted\"}", 1.0),
+        ("tftp_requests_total{op=\"read\",result=\"not_found\"}", 1.0),
+        ("tftp_transfers_active{op=\"read\"}", 0.0),
+        ("tftp_transfers_ended_total{outcome=\"complete\"}", 1.0),
+        ("tftp_transfer_bytes_total{direction=\"sent\"}", 3000.0),
+        ("tftp_packets_total{type=\"data\",direction=\"sent\"}", 4.0),
+        ("tftp_packets_total{type=\"oack\",direction=\"sent\"}", 1.0),
+        (
+            "tftp_packets_total{type=\"rrq\",direction=\"received\"}",
+            2.0,
+        ),
+        (
+            "tftp_packets_total{type=\"ack\",direction=\"received\"}",
+            5.0,
+        ),
+        ("tftp_errors_total{code=\"1\",direction=\"sent\"}", 1.0),
+        ("tftp_transfer_duration_seconds_count", 1.0),
+        ("tftp_first_byte_seconds_count", 1.0),
+        ("tftp_frame_cache_misses_total", 1.0),
+    ] {
+        assert_eq!(value(&page, series), Some(expected), "{series} in\n{page}");
+    }
+    assert!(
+        !page.contains("image")
+            && !page.contains(&peer.local_addr().expect("bound").port().to_string())
+    );
+}
+
+#[test]
+fn health_and_nonsense() {
+    let server = Server::start();
+    assert!(server.get("/healthz").starts_with("HTTP/1.1 200"));
+    assert!(server.get("/readyz").contains("\r\n\r\nready\n"));
+    assert!(server.get("/nonsense").starts_with("HTTP/1.1 404"));
+    assert!(
+        server
+            .ask("POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+            .starts_with("HTTP/1.1 405")
+    );
+    assert!(
+        server
+            .ask("\0\x01image\0octet\0\r\n\r\n")
+            .starts_with("HTTP/1.1 400")
+    );
+    // Names never reach a file system: there is nothing to climb out of.
+    assert!(server.get("/../../etc/passwd").starts_with("HTTP/1.1 404"));
+    assert!(
+        server.get("/readyz").starts_with("HTTP/1.1 200"),
+        "it lives on"
+    );
+}
+
+#[test]
+fn a_draining_server_is_not_ready() {
+    let server = Server::start();
+    let peer = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    peer.set_read_timeout(Some(Duration::from_secs(30)))
+        .expect("a timeout");
+    peer.send_to(b"\0\x01image\0octet\0", server.udp)
+        .expect("sent");
+    let mut buffer = [0; 600];
+    peer.recv_from(&mut buffer).expect("a block");
+    let pid = rustix::process::Pid::from_child(&server.child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    // The transfer that runs keeps it alive, so the answer comes sooner or later.
+    while !server.get("/readyz").starts_with("HTTP/1.1 503") {
+        std::thread::yield_now();
+    }
+    assert!(server.get("/healthz").starts_with("HTTP/1.1 200"));
+}

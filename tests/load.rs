@@ -223,6 +223,40 @@ fn a_server_that_stalls_cannot_hide() {
     assert!(report["server_process"]["memory_octets_max"].as_u64() > Some(0));
 }
 
+/// Goal: whoever has seen enough gets a summary and no failures. Method: SIGINT while a client waits
+/// for a server that never answers.
+#[test]
+fn an_interrupt_ends_with_a_summary() {
+    let _turn = turn();
+    let silent = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let address = silent.local_addr().expect("bound");
+    let folder = tempfile::tempdir().expect("a directory");
+    let percentiles = folder.path().join("percentiles.hgrm");
+    let generator = Command::new(env!("CARGO_BIN_EXE_bootstorm"))
+        .args([
+            "load",
+            &format!("tftp://{address}/image"),
+            "-n",
+            "3",
+            "--hgrm",
+        ])
+        .arg(&percentiles)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the generator starts");
+    silent.recv_from(&mut [0; 512]).expect("a request");
+    kill_process(Pid::from_child(&generator), Signal::INT).expect("a generator");
+    let output = generator.wait_with_output().expect("the generator ends");
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("0 of 3, 3 interrupted"), "{text}");
+    let written = fs::read_to_string(percentiles).expect("a file");
+    assert!(
+        written.contains("Total count    =            0"),
+        "{written}"
+    );
+}
+
 /// Goal: the table reads well. Method: a snapshot, each number a 0.
 #[test]
 fn the_table() {

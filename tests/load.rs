@@ -76,7 +76,7 @@ fn writes_arrive_and_are_counted() {
     let contents = peer::octets(2, 50_000);
     let mut load = reads(server.addresses()[0], 8, Expected::Anything);
     load.work = Work::Write(contents.clone().into());
-    load.files[0].name = b"up-{n}".to_vec();
+    load.files[0].name = b"up-{number}".to_vec();
     load.bounds.transfers = Some(20);
     let report = run(&load);
     assert!(report.is_good(), "{report}");

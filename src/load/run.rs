@@ -391,9 +391,9 @@ fn manner(random: &mut fastrand::Rng, load: &Load, file: &File, probe: bool) -> 
     }
 }
 
-/// The name, with the transfer's number in the place of `{n}`.
+/// The name, with the transfer's number in the place of `{number}`.
 fn numbered(name: &[u8], number: u64) -> Vec<u8> {
-    const MARK: &[u8] = b"{n}";
+    const MARK: &[u8] = b"{number}";
     match name.windows(MARK.len()).position(|window| window == MARK) {
         None => name.to_vec(),
         Some(place) => [
@@ -436,7 +436,7 @@ mod tests {
 
     #[test]
     fn names_may_hold_the_number() {
-        assert_eq!(numbered(b"up/{n}.bin", 12), b"up/12.bin");
+        assert_eq!(numbered(b"up/{number}.bin", 12), b"up/12.bin");
         assert_eq!(numbered(b"plain", 12), b"plain");
     }
 }

@@ -223,6 +223,38 @@ fn a_server_that_stalls_cannot_hide() {
     assert!(report["server_process"]["memory_octets_max"].as_u64() > Some(0));
 }
 
+/// Goal: where clients have no addresses of their own, they take over each other's sockets, and threads
+/// share the work. Method: IPv6's one loopback address, two threads, a pause between transfers.
+#[test]
+fn sockets_are_used_again_where_addresses_are_few() {
+    let _turn = turn();
+    if UdpSocket::bind("[::1]:0").is_err() {
+        return common::skip("this machine has no IPv6");
+    }
+    let root = tempfile::tempdir().expect("a directory");
+    let contents = peer::octets(8, 20_000);
+    fs::write(root.path().join("image"), &contents).expect("a file");
+    let mut options = peer::options(root.path());
+    options.listen = vec!["[::1]:0".parse().expect("an address")];
+    let server = peer::start(&options);
+    let report = run(&Load {
+        pace: Pace::Closed {
+            clients: 7,
+            think: Duration::from_millis(1),
+        },
+        bounds: Bounds {
+            transfers: Some(101),
+            duration: None,
+        },
+        threads: 2,
+        ..reads(server.addresses()[0], 7, octets(&contents))
+    });
+    assert!(report.is_good(), "{report}");
+    assert_eq!((report.tally.begun, report.tally.complete), (101, 101));
+    let metrics = metrics_at_rest(&server);
+    assert_eq!(metrics.octets_sent, report.tally.octets);
+}
+
 /// Goal: whoever has seen enough gets a summary and no failures. Method: SIGINT while a client waits
 /// for a server that never answers.
 #[test]

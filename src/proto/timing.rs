@@ -11,7 +11,8 @@ pub struct Patience {
     pub lockstep_floor: Duration,
     /// Least retransmission time of a receiver with a window. It asks a little earlier than the sender
     /// would repeat, so that a lost tail costs one ACK and not a whole window from each side.
-    pub receiver_floor: Duration,
+    /// Milliseconds, for every transfer holds these settings, and so they take no more room.
+    pub receiver_floor_millis: u16,
     /// A transfer that has not moved for this long is over. Long, for flash is slow to write.
     pub idle: Duration,
     /// Retransmissions to a peer that has yet to prove that it is there. Forged requests draw this
@@ -23,7 +24,7 @@ impl Patience {
     /// What holds unless the operator says otherwise.
     pub const DEFAULT: Self = Self {
         lockstep_floor: Duration::from_secs(1),
-        receiver_floor: Duration::from_millis(10),
+        receiver_floor_millis: 10,
         idle: Duration::from_secs(30),
         unvalidated_retries: 3,
     };
@@ -75,7 +76,7 @@ impl Retransmission {
         let floor = match end {
             _ if params.is_lockstep() => patience.lockstep_floor,
             End::Sender => WINDOWED_SENDER_FLOOR,
-            End::Receiver => patience.receiver_floor,
+            End::Receiver => Duration::from_millis(patience.receiver_floor_millis.into()),
         };
         Self {
             fixed: params.timeout(),

@@ -714,6 +714,19 @@ impl<E: Engine> Shard<E> {
         }
     }
 
+    /// Why the system did not send something, if it ever did not: the least number of its errors.
+    #[must_use]
+    pub fn send_failure(&self) -> Option<i32> {
+        self.metrics.send_errors.keys().next().copied()
+    }
+
+    /// Whether the server has answered a transfer that this end asked for.
+    #[must_use]
+    pub fn is_answered(&self, id: SlotId) -> bool {
+        let errand = self.table.get(id).and_then(|slot| slot.errand.as_ref());
+        errand.is_some_and(|errand| errand.answered)
+    }
+
     /// The transfers that this end asked for and that have ended since the last call.
     pub fn take_endings(&mut self) -> Vec<(SlotId, Ending)> {
         std::mem::take(&mut self.endings)

@@ -241,9 +241,8 @@ pub fn run(scenario: &Scenario) -> Report {
         .saturating_sub(copies.len());
     // The server may have agreed to smaller blocks than were asked for.
     let agreed = endings.iter().find(|ending| ending.blocks > 0);
-    let blksize = agreed.map_or(scenario.blksize.unwrap_or(512), |ending| {
-        ending.params.blksize()
-    });
+    let asked = scenario.blksize.unwrap_or(512);
+    let blksize = agreed.map_or(asked, |ending| ending.params.blksize());
     Report {
         elapsed,
         settled: world.now() - Instant::ZERO,

@@ -556,7 +556,7 @@ fn an_interrupted_upload_leaves_nothing_at_the_server() {
     // No transfer runs any more, so the server ends at once.
     let (status, said) = server.end();
     assert_eq!(status.code(), Some(0));
-    assert!(said.contains("peer error 0"), "{said}");
+    assert!(said.contains("\"outcome\":\"peer_error\",\"code\":0"), "{said}");
     assert_eq!(names(root.path()), Vec::<String>::new());
 }
 

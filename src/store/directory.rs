@@ -9,7 +9,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
 
-use super::file::{FileSink, Terms, opened, refusal, write_refusal};
+use super::file::{FileSink, Terms, name_refusal, opened, write_refusal};
 use super::resolve::{Resolver, Tree};
 use super::{Backend, OpenError, Opened, Patience, Refusal, Sink, Writes};
 
@@ -85,7 +85,7 @@ impl Directory {
             .file(path, patience)
             .map_err(|errno| match (errno, patience) {
                 (Errno::AGAIN, Patience::Now) => OpenError::WouldBlock,
-                (errno, _) => refusal(errno).into(),
+                (errno, _) => name_refusal(errno).into(),
             })?;
         opened(file).map_err(|error| write_refusal(&error).into())
     }
@@ -163,7 +163,9 @@ impl Backend for Directory {
                 match self.spelled_as_there(path) {
                     Ok(path) => return self.open_path(&path, patience),
                     // Nobody looked whether it is there.
-                    Err(errno @ (Errno::MFILE | Errno::NFILE)) => return Err(refusal(errno).into()),
+                    Err(errno @ (Errno::MFILE | Errno::NFILE)) => {
+                        return Err(name_refusal(errno).into());
+                    }
                     Err(_) => {}
                 }
             }
@@ -192,9 +194,9 @@ impl Backend for Directory {
         } else {
             plain
         };
-        let mut created = self.create_path(&path, terms).map_err(refusal);
+        let mut created = self.create_path(&path, terms).map_err(name_refusal);
         if let (Err(Refusal::NotFound), Some(path)) = (&created, self.own_path_stripped(&path)) {
-            created = self.create_path(path, terms).map_err(refusal);
+            created = self.create_path(path, terms).map_err(name_refusal);
         }
         created.map(|sink| Box::new(sink) as Box<dyn Sink>)
     }

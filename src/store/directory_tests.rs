@@ -334,6 +334,51 @@ fn case_is_looked_up_where_wanted() {
     }
 }
 
+/// Goal: a name that no file can have is that of no file, for reading and for writing. Method: names too
+/// long by component and as a whole, and of octets that are no text; what file systems of other kinds
+/// say about such names.
+#[test]
+fn odd_names_are_not_found() {
+    let scratch = Scratch::new();
+    let long = [b'n'; 256];
+    let deep = b"sub/".repeat(2000);
+    let names = [
+        &long[..],
+        &deep,
+        b"\xff\xfe\x01",
+        b"sub/\x80\n",
+        b"\0",
+        b"a\0b",
+    ];
+    for resolver in RESOLVERS {
+        for case_insensitive in [false, true] {
+            let options = DirectoryOptions {
+                case_insensitive,
+                ..DirectoryOptions::default()
+            };
+            let directory = scratch.serve(options, resolver);
+            for name in names {
+                assert_eq!(contents(&directory, name), Err(Refusal::NotFound));
+            }
+            let options = DirectoryOptions {
+                writes: Writes::Create,
+                ..options
+            };
+            let directory = scratch.serve(options, resolver);
+            for name in [&long[..], b"a\0b"] {
+                assert_eq!(directory.create(name, None).err(), Some(Refusal::NotFound));
+            }
+        }
+    }
+    for errno in [Errno::INVAL, Errno::ILSEQ, Errno::NAMETOOLONG] {
+        assert_eq!(name_refusal(errno), Refusal::NotFound);
+    }
+    for errno in [Errno::MFILE, Errno::NFILE] {
+        let as_it_was = Refusal::Failed(errno.raw_os_error());
+        assert_eq!(name_refusal(errno), as_it_was);
+    }
+}
+
 #[test]
 fn what_was_just_used_is_opened_at_once() {
     let scratch = Scratch::new();

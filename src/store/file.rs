@@ -20,7 +20,8 @@ const HIDDEN_ATTEMPTS_MAX: usize = 16;
 /// What a system error means to a client.
 pub(super) fn refusal(errno: Errno) -> Refusal {
     match errno {
-        Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG => Refusal::NotFound,
+        // No file can have a name that is too long or not in the file system's encoding.
+        Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG | Errno::ILSEQ => Refusal::NotFound,
         // ENXIO is what opening a socket gives.
         Errno::ACCESS
         | Errno::PERM
@@ -32,6 +33,15 @@ pub(super) fn refusal(errno: Errno) -> Refusal {
         Errno::EXIST => Refusal::Exists,
         Errno::NOSPC | Errno::DQUOT | Errno::FBIG => Refusal::DiskFull,
         other => Refusal::Failed(other.raw_os_error()),
+    }
+}
+
+/// What a system error means to a client that named a file: some file systems answer names that they
+/// cannot have with `EINVAL`, which says something else where no name is given.
+pub(super) fn name_refusal(errno: Errno) -> Refusal {
+    match errno {
+        Errno::INVAL => Refusal::NotFound,
+        other => refusal(other),
     }
 }
 

@@ -353,7 +353,7 @@ pub(super) struct Terms {
 #[derive(Debug, Args)]
 pub(super) struct Load {
     /// The file to ask for, and names of more at the same server. NAME=3 is asked for three times as
-    /// often as another; {n} in a name stands for the transfer's number.
+    /// often as another; an n in braces stands for the transfer's number.
     #[arg(value_name = "tftp://HOST[:PORT]/NAME", required = true)]
     pub(super) targets: Vec<OsString>,
     /// How many clients.

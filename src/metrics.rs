@@ -51,9 +51,9 @@ pub struct Metrics {
     /// Datagrams out.
     pub sent: Packets,
     /// ERROR packets in, by code.
-    pub errors_received: BTreeMap<u16, u64>,
+    pub errors_received: BTreeMap<&'static str, u64>,
     /// ERROR packets out, by code.
-    pub errors_sent: BTreeMap<u16, u64>,
+    pub errors_sent: BTreeMap<&'static str, u64>,
     /// Datagrams out more than once.
     pub retransmissions: u64,
     /// Datagrams passed over in silence, by why.
@@ -289,6 +289,27 @@ impl Latency {
     #[must_use]
     pub fn quantile(&self, part: f64) -> Duration {
         Duration::from_nanos(self.0.value_at_quantile(part))
+    }
+
+    /// The durations that parts of all did not exceed, the parts, and how many those are: so many
+    /// parts for each halving of what is left up to all.
+    pub fn percentiles(
+        &self,
+        parts_per_halving: u32,
+    ) -> impl Iterator<Item = (Duration, f64, u64)> + '_ {
+        let mut count = 0;
+        self.0.iter_quantiles(parts_per_halving).map(move |step| {
+            count += step.count_since_last_iteration();
+            let value = Duration::from_nanos(step.value_iterated_to());
+            (value, step.quantile_iterated_to(), count)
+        })
+    }
+
+    /// The mean and the standard deviation.
+    #[must_use]
+    pub fn mean_and_deviation(&self) -> (Duration, Duration) {
+        let duration = |nanos: f64| Duration::from_nanos(nanos as u64);
+        (duration(self.0.mean()), duration(self.0.stdev()))
     }
 
     /// How many did not exceed `limit`.

@@ -76,7 +76,7 @@ fn writes_arrive_and_are_counted() {
     let contents = peer::octets(2, 50_000);
     let mut load = reads(server.addresses()[0], 8, Expected::Anything);
     load.work = Work::Write(contents.clone().into());
-    load.files[0].name = b"up-{n}".to_vec();
+    load.files[0].name = b"up-{number}".to_vec();
     load.bounds.transfers = Some(20);
     let report = run(&load);
     assert!(report.is_good(), "{report}");
@@ -221,6 +221,72 @@ fn a_server_that_stalls_cannot_hide() {
         "{transfer}"
     );
     assert!(report["server_process"]["memory_octets_max"].as_u64() > Some(0));
+}
+
+/// Goal: where clients have no addresses of their own, they take over each other's sockets, and threads
+/// share the work. Method: IPv6's one loopback address, two threads, a pause between transfers.
+#[test]
+fn sockets_are_used_again_where_addresses_are_few() {
+    let _turn = turn();
+    if UdpSocket::bind("[::1]:0").is_err() {
+        return common::skip("this machine has no IPv6");
+    }
+    let root = tempfile::tempdir().expect("a directory");
+    let contents = peer::octets(8, 20_000);
+    fs::write(root.path().join("image"), &contents).expect("a file");
+    let mut options = peer::options(root.path());
+    options.listen = vec!["[::1]:0".parse().expect("an address")];
+    let server = peer::start(&options);
+    let report = run(&Load {
+        pace: Pace::Closed {
+            clients: 7,
+            think: Duration::from_millis(1),
+        },
+        bounds: Bounds {
+            transfers: Some(101),
+            duration: None,
+        },
+        threads: 2,
+        ..reads(server.addresses()[0], 7, octets(&contents))
+    });
+    assert!(report.is_good(), "{report}");
+    assert_eq!((report.tally.begun, report.tally.complete), (101, 101));
+    let metrics = metrics_at_rest(&server);
+    assert_eq!(metrics.octets_sent, report.tally.octets);
+}
+
+/// Goal: whoever has seen enough gets a summary and no failures. Method: SIGINT while a client waits
+/// for a server that never answers.
+#[test]
+fn an_interrupt_ends_with_a_summary() {
+    let _turn = turn();
+    let silent = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let address = silent.local_addr().expect("bound");
+    let folder = tempfile::tempdir().expect("a directory");
+    let percentiles = folder.path().join("percentiles.hgrm");
+    let generator = Command::new(env!("CARGO_BIN_EXE_bootstorm"))
+        .args([
+            "load",
+            &format!("tftp://{address}/image"),
+            "-n",
+            "3",
+            "--hgrm",
+        ])
+        .arg(&percentiles)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the generator starts");
+    silent.recv_from(&mut [0; 512]).expect("a request");
+    kill_process(Pid::from_child(&generator), Signal::INT).expect("a generator");
+    let output = generator.wait_with_output().expect("the generator ends");
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("0 of 3, 3 interrupted"), "{text}");
+    let written = fs::read_to_string(percentiles).expect("a file");
+    assert!(
+        written.contains("Total count    =            0"),
+        "{written}"
+    );
 }
 
 /// Goal: the table reads well. Method: a snapshot, each number a 0.

@@ -353,7 +353,7 @@ pub(super) struct Terms {
 #[derive(Debug, Args)]
 pub(super) struct Load {
     /// The file to ask for, and names of more at the same server. NAME=3 is asked for three times as
-    /// often as another; an n in braces stands for the transfer's number.
+    /// often as another; {number} in a name stands for the transfer's number.
     #[arg(value_name = "tftp://HOST[:PORT]/NAME", required = true)]
     pub(super) targets: Vec<OsString>,
     /// How many clients.
@@ -442,9 +442,12 @@ pub(super) struct Load {
     /// The server's process on this machine, whose use of it is reported.
     #[arg(long, value_name = "PID")]
     pub(super) server_pid: Option<u32>,
-    /// Write the report as JSON too; - is standard output.
+    /// Write the report as JSON too; - is standard output, without the table.
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
+    /// Write the times of whole transfers in HdrHistogram's percentile format too.
+    #[arg(long, value_name = "FILE")]
+    pub(super) hgrm: Option<PathBuf>,
     /// Show nothing while it runs.
     #[arg(short, long)]
     pub(super) quiet: bool,

@@ -19,7 +19,7 @@ use super::{FAILED, Trouble};
 use crate::control;
 use crate::load::plan::{Bounds, Pace};
 use crate::load::profile::Profile;
-use crate::load::report::{Report, json};
+use crate::load::report::{Report, hgrm, json};
 use crate::load::{self, File, Live, Load, Mishaps, Work};
 use crate::proto::negotiate::{ORDER_DEFAULT, Wanted};
 use crate::proto::timing::Patience;
@@ -32,7 +32,7 @@ const BLKSIZE: u16 = 1428;
 const WINDOWSIZE: u16 = 16;
 /// How long a client waits at least before it repeats, like most: a crowd that repeats at once would
 /// make a busy server's work more.
-const REPEAT_AFTER: Duration = Duration::from_secs(1);
+const REPEAT_AFTER_MILLIS: u16 = 1_000;
 /// How long a transfer may stand still.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often the line is drawn anew.
@@ -50,6 +50,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Trouble> {
     let report = report?;
     if let Some(path) = &arguments.json {
         write_json(&report, path)?;
+    }
+    if let Some(path) = &arguments.hgrm {
+        let written =
+            Output::create(path).and_then(|file| hgrm::write(&report, io::BufWriter::new(file)));
+        written.map_err(|error| cannot_write(path, &error))?;
     }
     // With the numbers on standard output, the table would only be in the way.
     if arguments.json.as_deref() != Some(Path::new("-")) {
@@ -121,7 +126,11 @@ fn write_json(report: &Report, path: &Path) -> Result<(), Trouble> {
     } else {
         Output::create(path).and_then(|file| json::write(report, io::BufWriter::new(file)))
     };
-    written.map_err(|error| Trouble::Work(format!("cannot write {}: {error}", path.display())))
+    written.map_err(|error| cannot_write(path, &error))
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Trouble {
+    Trouble::Work(format!("cannot write {}: {error}", path.display()))
 }
 
 /// What the arguments mean.
@@ -182,7 +191,7 @@ fn profile(arguments: &Arguments) -> Profile {
         order: ORDER_DEFAULT,
         probes: false,
         patience: Patience {
-            receiver_floor: REPEAT_AFTER,
+            receiver_floor_millis: REPEAT_AFTER_MILLIS,
             idle: PATIENCE,
             ..Patience::DEFAULT
         },

@@ -85,7 +85,7 @@ pub enum Work {
 /// A file at the server.
 #[derive(Debug, Clone)]
 pub struct File {
-    /// Its name; `{n}` stands for the transfer's number.
+    /// Its name; `{number}` stands for the transfer's number.
     pub name: Vec<u8>,
     /// How often it is asked for, against the others.
     pub weight: u32,

@@ -37,10 +37,10 @@ const fn wanted(
 }
 
 /// Waits `floor` at first, and twice as long each time, until `idle` is over.
-const fn patience(floor: u64, idle: u64) -> Patience {
+const fn patience(floor: u16, idle: u64) -> Patience {
     Patience {
-        lockstep_floor: Duration::from_millis(floor),
-        receiver_floor: Duration::from_millis(floor),
+        lockstep_floor: Duration::from_millis(floor as u64),
+        receiver_floor_millis: floor,
         idle: Duration::from_millis(idle),
         ..Patience::DEFAULT
     }

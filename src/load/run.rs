@@ -68,8 +68,11 @@ impl Live {
     /// Transfers that completed, that failed and that run, and the octets that were transferred.
     #[must_use]
     pub fn counts(&self) -> [u64; 4] {
+        self.totals().map(|total| total.load(Ordering::Relaxed))
+    }
+
+    const fn totals(&self) -> [&AtomicU64; 4] {
         [&self.complete, &self.failed, &self.running, &self.octets]
-            .map(|count| count.load(Ordering::Relaxed))
     }
 
     /// Whether the run was told to end.
@@ -146,8 +149,8 @@ struct Driver {
     /// When the last transfer ended.
     end: Instant,
     told_at: Instant,
-    /// What was told of octets so far.
-    told_octets: u64,
+    /// What was told so far.
+    told: [u64; 4],
 }
 
 /// A transfer that runs.
@@ -206,7 +209,7 @@ impl Driver {
             begin,
             end: begin,
             told_at: begin,
-            told_octets: 0,
+            told: [0; 4],
         })
     }
 
@@ -354,15 +357,17 @@ impl Driver {
         self.told_at = now;
         let under_way = self.shard.all_running(usize::MAX);
         let octets: u64 = under_way.iter().map(|running| running.octets).sum();
-        let octets = octets + self.tally.octets;
-        let new = octets.wrapping_sub(std::mem::replace(&mut self.told_octets, octets));
-        self.live.octets.fetch_add(new, Ordering::Relaxed);
-        // One thread's numbers stand for all: they have equal shares.
-        let threads = self.load.threads as u64;
-        let tell = |place: &AtomicU64, count: u64| place.store(count * threads, Ordering::Relaxed);
-        tell(&self.live.complete, self.tally.complete);
-        tell(&self.live.failed, self.tally.failed());
-        tell(&self.live.running, self.running.len() as u64);
+        let counts = [
+            self.tally.complete,
+            self.tally.failed(),
+            self.running.len() as u64,
+            octets + self.tally.octets,
+        ];
+        let told = std::mem::replace(&mut self.told, counts);
+        for ((total, now), before) in self.live.totals().into_iter().zip(counts).zip(told) {
+            // Wrapping, for those that run become fewer too.
+            total.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
+        }
     }
 }
 
@@ -391,9 +396,9 @@ fn manner(random: &mut fastrand::Rng, load: &Load, file: &File, probe: bool) -> 
     }
 }
 
-/// The name, with the transfer's number in the place of `{n}`.
+/// The name, with the transfer's number in the place of `{number}`.
 fn numbered(name: &[u8], number: u64) -> Vec<u8> {
-    const MARK: &[u8] = b"{n}";
+    const MARK: &[u8] = b"{number}";
     match name.windows(MARK.len()).position(|window| window == MARK) {
         None => name.to_vec(),
         Some(place) => [
@@ -436,7 +441,7 @@ mod tests {
 
     #[test]
     fn names_may_hold_the_number() {
-        assert_eq!(numbered(b"up/{n}.bin", 12), b"up/12.bin");
+        assert_eq!(numbered(b"up/{number}.bin", 12), b"up/12.bin");
         assert_eq!(numbered(b"plain", 12), b"plain");
     }
 }

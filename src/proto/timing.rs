@@ -11,7 +11,8 @@ pub struct Patience {
     pub lockstep_floor: Duration,
     /// Least retransmission time of a receiver with a window. It asks a little earlier than the sender
     /// would repeat, so that a lost tail costs one ACK and not a whole window from each side.
-    pub receiver_floor: Duration,
+    /// Milliseconds, for every transfer holds these settings, and so they take no more room.
+    pub receiver_floor_millis: u16,
     /// A transfer that has not moved for this long is over. Long, for flash is slow to write.
     pub idle: Duration,
     /// Retransmissions to a peer that has yet to prove that it is there. Forged requests draw this
@@ -23,7 +24,7 @@ impl Patience {
     /// What holds unless the operator says otherwise.
     pub const DEFAULT: Self = Self {
         lockstep_floor: Duration::from_secs(1),
-        receiver_floor: Duration::from_millis(10),
+        receiver_floor_millis: 10,
         idle: Duration::from_secs(30),
         unvalidated_retries: 3,
     };
@@ -31,6 +32,9 @@ impl Patience {
 
 /// Before the first measurement (RFC 6298 §2.1).
 const INTERVAL_FIRST: Duration = Duration::from_secs(1);
+/// Silences in a row through which a time shorter than a second, set by the client, is kept; then it is
+/// doubled up to a second, for ten milliseconds of a forged request would draw thousands of datagrams.
+const FIXED_SILENCES: u8 = 4;
 /// Doubling ends here, so that several tries fit the idle time.
 const INTERVAL_MAX: Duration = Duration::from_secs(8);
 /// Least retransmission time of a sender whose receiver negotiated a window and so copes with repeats.
@@ -72,7 +76,7 @@ impl Retransmission {
         let floor = match end {
             _ if params.is_lockstep() => patience.lockstep_floor,
             End::Sender => WINDOWED_SENDER_FLOOR,
-            End::Receiver => patience.receiver_floor,
+            End::Receiver => Duration::from_millis(patience.receiver_floor_millis.into()),
         };
         Self {
             fixed: params.timeout(),
@@ -93,7 +97,11 @@ impl Retransmission {
     /// How long to wait now.
     pub(super) fn interval(&self) -> Duration {
         if let Some(fixed) = self.fixed {
-            return fixed;
+            // What is asked for by the microsecond is kept for as long as it can be meant so.
+            let doublings = self.silences.saturating_sub(FIXED_SILENCES).min(16);
+            return fixed
+                .saturating_mul(1 << doublings)
+                .min(INTERVAL_FIRST.max(fixed));
         }
         let base = self.overdue().unwrap_or(INTERVAL_FIRST).max(self.floor);
         // Where the floor lies above the ceiling, the operator meant it.

@@ -11,6 +11,8 @@ use std::task::Waker;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::config::Settings;
 use crate::engine::mio::MioEngine;
 #[cfg(target_os = "linux")]
@@ -116,7 +118,8 @@ struct Ready {
 }
 
 impl Server {
-    /// Starts a server over a directory. When this returns, requests are answered.
+    /// Starts a server over a directory. When this returns, requests are answered, and this process may
+    /// have as many descriptors as its hard limit allows.
     ///
     /// # Errors
     /// If the root is no directory, an address cannot be had, or the system is out of something; the
@@ -125,6 +128,7 @@ impl Server {
         options: &ServerOptions,
         ended: impl Fn(io::Result<()>) + Send + Sync + 'static,
     ) -> io::Result<Self> {
+        raise_descriptor_limit();
         let directory = Directory::new(&options.root, options.directory)?;
         let frame_cache_octets = options.frame_cache_octets;
         let store = Store::new(
@@ -322,6 +326,28 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop();
         self.join_all();
+    }
+}
+
+/// Lets this process have as many descriptors as it may: every file that is read and every upload takes
+/// one or two, and the limit that programs start with is for those that might use `select`.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => tracing::debug!(
+            from = limit.current,
+            to = raised.current,
+            "descriptor limit raised"
+        ),
+        // Some systems have a lower one that they do not tell; what there is has to do.
+        Err(error) => tracing::debug!(%error, "descriptor limit not raised"),
     }
 }
 

@@ -153,8 +153,11 @@ impl Backend for Directory {
                 return Err(OpenError::WouldBlock);
             }
             for path in [Some(plain.as_slice())].into_iter().chain(meant).flatten() {
-                if let Ok(path) = self.spelled_as_there(path) {
-                    return self.open_path(&path, patience);
+                match self.spelled_as_there(path) {
+                    Ok(path) => return self.open_path(&path, patience),
+                    // Nobody looked whether it is there.
+                    Err(errno @ (Errno::MFILE | Errno::NFILE)) => return Err(refusal(errno).into()),
+                    Err(_) => {}
                 }
             }
         }

@@ -446,18 +446,18 @@ fn run_shard<E: Engine>(
         shard.turn()?;
         for order in orders.try_iter() {
             match order {
-                Command::Drain => shard.drain(),
-                Command::Stop => shard.stop(),
-                Command::Report(reply) => {
-                    reply(shard.metrics());
-                    continue;
+                Command::Drain => {
+                    shard.drain();
+                    draining = true;
                 }
-                Command::List(max, reply) => {
-                    reply(shard.all_running(max));
-                    continue;
+                // It does not stay for repeats of what has ended already.
+                Command::Stop => {
+                    shard.stop();
+                    return Ok(());
                 }
+                Command::Report(reply) => reply(shard.metrics()),
+                Command::List(max, reply) => reply(shard.all_running(max)),
             }
-            draining = true;
         }
     }
     Ok(())

@@ -122,6 +122,7 @@ async fn tend(
                 }
             }
             signal = signals.next() => match signal {
+                Signal::Hangup => tracing::info!("hung up: there is no configuration file to read anew, and the log goes to stderr"),
                 Signal::Report => tracing::info!("{}", house.report().await),
                 Signal::Interrupt if house.is_draining() => {
                     tracing::warn!("interrupted again: ending at once");

@@ -361,8 +361,6 @@ fn caught(work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
 }
 
 /// The engine of a shard's thread.
-// Made once a shard and taken apart at once: its size is of no account.
-#[allow(clippy::large_enum_variant)]
 enum Taken {
     Mio(Box<MioEngine>),
     #[cfg(target_os = "linux")]

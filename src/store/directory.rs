@@ -52,8 +52,15 @@ impl Directory {
         options: DirectoryOptions,
         resolver: Resolver,
     ) -> io::Result<Self> {
-        let clear =
-            |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", root.display()));
+        let clear = |error: io::Error| {
+            io::Error::new(
+                error.kind(),
+                format!(
+                    "cannot serve {}: {error}; give a directory, as in `bootstorm serve DIR`",
+                    root.display()
+                ),
+            )
+        };
         let tree = Tree::open(root, resolver)
             .map_err(io::Error::from)
             .map_err(clear)?;

@@ -70,6 +70,19 @@ impl Server {
         format!("tftp://{}/{name}", self.address)
     }
 
+    /// Has it end as somebody at a terminal does who cannot wait; how it ended, and all that it wrote.
+    fn interrupt_twice(mut self) -> (ExitStatus, String) {
+        let mut said = std::mem::take(&mut self.said);
+        signal(&self.child, Signal::INT);
+        // Two signals at once are one.
+        while !said.contains("draining") {
+            assert!(self.stderr.read_line(&mut said).expect("text") > 0);
+        }
+        signal(&self.child, Signal::INT);
+        self.stderr.read_to_string(&mut said).expect("text");
+        (self.child.wait().expect("ended"), said)
+    }
+
     /// Has it end as a service manager does; how it ended, and all that it wrote.
     fn end(mut self) -> (ExitStatus, String) {
         signal(&self.child, Signal::TERM);
@@ -556,7 +569,10 @@ fn an_interrupted_upload_leaves_nothing_at_the_server() {
     // No transfer runs any more, so the server ends at once.
     let (status, said) = server.end();
     assert_eq!(status.code(), Some(0));
-    assert!(said.contains("\"outcome\":\"peer_error\",\"code\":0"), "{said}");
+    assert!(
+        said.contains("\"outcome\":\"peer_error\",\"code\":0"),
+        "{said}"
+    );
     assert_eq!(names(root.path()), Vec::<String>::new());
 }
 
@@ -590,19 +606,11 @@ fn a_second_interrupt_ends_a_server_at_once_and_tells_its_clients() {
         // It would drain for ever.
         let waits = ["--drain-timeout", "86400", "--idle-timeout", "86400"];
         let arguments = [&waits[..], &["--engine", engine]].concat();
-        let mut server = Server::start(root.path(), &arguments);
+        let server = Server::start(root.path(), &arguments);
         let client = stuck_client(&server);
-        signal(&server.child, Signal::INT);
-        // Two signals at once are one.
-        while !server.said.contains("draining") {
-            assert!(server.stderr.read_line(&mut server.said).expect("text") > 0);
-        }
-        signal(&server.child, Signal::INT);
+        let (status, said) = server.interrupt_twice();
         is_told(&client);
-        let status = server.child.wait().expect("ended");
         assert_eq!(status.code(), Some(1));
-        let mut said = String::new();
-        server.stderr.read_to_string(&mut said).expect("text");
         assert!(
             said.contains("1 running transfers were cut short"),
             "{said}"
@@ -621,6 +629,16 @@ fn a_server_ends_by_itself_once_the_time_to_drain_is_over() {
     is_told(&client);
     assert_eq!(status.code(), Some(1));
     assert!(said.contains("cut short"), "{said}");
+}
+
+#[test]
+fn a_second_interrupt_is_no_failure_where_it_cuts_nothing() {
+    let root = scratch();
+    let server = Server::start(root.path(), &["--write", "create"]);
+    // The server would stay a while, should the client ask for the last acknowledgement again.
+    round_trip(&server, root.path(), b"octets", &[]);
+    let (status, said) = server.interrupt_twice();
+    assert_eq!(status.code(), Some(0), "{said}");
 }
 
 #[test]

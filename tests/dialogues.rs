@@ -170,3 +170,15 @@ name.txt:4: `< DATA 1 [100]` came
 ";
     assert_eq!(error, expected);
 }
+
+/// Goal: the dialogue that CONTRIBUTING.md shows is one, and holds.
+#[test]
+fn the_dialogue_for_newcomers_is_one() {
+    let guide = include_str!("../CONTRIBUTING.md");
+    let shown = guide.split("```text\n").nth(1).expect("an example");
+    let text = shown.split("```").next().unwrap_or_default();
+    let dialogue = Dialogue::parse("CONTRIBUTING.md", text).expect("a dialogue");
+    let mut player = Virtual::start(&dialogue.setup);
+    let played = play(&dialogue, text, &dialogue.setup, &mut *player);
+    played.expect("the server answers as shown");
+}

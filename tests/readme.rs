@@ -1,4 +1,4 @@
-//! The README's promises: its two commands work as printed, and its links lead somewhere.
+//! The README's promises: its commands and options work as printed, and its links lead somewhere.
 
 mod common;
 
@@ -9,10 +9,10 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 
 const README: &str = include_str!("../README.md");
 
-/// Goal: `serve` and the `get` beside it fetch a file. Method: the lines as they stand in the README,
-/// with this build in the place of `cargo run`, and port 0 in the place of 6969.
+/// Goal: `serve` and the `get` and `load` beside it fetch a file. Method: the lines as they stand in the
+/// README, with this build in the place of `cargo run`, and port 0 in the place of 6969.
 #[test]
-fn serve_and_get_work_as_printed() {
+fn serve_get_and_load_work_as_printed() {
     let scratch = tempfile::tempdir().expect("a directory");
     let (served, fetched) = (
         scratch.path().join("served"),
@@ -26,19 +26,20 @@ fn serve_and_get_work_as_printed() {
 
     let serve = printed("serve").replace("127.0.0.1:6969", "127.0.0.1:0");
     let server = Server::start(&serve, &served);
-    let get = printed("get")
-        .replace("127.0.0.1:6969", &server.address)
-        .replace("NAME", "image.bin");
-    let output = bootstorm(&get)
-        .current_dir(&fetched)
-        .output()
-        .expect("the client runs");
-
-    assert!(
-        output.status.success(),
-        "{get}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    for subcommand in ["get", "load"] {
+        let client = printed(subcommand)
+            .replace("127.0.0.1:6969", &server.address)
+            .replace("NAME", "image.bin");
+        let output = bootstorm(&client)
+            .current_dir(&fetched)
+            .output()
+            .expect("the client runs");
+        assert!(
+            output.status.success(),
+            "{client}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
     let got = fs::read(fetched.join("image.bin")).expect("the file that was fetched");
     assert!(
         got == octets,
@@ -72,6 +73,94 @@ fn links_into_the_repository_lead_somewhere() {
             assert!(root.join(target).exists(), "{target} is missing");
         }
     }
+}
+
+#[test]
+fn the_table_of_options_is_that_of_the_help() {
+    let help = bootstorm("serve --help").output().expect("it runs");
+    let help = String::from_utf8(help.stdout).expect("text");
+    let mut helped: Vec<&str> = help
+        .lines()
+        .map(|line| {
+            line.trim_start()
+                .trim_start_matches("-l, ")
+                .trim_start_matches("-v, ")
+        })
+        .filter_map(|line| line.strip_prefix("--"))
+        .map(long_name)
+        .collect();
+    let mut listed: Vec<&str> = options_of_serve()
+        .map(|option| long_name(option.trim_start_matches("--")))
+        .collect();
+    helped.sort_unstable();
+    listed.sort_unstable();
+    assert!(listed.len() > 10);
+    assert_eq!(listed, helped);
+}
+
+/// Goal: options are accepted as the README writes them. Method: commands that cannot do their work, for a
+/// file or directory is missing; code 1 says so, and code 2 would say that the arguments make no sense.
+#[test]
+fn options_are_accepted_as_written() {
+    let commands = [
+        "serve --listen 127.0.0.1:0 /nonexistent/root",
+        "get tftp://127.0.0.1/x -o /nonexistent/x",
+        "load tftp://127.0.0.1/x --verify /nonexistent/x",
+    ];
+    let examples = README
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|code| code.starts_with("--") && code.contains(' '));
+    let mut tried = 0;
+    for example in examples {
+        let (option, values) = example.split_once(' ').expect("an option with a value");
+        for value in values.split("\\|") {
+            let option = format!("{option} {}", example_of(value));
+            let accepted = commands.iter().any(|command| {
+                let output = bootstorm(&format!("{command} {option}")).output();
+                output.expect("it runs").status.code() == Some(1)
+            });
+            assert!(accepted, "no command takes {option}");
+            tried += 1;
+        }
+    }
+    assert!(tried > 20, "{tried} options were found");
+}
+
+/// A value in the place of what stands for one.
+fn example_of(value: &str) -> &str {
+    match value {
+        "N" => "8",
+        "SECONDS" | "MILLISECONDS" => "3",
+        "SIZE" => "64MiB",
+        "PID" => "1",
+        "FILE" => "/nonexistent/x",
+        "ADDR:PORT" => "127.0.0.1:0",
+        "A:B" => "5000:5009",
+        "FILTER" => "bootstorm::shard=debug",
+        "CIDR:key=value,…" => "10.1.0.0/16:max-windowsize=16",
+        literal => literal,
+    }
+}
+
+/// The options in the README's table, as written there.
+fn options_of_serve() -> impl Iterator<Item = &'static str> {
+    let table = README.split("### Options of `serve`").nth(1);
+    let rows = table
+        .expect("a table")
+        .lines()
+        .skip_while(|line| !line.starts_with('|'));
+    rows.take_while(|line| line.starts_with('|'))
+        .filter_map(|row| row.split(" | ").next())
+        .flat_map(|cell| cell.split('`'))
+        .filter(|code| code.starts_with("--"))
+}
+
+/// A long option without its value.
+fn long_name(option: &str) -> &str {
+    let end = option.find(|letter: char| !letter.is_ascii_lowercase() && letter != '-');
+    &option[..end.unwrap_or(option.len())]
 }
 
 /// Goal: the helper by which tests skip does not skip what is there.

@@ -358,6 +358,8 @@ mod tests {
 
     use super::super::Local;
     use super::*;
+    #[cfg(target_os = "linux")]
+    use crate::engine::skip;
 
     /// The smallest MTU of IPv6, in octets.
     #[cfg(target_os = "linux")]
@@ -388,8 +390,7 @@ mod tests {
     fn a_refused_burst_goes_singly_and_so_do_the_next_ones_of_that_length() {
         let (mut engine, id, path) = engine_and_socket("::1");
         if !engine.gso() {
-            eprintln!("skipped: this kernel does not cut bursts");
-            return;
+            return skip("this kernel does not cut bursts");
         }
         // The kernel now believes in a narrow path, of which the interface's MTU tells nothing.
         socket::narrow(&engine.sockets.get(id).expect("open").udp, MTU_MIN_IPV6)

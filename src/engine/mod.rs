@@ -315,3 +315,15 @@ impl Default for Inbox {
         Self::new()
     }
 }
+
+/// Says why a test does not test, or fails where all of them are required.
+#[cfg(all(test, target_os = "linux"))]
+fn skip(why: &str) {
+    use std::env;
+    use std::io::Write;
+
+    let required = env::var_os("BOOTSTORM_REQUIRE_TOOLS").is_some();
+    assert!(!required, "{why}, and BOOTSTORM_REQUIRE_TOOLS is set");
+    // Not `eprintln!`, which the test runner swallows when the test passes.
+    let _ = writeln!(io::stderr(), "SKIPPED: {why}");
+}

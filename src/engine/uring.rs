@@ -443,6 +443,7 @@ unsafe fn queue(ring: &mut IoUring, entry: &squeue::Entry) -> bool {
 mod tests {
     use super::super::Local;
     use super::*;
+    use crate::engine::skip;
     use crate::proto::block::{BlockIndex, Rollover};
     use crate::store::memory::{Contents, Memory};
     use crate::store::{Answer, Frames, FramesKey, Mailbox, Store, StoreOptions, Ticket, Writes};
@@ -453,7 +454,7 @@ mod tests {
         let mut engine = match UringEngine::new() {
             Ok(engine) => engine,
             Err(why) => {
-                eprintln!("skipped: {why}");
+                skip(&why.to_string());
                 return None;
             }
         };
@@ -505,8 +506,7 @@ mod tests {
             return;
         };
         if !engine.gso() {
-            eprintln!("skipped: this kernel does not cut bursts");
-            return;
+            return skip("this kernel does not cut bursts");
         }
         let mut inbox = Inbox::new();
         assert_eq!(

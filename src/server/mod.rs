@@ -444,18 +444,18 @@ fn run_shard<E: Engine>(
         shard.turn()?;
         for order in orders.try_iter() {
             match order {
-                Command::Drain => shard.drain(),
-                Command::Stop => shard.stop(),
-                Command::Report(reply) => {
-                    reply(shard.metrics());
-                    continue;
+                Command::Drain => {
+                    shard.drain();
+                    draining = true;
                 }
-                Command::List(max, reply) => {
-                    reply(shard.all_running(max));
-                    continue;
+                // It does not stay for repeats of what has ended already.
+                Command::Stop => {
+                    shard.stop();
+                    return Ok(());
                 }
+                Command::Report(reply) => reply(shard.metrics()),
+                Command::List(max, reply) => reply(shard.all_running(max)),
             }
-            draining = true;
         }
     }
     Ok(())
@@ -482,7 +482,61 @@ fn refuse_taken(address: SocketAddr) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+    use crate::store::{Backend, OpenError, Opened, Patience, Refusal, Sink};
+
+    /// A disk that has come to a halt: whoever opens a file says so, and waits until it goes on.
+    struct Halted {
+        asked: mpsc::Sender<()>,
+        goes_on: Mutex<mpsc::Receiver<()>>,
+    }
+
+    impl Backend for Halted {
+        fn open(&self, _: &[u8], patience: Patience) -> Result<Opened, OpenError> {
+            if patience == Patience::Now {
+                return Err(OpenError::WouldBlock);
+            }
+            let _ = self.asked.send(());
+            let _ = self.goes_on.lock().map(|waiting| waiting.recv());
+            Err(Refusal::NotFound.into())
+        }
+
+        fn create(&self, _: &[u8], _: Option<u64>) -> Result<Box<dyn Sink>, Refusal> {
+            Err(Refusal::Denied)
+        }
+    }
+
+    /// Goal: a disk that has come to a halt does not keep the server alive. Method: one that goes on
+    /// only after `end` has given up.
+    #[test]
+    fn an_end_does_not_wait_for_a_disk() {
+        let (asked, was_asked) = mpsc::channel();
+        let (go_on, goes_on) = mpsc::channel();
+        let goes_on = Mutex::new(goes_on);
+        let options = StoreOptions {
+            frame_cache_octets: 1 << 20,
+            threads: 1,
+        };
+        let store = Store::new(Halted { asked, goes_on }, options).expect("a store");
+        let listen = ["127.0.0.1:0".parse().expect("an address")];
+        let (settings, engine) = (Settings::default(), EngineChoice::Mio);
+        let (sender, ended) = mpsc::channel();
+        let server = Server::with_store(store, &listen, 1, settings, engine, move |result| {
+            let _ = sender.send(result);
+        })
+        .expect("a server");
+        let client = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        client
+            .send_to(b"\0\x01file\0octet\0", server.addresses()[0])
+            .expect("sent");
+        was_asked.recv().expect("the file was asked for");
+        assert!(!server.end(Duration::from_millis(1)));
+        // The shard does not wait for the disk; a thread of the store does.
+        ended.recv().expect("it ended").expect("well");
+        drop(go_on);
+    }
 
     #[test]
     fn a_panic_in_a_shard_is_an_error() {

@@ -89,6 +89,7 @@ mod tests {
     use io_uring::opcode;
 
     use super::*;
+    use crate::engine::skip;
 
     #[test]
     fn refusals_are_told_in_words() {
@@ -108,9 +109,9 @@ mod tests {
     fn a_restricted_ring_does_nothing_else() {
         let ring = Disabled::new(4, 8)
             .and_then(|ring| ring.enable(&[opcode::PollAdd::CODE], Flags::empty()));
-        let Ok(mut ring) = ring else {
-            eprintln!("skipped: no io_uring");
-            return;
+        let mut ring = match ring {
+            Ok(ring) => ring,
+            Err(why) => return skip(&why.to_string()),
         };
         // SAFETY: an operation without memory.
         unsafe { ring.submission().push(&opcode::Nop::new().build()) }.expect("room for one");

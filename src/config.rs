@@ -18,19 +18,29 @@ pub const UNVALIDATED_MAX: usize = 32_768;
 /// The same for one IPv4 address or one IPv6 /64: a lab behind one address may start all at once.
 pub const UNVALIDATED_PER_PREFIX_MAX: u32 = 16_384;
 /// Uploads at a time, per shard: each has buffers of its own.
-pub const UPLOADS_MAX: usize = 1_024;
+pub const UPLOADS_MAX: usize = 256;
 /// Requests longer than this are no file's name and no client's options.
 pub const REQUEST_OCTETS_MAX: usize = 8_192;
 /// ERROR 5 to strangers, per shard and second: a courtesy, not to be used as a reflector.
 pub const STRANGER_ERRORS_PER_SECOND: u32 = 100;
 /// Log lines about refused and malformed requests, per shard and second.
 pub const REFUSAL_LINES_PER_SECOND: u32 = 20;
+/// Log lines about transfers that did not complete, per shard and second: what an outage leaves, and no
+/// more than that of what a forger makes.
+pub const FAILURE_LINES_PER_SECOND: u32 = 100;
 /// A request repeated while its transfer runs is a copy that the network delivered late, or the word
 /// of a client that has begun anew. A transfer that stands still for this long tells: it was the latter.
 pub const REBOOT_QUIET: Duration = Duration::from_millis(100);
-/// How long a finished transfer answers repeats of its last packet: longer than the wait of every client
+/// How long a finished upload answers repeats of its last block: longer than the wait of every client
 /// that is known, which is 5 s, and than the first four of one that doubles its wait from a second on.
+/// A client that negotiated its wait is given two of those, if that is longer.
 pub const LINGER: Duration = Duration::from_secs(16);
+/// How long a finished read is remembered, so that late copies of its last ACK are no stranger's.
+pub const LINGER_READ: Duration = Duration::from_secs(1);
+/// Finished transfers remembered, per shard; beyond that the oldest is forgotten.
+pub const LINGERING_MAX: usize = 16_384;
+/// How long a draining server waits for repeats of an upload's last block.
+pub const DRAIN_LINGER: Duration = Duration::from_secs(2);
 /// How long running transfers may go on after SIGTERM.
 pub const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 /// Retransmissions to an unproven peer with `--strict`.

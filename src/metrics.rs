@@ -51,9 +51,9 @@ pub struct Metrics {
     /// Datagrams out.
     pub sent: Packets,
     /// ERROR packets in, by code.
-    pub errors_received: BTreeMap<u16, u64>,
+    pub errors_received: BTreeMap<&'static str, u64>,
     /// ERROR packets out, by code.
-    pub errors_sent: BTreeMap<u16, u64>,
+    pub errors_sent: BTreeMap<&'static str, u64>,
     /// Datagrams out more than once.
     pub retransmissions: u64,
     /// Datagrams passed over in silence, by why.

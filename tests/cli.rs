@@ -556,8 +556,79 @@ fn an_interrupted_upload_leaves_nothing_at_the_server() {
     // No transfer runs any more, so the server ends at once.
     let (status, said) = server.end();
     assert_eq!(status.code(), Some(0));
-    assert!(said.contains("peer error 0"), "{said}");
+    assert!(said.contains("\"outcome\":\"peer_error\",\"code\":0"), "{said}");
     assert_eq!(names(root.path()), Vec::<String>::new());
+}
+
+/// A client that has the first block of a file and never acknowledges it.
+fn stuck_client(server: &Server) -> UdpSocket {
+    let socket = socket();
+    let mut buffer = [0; 1024];
+    let request = b"\0\x01file\0octet\0";
+    socket.send_to(request, server.address).expect("sent");
+    let (len, _) = socket.recv_from(&mut buffer).expect("a block");
+    assert_eq!((len, &buffer[..4]), (516, &b"\0\x03\0\x01"[..]));
+    socket
+}
+
+/// Waits for ERROR 0, which repeats of the block may precede.
+fn is_told(client: &UdpSocket) {
+    let mut buffer = [0; 1024];
+    loop {
+        let (len, _) = client.recv_from(&mut buffer).expect("a last word");
+        if buffer[..len].starts_with(b"\0\x05\0\0") {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_second_interrupt_ends_a_server_at_once_and_tells_its_clients() {
+    for engine in ["mio", "auto"] {
+        let root = scratch();
+        fs::write(root.path().join("file"), random(2000)).expect("written");
+        // It would drain for ever.
+        let waits = ["--drain-timeout", "86400", "--idle-timeout", "86400"];
+        let arguments = [&waits[..], &["--engine", engine]].concat();
+        let mut server = Server::start(root.path(), &arguments);
+        let client = stuck_client(&server);
+        signal(&server.child, Signal::INT);
+        // Two signals at once are one.
+        while !server.said.contains("draining") {
+            assert!(server.stderr.read_line(&mut server.said).expect("text") > 0);
+        }
+        signal(&server.child, Signal::INT);
+        is_told(&client);
+        let status = server.child.wait().expect("ended");
+        assert_eq!(status.code(), Some(1));
+        let mut said = String::new();
+        server.stderr.read_to_string(&mut said).expect("text");
+        assert!(
+            said.contains("1 running transfers were cut short"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_server_ends_by_itself_once_the_time_to_drain_is_over() {
+    let root = scratch();
+    fs::write(root.path().join("file"), random(2000)).expect("written");
+    let waits = ["--drain-timeout", "1", "--idle-timeout", "86400"];
+    let server = Server::start(root.path(), &waits);
+    let client = stuck_client(&server);
+    let (status, said) = server.end();
+    is_told(&client);
+    assert_eq!(status.code(), Some(1));
+    assert!(said.contains("cut short"), "{said}");
+}
+
+#[test]
+fn an_interrupt_ends_an_idle_server_well() {
+    let root = scratch();
+    let mut server = Server::start(root.path(), &[]);
+    signal(&server.child, Signal::INT);
+    assert_eq!(server.child.wait().expect("ended").code(), Some(0));
 }
 
 #[test]

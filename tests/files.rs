@@ -22,6 +22,7 @@ use common::peer::{
     self, ACK, DATA, ERROR, Peer, RRQ, WRQ, data, error, number, oack, opcode, request, text, until,
 };
 use rustix::fs::{CWD, FileType, Mode, RenameFlags, makedev, mknodat, renameat_with, statvfs};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tempfile::TempDir;
 
 /// Longer than what the server reads ahead at first, so that it comes back to the file.
@@ -242,6 +243,21 @@ fn a_directory_swapped_for_a_link_never_shows_the_outside() {
         let swaps = swapping.join().expect("swapped");
         assert!(inside > 0 && swaps > 0, "{inside} arrived, {swaps} swaps");
     });
+    served.is_well();
+}
+
+/// Goal: a server is not kept to the descriptors that programs start with. Method: the soft limit is
+/// lowered to that before one starts.
+#[test]
+fn a_server_has_all_descriptors_that_it_may() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let lowered = Rlimit {
+        current: Some(maximum.map_or(1024, |maximum| maximum.min(1024))),
+        maximum,
+    };
+    setrlimit(Resource::Nofile, lowered).expect("lowering is always permitted");
+    let served = Served::new(Writes::Off);
+    assert_eq!(getrlimit(Resource::Nofile).current, maximum);
     served.is_well();
 }
 

@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::values::{self, BlksizeMax, Listen};
@@ -140,7 +141,7 @@ pub(super) struct Serve {
     )]
     pub(super) workers: Option<u16>,
     /// Answer every transfer from the port that was asked (for NAT and Kubernetes).
-    #[arg(long, env = "BOOTSTORM_SINGLE_PORT", hide_env_values = true)]
+    #[arg(long, env = "BOOTSTORM_SINGLE_PORT", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub(super) single_port: bool,
     /// Ports that transfers are answered from, both included; each worker and address takes one.
     #[arg(
@@ -198,7 +199,7 @@ pub(super) struct Serve {
         hide_env_values = true,
         value_name = "SECONDS",
         default_value = "30",
-        value_parser = values::seconds
+        value_parser = values::seconds_above_zero
     )]
     pub(super) idle_timeout: Duration,
     /// How long running transfers may go on after SIGTERM.
@@ -220,10 +221,10 @@ pub(super) struct Serve {
     )]
     pub(super) admin: Option<SocketAddr>,
     /// Repeat only once to a client that has not proved that it is there.
-    #[arg(long, env = "BOOTSTORM_STRICT", hide_env_values = true)]
+    #[arg(long, env = "BOOTSTORM_STRICT", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub(super) strict: bool,
     /// Look for a name that is not found without regard to case.
-    #[arg(long, env = "BOOTSTORM_CASE_INSENSITIVE", hide_env_values = true)]
+    #[arg(long, env = "BOOTSTORM_CASE_INSENSITIVE", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub(super) case_insensitive: bool,
     /// Least time before a block is repeated to a client without a window.
     #[arg(

@@ -152,6 +152,14 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "a number of seconds is expected, as in 30 or 0.5".to_owned())
 }
 
+/// Reads a time in seconds that is not zero.
+pub(super) fn seconds_above_zero(text: &str) -> Result<Duration, String> {
+    seconds(text)
+        .ok()
+        .filter(|time| !time.is_zero())
+        .ok_or_else(|| "a number of seconds above zero is expected, as in 30 or 0.5".to_owned())
+}
+
 /// Reads a time in milliseconds, fractions included.
 pub(super) fn milliseconds(text: &str) -> Result<Duration, String> {
     seconds(text)

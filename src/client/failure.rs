@@ -42,7 +42,7 @@ pub enum Failure {
         /// How much had arrived.
         octets: u64,
         /// How long nothing came.
-        seconds: u64,
+        silence: Duration,
     },
     /// The server's host says that nobody is there any more.
     Gone {
@@ -123,9 +123,12 @@ impl Failure {
             Self::Silent {
                 server,
                 octets,
-                seconds,
+                silence,
             } => (
-                format!("{server} fell silent for {seconds} s after {octets} octets"),
+                format!(
+                    "{server} fell silent for {:.0} s after {octets} octets",
+                    silence.as_secs_f64()
+                ),
                 "see whether the server still runs, and try again, with a smaller --blksize if large packets get lost on the way".to_owned(),
             ),
             Self::Gone { server, octets } => (

@@ -35,7 +35,7 @@ const WINDOWSIZE_MAX: u16 = 64;
 /// Octets under way that are asked for: what the receive buffer of an ordinary user holds (208 KiB on
 /// Linux, where each datagram is charged with more than it carries).
 const WINDOW_OCTETS_MAX: u32 = 128 << 10;
-/// How long an address may stay silent while others are left: for requests after 0, 1 and 3 s.
+/// How long an address may leave the request unanswered while others are left: it is sent after 0, 1 and 3 s.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_secs(4);
 /// Memory for DATA packets: enough to read ahead of one transfer.
 const FRAME_CACHE_OCTETS: usize = 16 << 20;
@@ -155,8 +155,21 @@ pub struct Transfer {
     trouble: Trouble,
     shard: Shard<MioEngine>,
     id: Option<SlotId>,
-    /// Whether anything has come of this attempt.
-    moved: bool,
+    /// How far this attempt has come.
+    reached: Reached,
+    /// When it came there, since its beginning.
+    reached_after: Duration,
+}
+
+/// What an attempt goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Reached {
+    /// The file at this end is open, and the server was asked.
+    asked: bool,
+    /// The server has answered.
+    answered: bool,
+    /// Octets that have arrived.
+    octets: u64,
 }
 
 /// What a turn brought.
@@ -252,7 +265,8 @@ impl Transfer {
             trouble,
             shard,
             id: None,
-            moved: false,
+            reached: Reached::default(),
+            reached_after: Duration::ZERO,
         })
     }
 
@@ -268,37 +282,65 @@ impl Transfer {
         let Some(id) = self.id else {
             return self.begin();
         };
-        self.shard.turn().map_err(Failure::System)?;
+        let latest = self.gives_up_after().map(|after| {
+            let left = after.saturating_sub(self.elapsed(id));
+            self.shard.engine().now() + left
+        });
+        self.shard.turn_by(latest).map_err(Failure::System)?;
         if let Some((_, ending)) = self.shard.take_endings().pop() {
             return self.ended(&ending);
         }
-        let running = self.shard.running(id);
-        let (octets, total) = running.map_or((0, None), |running| (running.octets, running.total));
-        self.moved |= octets > 0;
+        let total = self.look(id);
+        let octets = self.reached.octets;
         let report = self.shard.engine_mut().take_report();
-        if self.moved {
+        if octets > 0 {
             if report == Some(libc::ECONNREFUSED) {
                 let server = self.server();
                 return Err(Failure::Gone { server, octets });
             }
-        } else if let Some(errno) = report.or_else(|| self.unsendable()) {
+        } else if let Some(errno) = report.or_else(|| self.shard.send_failure()) {
             self.shard.stop();
             return self.unreachable(io::Error::from_raw_os_error(errno));
+        }
+        let elapsed = self.elapsed(id);
+        if self.gives_up_after().is_some_and(|after| elapsed >= after) {
+            self.shard.stop();
+            return self.unanswered(elapsed);
         }
         Ok(Turn::Running(Progress { octets, total }))
     }
 
-    /// Why the system does not send what this attempt wants to.
-    fn unsendable(&self) -> Option<i32> {
-        self.shard.metrics().send_errors.keys().next().copied()
+    /// Sees how far the transfer has come; the octets that there will be, if that is known.
+    fn look(&mut self, id: SlotId) -> Option<u64> {
+        let running = self.shard.running(id)?;
+        let reached = Reached {
+            asked: running.params.is_some(),
+            answered: self.shard.is_answered(id),
+            octets: running.octets,
+        };
+        if reached != self.reached {
+            self.reached = reached;
+            self.reached_after = running.elapsed;
+        }
+        running.total
+    }
+
+    /// When the next address is tried, since the beginning of this attempt: not while the file at this end
+    /// is being opened, nor once the server has answered, which may then take its time.
+    fn gives_up_after(&self) -> Option<Duration> {
+        let others = self.place + 1 < self.job.servers.len();
+        let waits = self.reached.asked && !self.reached.answered;
+        (others && waits).then(|| self.reached_after + NEXT_ADDRESS_AFTER)
+    }
+
+    /// How long this attempt has lasted.
+    fn elapsed(&self, id: SlotId) -> Duration {
+        let running = self.shard.running(id);
+        running.map_or(Duration::ZERO, |running| running.elapsed)
     }
 
     /// Asks the server whose turn it is.
     fn begin(&mut self) -> Result<Turn, Failure> {
-        let mut patience = Patience::DEFAULT;
-        if self.place + 1 < self.job.servers.len() {
-            patience.idle = NEXT_ADDRESS_AFTER;
-        }
         let server = self.server();
         let plan = Plan {
             server,
@@ -308,7 +350,7 @@ impl Transfer {
             local: LocalSide::Stored(Vec::new()),
             mode: self.job.mode,
             wanted: self.job.offer.wanted(server),
-            patience,
+            patience: Patience::DEFAULT,
             linger: LINGER,
             order: ORDER_DEFAULT,
         };
@@ -367,16 +409,21 @@ impl Transfer {
             Outcome::TimedOut => Err(Failure::Silent {
                 server,
                 octets: ending.octets,
-                seconds: Patience::DEFAULT.idle.as_secs(),
+                silence: ending.elapsed.saturating_sub(self.reached_after),
             }),
             Outcome::Stopped => Err(Failure::Interrupted),
-            Outcome::Unanswered | Outcome::Probed | Outcome::Replaced | Outcome::Evicted => self
-                .next_address(Failure::Unanswered {
-                    server,
-                    elapsed: ending.elapsed,
-                    options: self.job.offer != Offer::Nothing,
-                }),
+            Outcome::Unanswered | Outcome::Probed | Outcome::Replaced | Outcome::Evicted => {
+                self.unanswered(ending.elapsed)
+            }
         }
+    }
+
+    fn unanswered(&mut self, elapsed: Duration) -> Result<Turn, Failure> {
+        self.next_address(Failure::Unanswered {
+            server: self.server(),
+            elapsed,
+            options: self.job.offer != Offer::Nothing,
+        })
     }
 
     fn unreachable(&mut self, error: io::Error) -> Result<Turn, Failure> {
@@ -408,7 +455,8 @@ impl Transfer {
     fn renew(&mut self) -> Result<(), Failure> {
         self.shard = shard(&self.store, &self.stop)?;
         self.id = None;
-        self.moved = false;
+        self.reached = Reached::default();
+        self.reached_after = Duration::ZERO;
         Ok(())
     }
 

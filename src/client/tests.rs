@@ -101,6 +101,53 @@ fn the_next_address_is_tried_where_one_cannot_be_reached() {
     server.join().expect("served");
 }
 
+#[test]
+fn the_next_address_is_tried_where_one_does_not_answer() {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let silent = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let silent = (silent.local_addr().expect("bound"), silent);
+    let (address, server) = server(vec![b"\0\x03\0\x01octets"]);
+    let path = scratch.path().join("file");
+    let (notes, result) = run(job(vec![silent.0, address], Operation::Read, &path));
+    assert_eq!(result.expect("complete").server, address);
+    let expected = format!("no answer from {} in 4 s; trying {address}", silent.0);
+    assert_eq!(notes, [expected]);
+    server.join().expect("served");
+}
+
+/// Goal: a server that has answered may pause for longer than the next address is waited for. Method: the
+/// client says every second that it still waits, and the server goes on when it has said so often enough.
+#[test]
+fn the_next_address_is_forgotten_once_one_has_answered() {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let paused = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    paused.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let address = paused.local_addr().expect("bound");
+    let server = thread::spawn(move || {
+        let mut buffer = [0; 512];
+        let (_, peer) = paused.recv_from(&mut buffer).expect("a request");
+        let oack = b"\0\x06blksize\x00512\0timeout\x001\0";
+        paused.send_to(oack, peer).expect("sent");
+        for _ in 0..=NEXT_ADDRESS_AFTER.as_secs() + 1 {
+            let (len, _) = paused.recv_from(&mut buffer).expect("an acknowledgement");
+            assert_eq!(buffer[..len], *b"\0\x04\0\0");
+        }
+        paused.send_to(b"\0\x03\0\x01octets", peer).expect("sent");
+    });
+    let nobody = "255.255.255.255:69".parse().expect("an address");
+    let path = scratch.path().join("file");
+    let mut job = job(vec![address, nobody], Operation::Read, &path);
+    job.offer = Offer::Options {
+        blksize: Some(512),
+        windowsize: None,
+        timeout: Some(1),
+    };
+    let (notes, result) = run(job);
+    assert_eq!(result.expect("complete").octets, 6);
+    assert!(notes.is_empty(), "{notes:?}");
+    server.join().expect("served");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn where_nobody_listens_is_said_at_once() {

@@ -10,8 +10,8 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::mpsc::{self, UnboundedReceiver};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::metrics::Metrics;
 use crate::server::{Server, ServerOptions};
@@ -19,6 +19,13 @@ use crate::shard::Running;
 use crate::time::Duration;
 
 pub use signals::{Signal, Signals, on_interrupt};
+
+/// How long shards may take to answer a question. A round of their loop takes milliseconds; one that is
+/// stuck must not hold up signals.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
+/// How long threads may take to end. To tell all clients takes milliseconds; a disk that has come to a halt
+/// must not keep the process alive.
+const END_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How a server is looked after.
 #[derive(Debug, Clone)]
@@ -32,8 +39,10 @@ pub struct ControlOptions {
 /// Serves until told to end: SIGTERM or SIGINT lets running transfers finish, for as long as the
 /// options say; a second SIGINT ends at once; SIGUSR1 logs the counters.
 ///
+/// When this returns, threads that a disk holds up may still be there: they end with the process.
+///
 /// # Errors
-/// If the server cannot start, or a shard fails.
+/// If the server cannot start, a shard fails, or transfers had to be cut short.
 pub fn serve(options: &ServerOptions, control: &ControlOptions) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -44,12 +53,12 @@ pub fn serve(options: &ServerOptions, control: &ControlOptions) -> io::Result<()
 
 async fn run(options: &ServerOptions, control: &ControlOptions) -> io::Result<()> {
     // Signals are caught before anybody is told that the server runs.
-    let mut signals = Signals::new()?;
+    let signals = Signals::new()?;
     let admin = match control.admin {
         Some(address) => Some(listen(address).await?),
         None => None,
     };
-    let (sender, mut ended) = mpsc::unbounded_channel();
+    let (sender, ended) = mpsc::unbounded_channel();
     let server = Server::start(options, move |result| {
         // Whoever waited for it may have given up.
         let _ = sender.send(result);
@@ -72,6 +81,27 @@ async fn run(options: &ServerOptions, control: &ControlOptions) -> io::Result<()
         server,
         draining: Cell::new(false),
     });
+    let tended = tend(&house, admin, signals, ended, control.drain_timeout).await;
+    // Nobody else has it any more: the admin side went with its connections.
+    let all_ended = Rc::into_inner(house).is_none_or(|house| house.server.end(END_PATIENCE));
+    tended?;
+    if !all_ended {
+        return Err(io::Error::other(
+            "threads were left behind that did not end in time; a disk may have come to a halt",
+        ));
+    }
+    tracing::info!("ended");
+    Ok(())
+}
+
+/// Looks after the server until its shards have ended, or are to end at once.
+async fn tend(
+    house: &Rc<House>,
+    admin: Option<TcpListener>,
+    mut signals: Signals,
+    mut ended: UnboundedReceiver<io::Result<()>>,
+    drain_timeout: Duration,
+) -> io::Result<()> {
     let answering = async {
         match admin {
             Some(listener) => admin::answer(listener, house.clone()).await,
@@ -85,34 +115,34 @@ async fn run(options: &ServerOptions, control: &ControlOptions) -> io::Result<()
         tokio::select! {
             result = ended.recv() => {
                 running -= 1;
-                if let Some(Err(error)) = result {
-                    house.server.stop();
+                // All threads are gone if nobody is left to answer.
+                let result = result.unwrap_or_else(|| Err(io::Error::other("it ended without a word")));
+                if let Err(error) = result {
                     return Err(io::Error::new(error.kind(), format!("a shard failed: {error}")));
                 }
             }
             signal = signals.next() => match signal {
+                Signal::Hangup => tracing::info!("hung up: there is no configuration file to read anew, and the log goes to stderr"),
                 Signal::Report => tracing::info!("{}", house.report().await),
                 Signal::Interrupt if house.is_draining() => {
                     tracing::warn!("interrupted again: ending at once");
-                    house.server.stop();
+                    return house.cut().await;
                 }
                 Signal::Interrupt | Signal::Terminate => {
-                    let seconds = control.drain_timeout.as_secs();
+                    let seconds = drain_timeout.as_secs();
                     tracing::info!(seconds, "draining: no new requests, running transfers may finish");
                     house.draining.set(true);
                     house.server.drain();
-                    deadline.get_or_insert_with(|| Instant::now() + control.drain_timeout);
+                    deadline.get_or_insert_with(|| Instant::now() + drain_timeout);
                 }
             },
             () = until(deadline) => {
                 tracing::warn!("transfers still ran when the time to drain was over: ending them");
-                house.server.stop();
-                deadline = None;
+                return house.cut().await;
             }
             () = &mut answering => {}
         }
     }
-    tracing::info!("ended");
     Ok(())
 }
 
@@ -139,38 +169,84 @@ impl House {
         self.draining.get()
     }
 
-    /// The counters of all shards together.
+    /// The counters of all shards together, but for those that are stuck.
     async fn report(&self) -> Metrics {
-        let (sender, mut replies) = mpsc::unbounded_channel();
+        total(&answers(self.ask()).await)
+    }
+
+    /// Ends every transfer, telling the clients; an error says how many there were, if any.
+    async fn cut(&self) -> io::Result<()> {
+        // A shard is asked first, and told to stop then, so that it counts what it cuts.
+        let replies = self.ask();
+        self.server.stop();
+        let total = total(&answers(replies).await);
+        match total.active_reads + total.active_writes {
+            0 => Ok(()),
+            count => Err(io::Error::other(format!(
+                "{count} running transfers were cut short"
+            ))),
+        }
+    }
+
+    /// Asks every shard for its counters.
+    fn ask(&self) -> UnboundedReceiver<Metrics> {
+        let (sender, replies) = mpsc::unbounded_channel();
         self.server.report(move |metrics| {
             // Whoever asked may have given up.
             let _ = sender.send(metrics);
         });
-        let mut total = Metrics::default();
-        // The channel ends once all shards that still run have answered.
-        while let Some(metrics) = replies.recv().await {
-            total.merge(&metrics);
-        }
-        total
+        replies
     }
 
-    /// The transfers of all shards, at most `max` of each.
+    /// The transfers of all shards that are not stuck, at most `max` of each.
     async fn running(&self, max: usize) -> Vec<Running> {
-        let (sender, mut replies) = mpsc::unbounded_channel();
+        let (sender, replies) = mpsc::unbounded_channel();
         self.server.list(max, move |some| {
             let _ = sender.send(some);
         });
-        let mut all = Vec::new();
-        while let Some(some) = replies.recv().await {
-            all.extend(some);
-        }
-        all
+        answers(replies).await.into_iter().flatten().collect()
     }
+}
+
+/// What shards answer in time. The channel ends once all that still run have answered.
+async fn answers<Answer>(mut replies: UnboundedReceiver<Answer>) -> Vec<Answer> {
+    let latest = Instant::now() + ANSWER_PATIENCE;
+    let mut all = Vec::new();
+    while let Ok(Some(answer)) = timeout_at(latest, replies.recv()).await {
+        all.push(answer);
+    }
+    all
+}
+
+fn total(all: &[Metrics]) -> Metrics {
+    let mut total = Metrics::default();
+    all.iter().for_each(|metrics| total.merge(metrics));
+    total
 }
 
 async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a shard that never answers holds up nobody, and what the others said is not lost.
+    #[test]
+    fn a_stuck_shard_is_not_waited_for() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime");
+        let (sender, replies) = mpsc::unbounded_channel();
+        let stuck = sender.clone();
+        sender.send(7).expect("somebody listens");
+        drop(sender);
+        assert_eq!(runtime.block_on(answers(replies)), [7]);
+        drop(stuck);
     }
 }

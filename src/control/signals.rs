@@ -8,6 +8,8 @@ use tokio::signal::unix::{self, SignalKind, signal};
 /// What a process is told by a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
+    /// SIGHUP: somebody wants it to read its settings anew.
+    Hangup,
     /// SIGINT: somebody at the terminal wants it to end.
     Interrupt,
     /// SIGUSR1: print the counters.
@@ -19,18 +21,20 @@ pub enum Signal {
 /// Catches signals from its making on.
 #[derive(Debug)]
 pub struct Signals {
+    hangup: unix::Signal,
     interrupt: unix::Signal,
     report: unix::Signal,
     terminate: unix::Signal,
 }
 
 impl Signals {
-    /// Catches SIGINT, SIGTERM and SIGUSR1; called within a tokio runtime.
+    /// Catches SIGHUP, SIGINT, SIGTERM and SIGUSR1; called within a tokio runtime.
     ///
     /// # Errors
     /// If the system refuses a handler.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
             interrupt: signal(SignalKind::interrupt())?,
             report: signal(SignalKind::user_defined1())?,
             terminate: signal(SignalKind::terminate())?,
@@ -40,6 +44,7 @@ impl Signals {
     /// The next signal.
     pub async fn next(&mut self) -> Signal {
         tokio::select! {
+            _ = self.hangup.recv() => Signal::Hangup,
             _ = self.interrupt.recv() => Signal::Interrupt,
             _ = self.report.recv() => Signal::Report,
             _ = self.terminate.recv() => Signal::Terminate,
@@ -63,7 +68,7 @@ pub fn on_interrupt(mut action: impl FnMut() + Send + 'static) -> io::Result<()>
     let wait = move || {
         runtime.block_on(async {
             loop {
-                if signals.next().await != Signal::Report {
+                if !matches!(signals.next().await, Signal::Hangup | Signal::Report) {
                     action();
                 }
             }

@@ -117,7 +117,7 @@ pub fn answer(
         let Some(option) = Name::of(name) else {
             continue;
         };
-        if !seen.first(option) {
+        if !seen.first(option) || seen.is_settled(option) {
             continue;
         }
         let Some(value) = decimal(value) else {
@@ -167,6 +167,7 @@ pub fn answer(
             }),
         };
         if let Some(agreed) = agreed {
+            seen.settle(option);
             oack.number(name, agreed)?;
         }
     }
@@ -337,23 +338,38 @@ impl Name {
     }
 }
 
-/// Which settings were spoken of already: the first word on each counts.
+/// Which options were spoken of already: the first word on each counts. Two options can speak of one
+/// setting, and there the first that makes sense counts.
 #[derive(Default)]
-struct Seen(u8);
+struct Seen {
+    options: u8,
+    settings: u8,
+}
 
 impl Seen {
     fn first(&mut self, option: Name) -> bool {
-        // Two spellings of one setting are one setting.
-        let bit = match option {
+        let bit = 1 << option as u8;
+        let first = self.options & bit == 0;
+        self.options |= bit;
+        first
+    }
+
+    const fn is_settled(&self, option: Name) -> bool {
+        self.settings & Self::setting(option) != 0
+    }
+
+    const fn settle(&mut self, option: Name) {
+        self.settings |= Self::setting(option);
+    }
+
+    const fn setting(option: Name) -> u8 {
+        match option {
             Name::Blksize | Name::Blksize2 => 1,
             Name::Rollover => 2,
             Name::Timeout | Name::Utimeout => 4,
             Name::Tsize => 8,
             Name::Windowsize => 16,
-        };
-        let first = self.0 & bit == 0;
-        self.0 |= bit;
-        first
+        }
     }
 }
 

@@ -19,6 +19,10 @@ use super::transmit::{Opening, Transmit};
 use crate::time::{Duration, Instant};
 use crate::wire::{ErrorCode, WireBlock};
 
+/// Silences in a row after which only one block is repeated, and not the window: who is there answers to one
+/// as well, and who only pretended to be draws no more than that. It is by turns the last one, which says
+/// that an ACK was lost or a gap is open, and the first, for receivers that say nothing of gaps.
+const WINDOW_REPEATS_MAX: u8 = 2;
 /// Go-backs for a gap that closed by itself, beyond which blocks are spaced out: a receiver that keeps no
 /// block out of order needs them in order, which a path that reorders only gives to blocks that do not
 /// race each other.
@@ -422,6 +426,9 @@ impl Sender {
             self.retransmissions += 1;
         } else {
             self.next = self.acked.plus(1);
+            if self.is_probing() {
+                self.next = self.probe();
+            }
             self.resumed = false;
             self.resumes = 0;
             self.resume_at = None;
@@ -447,6 +454,9 @@ impl Sender {
 
     /// The last block that may be under way.
     fn window_end(&self) -> BlockIndex {
+        if self.is_probing() {
+            return self.probe();
+        }
         // A peer that has yet to prove itself gets one datagram at a time.
         let window = if self.validated {
             u64::from(self.params.windowsize())
@@ -454,6 +464,20 @@ impl Sender {
             1
         };
         self.acked.plus(window).min(self.last)
+    }
+
+    /// Whether the peer has been silent for so long that it gets single blocks.
+    const fn is_probing(&self) -> bool {
+        self.timer.silences() > WINDOW_REPEATS_MAX
+    }
+
+    /// The block that a silent peer gets.
+    fn probe(&self) -> BlockIndex {
+        if self.timer.silences() % 2 == 1 {
+            self.sent.max(self.acked.plus(1))
+        } else {
+            self.acked.plus(1)
+        }
     }
 
     const fn is_spaced(&self) -> bool {

@@ -32,6 +32,9 @@ impl Patience {
 
 /// Before the first measurement (RFC 6298 §2.1).
 const INTERVAL_FIRST: Duration = Duration::from_secs(1);
+/// Silences in a row through which a time shorter than a second, set by the client, is kept; then it is
+/// doubled up to a second, for ten milliseconds of a forged request would draw thousands of datagrams.
+const FIXED_SILENCES: u8 = 4;
 /// Doubling ends here, so that several tries fit the idle time.
 const INTERVAL_MAX: Duration = Duration::from_secs(8);
 /// Least retransmission time of a sender whose receiver negotiated a window and so copes with repeats.
@@ -94,7 +97,11 @@ impl Retransmission {
     /// How long to wait now.
     pub(super) fn interval(&self) -> Duration {
         if let Some(fixed) = self.fixed {
-            return fixed;
+            // What is asked for by the microsecond is kept for as long as it can be meant so.
+            let doublings = self.silences.saturating_sub(FIXED_SILENCES).min(16);
+            return fixed
+                .saturating_mul(1 << doublings)
+                .min(INTERVAL_FIRST.max(fixed));
         }
         let base = self.overdue().unwrap_or(INTERVAL_FIRST).max(self.floor);
         // Where the floor lies above the ceiling, the operator meant it.

@@ -3,12 +3,15 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::task::Waker;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Settings;
 use crate::engine::mio::MioEngine;
@@ -115,7 +118,8 @@ struct Ready {
 }
 
 impl Server {
-    /// Starts a server over a directory. When this returns, requests are answered.
+    /// Starts a server over a directory. When this returns, requests are answered, and this process may
+    /// have as many descriptors as its hard limit allows.
     ///
     /// # Errors
     /// If the root is no directory, an address cannot be had, or the system is out of something; the
@@ -124,6 +128,7 @@ impl Server {
         options: &ServerOptions,
         ended: impl Fn(io::Result<()>) + Send + Sync + 'static,
     ) -> io::Result<Self> {
+        raise_descriptor_limit();
         let directory = Directory::new(&options.root, options.directory)?;
         let frame_cache_octets = options.frame_cache_octets;
         let store = Store::new(
@@ -143,7 +148,8 @@ impl Server {
         )
     }
 
-    /// Starts a server over any store. `ended` is called by each shard's thread as its last act.
+    /// Starts a server over any store. `ended` is called by each shard's thread as its last act, whatever
+    /// its end; a panic is an error.
     ///
     /// # Errors
     /// If an address cannot be had, or the system is out of something.
@@ -180,37 +186,34 @@ impl Server {
                 .iter()
                 .map(|&address| Bind { address, shared })
                 .collect();
-            let work = move || {
-                let result = match take_engine(engine, number == 0) {
-                    Ok(Taken::Mio(engine)) => {
-                        let info = EngineInfo {
-                            name: engine.name(),
-                            gso: engine.gso(),
-                            zero_copy: false,
-                        };
-                        let shard = Shard::new(*engine, store, settings, census);
-                        run_shard(shard, info, &binds, &sender)
-                    }
-                    #[cfg(target_os = "linux")]
-                    Ok(Taken::Uring(engine)) => {
-                        let info = EngineInfo {
-                            name: engine.name(),
-                            gso: engine.gso(),
-                            zero_copy: true,
-                        };
-                        let shard = Shard::new(*engine, store, settings, census);
-                        run_shard(shard, info, &binds, &sender)
-                    }
-                    Err(error) => {
-                        let _ = sender.send(Err(error));
-                        Ok(())
-                    }
-                };
-                ended(result);
+            let work = move || match take_engine(engine, number == 0) {
+                Ok(Taken::Mio(engine)) => {
+                    let info = EngineInfo {
+                        name: engine.name(),
+                        gso: engine.gso(),
+                        zero_copy: false,
+                    };
+                    let shard = Shard::new(*engine, store, settings, census);
+                    run_shard(shard, info, &binds, &sender)
+                }
+                #[cfg(target_os = "linux")]
+                Ok(Taken::Uring(engine)) => {
+                    let info = EngineInfo {
+                        name: engine.name(),
+                        gso: engine.gso(),
+                        zero_copy: true,
+                    };
+                    let shard = Shard::new(*engine, store, settings, census);
+                    run_shard(shard, info, &binds, &sender)
+                }
+                Err(error) => {
+                    let _ = sender.send(Err(error));
+                    Ok(())
+                }
             };
             let thread = thread::Builder::new()
                 .name(format!("shard-{number}"))
-                .spawn(work)?;
+                .spawn(move || ended(caught(work)))?;
             match ready.recv() {
                 Ok(Ok(ready)) => {
                     server.addresses = ready.addresses;
@@ -279,6 +282,27 @@ impl Server {
         self.join_all();
     }
 
+    /// Ends every transfer, telling the clients, and waits for all threads to end, but no longer than
+    /// `patience`: a disk that has come to a halt may hold one for ever. Says whether all have ended;
+    /// those that have not are left behind.
+    #[must_use]
+    pub fn end(self, patience: Duration) -> bool {
+        let (sender, ended) = mpsc::channel();
+        let ending = move || {
+            drop(self);
+            // Whoever waited for it may have given up.
+            let _ = sender.send(());
+        };
+        match thread::Builder::new()
+            .name("ending".to_owned())
+            .spawn(ending)
+        {
+            Ok(_) => ended.recv_timeout(patience).is_ok(),
+            // Without a thread to wait on, the server was dropped here and now.
+            Err(_) => true,
+        }
+    }
+
     fn tell(&self, command: impl Fn() -> Command) {
         for shard in &self.shards {
             // A shard that has ended needs no telling.
@@ -291,7 +315,7 @@ impl Server {
     fn join_all(&mut self) {
         for shard in &mut self.shards {
             if let Some(thread) = shard.thread.take() {
-                // A panic was printed by its thread; there is nothing left to do here.
+                // What its work panics with is caught and told; there is nothing left to do here.
                 let _ = thread.join();
             }
         }
@@ -305,9 +329,38 @@ impl Drop for Server {
     }
 }
 
+/// Lets this process have as many descriptors as it may: every file that is read and every upload takes
+/// one or two, and the limit that programs start with is for those that might use `select`.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => tracing::debug!(
+            from = limit.current,
+            to = raised.current,
+            "descriptor limit raised"
+        ),
+        // Some systems have a lower one that they do not tell; what there is has to do.
+        Err(error) => tracing::debug!(%error, "descriptor limit not raised"),
+    }
+}
+
+/// Does the work of a shard's thread. A shard that panics would otherwise be missed by nobody but its
+/// clients.
+fn caught(work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    // Everything that the work may leave half changed is its own and dropped with it, or behind locks
+    // that are made for it.
+    panic::catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(io::Error::other("its thread panicked")))
+}
+
 /// The engine of a shard's thread.
-// Made once a shard and taken apart at once: its size is of no account.
-#[allow(clippy::large_enum_variant)]
 enum Taken {
     Mio(Box<MioEngine>),
     #[cfg(target_os = "linux")]
@@ -424,5 +477,21 @@ fn refuse_taken(address: SocketAddr) -> io::Result<()> {
             }
             _ => return Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_in_a_shard_is_an_error() {
+        let told = caught(|| panic!("as on a defect")).expect_err("an error");
+        assert_eq!(told.to_string(), "its thread panicked");
+        assert!(caught(|| Ok(())).is_ok());
+        assert_eq!(
+            caught(|| Err(io::ErrorKind::OutOfMemory.into())).map_err(|error| error.kind()),
+            Err(io::ErrorKind::OutOfMemory)
+        );
     }
 }

@@ -66,6 +66,16 @@ impl Unvalidated {
         self.count
     }
 
+    /// The oldest of all, if there is any.
+    pub(super) fn oldest(&mut self, is_waiting: impl Fn(SlotId) -> bool) -> Option<SlotId> {
+        while let Some((id, _)) = self.queue.pop_front() {
+            if is_waiting(id) {
+                return Some(id);
+            }
+        }
+        None
+    }
+
     /// The transfer that has to go before another from `peer` may come, if the bounds are reached.
     /// `is_waiting` says whether a transfer is still there and still unvalidated.
     pub(super) fn oldest_over_bound(
@@ -83,11 +93,7 @@ impl Unvalidated {
             }
         }
         if self.count >= self.max {
-            while let Some((id, _)) = self.queue.pop_front() {
-                if is_waiting(id) {
-                    return Some(id);
-                }
-            }
+            return self.oldest(is_waiting);
         }
         None
     }

@@ -9,6 +9,31 @@ use crate::store::Refusal;
 use crate::time::Instant;
 use crate::wire::Escaped;
 
+macro_rules! line {
+    ($level:ident, $ending:expr, $unsaid:expr) => {{
+        let ending: &Ending = $ending;
+        let params = &ending.params;
+        tracing::$level!(
+            peer = %ending.peer,
+            operation = %ending.operation,
+            // As a string, which text puts in quotes: a name with blanks and `=` in it fakes no fields.
+            file = Escaped(&ending.filename).to_string(),
+            mode = %ending.mode,
+            blksize = params.blksize(),
+            windowsize = params.windowsize(),
+            timeout = params.timeout().map(|timeout| timeout.as_secs_f64()),
+            octets = ending.octets,
+            blocks = ending.blocks,
+            seconds = ending.elapsed.as_secs_f64(),
+            retransmissions = ending.retransmissions,
+            outcome = name(ending.outcome),
+            code = code(ending.outcome),
+            unsaid = ($unsaid > 0).then_some($unsaid),
+            "transfer"
+        )
+    }};
+}
+
 /// A file's name, cut to what a line shows and a slot should keep.
 pub(super) fn shown(filename: &[u8]) -> Box<[u8]> {
     filename
@@ -50,63 +75,47 @@ pub(super) fn ending(slot: &Slot, outcome: Outcome, now: Instant) -> Ending {
     }
 }
 
-/// One line for a transfer that is over.
-pub(super) fn transfer(ending: &Ending) {
-    let Ending {
-        operation,
-        peer,
-        filename,
-        mode,
-        params,
-        octets,
-        blocks,
-        retransmissions,
-        elapsed,
-        outcome,
-        ..
-    } = ending;
-    // What forged requests and size probes leave behind is not worth a line unless asked for.
-    macro_rules! line {
-        ($level:ident) => {
-            tracing::$level!(
-                %peer,
-                %operation,
-                file = %Escaped(filename),
-                %mode,
-                blksize = params.blksize(),
-                windowsize = params.windowsize(),
-                octets,
-                blocks,
-                seconds = elapsed.as_secs_f64(),
-                retransmissions,
-                outcome = %outcome,
-                "transfer"
-            )
-        };
-    }
-    match outcome {
-        Outcome::Probed | Outcome::Unanswered | Outcome::Evicted => line!(debug),
-        _ => line!(info),
-    }
+/// One line for a transfer that is over; `unsaid` lines before it were left out.
+pub(super) fn transfer(ending: &Ending, unsaid: u64) {
+    line!(info, ending, unsaid);
+}
+
+/// The same line where only who wants to know everything sees it.
+pub(super) fn trifle(ending: &Ending) {
+    line!(debug, ending, 0);
 }
 
 /// One line for a request that was refused; `unsaid` lines before it were left out.
 pub(super) fn refusal(slot: &Slot, refusal: Refusal, unsaid: u64) {
     let (code, text) = refusal.error();
-    let (peer, operation, file) = (slot.path.peer, slot.operation, Escaped(&slot.filename));
+    let (peer, operation) = (slot.path.peer, slot.operation);
+    let file = Escaped(&slot.filename).to_string();
     match refusal {
         // The system's own word on it is what the operator needs.
         Refusal::Failed(errno) => {
             let error = std::io::Error::from_raw_os_error(errno);
-            tracing::warn!(%peer, %operation, %file, code = code.0, %error, unsaid, "refused");
+            tracing::warn!(%peer, %operation, file, code = code.0, %error, unsaid, "refused");
         }
-        _ => tracing::info!(%peer, %operation, %file, code = code.0, text, unsaid, "refused"),
+        _ => tracing::info!(%peer, %operation, file, code = code.0, text, unsaid, "refused"),
     }
 }
 
 /// One line for a request that could not be read; `unsaid` lines before it were left out.
 pub(super) fn malformed(peer: SocketAddr, why: &str, unsaid: u64) {
     tracing::info!(%peer, why, unsaid, "malformed request");
+}
+
+/// One line for a request that came when there was no room; `unsaid` lines before it were left out.
+pub(super) fn full(peer: SocketAddr, transfers_max: usize, unsaid: u64) {
+    tracing::warn!(%peer, transfers_max, unsaid, "no room: request passed over, the client will ask again");
+}
+
+/// The error code that ended it, if one did.
+const fn code(outcome: Outcome) -> Option<u16> {
+    match outcome {
+        Outcome::PeerError(code) | Outcome::Refused(code) => Some(code.0),
+        _ => None,
+    }
 }
 
 /// The outcome as the counters name it.

@@ -68,12 +68,15 @@ pub struct Shard<E> {
     waiting: HashMap<FramesKey, Vec<SlotId>>,
     unvalidated: Unvalidated,
     uploads: usize,
+    /// Finished transfers, the oldest first; those that are gone are passed over.
+    lingering: VecDeque<SlotId>,
     /// Whether the engine took no more; it says when to go on.
     full: bool,
     draining: bool,
     fingerprints: RandomState,
     stranger_errors: Budget,
     refusal_lines: Budget,
+    failure_lines: Budget,
     metrics: Metrics,
     endings: Vec<(SlotId, Ending)>,
 }
@@ -116,11 +119,13 @@ impl<E: Engine> Shard<E> {
                 config::UNVALIDATED_PER_PREFIX_MAX,
             ),
             uploads: 0,
+            lingering: VecDeque::new(),
             full: false,
             draining: false,
             fingerprints: RandomState::new(),
             stranger_errors: Budget::new(config::STRANGER_ERRORS_PER_SECOND),
             refusal_lines: Budget::new(config::REFUSAL_LINES_PER_SECOND),
+            failure_lines: Budget::new(config::FAILURE_LINES_PER_SECOND),
             metrics: Metrics::default(),
             endings: Vec::new(),
         }
@@ -255,7 +260,8 @@ impl<E: Engine> Shard<E> {
         };
         match (&mut slot.stage, packet) {
             (Stage::Running(Transfer::Send(sender), _), Packet::Ack { block }) => {
-                slot.heard_at = Some(now);
+                slot.heard_at = now;
+                slot.answering = true;
                 if let Some(round_trip) = sender.handle_ack(block, now) {
                     self.metrics.latencies.round_trip.record(round_trip);
                 }
@@ -290,7 +296,11 @@ impl<E: Engine> Shard<E> {
             },
             (Stage::Running(transfer, _), Packet::Error { code, message }) => {
                 transfer.handle_error(code);
-                *self.metrics.errors_received.entry(code.0).or_default() += 1;
+                *self
+                    .metrics
+                    .errors_received
+                    .entry(code.label())
+                    .or_default() += 1;
                 if let Some(errand) = &mut slot.errand {
                     errand.text = message.to_vec();
                 }
@@ -302,11 +312,11 @@ impl<E: Engine> Shard<E> {
             (Stage::Running(..), Packet::Oack(options)) if slot.errand.is_some() => {
                 return self.agreed(id, options, now);
             }
-            (Stage::Lingering(Some(last)), Packet::Data { block, .. }) if *last == block => {
+            (Stage::Lingering { last, .. }, Packet::Data { block, .. }) if *last == Some(block) => {
                 let (socket, path, ack) = (slot.socket, slot.path, wire::write_ack(block));
                 return self.send_packet(socket, &path, &ack);
             }
-            (Stage::Lingering(_), _) => return,
+            (Stage::Lingering { .. }, _) => return,
             _ => return self.suppress(Suppressed::Unexpected),
         }
         if let Stage::Running(transfer, _) = &slot.stage
@@ -348,17 +358,21 @@ impl<E: Engine> Shard<E> {
             Done::Written(ticket, upload, spare, result) => {
                 let id = SlotId::of_ticket(ticket);
                 match result {
-                    Ok(()) => {
-                        if let Some(Slot {
+                    Ok(()) => match self.table.get_mut(id) {
+                        Some(Slot {
                             stage: Stage::Running(_, Flow::In(inflow)),
                             ..
-                        }) = self.table.get_mut(id)
-                        {
+                        }) => {
                             inflow.written(upload, spare);
                             self.settle(id, now);
                         }
+                        // Its transfer is over, and to give it up takes the disk a while.
+                        _ => self.store.discard(upload),
+                    },
+                    Err(refusal) => {
+                        self.store.discard(upload);
+                        self.give_up(id, refusal, now);
                     }
-                    Err(refusal) => self.give_up(id, refusal, now),
                 }
             }
             Done::Published(ticket, result) => {
@@ -394,7 +408,7 @@ impl<E: Engine> Shard<E> {
             };
             match &mut slot.stage {
                 Stage::Opening(_) => continue,
-                Stage::Lingering(_) => {
+                Stage::Lingering { .. } => {
                     if slot.armed.is_some_and(|at| at <= now) {
                         self.remove(id);
                     }
@@ -454,9 +468,10 @@ impl<E: Engine> Shard<E> {
         }
         if let (Flow::In(inflow), Transfer::Receive(receiver)) = (flow, &*transfer) {
             let announced = slot.errand.as_ref().and_then(|errand| errand.announced);
-            if receiver.is_whole()
-                && announced.is_some_and(|announced| announced != inflow.octets())
-            {
+            let octets = inflow.octets();
+            let belied =
+                |announced| octets > announced || (receiver.is_whole() && octets < announced);
+            if announced.is_some_and(belied) {
                 return self.fail(
                     id,
                     ErrorCode::UNDEFINED,
@@ -555,7 +570,8 @@ impl<E: Engine> Shard<E> {
             return;
         }
         let ending = log::ending(slot, outcome, now);
-        if std::mem::take(&mut slot.unvalidated) {
+        let unvalidated = std::mem::take(&mut slot.unvalidated);
+        if unvalidated {
             self.unvalidated.leave(slot.path.peer.ip());
         }
         if slot.operation == Operation::Write && slot.errand.is_none() {
@@ -569,31 +585,44 @@ impl<E: Engine> Shard<E> {
         } += ending.octets;
         *self.metrics.ended.entry(log::name(outcome)).or_default() += 1;
         self.census.leave();
-        log::transfer(&ending);
+        let trifling = unvalidated && outcome != Outcome::Unanswered;
+        if trifling || outcome == Outcome::Probed {
+            // What makes room for others, and size probes, are not worth a line unless asked for.
+            log::trifle(&ending);
+        } else if outcome == Outcome::Complete || self.failure_lines.take(now) {
+            log::transfer(&ending, self.failure_lines.take_denied());
+        }
         if outcome == Outcome::Complete {
             self.metrics.latencies.transfer.record(ending.elapsed);
         }
         if slot.errand.is_some() {
             self.endings.push((id, ending));
         }
-        let linger = slot
-            .errand
-            .as_ref()
-            .map_or(config::LINGER, |errand| errand.linger);
+        let (linger, last) = match &slot.stage {
+            Stage::Running(Transfer::Receive(receiver), _) => {
+                let params = receiver.params();
+                let linger = config::LINGER.max(params.timeout().unwrap_or_default() * 2);
+                (linger, Some(params.rollover().wire(receiver.received())))
+            }
+            _ => (config::LINGER_READ, None),
+        };
+        let errand = slot.errand.as_ref();
+        let linger = errand.map_or(linger, |errand| errand.linger);
         if outcome != Outcome::Complete || linger.is_zero() {
             return self.remove(id);
         }
-        let last = match &slot.stage {
-            Stage::Running(Transfer::Receive(receiver), _) => {
-                Some(receiver.params().rollover().wire(receiver.received()))
-            }
-            _ => None,
-        };
-        slot.stage = Stage::Lingering(last);
+        slot.stage = Stage::Lingering { last, since: now };
         slot.opening = Box::default();
-        let at = now + linger;
-        slot.armed = Some(at);
-        self.timers.insert(at, id);
+        slot.armed = Some(now + linger);
+        self.timers.insert(now + linger, id);
+        self.timers.insert(now + config::DRAIN_LINGER, id);
+        self.lingering.push_back(id);
+        if self.lingering.len() > config::LINGERING_MAX
+            && let Some(oldest) = self.lingering.pop_front()
+            && self.table.get(oldest).is_some_and(Slot::is_lingering)
+        {
+            self.remove(oldest);
+        }
     }
 
     fn remove(&mut self, id: SlotId) {
@@ -639,10 +668,11 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    /// Whether no transfer runs; those that linger do not count.
+    /// Whether no transfer runs, and none has ended so lately that its client may not know.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.table.slots().all(Slot::is_lingering)
+        let now = self.engine.now();
+        self.table.slots().all(|slot| slot.is_dispensable(now))
     }
 
     /// How many slots the table holds, lingering ones included.
@@ -682,6 +712,19 @@ impl<E: Engine> Shard<E> {
             receive_drops: self.engine.receive_drops(),
             ..self.metrics.clone()
         }
+    }
+
+    /// Why the system did not send something, if it ever did not: the least number of its errors.
+    #[must_use]
+    pub fn send_failure(&self) -> Option<i32> {
+        self.metrics.send_errors.keys().next().copied()
+    }
+
+    /// Whether the server has answered a transfer that this end asked for.
+    #[must_use]
+    pub fn is_answered(&self, id: SlotId) -> bool {
+        let errand = self.table.get(id).and_then(|slot| slot.errand.as_ref());
+        errand.is_some_and(|errand| errand.answered)
     }
 
     /// The transfers that this end asked for and that have ended since the last call.

@@ -54,6 +54,10 @@ impl<E: Engine> Shard<E> {
                     return self.wait_for_quiet(id, at, datagram.octets);
                 }
             }
+            // Whoever has begun anew finds nobody here any more; who has not shall not suffer for it.
+            if self.draining {
+                return self.suppress(Suppressed::Draining);
+            }
             // Anything else comes from a client that has begun anew.
             self.finish(id, Outcome::Replaced, now);
             self.remove(id);
@@ -62,6 +66,13 @@ impl<E: Engine> Shard<E> {
             return self.suppress(Suppressed::Draining);
         }
         if !self.admit(path.peer.ip(), operation, now) {
+            if self.refusal_lines.take(now) {
+                log::full(
+                    path.peer,
+                    self.settings.transfers_max,
+                    self.refusal_lines.take_denied(),
+                );
+            }
             return self.suppress(Suppressed::Full);
         }
         let slot = Slot {
@@ -78,7 +89,8 @@ impl<E: Engine> Shard<E> {
             armed: None,
             queued: false,
             again: None,
-            heard_at: Some(now),
+            heard_at: now,
+            answering: true,
             silent: true,
             unvalidated: true,
         };
@@ -136,11 +148,21 @@ impl<E: Engine> Shard<E> {
             let Some(id) = evicted else { break };
             self.finish(id, Outcome::Evicted, now);
         }
-        let admitted = self.census.enter(self.settings.transfers_max);
-        if admitted && operation == Operation::Write {
+        while !self.census.enter(self.settings.transfers_max) {
+            // Who has not proved to be there makes room for who may yet do.
+            let table = &self.table;
+            let oldest = self
+                .unvalidated
+                .oldest(|id| table.get(id).is_some_and(|slot| slot.unvalidated));
+            let Some(id) = oldest else {
+                return false;
+            };
+            self.finish(id, Outcome::Evicted, now);
+        }
+        if operation == Operation::Write {
             self.uploads += 1;
         }
-        admitted
+        true
     }
 
     fn ask_store(
@@ -214,6 +236,10 @@ impl<E: Engine> Shard<E> {
         now: Instant,
     ) {
         let Some(octets) = self.take_request(id) else {
+            // Its client has left, or begun anew.
+            if let Ok(upload) = result {
+                self.store.discard(upload);
+            }
             return;
         };
         match Packet::parse(&octets) {
@@ -244,7 +270,7 @@ impl<E: Engine> Shard<E> {
         let mut oack = [0; OACK_OCTETS_MAX];
         let asked = Asked::Read(body.len());
         let Ok(answer) = negotiate::answer(request, &limits, asked, &mut oack) else {
-            return;
+            return self.drop_unstarted(id);
         };
         let sender = Sender::answer(answer.params, body.len(), answer.oack > 0, patience, now);
         let flow = Flow::Out(Outflow {
@@ -270,7 +296,8 @@ impl<E: Engine> Shard<E> {
         let (limits, patience) = self.terms(id);
         let mut oack = [0; OACK_OCTETS_MAX];
         let Ok(answer) = negotiate::answer(request, &limits, Asked::Write, &mut oack) else {
-            return;
+            self.store.discard(upload);
+            return self.drop_unstarted(id);
         };
         let receiver = Receiver::answer(answer.params, answer.oack > 0, patience, now);
         let inflow = Inflow::new(upload, answer.params.blksize(), answer.params.windowsize());
@@ -312,7 +339,12 @@ impl<E: Engine> Shard<E> {
         }
         let operation = slot.operation.name();
         self.count_request(operation, refusal.name());
-        self.send_error(socket, &path, code, text);
+        // Out of descriptors is a passing thing: the client asks again, where an ERROR would end its boot.
+        if matches!(refusal, Refusal::Failed(libc::EMFILE | libc::ENFILE)) {
+            self.suppress(Suppressed::Full);
+        } else {
+            self.send_error(socket, &path, code, text);
+        }
         self.drop_unstarted(id);
     }
 
@@ -408,7 +440,8 @@ impl<E: Engine> Shard<E> {
             armed: None,
             queued: false,
             again: None,
-            heard_at: None,
+            heard_at: now,
+            answering: false,
             silent: true,
             unvalidated: false,
         };

@@ -215,8 +215,9 @@ pub(super) struct Slot {
     pub(super) queued: bool,
     /// The same request once more, which counts if the transfer stands still for a while.
     pub(super) again: Option<Box<[u8]>>,
-    /// When the packet arrived that what is sent next will answer.
-    pub(super) heard_at: Option<Instant>,
+    /// When the packet arrived that what is sent next may answer, and whether it does.
+    pub(super) heard_at: Instant,
+    pub(super) answering: bool,
     /// Whether nothing was sent yet.
     pub(super) silent: bool,
     /// Whether it counts among those that have yet to prove themselves.
@@ -250,7 +251,11 @@ pub(super) enum Stage {
     Opening(Box<[u8]>),
     Running(Transfer, Flow),
     /// Over, but for repeats of the peer's last packet: a last DATA is acknowledged again.
-    Lingering(Option<WireBlock>),
+    Lingering {
+        /// The block that was acknowledged last.
+        last: Option<WireBlock>,
+        since: Instant,
+    },
 }
 
 /// Where the octets come from, or go to.
@@ -295,7 +300,7 @@ impl Slot {
         match &self.stage {
             Stage::Opening(_) => true,
             Stage::Running(transfer, _) => !transfer.is_validated(),
-            Stage::Lingering(_) => false,
+            Stage::Lingering { .. } => false,
         }
     }
 
@@ -321,7 +326,7 @@ impl Slot {
         let (params, retransmissions) = match &self.stage {
             Stage::Opening(_) => (None, 0),
             Stage::Running(transfer, _) => (Some(*transfer.params()), transfer.retransmissions()),
-            Stage::Lingering(_) => return None,
+            Stage::Lingering { .. } => return None,
         };
         Some(Running {
             operation: self.operation,
@@ -335,8 +340,17 @@ impl Slot {
         })
     }
 
+    /// Whether a server that wants to end need not wait for it.
+    pub(super) fn is_dispensable(&self, now: Instant) -> bool {
+        match self.stage {
+            Stage::Lingering { last: None, .. } => true,
+            Stage::Lingering { since, .. } => now - since >= config::DRAIN_LINGER,
+            _ => false,
+        }
+    }
+
     pub(super) const fn is_lingering(&self) -> bool {
-        matches!(self.stage, Stage::Lingering(_))
+        matches!(self.stage, Stage::Lingering { .. })
     }
 
     /// Blocks and octets of the file that arrived at the end that gets it.

@@ -61,6 +61,7 @@ impl<E: Engine> Shard<E> {
             socket,
             path,
             heard_at,
+            answering,
             silent,
             ..
         }) = self.table.get_mut(id)
@@ -126,8 +127,8 @@ impl<E: Engine> Shard<E> {
         transfer.transmitted(left, now);
         self.metrics.sent.count(&head, left);
         self.metrics.retransmissions += transfer.retransmissions() - before;
-        if let Some(heard_at) = heard_at.take() {
-            let took = self.engine.now() - heard_at;
+        if std::mem::take(answering) {
+            let took = self.engine.now() - *heard_at;
             let latencies = &mut self.metrics.latencies;
             let latency = if std::mem::take(silent) {
                 &mut latencies.first_datagram
@@ -229,7 +230,7 @@ impl<E: Engine> Shard<E> {
         let mut buffer = [0; ERROR_OCTETS_MAX];
         if let Ok(len) = wire::write_error(&mut buffer, code, text.as_bytes()) {
             self.send_packet(socket, path, &buffer[..len]);
-            *self.metrics.errors_sent.entry(code.0).or_default() += 1;
+            *self.metrics.errors_sent.entry(code.label()).or_default() += 1;
         }
     }
 

@@ -239,6 +239,10 @@ pub fn run(scenario: &Scenario) -> Report {
         .filter(|ending| ending.outcome == Outcome::Complete)
         .count()
         .saturating_sub(copies.len());
+    // The server may have agreed to smaller blocks than were asked for.
+    let agreed = endings.iter().find(|ending| ending.blocks > 0);
+    let asked = scenario.blksize.unwrap_or(512);
+    let blksize = agreed.map_or(asked, |ending| ending.params.blksize());
     Report {
         elapsed,
         settled: world.now() - Instant::ZERO,
@@ -249,7 +253,7 @@ pub fn run(scenario: &Scenario) -> Report {
         metrics: world.metrics(server),
         left_over: world.slots(),
         work_left: world.finish_store_work(),
-        blocks: scenario.len / u64::from(scenario.blksize.unwrap_or(512)) + 1,
+        blocks: scenario.len / u64::from(blksize) + 1,
         trace: world.network().take_trace(),
     }
 }

@@ -131,8 +131,6 @@ impl Bodies {
             drop(displaced);
             return body;
         }
-        // The disk space of files that were deleted or replaced is not held back.
-        let gone = known.release_nameless();
         if known.bodies.len() >= known.sweep_at {
             known.bodies.retain(|_, body| body.strong_count() > 0);
             known.sweep_at = (known.bodies.len() * 2).max(Self::SWEEP_MIN);
@@ -142,12 +140,23 @@ impl Bodies {
         let displaced = known.hold(&body);
         drop(known);
         // What dies here asks the cache to forget it, and closes its file.
-        drop((gone, displaced));
+        drop(displaced);
         body
     }
 
-    #[cfg(test)]
-    pub(super) fn release_all(&self) {
+    /// Lets go of bodies whose files nobody can ask for any more, so that their disk space is not held
+    /// back. This asks the system about each, which is why nobody else waits for it.
+    pub(super) fn release_nameless(&self) {
+        let mut gone: Vec<Arc<Body>> = self.lock().held.iter().cloned().collect();
+        gone.retain(|body| body.source.is_nameless());
+        if !gone.is_empty() {
+            let is_gone = |body: &Arc<Body>| gone.iter().any(|gone| Arc::ptr_eq(gone, body));
+            self.lock().held.retain(|body| !is_gone(body));
+        }
+    }
+
+    /// Lets go of all bodies that nobody reads, and of their descriptors.
+    pub(super) fn release_held(&self) {
         let held = std::mem::take(&mut self.lock().held);
         drop(held);
     }
@@ -176,15 +185,5 @@ impl Known {
             return self.held.pop_front();
         }
         None
-    }
-
-    /// Lets go of bodies whose files nobody can ask for any more.
-    fn release_nameless(&mut self) -> VecDeque<Arc<Body>> {
-        let (gone, held) = self
-            .held
-            .drain(..)
-            .partition(|body| body.source.is_nameless());
-        self.held = held;
-        gone
     }
 }

@@ -52,8 +52,15 @@ impl Directory {
         options: DirectoryOptions,
         resolver: Resolver,
     ) -> io::Result<Self> {
-        let clear =
-            |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", root.display()));
+        let clear = |error: io::Error| {
+            io::Error::new(
+                error.kind(),
+                format!(
+                    "cannot serve {}: {error}; give a directory, as in `bootstorm serve DIR`",
+                    root.display()
+                ),
+            )
+        };
         let tree = Tree::open(root, resolver)
             .map_err(io::Error::from)
             .map_err(clear)?;
@@ -153,8 +160,11 @@ impl Backend for Directory {
                 return Err(OpenError::WouldBlock);
             }
             for path in [Some(plain.as_slice())].into_iter().chain(meant).flatten() {
-                if let Ok(path) = self.spelled_as_there(path) {
-                    return self.open_path(&path, patience);
+                match self.spelled_as_there(path) {
+                    Ok(path) => return self.open_path(&path, patience),
+                    // Nobody looked whether it is there.
+                    Err(errno @ (Errno::MFILE | Errno::NFILE)) => return Err(refusal(errno).into()),
+                    Err(_) => {}
                 }
             }
         }

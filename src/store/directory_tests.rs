@@ -571,6 +571,22 @@ fn a_full_disk_is_told_and_nothing_is_left() {
             Err(Refusal::DiskFull)
         );
         assert_eq!(fs::read_dir(&root).expect("listed").count(), 0);
+        // An announcement takes nothing; the first data takes it all, or says that it is gone by now.
+        let free = || rustix::fs::statvfs(&root).expect("mounted").f_bfree;
+        let empty = free();
+        let mut one = directory
+            .create(b"one", Some(900_000))
+            .expect("it would fit");
+        let mut other = directory
+            .create(b"other", Some(900_000))
+            .expect("so would it");
+        one.write(&[]).expect("nothing to write");
+        assert_eq!(free(), empty);
+        one.write(b"x").expect("it fits");
+        assert!(free() < empty / 2);
+        assert_eq!(other.write(b"x"), Err(Refusal::DiskFull));
+        drop((one, other));
+        assert_eq!(free(), empty);
         assert_eq!(
             upload(&directory, b"new", &[1; 900_000], Some(900_000)),
             Ok(())

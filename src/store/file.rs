@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
@@ -126,10 +126,13 @@ pub(super) struct FileSink {
     /// The permissions of the file that is replaced.
     permissions: Option<Mode>,
     written: u64,
+    /// Whether the disk has set aside what was announced.
+    reserved: bool,
 }
 
 impl FileSink {
-    /// Begins the file `name`, one component, in `directory`.
+    /// Begins the file `name`, one component, in `directory`. That takes no disk yet, however long it
+    /// was announced: the sender's address may be forged.
     pub(super) fn create(directory: OwnedFd, name: &[u8], terms: Terms) -> Result<Self, Errno> {
         let permissions = match regular_there(&directory, name)? {
             Some(_) if !terms.replaces => return Err(Errno::EXIST),
@@ -140,8 +143,11 @@ impl FileSink {
         {
             return Err(Errno::FBIG);
         }
+        if let Some(announced) = terms.announced {
+            require_free(&directory, announced)?;
+        }
         let (file, hidden) = temporary(&directory, name, terms.unnamed)?;
-        let sink = Self {
+        Ok(Self {
             directory,
             name: name.to_vec(),
             file,
@@ -149,15 +155,24 @@ impl FileSink {
             terms,
             permissions,
             written: 0,
-        };
-        if let Some(announced) = terms.announced {
-            reserve(&sink.file, announced)?;
+            reserved: false,
+        })
+    }
+
+    /// Takes the disk that was announced, once, or says that it is not there.
+    fn reserve(&mut self) -> Result<(), Errno> {
+        if let Some(announced) = self.terms.announced
+            && !std::mem::replace(&mut self.reserved, true)
+        {
+            // Looked at again: others may have taken it since.
+            require_free(&self.file, announced)?;
+            allocate(&self.file, announced)?;
         }
-        Ok(sink)
+        Ok(())
     }
 
     fn settle(&mut self) -> Result<(), Errno> {
-        // What was reserved beyond the end is given back; the file is as long as announced until then.
+        // What was reserved beyond the end is given back; the file may be as long as announced until then.
         ftruncate(&self.file, self.written)?;
         if let Some(permissions) = self.permissions {
             fchmod(&self.file, permissions)?;
@@ -248,6 +263,10 @@ impl Sink for FileSink {
         if self.terms.octets_max.is_some_and(|most| written > most) {
             return Err(Refusal::DiskFull);
         }
+        // Whoever sends data has shown that its address is its own.
+        if !octets.is_empty() {
+            self.reserve().map_err(refusal)?;
+        }
         self.file
             .write_all(octets)
             .map_err(|error| write_refusal(&error))?;
@@ -330,15 +349,20 @@ fn try_hidden<T>(
     Err(Errno::AGAIN)
 }
 
-/// Takes `octets` of disk for `file`, or says at once that they are not there.
-fn reserve(file: &File, octets: u64) -> Result<(), Errno> {
-    // Looked at first: some file systems take what there is before they notice that it is too little.
+/// Makes sure that the disk that `place` is on has `octets` to give.
+fn require_free(place: impl AsFd, octets: u64) -> Result<(), Errno> {
     // File systems that do not know their size say 0 blocks.
-    let disk = fstatvfs(file)?;
+    let disk = fstatvfs(place)?;
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
     if disk.f_blocks > 0 && octets > free {
         return Err(Errno::NOSPC);
     }
+    Ok(())
+}
+
+/// Takes `octets` of disk for `file`, where the file system can. Some take what there is before they
+/// notice that it is too little, so look first.
+fn allocate(file: &File, octets: u64) -> Result<(), Errno> {
     #[cfg(target_os = "linux")]
     if octets > 0 {
         match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, octets) {
@@ -346,5 +370,7 @@ fn reserve(file: &File, octets: u64) -> Result<(), Errno> {
             other => return other,
         }
     }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (file, octets);
     Ok(())
 }

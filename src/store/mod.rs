@@ -1,9 +1,10 @@
 //! Names to bodies: what a shard asks for, and gets without ever waiting for a disk.
 //!
-//! Whatever may block (opening, reading, writing, publishing) is done by a small pool of threads with
-//! a bounded queue; the shard gets the result at once when it is at hand ([`Answer::Now`]), or
-//! later through its [`Mailbox`]. One opening is shared by all who read the same file, and so are the
-//! DATA packets made from it ([`Frames`]).
+//! Whatever may block is done by a few threads; the shard gets the result at once when it is at hand
+//! ([`Answer::Now`]), or later through its [`Mailbox`]. Work has three lanes, each with a bounded queue
+//! and threads of its own: opening and framing, which a booting machine waits for, is held up neither
+//! by uploads and their `fsync` nor by texts that are read through for their length. One opening is
+//! shared by all who read the same file, and so are the DATA packets made from it ([`Frames`]).
 
 mod arena;
 mod body;
@@ -31,20 +32,34 @@ pub use self::upload::Upload;
 
 use self::body::Bodies;
 use self::frames::{Asked, FrameCache, Why};
-use self::pool::{JOBS_MAX, Queue};
+use self::pool::Queue;
 use self::text::Text;
 use crate::config;
 use crate::wire::{ErrorCode, Mode};
 
-/// Threads that do what may block: enough to keep a disk busy, few enough to leave the cores to the shards.
+/// Threads that open and frame: enough to keep a disk busy, few enough to leave the cores to the shards.
 pub const THREADS_DEFAULT: usize = 4;
+
+/// Threads that scan texts. More would scan a text twice that two ask for at once.
+const SCAN_THREADS_MAX: usize = 1;
+
+/// Threads that do what uploads need: one goes on writing while the other waits for an `fsync`.
+const UPLOAD_THREADS_MAX: usize = 2;
+
+/// Most jobs that wait in the lanes of reads and uploads, beyond those that must not be refused: enough
+/// for a whole rack that asks at once, few enough to be done by a slow disk before the clients give up.
+const JOBS_MAX: usize = 1024;
+
+/// Most texts that wait to be scanned: a descriptor each, and every one may take its time.
+const SCANS_MAX: usize = 64;
 
 /// How a [`Store`] is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoreOptions {
     /// Most memory that frames take beyond those that transfers wait for; 0 keeps none.
     pub frame_cache_octets: usize,
-    /// How many threads do the work; with 0, nobody does but [`Store::run_next`].
+    /// How many threads open and frame; other work has no more than that either, and no more than it
+    /// needs. With 0, nobody works but [`Store::run_next`].
     pub threads: usize,
 }
 
@@ -59,7 +74,8 @@ impl Default for StoreOptions {
 
 /// What names stand for: opens, reads, writes, and never makes its caller wait for a disk.
 ///
-/// Shared by all shards. Its threads end when it is dropped; what still waits then is not done.
+/// Shared by all shards. Its threads end when it is dropped; what still waits then is not done, and
+/// what takes long is given up.
 pub struct Store {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -75,25 +91,39 @@ impl Store {
             backend: Box::new(backend),
             bodies: Bodies::new(),
             cache: Arc::new(FrameCache::new(options.frame_cache_octets)),
-            queue: Queue::new(),
+            queues: [
+                Queue::new(JOBS_MAX),
+                Queue::new(SCANS_MAX),
+                Queue::new(JOBS_MAX),
+            ],
         });
         // If a thread cannot be started, dropping this store ends the others.
         let mut store = Self {
             shared,
             threads: Vec::new(),
         };
-        for index in 0..options.threads {
-            let shared = Arc::clone(&store.shared);
-            let work = move || {
-                while let Some(job) = shared.queue.next() {
-                    shared.run(job);
-                }
-            };
-            store.threads.push(
-                thread::Builder::new()
-                    .name(format!("store-{index}"))
-                    .spawn(work)?,
-            );
+        for (lane, name, threads) in [
+            (Lane::Reads, "store", options.threads),
+            (Lane::Scans, "scan", options.threads.min(SCAN_THREADS_MAX)),
+            (
+                Lane::Uploads,
+                "upload",
+                options.threads.min(UPLOAD_THREADS_MAX),
+            ),
+        ] {
+            for index in 0..threads {
+                let shared = Arc::clone(&store.shared);
+                let work = move || {
+                    while let Some(job) = shared.queue(lane).next() {
+                        shared.run(job);
+                    }
+                };
+                store.threads.push(
+                    thread::Builder::new()
+                        .name(format!("{name}-{index}"))
+                        .spawn(work)?,
+                );
+            }
         }
         Ok(Arc::new(store))
     }
@@ -107,6 +137,8 @@ impl Store {
         mailbox: &Mailbox,
     ) -> Answer<Result<Arc<Body>, Refusal>> {
         match self.shared.backend.open(name, Patience::Now) {
+            // To free descriptors is work for a thread.
+            Err(OpenError::Refused(refusal)) if refusal.is_out_of_descriptors() => {}
             Err(OpenError::Refused(refusal)) => return Answer::Now(Err(refusal)),
             Err(OpenError::WouldBlock) => {}
             Ok(opened) => match mode {
@@ -114,9 +146,14 @@ impl Store {
                 // A text has to be read through before its length is known: only one that somebody
                 // reads already is at hand.
                 Mode::Netascii => {
-                    if let Some(body) = self.shared.bodies.find(opened.identity, mode) {
-                        return Answer::Now(Ok(body));
-                    }
+                    return match self.shared.bodies.find(opened.identity, mode) {
+                        Some(body) => Answer::Now(Ok(body)),
+                        None => self.offer(Job::Scan {
+                            ticket,
+                            opened,
+                            mailbox: mailbox.clone(),
+                        }),
+                    };
                 }
             },
         }
@@ -135,7 +172,7 @@ impl Store {
         key: &FramesKey,
         mailbox: &Mailbox,
     ) -> Answer<Result<Arc<Frames>, ReadFailure>> {
-        let queue = &self.shared.queue;
+        let queue = self.shared.queue(Lane::Reads);
         let asked = self.shared.cache.ask(key, mailbox, |key, why| {
             // Reading ahead is for idle times: it leaves most of the queue to those who wait.
             let room = why == Why::Asked || queue.len() < JOBS_MAX / 4;
@@ -168,7 +205,7 @@ impl Store {
 
     /// Writes the next octets of an upload; it comes back with [`Done::Written`].
     pub fn write(&self, ticket: Ticket, upload: Upload, chunk: Vec<u8>, mailbox: &Mailbox) {
-        self.shared.queue.add(Job::Write {
+        self.shared.add(Job::Write {
             ticket,
             upload,
             chunk,
@@ -178,7 +215,7 @@ impl Store {
 
     /// Makes an upload visible under its name; [`Done::Published`] says whether it is.
     pub fn publish(&self, ticket: Ticket, upload: Upload, mailbox: &Mailbox) {
-        self.shared.queue.add(Job::Publish {
+        self.shared.add(Job::Publish {
             ticket,
             upload,
             mailbox: mailbox.clone(),
@@ -188,7 +225,7 @@ impl Store {
     /// Gives an upload up. Dropping it does the same, but giving back a large file's disk can take a
     /// while, which is better spent by a thread of the store.
     pub fn discard(&self, upload: Upload) {
-        self.shared.queue.add(Job::Discard(upload));
+        self.shared.add(Job::Discard(upload));
     }
 
     /// The counters, as they stand.
@@ -197,17 +234,15 @@ impl Store {
         self.shared.cache.statistics()
     }
 
-    /// Does one piece of waiting work on the caller's thread; `false` if none waits.
+    /// Does one piece of waiting work on the caller's thread, reads before scans before uploads;
+    /// `false` if none waits.
     pub fn run_next(&self) -> bool {
-        self.shared
-            .queue
-            .next_now()
-            .map(|job| self.shared.run(job))
-            .is_some()
+        let next = self.shared.queues.iter().find_map(Queue::next_now);
+        next.map(|job| self.shared.run(job)).is_some()
     }
 
     fn offer<T>(&self, job: Job) -> Answer<T> {
-        if self.shared.queue.offer(job) {
+        if self.shared.offer(job) {
             Answer::Later
         } else {
             Answer::Busy
@@ -217,7 +252,7 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        self.shared.queue.close();
+        self.shared.queues.iter().for_each(Queue::close);
         for thread in self.threads.drain(..) {
             // A thread cannot panic: whatever a job does is caught. If one did, nothing is left to do.
             let _ = thread.join();
@@ -255,7 +290,16 @@ struct Shared {
     backend: Box<dyn Backend>,
     bodies: Bodies,
     cache: Arc<FrameCache>,
-    queue: Queue<Job>,
+    /// By [`Lane`].
+    queues: [Queue<Job>; 3],
+}
+
+/// Kinds of work that do not wait for each other.
+#[derive(Debug, Clone, Copy)]
+enum Lane {
+    Reads,
+    Scans,
+    Uploads,
 }
 
 /// Work that may block.
@@ -267,6 +311,12 @@ enum Job {
         mailbox: Mailbox,
     },
     Frame(FramesKey),
+    /// Opening a text goes on with reading it through.
+    Scan {
+        ticket: Ticket,
+        opened: Opened,
+        mailbox: Mailbox,
+    },
     Create {
         ticket: Ticket,
         name: Box<[u8]>,
@@ -288,7 +338,33 @@ enum Job {
     Discard(Upload),
 }
 
+impl Job {
+    const fn lane(&self) -> Lane {
+        match self {
+            Self::Open { .. } | Self::Frame(_) => Lane::Reads,
+            Self::Scan { .. } => Lane::Scans,
+            Self::Create { .. } | Self::Write { .. } | Self::Publish { .. } | Self::Discard(_) => {
+                Lane::Uploads
+            }
+        }
+    }
+}
+
 impl Shared {
+    const fn queue(&self, lane: Lane) -> &Queue<Job> {
+        &self.queues[lane as usize]
+    }
+
+    /// Queues a job unless too many of its kind wait already; says whether it did.
+    fn offer(&self, job: Job) -> bool {
+        self.queue(job.lane()).offer(job)
+    }
+
+    /// Queues a job of a kind that its owner limits.
+    fn add(&self, job: Job) {
+        self.queue(job.lane()).add(job);
+    }
+
     fn run(&self, job: Job) {
         match job {
             Job::Open {
@@ -297,8 +373,30 @@ impl Shared {
                 mode,
                 mailbox,
             } => {
-                let opened = caught(Refusal::Failed(PANICKED), || self.open(&name, mode));
-                mailbox.deliver(Done::Opened(ticket, opened));
+                let answer = match caught(Refusal::Failed(PANICKED), || self.open(&name, mode)) {
+                    Ok(Opening::Done(body)) => Ok(body),
+                    Ok(Opening::Unscanned(opened)) => {
+                        let mailbox = mailbox.clone();
+                        if self.offer(Job::Scan {
+                            ticket,
+                            opened,
+                            mailbox,
+                        }) {
+                            return;
+                        }
+                        Err(Refusal::Failed(BUSY))
+                    }
+                    Err(refusal) => Err(refusal),
+                };
+                mailbox.deliver(Done::Opened(ticket, answer));
+            }
+            Job::Scan {
+                ticket,
+                opened,
+                mailbox,
+            } => {
+                let scanned = caught(Refusal::Failed(PANICKED), || self.scan(opened));
+                mailbox.deliver(Done::Opened(ticket, scanned));
             }
             Job::Frame(key) => {
                 let frames = caught(ReadFailure::Failed(PANICKED), || {
@@ -307,6 +405,10 @@ impl Shared {
                 let (result, waiting) = self.cache.finish(&key, frames);
                 for mailbox in waiting {
                     mailbox.deliver(Done::Framed(key.clone(), result.clone()));
+                }
+                // Somebody begins to read a file: a good time to look after those that are no more.
+                if key.extent == 0 {
+                    self.bodies.release_nameless();
                 }
             }
             Job::Create {
@@ -317,7 +419,7 @@ impl Shared {
                 mailbox,
             } => {
                 let created = caught(Refusal::Failed(PANICKED), || {
-                    self.backend.create(&name, announced)
+                    self.with_descriptors(|| self.backend.create(&name, announced))
                 });
                 mailbox.deliver(Done::Created(
                     ticket,
@@ -346,34 +448,53 @@ impl Shared {
         }
     }
 
-    fn open(&self, name: &[u8], mode: Mode) -> Result<Arc<Body>, Refusal> {
-        let opened = self
-            .backend
-            .open(name, Patience::Long)
-            .map_err(|error| match error {
+    fn open(&self, name: &[u8], mode: Mode) -> Result<Opening, Refusal> {
+        let opened = self.with_descriptors(|| {
+            let opened = self.backend.open(name, Patience::Long);
+            opened.map_err(|error| match error {
                 OpenError::Refused(refusal) => refusal,
                 OpenError::WouldBlock => Refusal::Failed(WOULD_BLOCK),
-            })?;
-        if let Some(body) = self.bodies.find(opened.identity, mode) {
+            })
+        })?;
+        Ok(match mode {
+            Mode::Octet => Opening::Done(self.share(opened, mode)),
+            Mode::Netascii => match self.bodies.find(opened.identity, mode) {
+                Some(body) => Opening::Done(body),
+                None => Opening::Unscanned(opened),
+            },
+        })
+    }
+
+    fn scan(&self, opened: Opened) -> Result<Arc<Body>, Refusal> {
+        // Somebody may have asked for it before, and waited in front.
+        if let Some(body) = self.bodies.find(opened.identity, Mode::Netascii) {
             return Ok(body);
         }
-        let opened = match mode {
-            Mode::Octet => opened,
-            Mode::Netascii => {
-                let (text, len) =
-                    Text::scan(opened.source, opened.len).map_err(|failure| match failure {
-                        // Too much in motion to be read now; the client may ask again.
-                        ReadFailure::Changed => Refusal::Failed(WOULD_BLOCK),
-                        ReadFailure::Failed(errno) => Refusal::Failed(errno),
-                    })?;
-                Opened {
-                    source: Box::new(text),
-                    len,
-                    identity: opened.identity,
-                }
-            }
+        let wanted = || !self.queue(Lane::Scans).is_closed();
+        let (text, len) =
+            Text::scan(opened.source, opened.len, wanted).map_err(|failure| match failure {
+                // Too much in motion to be read now; the client may ask again.
+                ReadFailure::Changed => Refusal::Failed(WOULD_BLOCK),
+                ReadFailure::Failed(errno) => Refusal::Failed(errno),
+            })?;
+        let scanned = Opened {
+            source: Box::new(text),
+            len,
+            identity: opened.identity,
         };
-        Ok(self.share(opened, mode))
+        Ok(self.share(scanned, Mode::Netascii))
+    }
+
+    /// Does `work`, and once more if no descriptor was left for it: those go first that are kept for
+    /// readers who may never come.
+    fn with_descriptors<T>(&self, work: impl Fn() -> Result<T, Refusal>) -> Result<T, Refusal> {
+        match work() {
+            Err(refusal) if refusal.is_out_of_descriptors() => {
+                self.bodies.release_held();
+                work()
+            }
+            done => done,
+        }
     }
 
     fn share(&self, opened: Opened, mode: Mode) -> Arc<Body> {
@@ -381,11 +502,21 @@ impl Shared {
     }
 }
 
+/// How far opening came.
+enum Opening {
+    Done(Arc<Body>),
+    /// The length of a text is not known yet.
+    Unscanned(Opened),
+}
+
 /// The error number of work that panicked, which is a bug: EIO.
 const PANICKED: i32 = libc::EIO;
 
 /// The error number of what could be done at another time: EAGAIN.
 const WOULD_BLOCK: i32 = libc::EAGAIN;
+
+/// The error number of what is [`Answer::Busy`] when that can no longer be said: EBUSY.
+const BUSY: i32 = libc::EBUSY;
 
 /// Does `work`; a panic becomes `failure`, so that whoever waits is told and the thread lives on.
 fn caught<T, E>(failure: E, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
@@ -614,6 +745,10 @@ impl Refusal {
             Self::DiskFull => (ErrorCode::DISK_FULL, "disk full or upload too large"),
             Self::Failed(_) => (ErrorCode::UNDEFINED, "the server cannot do this now"),
         }
+    }
+
+    const fn is_out_of_descriptors(self) -> bool {
+        matches!(self, Self::Failed(libc::EMFILE | libc::ENFILE))
     }
 }
 

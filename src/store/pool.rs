@@ -1,14 +1,12 @@
-//! A bounded queue of jobs, and the threads that empty it.
+//! Bounded queues of jobs, which threads empty.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Most jobs that wait, beyond those that must not be refused: enough for a whole rack that asks at
-/// once, few enough to be read from a slow disk before the clients give up.
-pub(super) const JOBS_MAX: usize = 1024;
-
 /// Jobs in the order they came.
 pub(super) struct Queue<Job> {
+    /// Most jobs that wait, beyond those that must not be refused.
+    jobs_max: usize,
     state: Mutex<State<Job>>,
     changed: Condvar,
 }
@@ -19,8 +17,9 @@ struct State<Job> {
 }
 
 impl<Job> Queue<Job> {
-    pub(super) const fn new() -> Self {
+    pub(super) const fn new(jobs_max: usize) -> Self {
         Self {
+            jobs_max,
             state: Mutex::new(State {
                 jobs: VecDeque::new(),
                 closed: false,
@@ -32,7 +31,7 @@ impl<Job> Queue<Job> {
     /// Adds a job unless too many wait already; says whether it did.
     pub(super) fn offer(&self, job: Job) -> bool {
         let mut state = self.lock();
-        if state.closed || state.jobs.len() >= JOBS_MAX {
+        if state.closed || state.jobs.len() >= self.jobs_max {
             return false;
         }
         state.jobs.push_back(job);
@@ -78,6 +77,11 @@ impl<Job> Queue<Job> {
         }
     }
 
+    /// Whether the threads are to end, and a long job is to be given up.
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     /// Ends the threads; what still waits is dropped, which for an upload means that it leaves nothing.
     pub(super) fn close(&self) {
         let mut state = self.lock();
@@ -100,15 +104,17 @@ mod tests {
 
     #[test]
     fn offers_are_refused_when_full_and_additions_never() {
-        let queue = Queue::new();
-        for job in 0..JOBS_MAX {
+        let queue = Queue::new(3);
+        for job in 0..3 {
             assert!(queue.offer(job));
         }
         assert!(!queue.offer(0));
         queue.add(7);
-        assert_eq!(queue.len(), JOBS_MAX + 1);
+        assert_eq!(queue.len(), 4);
         assert_eq!(queue.next_now(), Some(0));
+        assert!(!queue.is_closed());
         queue.close();
+        assert!(queue.is_closed());
         assert_eq!(queue.next(), None);
         assert!(!queue.offer(0));
     }

@@ -25,8 +25,13 @@ struct Index {
 }
 
 impl Text {
-    /// Scans the first `len` octets of `file` once; returns their length on the wire as well.
-    pub(super) fn scan(file: Box<dyn Source>, len: u64) -> Result<(Self, u64), ReadFailure> {
+    /// Scans the first `len` octets of `file` once; returns their length on the wire as well. That can
+    /// take minutes, and ends early, with `ECANCELED`, once it is no longer `wanted`.
+    pub(super) fn scan(
+        file: Box<dyn Source>,
+        len: u64,
+        wanted: impl Fn() -> bool,
+    ) -> Result<(Self, u64), ReadFailure> {
         let mut index = Index {
             spacing: CHUNK_OCTETS as u64,
             wire: Vec::new(),
@@ -35,6 +40,9 @@ impl Text {
         let mut wire = 0;
         let mut offset = 0;
         while offset < len {
+            if !wanted() {
+                return Err(ReadFailure::Failed(libc::ECANCELED));
+            }
             index.note(offset, wire);
             let chunk = read_chunk(&*file, &mut buffer, offset, len)?;
             wire += encoded_len(chunk);

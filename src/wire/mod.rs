@@ -117,6 +117,23 @@ pub struct WireBlock(pub u16);
 pub struct ErrorCode(pub u16);
 
 impl ErrorCode {
+    /// What the code is counted as: a peer may send any, and shall not decide how many are told apart.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self.0 {
+            0 => "0",
+            1 => "1",
+            2 => "2",
+            3 => "3",
+            4 => "4",
+            5 => "5",
+            6 => "6",
+            7 => "7",
+            8 => "8",
+            _ => "other",
+        }
+    }
+
     /// Not defined; the text says more.
     pub const UNDEFINED: Self = Self(0);
     /// File not found.

@@ -46,6 +46,14 @@ pub(super) fn usage(pid: u32) -> io::Result<Usage> {
     })
 }
 
+/// How long the calling thread has waited for a processor that others had; zero where that is not told.
+pub(super) fn starved() -> Duration {
+    let told = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    // Nanoseconds on a processor, nanoseconds waiting for one, turns.
+    let waited = told.split_ascii_whitespace().nth(1);
+    Duration::from_nanos(waited.and_then(|nanos| nanos.parse().ok()).unwrap_or(0))
+}
+
 /// Processor time in the kernel's ticks.
 struct Stat {
     parent: u32,

@@ -243,6 +243,7 @@ impl Driver {
         self.tally.receive_drops = metrics.receive_drops;
         self.tally.lost = self.shard.engine().lost();
         self.tally.processor = processor_time();
+        self.tally.starved = process::starved();
         self.tally.busiest =
             self.tally.processor.as_secs_f64() / elapsed.as_secs_f64().max(f64::MIN_POSITIVE);
         Ok((self.tally, elapsed))

@@ -102,6 +102,8 @@ pub struct Tally {
     pub receive_drops: u64,
     /// Processor time of the threads that drive clients.
     pub processor: Duration,
+    /// How long they had to wait for a processor that others had.
+    pub starved: Duration,
     /// The most that one of them was busy, as a part of the run.
     pub busiest: f64,
 }
@@ -151,6 +153,7 @@ impl Tally {
         self.duplicates += other.duplicates;
         self.receive_drops += other.receive_drops;
         self.processor += other.processor;
+        self.starved += other.starved;
         self.busiest = self.busiest.max(other.busiest);
         for (failure, count) in &other.failures {
             *self.failures.entry(failure.clone()).or_default() += count;

@@ -41,6 +41,7 @@ struct Object {
     gro: bool,
     own_processor_seconds: f64,
     own_busiest_thread: f64,
+    own_starved_seconds: f64,
     own_memory_octets_max: u64,
     was_bottleneck: bool,
     server_process: Option<ServerProcess>,
@@ -108,6 +109,7 @@ impl Object {
             gro: report.load.gro,
             own_processor_seconds: tally.processor.as_secs_f64(),
             own_busiest_thread: tally.busiest,
+            own_starved_seconds: tally.starved.as_secs_f64(),
             own_memory_octets_max: report.memory_max,
             was_bottleneck: report.is_bottleneck(),
             server_process: server.map(|(usage, (per_gigabyte, per_transfer))| ServerProcess {

@@ -28,6 +28,9 @@ pub struct Report {
 /// From here on, a thread had no time left: what looks like the server's slowness may be its own.
 const BUSY: f64 = 0.95;
 
+/// From this part of the run on, waiting for a processor that others have spoils the numbers.
+const STARVED: f64 = 0.1;
+
 /// The parts of all that the percentiles stand for, with their names.
 const QUANTILES: [(&str, f64); 5] = [
     ("p50", 0.5),
@@ -48,6 +51,13 @@ impl Report {
     #[must_use]
     pub fn is_bottleneck(&self) -> bool {
         self.tally.busiest >= BUSY
+    }
+
+    /// Whether other programs took this end's processors away for a good part of the run.
+    #[must_use]
+    pub fn is_starved(&self) -> bool {
+        let whole = self.elapsed.as_secs_f64() * self.load.threads as f64;
+        self.tally.starved.as_secs_f64() > whole * STARVED
     }
 
     /// How many a second.

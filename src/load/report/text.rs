@@ -188,6 +188,13 @@ impl Report {
                 "WARNING: this end had no time left, so the server may be faster than it looks; give it more --threads, or another machine"
             )?;
         }
+        if self.is_starved() {
+            writeln!(
+                f,
+                "WARNING: this end waited {:.3} s for a processor that other programs had; the times above hold that too",
+                tally.starved.as_secs_f64()
+            )?;
+        }
         if tally.receive_drops > 0 {
             writeln!(
                 f,

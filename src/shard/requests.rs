@@ -339,8 +339,9 @@ impl<E: Engine> Shard<E> {
         }
         let operation = slot.operation.name();
         self.count_request(operation, refusal.name());
-        // Out of descriptors is a passing thing: the client asks again, where an ERROR would end its boot.
-        if matches!(refusal, Refusal::Failed(libc::EMFILE | libc::ENFILE)) {
+        // Out of descriptors, or a store with its hands full, is a passing thing: the client asks again, where an ERROR would end its boot.
+        let passing = [libc::EBUSY, libc::EMFILE, libc::ENFILE];
+        if matches!(refusal, Refusal::Failed(errno) if passing.contains(&errno)) {
             self.suppress(Suppressed::Full);
         } else {
             self.send_error(socket, &path, code, text);

@@ -14,6 +14,9 @@ use crate::wire::{self, ErrorCode};
 
 /// Blocks that one transfer may send before the next one has its turn: a window of the usual size.
 const BURST_BLOCKS_MAX: u64 = 64;
+/// Turns in one round of the loop: a few milliseconds of sending. In a crowd of ten thousand, ACKs must not
+/// wait until everybody has been served, for by then their timers have run out.
+const TURNS_PER_ROUND_MAX: usize = 512;
 /// How long a transfer waits before it asks again for frames that the store had no time for.
 const BUSY_RETRY: Duration = Duration::from_millis(10);
 /// Octets of an ERROR at most: its texts are this program's own, and short.
@@ -30,9 +33,13 @@ enum Turn {
 }
 
 impl<E: Engine> Shard<E> {
-    /// Serves those that have something to send in turn, until none has or the engine takes no more.
+    /// Serves those that have something to send in turn, until none has, the engine takes no more, or it is
+    /// time to look what has arrived.
     pub(super) fn pump(&mut self, now: Instant) {
-        while let Some(id) = self.ready.pop_front() {
+        for _ in 0..TURNS_PER_ROUND_MAX {
+            let Some(id) = self.ready.pop_front() else {
+                return;
+            };
             if let Some(slot) = self.table.get_mut(id) {
                 slot.queued = false;
             }

@@ -60,6 +60,8 @@ pub struct Shard<E> {
     sockets: HashMap<SocketId, Purpose>,
     table: Table,
     timers: Wheel<SlotId>,
+    /// Rounds in a row in which the timers were not looked at.
+    timers_deferred: u8,
     /// Memory for those whose timers fire in one round.
     fired: Vec<SlotId>,
     /// Those that have something to send, each once, served in turn.
@@ -80,6 +82,12 @@ pub struct Shard<E> {
     metrics: Metrics,
     endings: Vec<(SlotId, Ending)>,
 }
+
+/// As many datagrams in one round, and more are likely to wait behind them: what one call to the kernel
+/// delivers at the most, with io_uring.
+const BUSY_DATAGRAMS: usize = 32;
+/// Rounds in a row for which that may keep the timers waiting: some tens of milliseconds.
+const TIMERS_DEFERRED_MAX: u8 = 16;
 
 /// What a socket is for.
 #[derive(Debug, Clone, Copy)]
@@ -111,6 +119,7 @@ impl<E: Engine> Shard<E> {
             sockets: HashMap::new(),
             table: Table::default(),
             timers: Wheel::new(),
+            timers_deferred: 0,
             fired: Vec::new(),
             ready: VecDeque::new(),
             waiting: HashMap::new(),
@@ -203,7 +212,12 @@ impl<E: Engine> Shard<E> {
         for datagram in (0..).map_while(|place| inbox.get(place)) {
             self.handle(&datagram, now);
         }
-        self.expire(now);
+        // While ACKs pour in, the one that a timer waits for may be among those still to be read.
+        self.timers_deferred += 1;
+        if inbox.len() < BUSY_DATAGRAMS || self.timers_deferred > TIMERS_DEFERRED_MAX {
+            self.timers_deferred = 0;
+            self.expire(now);
+        }
         self.pump(now);
 
         self.inbox = Some(inbox);

@@ -33,6 +33,9 @@ use zero_copy::{Route, ZeroCopy};
 /// Requests queued between two system calls: with more, one is made in between.
 const SUBMISSIONS: u32 = 64;
 
+/// Datagrams that the kernel delivers to one request before it turns to something else.
+const DELIVERED_MAX: usize = 32;
+
 /// Completions held: one for each buffer, and for each of some hundred sockets that want to be armed
 /// anew or have room. More are kept by the kernel, at a cost.
 const COMPLETIONS: u32 = 1024;
@@ -369,12 +372,22 @@ impl Engine for UringEngine {
     /// signal or a datagram that proves broken ends it early.
     fn wait(&mut self, until: Option<Instant>, inbox: &mut Inbox) -> io::Result<()> {
         inbox.clear();
-        self.arm();
-        self.enter(until)?;
-        while inbox.room().is_some()
-            && let Some(completion) = next(&mut self.ring)
-        {
-            self.complete(&completion, inbox);
+        let mut until = until;
+        loop {
+            self.arm();
+            self.enter(until)?;
+            let before = inbox.len();
+            while inbox.room().is_some()
+                && let Some(completion) = next(&mut self.ring)
+            {
+                self.complete(&completion, inbox);
+            }
+            // The kernel delivers so many at a time, however many wait: in a crowd, ACKs that are left
+            // behind let timers run out.
+            if inbox.len() - before < DELIVERED_MAX || inbox.room().is_none() {
+                break;
+            }
+            until = Some(Instant::ZERO);
         }
         if self.sockets.is_time_to_retry() {
             self.idle.append(&mut self.failed);

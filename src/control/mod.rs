@@ -64,7 +64,9 @@ async fn run(options: &ServerOptions, control: &ControlOptions) -> io::Result<()
         let _ = sender.send(result);
     })?;
     tracing::info!(
-        engine = %server.engine(),
+        engine = server.engine().name,
+        gso = server.engine().gso,
+        zero_copy = server.engine().zero_copy,
         workers = server.workers(),
         root = %options.root.display(),
         writes = ?options.directory.writes,

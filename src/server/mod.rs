@@ -1,6 +1,5 @@
 //! The server: shards on threads of their own, which take requests at shared addresses.
 
-use std::fmt;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::panic::{self, AssertUnwindSafe};
@@ -80,17 +79,6 @@ pub struct EngineInfo {
     pub gso: bool,
     /// Whether bursts leave without being copied, where the device can.
     pub zero_copy: bool,
-}
-
-impl fmt::Display for EngineInfo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bursts = if self.gso {
-            "cut by the kernel"
-        } else {
-            "sent one by one"
-        };
-        write!(f, "{}, bursts {bursts}", self.name)
-    }
 }
 
 /// A shard's thread, and how to reach it.

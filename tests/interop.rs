@@ -153,6 +153,32 @@ fn every_file_of_a_real_tree_by_every_client() {
     }
 }
 
+/// The same tree in the other ways to serve it. The few images would take the clients that know nothing but
+/// 512 octets and lock-step too long; how they fare with those over IPv6 and from a single port, the
+/// test of 65,536 blocks shows.
+#[test]
+fn every_file_of_a_real_tree_over_ipv6_and_from_a_single_port() {
+    let (Some(tree), true) = (netboot(), clients_are_there()) else {
+        return;
+    };
+    let names = unique(&regular_files(tree), tree);
+    let is_image = |name: &str| {
+        fs::metadata(tree.join(name)).is_ok_and(|metadata| metadata.len() > IMAGE_OCTETS_MIN)
+    };
+    let mut jobs = jobs(&names);
+    jobs.retain(|&(client, name)| !(client.is_slow() && is_image(name)));
+    let mut ways = vec![(LOOPBACK, true)];
+    if host_has_ipv6() {
+        ways.extend([("[::1]:0", false), ("[::1]:0", true)]);
+    }
+    for (listen, single_port) in ways {
+        let (_server, address) = serve(tree, listen, |options| {
+            options.settings.single_port = single_port;
+        });
+        fetch_all(tree, address, &jobs);
+    }
+}
+
 #[test]
 fn files_of_every_kind_from_a_single_port() {
     every_kind(LOOPBACK, |options| options.settings.single_port = true);
@@ -175,6 +201,9 @@ fn files_of_every_kind_over_ipv6() {
         every_kind("[::1]:0", |options| options.settings.single_port = true);
     }
 }
+
+/// Files longer than this are images of kernels and disks.
+const IMAGE_OCTETS_MIN: u64 = 4 << 20;
 
 /// Goal: block numbers start over from a shared port and over IPv6 as well. Method: those who take 512
 /// octets at a time fetch more than 65,536 blocks; the others a real image.

@@ -666,3 +666,35 @@ fn simulations_repeat_themselves() {
     );
     assert!(put.status.success(), "{}", stderr(&put));
 }
+
+/// Goal: the command as it is run survives noise, and then serves. Method: random octets, half of them
+/// behind an opcode that exists, and between the bursts a good request, so that nothing is dropped unread.
+#[test]
+fn a_hundred_thousand_random_datagrams_change_nothing() {
+    let (root, here) = (scratch(), scratch());
+    let contents: Vec<u8> = (0..100_000u32).map(|octet| octet as u8).collect();
+    fs::write(root.path().join("file"), &contents).expect("written");
+    let server = Server::start(root.path(), &["--write", "create"]);
+    let noise = socket();
+    let mut random = fastrand::Rng::with_seed(69);
+    for count in 0..100_000 {
+        let mut octets = vec![0; random.usize(..200)];
+        random.fill(&mut octets);
+        if let [first, second, ..] = &mut octets[..]
+            && random.bool()
+        {
+            (*first, *second) = (0, random.u8(1..=6));
+        }
+        noise.send_to(&octets, server.address).expect("sent");
+        if count % 10_000 == 9_999 {
+            let copy = format!("copy-{count}");
+            let output = bootstorm(here.path())
+                .args(["get", &server.url("file"), "-o", &copy])
+                .output()
+                .expect("run");
+            assert!(output.status.success(), "{}", stderr(&output));
+            assert_eq!(fs::read(here.path().join(copy)).expect("there"), contents);
+        }
+    }
+    assert_eq!(server.end().0.code(), Some(0));
+}

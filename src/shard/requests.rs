@@ -44,19 +44,18 @@ impl<E: Engine> Shard<E> {
         if let Some(id) = self.table.find(&key)
             && let Some(slot) = self.table.get(id)
         {
-            if slot.fingerprint == fingerprint {
-                // A repeat before the first answer belongs to the transfer that it started, whose timer
-                // resends: atftp aborts on a second OACK.
-                if slot.is_fresh() {
-                    return self.suppress(Suppressed::RepeatedRequest);
-                }
-                if let Some(at) = slot.quiet_at(now) {
-                    return self.wait_for_quiet(id, at, datagram.octets);
-                }
+            let repeated = slot.fingerprint == fingerprint;
+            // A repeat before the first answer belongs to the transfer that it started, whose timer
+            // resends: atftp aborts on a second OACK.
+            if repeated && slot.is_fresh() {
+                return self.suppress(Suppressed::RepeatedRequest);
             }
             // Whoever has begun anew finds nobody here any more; who has not shall not suffer for it.
             if self.draining {
                 return self.suppress(Suppressed::Draining);
+            }
+            if repeated && let Some(at) = slot.quiet_at(now) {
+                return self.wait_for_quiet(id, at, datagram.octets);
             }
             // Anything else comes from a client that has begun anew.
             self.finish(id, Outcome::Replaced, now);

@@ -2,6 +2,7 @@
 
 mod args;
 mod errand;
+mod gather;
 mod get;
 mod load;
 mod log;
@@ -31,6 +32,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let done = Arguments::try_parse_from(arguments)
         .map_err(Trouble::Clap)
         .and_then(act);
+    log::flush();
     let code = match done {
         Ok(()) => 0,
         // Asking for help is no mistake.

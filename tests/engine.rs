@@ -218,10 +218,7 @@ impl<E: Tested> Host<E> {
 }
 
 fn bind(address: &str) -> Bind {
-    Bind {
-        address: SocketAddr::new(address.parse().expect("an address"), 0),
-        shared: false,
-    }
+    Bind::to(SocketAddr::new(address.parse().expect("an address"), 0))
 }
 
 fn to(peer: SocketAddr) -> Path {
@@ -534,18 +531,7 @@ fn an_overflowing_queue_is_counted<E: Tested>() {
         }
         received.extend(more);
     }
-    // The kernel tells of drops with the next datagram that it queues.
-    assert_eq!(
-        sender.send(&path, Payload::Packet(b"last")),
-        Sent::Datagrams(1)
-    );
-    while received
-        .last()
-        .is_none_or(|datagram| datagram.octets != b"last")
-    {
-        received.extend(receiver.receive_some());
-    }
-    let lost = 1001 - received.len() as u64;
+    let lost = 1000 - received.len() as u64;
     assert_ne!(lost, 0);
     assert_eq!(receiver.engine.receive_drops(), lost);
 }
@@ -678,6 +664,7 @@ fn what_cannot_be_sent_fails_and_says_why<E: Tested>() {
     };
     assert_eq!(host.send(&path, payload), Sent::Datagrams(0));
     // An IPv4 socket reaches no IPv6 peer, nor sends from an IPv6 address.
+    let mut host = Host::<E>::new("0.0.0.0");
     let peer = "[::1]:9".parse().expect("an address");
     assert!(matches!(
         host.send(&to(peer), Payload::Packet(b"x")),
@@ -725,7 +712,10 @@ fn two_sockets_share_a_port_only_if_both_want_to<E: Tested>() {
     let alone = engine.open(bind("127.0.0.1")).expect("a socket");
     let address = engine.local_addr(alone).expect("an open socket");
     for shared in [false, true] {
-        let again = engine.open(Bind { address, shared });
+        let again = engine.open(Bind {
+            shared,
+            ..Bind::to(address)
+        });
         assert_eq!(
             again.map_err(|error| error.kind()),
             Err(io::ErrorKind::AddrInUse)
@@ -740,8 +730,8 @@ fn two_sockets_share_a_port_only_if_both_want_to<E: Tested>() {
     let address = engine.local_addr(first).expect("an open socket");
     engine
         .open(Bind {
-            address,
             shared: true,
+            ..Bind::to(address)
         })
         .expect("a second socket");
 }

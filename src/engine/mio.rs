@@ -217,26 +217,28 @@ impl MioEngine {
                 continue;
             };
             let calls_max = calls_left.min(TURN_DATAGRAMS_MAX);
-            let (mut calls, mut drops_new) = (0, 0);
+            let plainly = socket.peers_only && !self.gro;
+            let mut calls = 0;
             while socket.state.readable
                 && calls < calls_max
                 && let Some(room) = inbox.room()
             {
                 calls += 1;
-                match socket::receive(&socket.udp, room) {
+                let received = if plainly {
+                    socket::receive_plainly(&socket.udp, room)
+                } else {
+                    socket::receive(&socket.udp, room)
+                };
+                match received {
                     Ok(Received {
                         len,
                         path,
                         broadcast,
                         segment,
-                        drops,
-                    }) => {
-                        drops_new += socket.new_drops(drops);
-                        match segment {
-                            Some(segment) => inbox.push_row(id, path, broadcast, len, segment),
-                            None => inbox.push(id, path, broadcast, len),
-                        }
-                    }
+                    }) => match segment {
+                        Some(segment) => inbox.push_row(id, path, broadcast, len, segment),
+                        None => inbox.push(id, path, broadcast, len),
+                    },
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         socket.state.readable = false;
                     }
@@ -248,7 +250,6 @@ impl MioEngine {
                 self.readable.push_back(id);
             }
             calls_left -= calls;
-            self.sockets.drops += drops_new;
             self.sockets.statistics.receives += calls as u64;
         }
     }
@@ -302,7 +303,7 @@ impl Engine for MioEngine {
     }
 
     fn send(&mut self, socket: SocketId, path: &Path, payload: Payload<'_>) -> Sent {
-        match self.sockets.send(socket, path, &payload, |_, _, _| None) {
+        match self.sockets.send(socket, path, &payload, |_, _, _, _| None) {
             Ok(sent) => Sent::Datagrams(sent),
             Err(stopped) => self.stopped(socket, &stopped),
         }
@@ -323,9 +324,8 @@ impl Engine for MioEngine {
         Ok(())
     }
 
-    /// The kernel tells of drops with the next datagram that it queues, so the latest may be missing.
     fn receive_drops(&self) -> u64 {
-        self.sockets.drops
+        self.sockets.drops()
     }
 }
 
@@ -368,12 +368,7 @@ mod tests {
     fn engine_and_socket(address: &str) -> (MioEngine, SocketId, Path) {
         let mut engine = MioEngine::new().expect("an engine");
         let address = SocketAddr::new(address.parse().expect("an address"), 0);
-        let id = engine
-            .open(Bind {
-                address,
-                shared: false,
-            })
-            .expect("a socket");
+        let id = engine.open(Bind::to(address)).expect("a socket");
         let peer = engine.local_addr(id).expect("an open socket");
         (
             engine,

@@ -60,6 +60,20 @@ pub struct Bind {
     pub address: SocketAddr,
     /// Whether other shards of this process listen on the same address (SO_REUSEPORT).
     pub shared: bool,
+    /// Whether only a datagram's peer matters: its local end is not told then, which is cheaper.
+    pub peers_only: bool,
+}
+
+impl Bind {
+    /// A socket of this engine alone that is told everything.
+    #[must_use]
+    pub const fn to(address: SocketAddr) -> Self {
+        Self {
+            address,
+            shared: false,
+            peers_only: false,
+        }
+    }
 }
 
 /// What to send along a path.

@@ -57,6 +57,8 @@ pub struct UringEngine {
     buffers: Buffers,
     /// What a request to receive leaves room for in front of a datagram: name and control messages.
     header: Box<libc::msghdr>,
+    /// The same for sockets that tell no more than the peer.
+    short_header: Box<libc::msghdr>,
     alarm: Arc<Alarm<OwnedFd>>,
     /// Whether a request stays that tells when the alarm is rung.
     listening: bool,
@@ -98,12 +100,14 @@ impl UringEngine {
         // SAFETY: a msghdr of zeros is one without address, data and control messages.
         let mut header: Box<libc::msghdr> = Box::new(unsafe { mem::zeroed() });
         header.msg_namelen = socket::linux::NAME_OCTETS as _;
+        let short_header = header.clone();
         header.msg_controllen = socket::linux::CONTROL_OCTETS as _;
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self {
             ring,
             buffers,
             header,
+            short_header,
             alarm: Arc::new(Alarm::new(bell)),
             listening: false,
             sockets: Sockets::new()?,
@@ -183,10 +187,15 @@ impl UringEngine {
                 continue;
             };
             let fd = Fd(socket.udp.as_raw_fd());
-            let entry = opcode::RecvMsgMulti::new(fd, &raw const *self.header, Buffers::GROUP)
+            let header = if socket.peers_only {
+                &raw const *self.short_header
+            } else {
+                &raw const *self.header
+            };
+            let entry = opcode::RecvMsgMulti::new(fd, header, Buffers::GROUP)
                 .build()
                 .user_data(RECEIVED | u64::from(id.0));
-            // SAFETY: the header lives as long as the ring, and the buffers until no request to
+            // SAFETY: the headers live as long as the ring, and the buffers until no request to
             // receive is under way, which `receiving` counts.
             if unsafe { queue(&mut self.ring, &entry) } {
                 self.receiving += 1;
@@ -267,13 +276,18 @@ impl UringEngine {
 
     /// Copies a datagram from a filled buffer; what belongs to a closed socket or is broken is left.
     fn take_datagram(&mut self, id: SocketId, number: u16, len: usize, inbox: &mut Inbox) {
-        let Some(socket) = self.sockets.get_mut(id) else {
+        let Some(socket) = self.sockets.get(id) else {
             return;
+        };
+        let header = if socket.peers_only {
+            &self.short_header
+        } else {
+            &self.header
         };
         let Some(Ok(filled)) = self
             .buffers
             .filled(number, len)
-            .map(|octets| RecvMsgOut::parse(octets, &self.header))
+            .map(|octets| RecvMsgOut::parse(octets, header))
         else {
             return;
         };
@@ -286,15 +300,12 @@ impl UringEngine {
             len,
             path,
             broadcast,
-            drops,
             // Rows are not asked for.
             segment: _,
         } = received;
         let len = len.min(room.len());
         room[..len].copy_from_slice(&payload[..len]);
         inbox.push(id, path, broadcast, len);
-        let drops = socket.new_drops(drops);
-        self.sockets.drops += drops;
     }
 
     /// Has the kernel end requests, and let go of their sockets.
@@ -347,7 +358,7 @@ impl Engine for UringEngine {
         let zero_copy = &mut self.zero_copy;
         let sent = self
             .sockets
-            .send(socket, path, &payload, |socket, octets, segment| {
+            .send(socket, path, &payload, |socket, path, octets, segment| {
                 let Payload::Frames { frames, .. } = payload else {
                     return None;
                 };
@@ -396,9 +407,8 @@ impl Engine for UringEngine {
         Ok(())
     }
 
-    /// The kernel tells of drops with the next datagram that it queues, so the latest may be missing.
     fn receive_drops(&self) -> u64 {
-        self.sockets.drops
+        self.sockets.drops()
     }
 }
 
@@ -472,10 +482,7 @@ mod tests {
             }
         };
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let bind = Bind {
-            address,
-            shared: false,
-        };
+        let bind = Bind::to(address);
         let id = engine.open(bind).expect("a socket");
         let peer = engine.local_addr(id).expect("an open socket");
         let local = Local::default();
@@ -568,10 +575,7 @@ mod tests {
         drop((engine, id));
         for _ in 0..50 {
             let mut engine = UringEngine::new().expect("an engine");
-            let bind = Bind {
-                address,
-                shared: false,
-            };
+            let bind = Bind::to(address);
             let id = engine.open(bind).expect("a free port");
             engine
                 .wait(Some(Instant::ZERO), &mut inbox)

@@ -172,7 +172,10 @@ impl Server {
             let binds: Vec<Bind> = server
                 .addresses
                 .iter()
-                .map(|&address| Bind { address, shared })
+                .map(|&address| Bind {
+                    shared,
+                    ..Bind::to(address)
+                })
                 .collect();
             let work = move || match take_engine(engine, number == 0) {
                 Ok(Taken::Mio(engine)) => {

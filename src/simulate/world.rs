@@ -108,10 +108,7 @@ impl World {
     pub fn listen(&mut self, host: Host, address: SocketAddr) {
         self.hosts[host.0]
             .shard
-            .listen(Bind {
-                address,
-                shared: false,
-            })
+            .listen(Bind::to(address))
             .expect("the address is free");
     }
 

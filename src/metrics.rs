@@ -212,6 +212,12 @@ pub struct Latencies {
 }
 
 impl Latencies {
+    /// Whether nothing was served yet that could take any time.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.named().iter().all(|(_, latency)| latency.count() == 0)
+    }
+
     fn merge(&mut self, other: &Self) {
         self.first_datagram.merge(&other.first_datagram);
         self.ack_to_burst.merge(&other.ack_to_burst);
@@ -234,14 +240,13 @@ impl Latencies {
 /// A table of percentiles in milliseconds.
 impl fmt::Display for Latencies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown: Vec<_> = self
-            .named()
-            .into_iter()
-            .filter(|(_, latency)| latency.count() > 0)
-            .collect();
-        if shown.is_empty() {
+        if self.is_empty() {
             return Ok(());
         }
+        let shown = self
+            .named()
+            .into_iter()
+            .filter(|(_, latency)| latency.count() > 0);
         let titles = ["count", "p50", "p90", "p99", "p99.9", "max"];
         write!(f, "\n  {:<28}", "latencies in ms")?;
         titles

@@ -62,6 +62,7 @@ fn options(arguments: &Serve, ipv6: bool) -> Result<ServerOptions, Trouble> {
     Ok(ServerOptions {
         listen,
         workers,
+        pin: arguments.pin,
         settings: Settings {
             patience,
             blksize_max: arguments.max_blksize.octets(),
@@ -185,6 +186,7 @@ mod tests {
         assert_eq!(settings.patience.unvalidated_retries, STRICT_RETRIES);
         assert_eq!(settings.subnets.len(), 2);
         assert!(typed("--single-port").settings.single_port);
+        assert!(typed("--pin").pin && !typed("").pin);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The server: shards on threads of their own, which take requests at shared addresses.
 
+mod pin;
+
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::panic::{self, AssertUnwindSafe};
@@ -21,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::shard::{Census, Running, Shard};
 use crate::store::directory::{Directory, DirectoryOptions};
 use crate::store::{Store, StoreOptions, StoreStatistics, THREADS_DEFAULT};
+use pin::Processors;
 
 /// How long a port that is taken may take to become free. The kernel takes a ring apart some time
 /// after its process was killed, and until then its requests keep the port: milliseconds, as a rule.
@@ -36,6 +39,8 @@ pub struct ServerOptions {
     pub listen: Vec<SocketAddr>,
     /// How many shards, each with a thread of its own; at least 1.
     pub workers: usize,
+    /// Whether each of these threads stays on one processor; there must be enough of them.
+    pub pin: bool,
     /// What holds for transfers.
     pub settings: Settings,
     /// The directory whose files are served.
@@ -114,7 +119,7 @@ impl Server {
     /// text says which.
     pub fn start(
         options: &ServerOptions,
-        ended: impl Fn(io::Result<()>) + Send + Sync + 'static,
+        ended: impl Fn(io::Result<Metrics>) + Send + Sync + 'static,
     ) -> io::Result<Self> {
         raise_descriptor_limit();
         let directory = Directory::new(&options.root, options.directory)?;
@@ -130,27 +135,35 @@ impl Server {
             store,
             &options.listen,
             options.workers,
+            options.pin,
             options.settings.clone(),
             options.engine,
             ended,
         )
     }
 
-    /// Starts a server over any store. `ended` is called by each shard's thread as its last act, whatever
-    /// its end; a panic is an error.
+    /// Starts a server over any store. `ended` is called by each shard's thread as its last act, with all
+    /// that it counted, or why it failed; a panic is an error.
     ///
     /// # Errors
-    /// If an address cannot be had, or the system is out of something.
+    /// If an address cannot be had, there are fewer processors than workers to pin, or the system is
+    /// out of something.
     pub fn with_store(
         store: Arc<Store>,
         listen: &[SocketAddr],
         workers: usize,
+        pin: bool,
         settings: Settings,
         engine: EngineChoice,
-        ended: impl Fn(io::Result<()>) + Send + Sync + 'static,
+        ended: impl Fn(io::Result<Metrics>) + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let (settings, ended, census) = (Arc::new(settings), Arc::new(ended), Census::default());
+        let workers = workers.max(1);
         let shared = workers > 1;
+        let processors = pin.then(|| Processors::of(workers)).transpose()?;
+        if let Some(processors) = &processors {
+            tracing::info!(%processors, "workers are pinned");
+        }
         listen
             .iter()
             .try_for_each(|&address| refuse_taken(address))?;
@@ -160,7 +173,7 @@ impl Server {
             store: store.clone(),
             shards: Vec::new(),
         };
-        for number in 0..workers.max(1) {
+        for number in 0..workers {
             let (sender, ready) = mpsc::channel();
             let (store, settings, census, ended) = (
                 store.clone(),
@@ -174,7 +187,13 @@ impl Server {
                 .iter()
                 .map(|&address| Bind { address, shared })
                 .collect();
-            let work = move || match take_engine(engine, number == 0) {
+            let processor = processors.as_ref().and_then(|all| all.get(number));
+            // First of all: what a worker makes then lies near its processor.
+            let begin = move || {
+                processor.map_or(Ok(()), pin::stay_on)?;
+                take_engine(engine, number == 0)
+            };
+            let work = move || match begin() {
                 Ok(Taken::Mio(engine)) => {
                     let info = EngineInfo {
                         name: engine.name(),
@@ -196,7 +215,7 @@ impl Server {
                 }
                 Err(error) => {
                     let _ = sender.send(Err(error));
-                    Ok(())
+                    Ok(Metrics::default())
                 }
             };
             let thread = thread::Builder::new()
@@ -341,7 +360,7 @@ fn raise_descriptor_limit() {
 
 /// Does the work of a shard's thread. A shard that panics would otherwise be missed by nobody but its
 /// clients.
-fn caught(work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+fn caught<Value>(work: impl FnOnce() -> io::Result<Value>) -> io::Result<Value> {
     // Everything that the work may leave half changed is its own and dropped with it, or behind locks
     // that are made for it.
     panic::catch_unwind(AssertUnwindSafe(work))
@@ -386,13 +405,13 @@ fn uring() -> io::Result<Taken> {
     Err(io::Error::new(io::ErrorKind::Unsupported, text))
 }
 
-/// A shard's thread: everything it owns is made on it, and never leaves.
+/// A shard's thread: everything it owns is made on it, and never leaves but for what it counted.
 fn run_shard<E: Engine>(
     mut shard: Shard<E>,
     engine: EngineInfo,
     binds: &[Bind],
     ready: &mpsc::Sender<io::Result<Ready>>,
-) -> io::Result<()> {
+) -> io::Result<Metrics> {
     let mut begin = || {
         let waker = shard.engine().waker();
         let mut addresses = Vec::new();
@@ -424,7 +443,7 @@ fn run_shard<E: Engine>(
         }
         Err(error) => {
             let _ = ready.send(Err(error));
-            return Ok(());
+            return Ok(Metrics::default());
         }
     };
     let mut draining = false;
@@ -439,14 +458,14 @@ fn run_shard<E: Engine>(
                 // It does not stay for repeats of what has ended already.
                 Command::Stop => {
                     shard.stop();
-                    return Ok(());
+                    return Ok(shard.metrics());
                 }
                 Command::Report(reply) => reply(shard.metrics()),
                 Command::List(max, reply) => reply(shard.all_running(max)),
             }
         }
     }
-    Ok(())
+    Ok(shard.metrics())
 }
 
 /// Shards share an address by SO_REUSEPORT, which would let another process of the same user in as
@@ -511,10 +530,11 @@ mod tests {
         let listen = ["127.0.0.1:0".parse().expect("an address")];
         let (settings, engine) = (Settings::default(), EngineChoice::Mio);
         let (sender, ended) = mpsc::channel();
-        let server = Server::with_store(store, &listen, 1, settings, engine, move |result| {
-            let _ = sender.send(result);
-        })
-        .expect("a server");
+        let server =
+            Server::with_store(store, &listen, 1, false, settings, engine, move |result| {
+                let _ = sender.send(result);
+            })
+            .expect("a server");
         let client = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         client
             .send_to(b"\0\x01file\0octet\0", server.addresses()[0])
@@ -528,11 +548,11 @@ mod tests {
 
     #[test]
     fn a_panic_in_a_shard_is_an_error() {
-        let told = caught(|| panic!("as on a defect")).expect_err("an error");
+        let told = caught::<()>(|| panic!("as on a defect")).expect_err("an error");
         assert_eq!(told.to_string(), "its thread panicked");
         assert!(caught(|| Ok(())).is_ok());
         assert_eq!(
-            caught(|| Err(io::ErrorKind::OutOfMemory.into())).map_err(|error| error.kind()),
+            caught::<()>(|| Err(io::ErrorKind::OutOfMemory.into())).map_err(|error| error.kind()),
             Err(io::ErrorKind::OutOfMemory)
         );
     }

@@ -31,6 +31,7 @@ const UNSAFE_FILES: &[&str] = &[
     "src/engine/socket.rs",
     "src/engine/uring.rs",
     "src/engine/uring/buffers.rs",
+    "src/engine/uring/registered.rs",
     "src/engine/uring/ring.rs",
     "src/engine/uring/zero_copy.rs",
     "src/store/arena.rs",

@@ -183,6 +183,8 @@ pub struct Statistics {
     pub gso_fallbacks: u64,
     /// Bursts handed to the device where they lie, without a system call of `sends`.
     pub zero_copy_sends: u64,
+    /// Those of them from memory that the kernel knew already.
+    pub zero_copy_registered: u64,
     /// Those of them that the kernel copied all the same.
     pub zero_copy_copied: u64,
 }

@@ -131,6 +131,9 @@ pub(super) struct Serve {
         default_value = "auto"
     )]
     pub(super) engine: EngineChoice,
+    /// Send every datagram by a call of its own (for network cards that cut bursts wrongly).
+    #[arg(long, env = "BOOTSTORM_NO_GSO", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    pub(super) no_gso: bool,
     /// Threads that serve. [default: one for each core]
     #[arg(
         long,

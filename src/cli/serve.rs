@@ -82,6 +82,7 @@ fn options(arguments: &Serve, ipv6: bool) -> Result<ServerOptions, Trouble> {
             .frame_cache
             .unwrap_or_else(config::frame_cache_octets_default),
         engine: arguments.engine.into(),
+        gso: !arguments.no_gso,
     })
 }
 
@@ -187,6 +188,7 @@ mod tests {
         assert_eq!(settings.subnets.len(), 2);
         assert!(typed("--single-port").settings.single_port);
         assert!(typed("--pin").pin && !typed("").pin);
+        assert!(!typed("--no-gso").gso && typed("").gso);
     }
 
     #[test]

@@ -79,9 +79,6 @@ struct Watch {
 }
 
 impl UringEngine {
-    /// The size in octets of a receive queue that takes the requests of 10,000 hosts at once.
-    pub const RECEIVE_BUFFER_OCTETS: usize = socket::RECEIVE_BUFFER_OCTETS;
-
     /// An engine without sockets, whose epoch is now, for the thread that calls this.
     ///
     /// # Errors
@@ -120,32 +117,6 @@ impl UringEngine {
     pub fn without_gso(mut self) -> Self {
         self.sockets.stop_gso();
         self
-    }
-
-    /// Whether the kernel cuts bursts into datagrams.
-    #[must_use]
-    pub const fn gso(&self) -> bool {
-        self.sockets.gso()
-    }
-
-    /// What it has done so far.
-    #[must_use]
-    pub const fn statistics(&self) -> Statistics {
-        Statistics {
-            zero_copy_sends: self.zero_copy.sends,
-            zero_copy_registered: self.zero_copy.registered_sends,
-            zero_copy_copied: self.zero_copy.copied,
-            ..self.sockets.statistics
-        }
-    }
-
-    /// The size of a socket's receive queue in octets, as the system grants it. What is less than
-    /// the [size for a storm](UringEngine::RECEIVE_BUFFER_OCTETS) loses requests in one.
-    ///
-    /// # Errors
-    /// If the socket is not open.
-    pub fn receive_buffer(&self, socket: SocketId) -> io::Result<usize> {
-        self.sockets.receive_buffer(socket)
     }
 
     /// What to say when an error ends a send.
@@ -402,6 +373,23 @@ impl Engine for UringEngine {
     fn receive_drops(&self) -> u64 {
         self.sockets.drops
     }
+
+    fn gso(&self) -> bool {
+        self.sockets.gso()
+    }
+
+    fn statistics(&self) -> Statistics {
+        Statistics {
+            zero_copy_sends: self.zero_copy.sends,
+            zero_copy_registered: self.zero_copy.registered_sends,
+            zero_copy_copied: self.zero_copy.copied,
+            ..self.sockets.statistics
+        }
+    }
+
+    fn receive_buffer(&self, socket: SocketId) -> io::Result<usize> {
+        self.sockets.receive_buffer(socket)
+    }
 }
 
 impl Drop for UringEngine {
@@ -463,10 +451,10 @@ mod tests {
 
     use super::super::Local;
     use super::*;
-    use crate::engine::skip;
     use crate::proto::block::{BlockIndex, Rollover};
     use crate::store::memory::{Contents, Memory};
     use crate::store::{Answer, Frames, FramesKey, Mailbox, Store, StoreOptions, Ticket, Writes};
+    use crate::testing::skip;
     use crate::wire::Mode;
 
     /// The number of a device that swallows what it is sent.

@@ -51,6 +51,8 @@ pub struct ServerOptions {
     pub frame_cache_octets: usize,
     /// What moves the datagrams.
     pub engine: EngineChoice,
+    /// Whether the kernel may be handed bursts to cut into datagrams.
+    pub gso: bool,
 }
 
 /// What may move the datagrams.
@@ -131,18 +133,10 @@ impl Server {
                 threads: THREADS_DEFAULT,
             },
         )?;
-        Self::with_store(
-            store,
-            &options.listen,
-            options.workers,
-            options.pin,
-            options.settings.clone(),
-            options.engine,
-            ended,
-        )
+        Self::with_store(store, options, ended)
     }
 
-    /// Starts a server over any store. `ended` is called by each shard's thread as its last act, with all
+    /// Starts a server over any store; what the options say about one does not count. `ended` is called by each shard's thread as its last act, with all
     /// that it counted, or why it failed; a panic is an error.
     ///
     /// # Errors
@@ -150,17 +144,15 @@ impl Server {
     /// out of something.
     pub fn with_store(
         store: Arc<Store>,
-        listen: &[SocketAddr],
-        workers: usize,
-        pin: bool,
-        settings: Settings,
-        engine: EngineChoice,
+        options: &ServerOptions,
         ended: impl Fn(io::Result<Metrics>) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let (settings, ended, census) = (Arc::new(settings), Arc::new(ended), Census::default());
-        let workers = workers.max(1);
+        let settings = Arc::new(options.settings.clone());
+        let (ended, census) = (Arc::new(ended), Census::default());
+        let (workers, engine, gso) = (options.workers.max(1), options.engine, options.gso);
+        let listen = &options.listen;
         let shared = workers > 1;
-        let processors = pin.then(|| Processors::of(workers)).transpose()?;
+        let processors = options.pin.then(|| Processors::of(workers)).transpose()?;
         if let Some(processors) = &processors {
             tracing::info!(%processors, "workers are pinned");
         }
@@ -168,7 +160,7 @@ impl Server {
             .iter()
             .try_for_each(|&address| refuse_taken(address))?;
         let mut server = Self {
-            addresses: listen.to_vec(),
+            addresses: listen.clone(),
             engine: EngineInfo::default(),
             store: store.clone(),
             shards: Vec::new(),
@@ -191,7 +183,7 @@ impl Server {
             // First of all: what a worker makes then lies near its processor.
             let begin = move || {
                 processor.map_or(Ok(()), pin::stay_on)?;
-                take_engine(engine, number == 0)
+                take_engine(engine, gso, number == 0)
             };
             let work = move || match begin() {
                 Ok(Taken::Mio(engine)) => {
@@ -208,7 +200,7 @@ impl Server {
                     let info = EngineInfo {
                         name: engine.name(),
                         gso: engine.gso(),
-                        zero_copy: true,
+                        zero_copy: gso,
                     };
                     let shard = Shard::new(*engine, store, settings, census);
                     run_shard(shard, info, &binds, &sender)
@@ -375,11 +367,11 @@ enum Taken {
 }
 
 /// Makes the engine that was chosen. `aloud` has the reason logged, if there was a choice to make.
-fn take_engine(choice: EngineChoice, aloud: bool) -> io::Result<Taken> {
+fn take_engine(choice: EngineChoice, gso: bool, aloud: bool) -> io::Result<Taken> {
     let why = match choice {
-        EngineChoice::Mio => return mio(),
-        EngineChoice::Uring => return uring(),
-        EngineChoice::Auto => match uring() {
+        EngineChoice::Mio => return mio(gso),
+        EngineChoice::Uring => return uring(gso),
+        EngineChoice::Auto => match uring(gso) {
             Ok(taken) => return Ok(taken),
             Err(error) => error,
         },
@@ -387,20 +379,28 @@ fn take_engine(choice: EngineChoice, aloud: bool) -> io::Result<Taken> {
     if aloud {
         tracing::info!(engine = "mio", %why, "engine taken");
     }
-    mio()
+    mio(gso)
 }
 
-fn mio() -> io::Result<Taken> {
-    MioEngine::new().map(|engine| Taken::Mio(Box::new(engine)))
+fn mio(gso: bool) -> io::Result<Taken> {
+    let mut engine = MioEngine::new()?;
+    if !gso {
+        engine = engine.without_gso();
+    }
+    Ok(Taken::Mio(Box::new(engine)))
 }
 
 #[cfg(target_os = "linux")]
-fn uring() -> io::Result<Taken> {
-    UringEngine::new().map(|engine| Taken::Uring(Box::new(engine)))
+fn uring(gso: bool) -> io::Result<Taken> {
+    let mut engine = UringEngine::new()?;
+    if !gso {
+        engine = engine.without_gso();
+    }
+    Ok(Taken::Uring(Box::new(engine)))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn uring() -> io::Result<Taken> {
+fn uring(_gso: bool) -> io::Result<Taken> {
     let text = "io_uring is a part of Linux, and this is another system";
     Err(io::Error::new(io::ErrorKind::Unsupported, text))
 }
@@ -522,19 +522,27 @@ mod tests {
         let (asked, was_asked) = mpsc::channel();
         let (go_on, goes_on) = mpsc::channel();
         let goes_on = Mutex::new(goes_on);
-        let options = StoreOptions {
+        let options = ServerOptions {
+            listen: vec!["127.0.0.1:0".parse().expect("an address")],
+            workers: 1,
+            pin: false,
+            settings: Settings::default(),
+            root: PathBuf::new(),
+            directory: DirectoryOptions::default(),
             frame_cache_octets: 1 << 20,
+            engine: EngineChoice::Mio,
+            gso: true,
+        };
+        let store_options = StoreOptions {
+            frame_cache_octets: options.frame_cache_octets,
             threads: 1,
         };
-        let store = Store::new(Halted { asked, goes_on }, options).expect("a store");
-        let listen = ["127.0.0.1:0".parse().expect("an address")];
-        let (settings, engine) = (Settings::default(), EngineChoice::Mio);
+        let store = Store::new(Halted { asked, goes_on }, store_options).expect("a store");
         let (sender, ended) = mpsc::channel();
-        let server =
-            Server::with_store(store, &listen, 1, false, settings, engine, move |result| {
-                let _ = sender.send(result);
-            })
-            .expect("a server");
+        let server = Server::with_store(store, &options, move |result| {
+            let _ = sender.send(result);
+        })
+        .expect("a server");
         let client = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         client
             .send_to(b"\0\x01file\0octet\0", server.addresses()[0])

@@ -725,6 +725,7 @@ impl<E: Engine> Shard<E> {
             active_writes: running(Operation::Write),
             unvalidated: self.unvalidated.count() as u64,
             receive_drops: self.engine.receive_drops(),
+            engine: self.engine.statistics(),
             ..self.metrics.clone()
         }
     }

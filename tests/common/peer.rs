@@ -31,6 +31,7 @@ pub(crate) fn options(root: &Path) -> ServerOptions {
         directory: DirectoryOptions::default(),
         frame_cache_octets: frame_cache_octets_default(),
         engine: EngineChoice::Auto,
+        gso: true,
     }
 }
 

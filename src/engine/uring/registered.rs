@@ -130,8 +130,8 @@ mod tests {
     use io_uring::squeue::Flags;
 
     use super::*;
-    use crate::engine::skip;
     use crate::engine::uring::ring::Disabled;
+    use crate::testing::skip;
 
     /// A ring with an empty table, which may be filled or not.
     fn ring(registrations: &[u8]) -> Option<(IoUring, Registered)> {

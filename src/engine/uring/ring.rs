@@ -100,7 +100,7 @@ mod tests {
     use io_uring::opcode;
 
     use super::*;
-    use crate::engine::skip;
+    use crate::testing::skip;
 
     #[test]
     fn refusals_are_told_in_words() {

@@ -20,6 +20,11 @@ const PLACES: u16 = 1 << 14;
 /// How often memory is looked for that nobody else has any more.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
 
+/// Stretches given up when the kernel takes no more. What it refuses for is, as a rule, the memory that a user
+/// may lock (`ulimit -l`), and bursts from elsewhere count against that too: as many as may be under way
+/// take four mebibytes.
+const SPARED: usize = 4;
+
 /// The call that fills and empties places (IORING_REGISTER_BUFFERS_UPDATE).
 pub(super) const UPDATE: u8 = 16;
 
@@ -80,6 +85,7 @@ impl Registered {
             tracing::debug!(%error, registered = self.places.len(), "no more memory registered for sending");
             self.free.push(place);
             self.full = true;
+            self.empty(ring, |_| true, SPARED);
             return None;
         }
         self.stays[usize::from(place)] = Some(Arc::downgrade(stay));
@@ -97,21 +103,34 @@ impl Registered {
     }
 
     fn let_go(&mut self, ring: &IoUring) {
+        let emptied = self.empty(ring, |stay| stay.strong_count() == 0, usize::MAX);
+        self.full &= emptied == 0;
+    }
+
+    /// Empties at most `count` of the places whose memory `is_wanted` names; how many.
+    fn empty(
+        &mut self,
+        ring: &IoUring,
+        is_wanted: impl Fn(&Weak<Stay>) -> bool,
+        count: usize,
+    ) -> usize {
         let nothing = libc::iovec {
             iov_base: ptr::null_mut(),
             iov_len: 0,
         };
-        for (place, held) in (0..).zip(&mut self.stays) {
-            let Some(gone) = held.take_if(|stay| stay.strong_count() == 0) else {
-                continue;
-            };
-            self.places.remove(&gone.as_ptr().addr());
+        let held = (0..).zip(&mut self.stays);
+        let wanted =
+            held.filter_map(|(place, stay)| Some((place, stay.take_if(|stay| is_wanted(stay))?)));
+        let mut emptied = 0;
+        for (place, stay) in wanted.take(count) {
+            self.places.remove(&stay.as_ptr().addr());
             // What the kernel does not empty is not used again.
             if update(ring, place, nothing).is_ok() {
                 self.free.push(place);
-                self.full = false;
+                emptied += 1;
             }
         }
+        emptied
     }
 }
 
@@ -177,20 +196,46 @@ mod tests {
         );
     }
 
-    /// Goal: a refusal, as for want of memory that may be locked, is no failure, and met once. Method: a
-    /// ring that may not register anything.
+    /// Goal: a refusal, as for want of memory that may be locked, is no failure, is met once, and leaves
+    /// some of that memory to others. Method: memory that may not be written to, which the kernel refuses.
     #[test]
     fn what_is_refused_has_no_place() {
-        let Some((ring, mut registered)) = ring(&[]) else {
+        let Some((ring, mut registered)) = ring(&[UPDATE]) else {
             return;
         };
+        static REFUSED: [u8; 4096] = [7; 4096];
+        let octets = vec![7; 8192];
+        let stays = [(); SPARED + 2].map(|()| Arc::new(Stay::default()));
+        for stay in &stays {
+            let memory = Lasting {
+                octets: &octets,
+                stay,
+            };
+            assert!(registered.place(&ring, Some(memory)).is_some());
+        }
         let stay = Arc::new(Stay::default());
         let memory = Lasting {
-            octets: &[7; 4096],
+            octets: &REFUSED,
             stay: &stay,
         };
         assert_eq!(registered.place(&ring, Some(memory)), None);
+        assert_eq!(registered.places.len(), 2);
         assert!(registered.full);
+        assert_eq!(registered.place(&ring, Some(memory)), None);
+        assert_eq!(registered.places.len(), 2);
+    }
+
+    #[test]
+    fn a_ring_that_may_register_nothing_has_no_places() {
+        let Some((ring, mut registered)) = ring(&[]) else {
+            return;
+        };
+        let octets = vec![7; 4096];
+        let stay = Arc::new(Stay::default());
+        let memory = Lasting {
+            octets: &octets,
+            stay: &stay,
+        };
         assert_eq!(registered.place(&ring, Some(memory)), None);
     }
 }

@@ -14,5 +14,7 @@ pub mod server;
 pub mod shard;
 pub mod simulate;
 pub mod store;
+#[cfg(test)]
+mod testing;
 pub mod time;
 pub mod wire;

@@ -43,9 +43,6 @@ trait Tested: Engine + Sized {
     fn missing() -> Option<String>;
     fn create() -> Self;
     fn without_gso(self) -> Self;
-    fn gso(&self) -> bool;
-    fn statistics(&self) -> Statistics;
-    fn receive_buffer(&self, socket: SocketId) -> io::Result<usize>;
 }
 
 macro_rules! tested {
@@ -63,18 +60,6 @@ macro_rules! tested {
 
             fn without_gso(self) -> Self {
                 Self::without_gso(self)
-            }
-
-            fn gso(&self) -> bool {
-                Self::gso(self)
-            }
-
-            fn statistics(&self) -> Statistics {
-                Self::statistics(self)
-            }
-
-            fn receive_buffer(&self, socket: SocketId) -> io::Result<usize> {
-                Self::receive_buffer(self, socket)
             }
         }
     };
@@ -207,7 +192,9 @@ impl<E: Tested> Host<E> {
             .expect("an open socket");
         let takes = granted >= STORM_OCTETS;
         if !takes {
-            eprintln!("skipped: a receive buffer of only {granted} octets (net.core.rmem_max)");
+            common::skip(&format!(
+                "a receive buffer of only {granted} octets (net.core.rmem_max)"
+            ));
         }
         takes
     }
@@ -406,8 +393,7 @@ fn frames_arrive_as_datagrams<E: Tested>() {
 fn many_segments_take_few_system_calls<E: Tested>() {
     let host = Host::<E>::new("127.0.0.1");
     if !host.engine.gso() {
-        eprintln!("skipped: this kernel does not cut bursts");
-        return;
+        return common::skip("this kernel does not cut bursts");
     }
     // 64 segments to a call, and the short one with the last of them.
     let sent = segments(host, "127.0.0.1", 199 * 516 + 4, 516);
@@ -548,8 +534,7 @@ fn link_local_peers_keep_their_interface<E: Tested>() {
             .then_some((address, interface))
     });
     let Some((address, interface)) = link_local else {
-        eprintln!("skipped: no link-local address");
-        return;
+        return common::skip("no interface has a link-local address");
     };
     let mut server = Host::<E>::new("::");
     let mut client = Host::<E>::new("::");

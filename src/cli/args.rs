@@ -131,6 +131,9 @@ pub(super) struct Serve {
         default_value = "auto"
     )]
     pub(super) engine: EngineChoice,
+    /// Send every datagram by a call of its own (for network cards that cut bursts wrongly).
+    #[arg(long, env = "BOOTSTORM_NO_GSO", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    pub(super) no_gso: bool,
     /// Threads that serve. [default: one for each core]
     #[arg(
         long,
@@ -140,6 +143,9 @@ pub(super) struct Serve {
         value_parser = clap::value_parser!(u16).range(1..=1024)
     )]
     pub(super) workers: Option<u16>,
+    /// Keep each worker on one core; there must be a core for each (Linux only).
+    #[arg(long, env = "BOOTSTORM_PIN", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    pub(super) pin: bool,
     /// Answer every transfer from the port that was asked (for NAT and Kubernetes).
     #[arg(long, env = "BOOTSTORM_SINGLE_PORT", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub(super) single_port: bool,

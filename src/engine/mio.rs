@@ -57,9 +57,6 @@ pub struct MioEngine {
 }
 
 impl MioEngine {
-    /// The size in octets of a receive queue that takes the requests of 10,000 hosts at once.
-    pub const RECEIVE_BUFFER_OCTETS: usize = socket::RECEIVE_BUFFER_OCTETS;
-
     /// An engine without sockets, whose epoch is now.
     ///
     /// # Errors
@@ -116,27 +113,6 @@ impl MioEngine {
     /// The latest report about an earlier send, as an error number, if one came since this was called.
     pub const fn take_report(&mut self) -> Option<i32> {
         self.report.take()
-    }
-
-    /// Whether the kernel cuts bursts into datagrams.
-    #[must_use]
-    pub const fn gso(&self) -> bool {
-        self.sockets.gso()
-    }
-
-    /// What it has done so far.
-    #[must_use]
-    pub const fn statistics(&self) -> Statistics {
-        self.sockets.statistics
-    }
-
-    /// The size of a socket's receive queue in octets, as the system grants it. What is less than
-    /// the [size for a storm](MioEngine::RECEIVE_BUFFER_OCTETS) loses requests in one.
-    ///
-    /// # Errors
-    /// If the socket is not open.
-    pub fn receive_buffer(&self, socket: SocketId) -> io::Result<usize> {
-        self.sockets.receive_buffer(socket)
     }
 
     /// What to say when an error ends a send.
@@ -327,6 +303,18 @@ impl Engine for MioEngine {
     fn receive_drops(&self) -> u64 {
         self.sockets.drops()
     }
+
+    fn gso(&self) -> bool {
+        self.sockets.gso()
+    }
+
+    fn statistics(&self) -> Statistics {
+        self.sockets.statistics
+    }
+
+    fn receive_buffer(&self, socket: SocketId) -> io::Result<usize> {
+        self.sockets.receive_buffer(socket)
+    }
 }
 
 /// What is watched of a socket.
@@ -359,7 +347,7 @@ mod tests {
     use super::super::Local;
     use super::*;
     #[cfg(target_os = "linux")]
-    use crate::engine::skip;
+    use crate::testing::skip;
 
     /// The smallest MTU of IPv6, in octets.
     #[cfg(target_os = "linux")]

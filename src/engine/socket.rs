@@ -21,7 +21,7 @@ use plain as platform;
 
 /// Receive buffer asked for, in octets. The kernel doubles it and charges each datagram with 768 to
 /// 1,280 octets however short it is, so that 10,000 requests that come at once fit.
-pub(super) const RECEIVE_BUFFER_OCTETS: usize = 8 << 20;
+pub const RECEIVE_BUFFER_OCTETS: usize = 8 << 20;
 
 /// Send buffer asked for, in octets: some sixty of the largest bursts, on their way to the device.
 const SEND_BUFFER_OCTETS: usize = 4 << 20;

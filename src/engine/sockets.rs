@@ -321,6 +321,10 @@ impl<S> Sockets<S> {
 
     fn remember_refusal(&mut self, peer: IpAddr, refused_from: usize) {
         self.statistics.gso_fallbacks += 1;
+        if self.statistics.gso_fallbacks == 1 {
+            // Others may follow; the counters tell.
+            tracing::info!(%peer, octets = refused_from, "bursts are refused on a path: datagrams that long go singly");
+        }
         if self.refusals.len() >= REFUSALS_MAX {
             self.refusals.clear();
         }

@@ -329,10 +329,11 @@ impl<E: Engine> Shard<E> {
         match (&mut slot.stage, packet) {
             (Stage::Running(Transfer::Send(sender), _), Packet::Ack { block }) => {
                 slot.heard_at = now;
-                slot.answering = true;
                 if let Some(round_trip) = sender.handle_ack(block, now) {
                     self.metrics.latencies.round_trip.record(round_trip);
                 }
+                // What a timer sends later is no answer to it.
+                slot.answering = sender.poll_transmit(1).is_some();
             }
             (
                 Stage::Running(Transfer::Receive(receiver), Flow::In(inflow)),
@@ -778,6 +779,7 @@ impl<E: Engine> Shard<E> {
             active_writes: running(Operation::Write),
             unvalidated: self.unvalidated.count() as u64,
             receive_drops: self.engine.receive_drops(),
+            engine: self.engine.statistics(),
             ..self.metrics.clone()
         }
     }

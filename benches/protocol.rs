@@ -1,9 +1,10 @@
 //! What the codec and the protocol cost for each packet: parsing and writing of every kind, negotiation,
-//! sender and receiver by window, netascii.
+//! sender and receiver by window, netascii. All in processor time of one thread.
 
 // What the macros make has no documentation.
 #![allow(missing_docs)]
 
+mod common;
 #[path = "common/routines.rs"]
 mod routines;
 
@@ -16,7 +17,9 @@ fn protocol(criterion: &mut Criterion) {
     for routine in ROUTINES {
         let mut operation = (routine.make)();
         group.throughput(Throughput::Elements(routine.blocks));
-        group.bench_function(routine.name, |bencher| bencher.iter(&mut operation));
+        group.bench_function(routine.name, |bencher| {
+            bencher.iter_custom(|times| common::time_of(times, &mut operation));
+        });
     }
     group.finish();
 }

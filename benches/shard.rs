@@ -1,8 +1,10 @@
 //! What a shard costs by itself, without a kernel underneath: ACKs of many transfers and what they look up,
-//! and the timers.
+//! and the timers. All in processor time of one thread.
 
 // What the macros make has no documentation.
 #![allow(missing_docs)]
+
+mod common;
 
 use std::hint::black_box;
 use std::io;
@@ -38,12 +40,15 @@ fn acks(criterion: &mut Criterion) {
     for transfers in [64, 1_000, 10_000] {
         let mut world = World::new(transfers);
         group.bench_function(format!("ack_and_next_block/{transfers}"), |bencher| {
-            bencher.iter(|| world.turn(Client::next));
+            bencher.iter_custom(|turns| common::time_of(turns, || world.go_on()));
         });
-        // Nothing follows but the look-up in the table.
+        world.check();
+        // Nothing follows but the look-up in the table. Time stands still, or silence would end the transfers.
+        world.shard.engine_mut().turn = Duration::ZERO;
         group.bench_function(format!("ack_without_news/{transfers}"), |bencher| {
-            bencher.iter(|| world.turn(Client::again));
+            bencher.iter_custom(|turns| common::time_of(turns, || world.turn(Client::again)));
         });
+        world.check();
     }
     group.finish();
 }
@@ -60,14 +65,15 @@ fn timers(criterion: &mut Criterion) {
         // One fires at a time, as a rule, and is armed again.
         group.bench_function(format!("expire_and_insert/{armed}"), |bencher| {
             let mut fired = Vec::new();
-            bencher.iter(|| {
+            let mut turn = || {
                 now += pause;
                 wheel.expire(now, |number| fired.push(number));
                 for number in fired.drain(..) {
                     wheel.insert(now + TIMEOUT, number);
                 }
                 black_box(wheel.next());
-            });
+            };
+            bencher.iter_custom(|turns| common::time_of(turns, &mut turn));
         });
     }
     group.finish();
@@ -80,6 +86,8 @@ struct World {
     clients: Vec<Client>,
     /// Whose turn it is.
     place: usize,
+    /// Packets that asked for a block, or were the last.
+    asked: u64,
 }
 
 impl World {
@@ -93,12 +101,11 @@ impl World {
         };
         let store = Store::new(memory, options).expect("no thread is started");
         let settings = Arc::new(Settings::default());
-        let mut shard = Shard::new(
-            Nowhere::default(),
-            store.clone(),
-            settings,
-            Census::default(),
-        );
+        let engine = Nowhere {
+            turn: TURN,
+            ..Nowhere::default()
+        };
+        let mut shard = Shard::new(engine, store.clone(), settings, Census::default());
         let bind = Bind {
             address: (Ipv4Addr::LOCALHOST, 69).into(),
             shared: false,
@@ -110,13 +117,33 @@ impl World {
             store,
             clients,
             place: 0,
+            asked: 0,
         };
         // Requests, the ACKs of the first blocks, and nothing to be framed any more for the next.
         for _ in 0..3 * (transfers as usize).div_ceil(ACKS_PER_TURN) {
-            world.turn(Client::next);
+            world.go_on();
         }
-        assert_eq!(world.shard.len(), world.clients.len(), "all are served");
+        world.check();
         world
+    }
+
+    /// Everything is measured in vain if the shard has lost its clients, or they wait for their blocks: no
+    /// more than one each is on its way, and an ACK of the last asks for none.
+    fn check(&self) {
+        let (shard, clients) = (&self.shard, self.clients.len() as u64);
+        assert!(shard.len() >= self.clients.len(), "all are served");
+        let lasts = self.asked / u64::from(BLOCKS) + clients;
+        let missing = self.asked.saturating_sub(shard.engine().sent);
+        assert!(
+            missing <= clients + lasts,
+            "ACKs bring blocks, {missing} did not"
+        );
+    }
+
+    /// A turn that moves the next transfers on by a block.
+    fn go_on(&mut self) {
+        self.turn(Client::next);
+        self.asked += ACKS_PER_TURN as u64;
     }
 
     /// A turn in which the next clients say what `say` makes of them.
@@ -176,7 +203,11 @@ impl Client {
 #[derive(Debug, Default)]
 struct Nowhere {
     now: Instant,
+    /// Time that passes by a turn.
+    turn: Duration,
     sockets: u32,
+    /// Datagrams sent.
+    sent: u64,
     arrivals: Vec<(SocketAddr, Saying)>,
 }
 
@@ -210,7 +241,9 @@ impl Engine for Nowhere {
 
     fn send(&mut self, _: SocketId, _: &Path, payload: Payload<'_>) -> Sent {
         let (octets, segment) = payload.segments();
-        Sent::Datagrams(black_box(octets).len().div_ceil(segment))
+        let datagrams = black_box(octets).len().div_ceil(segment);
+        self.sent += datagrams as u64;
+        Sent::Datagrams(datagrams)
     }
 
     fn waker(&self) -> Waker {
@@ -218,7 +251,7 @@ impl Engine for Nowhere {
     }
 
     fn wait(&mut self, _: Option<Instant>, inbox: &mut Inbox) -> io::Result<()> {
-        self.now += TURN;
+        self.now += self.turn;
         for (peer, saying) in self.arrivals.drain(..) {
             let room = inbox.room().expect("room for a turn");
             let (socket, len) = match saying {

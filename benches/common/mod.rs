@@ -41,6 +41,13 @@ pub(crate) fn thread_processor_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
+/// What it takes the calling thread to do something so many times, whatever else the machine does.
+pub(crate) fn time_of(times: u64, mut operation: impl FnMut()) -> Duration {
+    let before = thread_processor_time();
+    (0..times).for_each(|_| operation());
+    thread_processor_time() - before
+}
+
 /// What clients agree on with a server: block size and window size, or no options at all.
 pub(crate) type Terms = Option<(u16, u16)>;
 

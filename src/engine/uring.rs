@@ -248,7 +248,7 @@ impl UringEngine {
     }
 
     /// Copies a datagram from a filled buffer; what belongs to a closed socket or is broken is left.
-    fn take_datagram(&mut self, id: SocketId, number: u16, len: usize, inbox: &mut Inbox) {
+    fn take_datagram(&self, id: SocketId, number: u16, len: usize, inbox: &mut Inbox) {
         let Some(socket) = self.sockets.get(id) else {
             return;
         };

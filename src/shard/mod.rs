@@ -30,6 +30,8 @@ pub use admission::Census;
 pub use check::{Expected, Flaw};
 pub use slot::{Ending, LocalSide, Manner, Operation, Origin, Plan, Running};
 pub use table::SlotId;
+#[doc(hidden)] // For benchmarks.
+pub use timers::Wheel;
 
 use crate::config::{self, Settings};
 use crate::engine::{Bind, Datagram, Engine, Inbox, Local, SocketId};
@@ -45,7 +47,6 @@ use admission::{Budget, Unvalidated};
 use requests::OpenedTogether;
 use slot::{Flow, Key, Slot, Stage};
 use table::Table;
-use timers::Wheel;
 use upload::Next;
 
 /// One core's transfers, and what moves them.

@@ -200,7 +200,7 @@ const FILES_HELD: usize = 8;
 /// The end of each test: the server stands as it stood, and its log is harmless to look at.
 impl Drop for Target {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if thread::panicking() {
             return;
         }
         self.answers_well();

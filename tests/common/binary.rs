@@ -33,6 +33,7 @@ pub(crate) fn uring() -> Option<Engine> {
 }
 
 /// Every test once with each engine: each is a function of an [`Engine`].
+#[allow(unused_macros)] // Not every test file has such tests.
 macro_rules! on_both_engines {
     ($($test:ident)*) => {
         mod mio {

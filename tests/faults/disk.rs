@@ -133,6 +133,12 @@ fn a_disk_that_cannot_be_read(engine: Engine) {
             Ok(b"small".to_vec())
         );
     }
+    // Who looks after it learns what it is.
+    assert!(
+        server.log().contains("Input/output error"),
+        "{}",
+        server.log()
+    );
 }
 
 /// Longer than what the server reads ahead, so that it comes back to the file.

@@ -194,10 +194,7 @@ impl Server {
                 Arc::new(Settings::default()),
                 Census::default(),
             );
-            let address = shard.listen(Bind {
-                address: (Ipv4Addr::LOCALHOST, 0).into(),
-                shared: false,
-            })?;
+            let address = shard.listen(Bind::to((Ipv4Addr::LOCALHOST, 0).into()))?;
             let _ = ready.send((address, shard.engine().waker()));
             serve(&mut shard, &asked)
         });

@@ -4,6 +4,8 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
+use rustix::process::{Resource, getrlimit};
+
 use crate::proto::negotiate::{BLKSIZE_MAX, BLKSIZE_MIN, Limits};
 use crate::proto::timing::Patience;
 use crate::time::Duration;
@@ -133,13 +135,18 @@ pub fn blksize_of_mtu(peer: IpAddr, mtu: Option<u32>) -> u16 {
 }
 
 /// Memory for the DATA packets that transfers share: a part of the machine's, or of what the process's
-/// control groups allow, if that is less.
+/// control groups or its limit of address space (`ulimit -v`) allow, if that is less.
 #[must_use]
 pub fn frame_cache_octets_default() -> usize {
     let read = |path: &Path| fs::read_to_string(path).ok();
-    let octets = memory_octets(read).map_or(FRAME_CACHE_OCTETS_UNKNOWN, |memory| {
-        (memory / FRAME_CACHE_SHARE).max(FRAME_CACHE_OCTETS_MIN)
-    });
+    let limit = getrlimit(Resource::As).current;
+    let octets = memory_octets(read)
+        .into_iter()
+        .chain(limit)
+        .min()
+        .map_or(FRAME_CACHE_OCTETS_UNKNOWN, |memory| {
+            (memory / FRAME_CACHE_SHARE).max(FRAME_CACHE_OCTETS_MIN)
+        });
     usize::try_from(octets).unwrap_or(usize::MAX)
 }
 

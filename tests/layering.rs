@@ -56,6 +56,10 @@ const IMPURE: &[&str] = &[
     "tracing",
 ];
 
+/// The clock that people and time servers set, which may go back: it is for what people read, and log
+/// lines get it from their library.
+const WALL_CLOCK: &[&str] = &["SystemTime", "UNIX_EPOCH", "CLOCK_REALTIME", "Realtime"];
+
 /// What the codec does without, outside its tests: everything that allocates.
 const ALLOCATING: &[&str] = &[
     "Box",
@@ -97,6 +101,11 @@ fn unsafe_stays_where_it_is_argued_for() {
 #[test]
 fn the_protocol_touches_nothing() {
     assert_kept(impure, &["src"]);
+}
+
+#[test]
+fn nothing_depends_on_a_clock_that_can_be_set() {
+    assert_kept(wall_clock, &["src"]);
 }
 
 #[test]
@@ -201,6 +210,16 @@ fn other_planted_violations_are_found() {
 
     assert_eq!(
         told(
+            wall_clock,
+            "src/engine/sockets.rs",
+            "use std::time::SystemTime;\n#[cfg(test)]\nuse std::time::UNIX_EPOCH;"
+        )
+        .len(),
+        1
+    );
+
+    assert_eq!(
+        told(
             allocating,
             "src/wire/mod.rs",
             "fn f() {\n    x.to_vec()\n}\n#[cfg(test)]\nmod tests { vec![]; }"
@@ -281,6 +300,16 @@ fn impure(file: &str, _text: &str, code: &str) -> Vec<Violation> {
         }
         _ => Vec::new(),
     }
+}
+
+fn wall_clock(file: &str, _text: &str, code: &str) -> Vec<Violation> {
+    if file.ends_with("tests.rs") {
+        return Vec::new();
+    }
+    let (code, _tests) = code.split_once("#[cfg(test)]").unwrap_or((code, ""));
+    found(code, WALL_CLOCK, |word| {
+        format!("`{word}`, and deadlines live by a clock that nobody can set")
+    })
 }
 
 fn allocating(file: &str, _text: &str, code: &str) -> Vec<Violation> {

@@ -94,7 +94,8 @@ pub(super) enum LogFormat {
 /// What `serve` is told.
 #[derive(Debug, Args)]
 pub(super) struct Serve {
-    /// The directory whose files are served.
+    /// The directory whose files are served. It is opened once: what takes its name later is served
+    /// after a restart.
     #[arg(
         env = "BOOTSTORM_ROOT",
         hide_env_values = true,

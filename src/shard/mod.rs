@@ -628,6 +628,13 @@ impl<E: Engine> Shard<E> {
 
     fn give_up(&mut self, id: SlotId, refusal: Refusal, now: Instant) {
         let (code, text) = refusal.error();
+        // The system's own word on it is what the operator needs, and no client's business.
+        if let (Refusal::Failed(errno), Some(slot)) = (refusal, self.table.get(id))
+            && slot.errand.is_none()
+            && self.failure_lines.take(now)
+        {
+            log::failure(slot, errno, self.failure_lines.take_denied());
+        }
         self.fail(id, code, text, now);
     }
 

@@ -352,7 +352,10 @@ pub(super) struct Terms {
 
 /// What `load` is told.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct Load {
+    #[command(subcommand)]
+    pub(super) command: Option<LoadCommand>,
     /// The file to ask for, and names of more at the same server. NAME=3 is asked for three times as
     /// often as another; {number} in a name stands for the transfer's number.
     #[arg(value_name = "tftp://HOST[:PORT]/NAME", required = true)]
@@ -450,6 +453,41 @@ pub(super) struct Load {
     #[arg(long, value_name = "FILE")]
     pub(super) hgrm: Option<PathBuf>,
     /// Show nothing while it runs.
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum LoadCommand {
+    /// Put the same load on several servers by turns, and compare them.
+    ///
+    /// The plan says which servers to start and what to do to them. Each round runs every server on every
+    /// work, and a table is printed after each.
+    Compare(Compare),
+}
+
+/// What `load compare` is told.
+#[derive(Debug, Args)]
+pub(super) struct Compare {
+    /// The servers and the works, as TOML.
+    #[arg(value_name = "PLAN.toml")]
+    pub(super) plan: PathBuf,
+    /// How often everything is measured. [default: what the plan says]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(super) rounds: Option<u32>,
+    /// Servers whose names hold one of these texts alone.
+    #[arg(long, value_name = "TEXT", value_delimiter = ',')]
+    pub(super) only: Vec<String>,
+    /// Works whose names hold one of these texts alone.
+    #[arg(long, value_name = "TEXT")]
+    pub(super) works: Vec<String>,
+    /// Write every number of every run as JSON too.
+    #[arg(long, value_name = "FILE")]
+    pub(super) json: Option<PathBuf>,
+    /// Write the tables in Markdown too.
+    #[arg(long, value_name = "FILE")]
+    pub(super) markdown: Option<PathBuf>,
+    /// Do not tell of each run.
     #[arg(short, long)]
     pub(super) quiet: bool,
 }

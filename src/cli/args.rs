@@ -50,6 +50,12 @@ pub(super) enum Command {
     /// of them gets the file once; --transfers or --duration keep them busy, --rate has new ones come
     /// whatever the server does, --within has all come once, in a storm.
     Load(Box<Load>),
+    /// Examine how a server, of any make, keeps to the standards.
+    ///
+    /// Write bootstorm check tftp://HOST/NAME, where NAME is a file that may be read; one of 600 KB or more
+    /// with ends of lines in it lets every case be tried. Each case is a few packets, and what differs is
+    /// shown with them. The exit code is 0 if every rule holds that must.
+    Check(Check),
     /// Run server and clients in a simulated network.
     ///
     /// Time is virtual, and the same seed makes the same run again.
@@ -488,6 +494,23 @@ pub(super) struct Compare {
     #[arg(long, value_name = "FILE")]
     pub(super) markdown: Option<PathBuf>,
     /// Do not tell of each run.
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+}
+
+/// What `check` is told.
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    /// tftp://HOST[:PORT]/NAME, or HOST[:PORT] with NAME beside it.
+    #[arg(value_name = "URL|HOST")]
+    pub(super) server: OsString,
+    /// The file's name at HOST.
+    pub(super) name: Option<OsString>,
+    /// Try writes too, in this folder of the server's ("" is the one above all). What is written stays
+    /// there, under names that begin with bootstorm-check.
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) write: Option<String>,
+    /// Tell only what differs, and the summary.
     #[arg(short, long)]
     pub(super) quiet: bool,
 }

@@ -1,6 +1,7 @@
 //! The command line: arguments as typed, then settings as meant, then the work; one file a subcommand.
 
 mod args;
+mod check;
 mod compare;
 mod errand;
 mod get;
@@ -63,6 +64,7 @@ fn act(arguments: Arguments) -> Result<(), Trouble> {
             Some(LoadCommand::Compare(compare)) => compare::run(compare),
             None => load::run(&load),
         },
+        Command::Check(check) => check::run(&check),
         Command::Simulate(simulate) => simulate::run(&simulate),
     }
 }

@@ -6,7 +6,7 @@ use super::Trouble;
 use super::args::Check as Arguments;
 use super::errand::{Place, place};
 use crate::client::resolve;
-use crate::conformance::{Level, Target, Verdict, examine};
+use crate::conformance::{Level, Target, examine};
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Trouble> {
     let Place { server, name, .. } = place(&arguments.server, arguments.name.clone())?;
@@ -24,7 +24,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Trouble> {
     };
     let mut output = io::stdout();
     let report = examine(&target, &mut |finding| {
-        if !arguments.quiet || matches!(finding.verdict, Verdict::Differs { .. }) {
+        if !arguments.quiet || finding.verdict.differs() {
             // Whoever reads no more has seen enough, and the exit code tells the rest.
             let _ = writeln!(output, "{finding}");
         }

@@ -392,6 +392,7 @@ fn repeated_request(examination: &Examination) -> Result<(), Fault> {
         return Err(dialogue.differs("DATA 1"));
     };
     while let Some(next) = dialogue.receive(QUIET)? {
+        // Another transfer, and not the repeat of a timer.
         if next.from != first.from {
             let expected = "DATA 1 from one port, and not a transfer for each repeat";
             return Err(dialogue.differs(expected));

@@ -67,20 +67,15 @@ pub(super) const CASES: &[Case] = &[
 const WINDOW: u16 = 4;
 
 /// Starts a read in windows of four blocks, of which there are more than `windows`.
-fn windowed(
-    examination: &Examination,
-    windows: u16,
-    soon: bool,
-) -> Result<(Dialogue, usize), Fault> {
+fn windowed(examination: &Examination, windows: u16) -> Result<(Dialogue, usize), Fault> {
     let blksize = if examination.facts.contents.len() > usize::from(windows * WINDOW) * 512 {
         "512"
     } else {
         "8"
     };
+    // A timeout besides, for without one some servers measure, and repeat after a few milliseconds.
     let mut options = vec![("windowsize", "4"), ("blksize", blksize)];
-    if soon {
-        options.extend(examination.soon().0);
-    }
+    options.extend(examination.soon().0);
     let (dialogue, _, terms) = examination.agree(&options, "windowsize")?;
     if terms.windowsize != WINDOW {
         return Err(untried(format!("windowsize 4 became {}", terms.windowsize)));
@@ -91,9 +86,9 @@ fn windowed(
     Ok((dialogue, terms.blksize))
 }
 
-/// Takes the window that begins with this block.
-fn take(dialogue: &mut Dialogue, first: u16) -> Result<(), Fault> {
-    (first..first + WINDOW).try_for_each(|block| dialogue.block(block).map(drop))
+/// Takes so many blocks, this one first.
+fn take(dialogue: &mut Dialogue, first: u16, count: u16) -> Result<(), Fault> {
+    (first..first + count).try_for_each(|block| dialogue.block_of_window(block, WINDOW).map(drop))
 }
 
 fn no_larger(examination: &Examination) -> Result<(), Fault> {
@@ -106,18 +101,18 @@ fn no_larger(examination: &Examination) -> Result<(), Fault> {
 }
 
 fn window_then_ack(examination: &Examination) -> Result<(), Fault> {
-    let (mut dialogue, _) = windowed(examination, 2, false)?;
+    let (mut dialogue, _) = windowed(examination, 2)?;
     dialogue.ack(0)?;
-    take(&mut dialogue, 1)?;
+    take(&mut dialogue, 1, WINDOW)?;
     dialogue.quiet("nothing before ACK 4")?;
     dialogue.ack(4)?;
-    take(&mut dialogue, 5)
+    take(&mut dialogue, 5, WINDOW)
 }
 
 fn partial_ack(examination: &Examination) -> Result<(), Fault> {
-    let (mut dialogue, _) = windowed(examination, 2, false)?;
+    let (mut dialogue, _) = windowed(examination, 2)?;
     dialogue.ack(0)?;
-    take(&mut dialogue, 1)?;
+    take(&mut dialogue, 1, WINDOW)?;
     dialogue.ack(2)?;
     // Not `take`, which would pass over a repeat of block 2.
     let next = dialogue.receive(super::ANSWER_WITHIN)?;
@@ -127,33 +122,33 @@ fn partial_ack(examination: &Examination) -> Result<(), Fault> {
     {
         return Err(dialogue.differs("DATA 3, 4, 5 and 6 after ACK 2"));
     }
-    (4..=6).try_for_each(|block| dialogue.block(block).map(drop))
+    take(&mut dialogue, 4, 3)
 }
 
 fn duplicate_partial_ack(examination: &Examination) -> Result<(), Fault> {
-    let (mut dialogue, _) = windowed(examination, 2, true)?;
+    let (mut dialogue, _) = windowed(examination, 2)?;
     dialogue.ack(0)?;
-    take(&mut dialogue, 1)?;
+    take(&mut dialogue, 1, WINDOW)?;
     dialogue.ack(2)?;
-    take(&mut dialogue, 3)?;
+    take(&mut dialogue, 3, WINDOW)?;
     dialogue.ack(2)?;
     dialogue.quiet("nothing for the second ACK 2")
 }
 
 fn older_window(examination: &Examination) -> Result<(), Fault> {
-    let (mut dialogue, _) = windowed(examination, 2, true)?;
+    let (mut dialogue, _) = windowed(examination, 2)?;
     dialogue.ack(0)?;
-    take(&mut dialogue, 1)?;
+    take(&mut dialogue, 1, WINDOW)?;
     dialogue.ack(4)?;
-    take(&mut dialogue, 5)?;
+    take(&mut dialogue, 5, WINDOW)?;
     dialogue.ack(1)?;
     dialogue.quiet("nothing for an ACK 1 that comes after ACK 4")
 }
 
 fn window_repeats(examination: &Examination) -> Result<(), Fault> {
-    let (mut dialogue, _) = windowed(examination, 1, true)?;
+    let (mut dialogue, _) = windowed(examination, 1)?;
     dialogue.ack(0)?;
-    take(&mut dialogue, 1)?;
+    take(&mut dialogue, 1, WINDOW)?;
     let within = examination.soon().1;
     let again = dialogue.receive(within)?;
     if again

@@ -566,12 +566,14 @@ mod tests {
     /// The columns that the snapshots of help are wrapped at.
     const COLUMNS: usize = 100;
 
+    /// The help of a subcommand, which may be one of another: `load compare`.
     fn help(subcommand: &str) -> String {
         let mut command = Arguments::command().term_width(COLUMNS);
         command.build();
-        let command = command
-            .find_subcommand_mut(subcommand)
-            .expect("a subcommand");
+        let mut command = &mut command;
+        for name in subcommand.split(' ') {
+            command = command.find_subcommand_mut(name).expect("a subcommand");
+        }
         command.render_long_help().to_string()
     }
 
@@ -587,8 +589,17 @@ mod tests {
             .render_long_help()
             .to_string();
         insta::assert_snapshot!("help", whole);
-        for subcommand in ["serve", "get", "put", "load", "simulate"] {
-            insta::assert_snapshot!(format!("help_{subcommand}"), help(subcommand));
+        for subcommand in [
+            "serve",
+            "get",
+            "put",
+            "load",
+            "load compare",
+            "check",
+            "simulate",
+        ] {
+            let name = subcommand.replace(' ', "_");
+            insta::assert_snapshot!(format!("help_{name}"), help(subcommand));
         }
     }
 

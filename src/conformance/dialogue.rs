@@ -27,6 +27,8 @@ pub(super) struct Dialogue {
     peer: Option<SocketAddr>,
     /// Whether the server has ended it, or has been told.
     over: bool,
+    /// Whether the last that happened was that nothing came.
+    silent: bool,
     began: Instant,
     deadline: Instant,
     lines: Vec<String>,
@@ -98,6 +100,7 @@ impl Dialogue {
             server,
             peer: None,
             over: true,
+            silent: false,
             began,
             deadline: began + within,
             lines: Vec::new(),
@@ -202,12 +205,14 @@ impl Dialogue {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
+                self.silent = true;
                 return Ok(None);
             }
             self.socket.set_read_timeout(Some(left))?;
             let (len, from) = match self.socket.recv_from(&mut buffer) {
                 Ok(received) => received,
-                Err(error) if is_silence(&error) => return Ok(None),
+                // The time is looked at above.
+                Err(error) if is_silence(&error) => continue,
                 Err(error) => return Err(error.into()),
             };
             // Somebody else's, on a port that was another program's before.
@@ -346,8 +351,9 @@ impl Dialogue {
             let told = format!("… {} packets more …", self.left_out);
             seen.insert(LINES_MAX[0], told);
         }
-        if !seen.last().is_some_and(|line| line.contains('<')) {
-            seen.push("nothing".to_owned());
+        if self.silent {
+            let seconds = self.began.elapsed().as_secs_f64();
+            seen.push(format!("+{seconds:.3} nothing"));
         }
         Fault::Verdict(Verdict::Differs {
             expected: expected.to_owned(),
@@ -357,6 +363,7 @@ impl Dialogue {
 
     /// Keeps a line of a packet, as long as there are few.
     fn note(&mut self, direction: char, octets: &[u8], strange: &str) {
+        self.silent = false;
         let seconds = self.began.elapsed().as_secs_f64();
         let line = format!("+{seconds:.3} {direction} {}{strange}", shown(octets));
         self.lines.push(line);

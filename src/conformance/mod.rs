@@ -202,6 +202,11 @@ pub fn examine(target: &Target, tell: &mut dyn FnMut(&Finding)) -> io::Result<Re
     Ok(report)
 }
 
+/// Where two texts differ first, as far as both go; counted from 0.
+fn first_difference(one: &[u8], other: &[u8]) -> Option<usize> {
+    one.iter().zip(other).position(|(this, that)| this != that)
+}
+
 /// Why a case did not pass.
 #[derive(Debug)]
 enum Fault {
@@ -294,11 +299,19 @@ impl Examination {
         }
     }
 
-    /// Whether these octets stand at `offset` in the file, as far as that is known.
-    fn holds(&self, offset: usize, octets: &[u8]) -> bool {
-        let known = self.facts.contents.get(offset..).unwrap_or_default();
-        let both = known.len().min(octets.len());
-        known[..both] == octets[..both] && (!self.facts.whole || octets.len() <= known.len())
+    /// Makes sure that the file begins with these octets, as far as that is known.
+    fn same(&self, dialogue: &Dialogue, octets: &[u8]) -> Result<(), Fault> {
+        let known = &self.facts.contents;
+        if let Some(place) = first_difference(known, octets) {
+            return Err(dialogue.differs(&format!(
+                "the same octets as in lock-step; number {place} is another one"
+            )));
+        }
+        if self.facts.whole && octets.len() > known.len() {
+            let len = known.len();
+            return Err(dialogue.differs(&format!("{len} octets, as in lock-step, and no more")));
+        }
+        Ok(())
     }
 
     /// The file's length, if it is known.

@@ -2,7 +2,6 @@
 
 use super::Level::{Must, Should};
 use super::dialogue::Answer;
-use super::reads::same;
 use super::{Case, Examination, Fault, READ_OCTETS_MAX, unsupported, untried};
 use crate::proto::netascii::encoded_len;
 use crate::time::Duration;
@@ -220,7 +219,7 @@ fn bounded(examination: &Examination, asked: &str, most: usize) -> Result<(), Fa
     // A few blocks, however small they are.
     let octets_max = (terms.blksize * 32).min(READ_OCTETS_MAX * 2);
     let (octets, _) = dialogue.rest(terms.blksize, 1, octets_max)?;
-    same(examination, &dialogue, &octets)
+    examination.same(&dialogue, &octets)
 }
 
 /// A value that no RFC allows: it may be left out, refused by ERROR 8, or made one that is allowed.
@@ -323,5 +322,5 @@ fn all_at_once(examination: &Examination) -> Result<(), Fault> {
         windowsize.unwrap_or(1).max(1),
         READ_OCTETS_MAX,
     )?;
-    same(examination, &dialogue, &octets)
+    examination.same(&dialogue, &octets)
 }

@@ -3,7 +3,6 @@
 use super::Level::{Must, Should};
 use super::dialogue::Dialogue;
 use super::options::out_of_bounds;
-use super::reads::same;
 use super::{Case, Examination, Fault, READ_OCTETS_MAX, untried};
 
 pub(super) const CASES: &[Case] = &[
@@ -165,5 +164,5 @@ fn whole_file(examination: &Examination) -> Result<(), Fault> {
     let asked = [("windowsize", "7"), ("blksize", "512")];
     let (mut dialogue, _, terms) = examination.agree(&asked, "windowsize")?;
     let (octets, _) = dialogue.rest(terms.blksize, terms.windowsize.max(1), READ_OCTETS_MAX)?;
-    same(examination, &dialogue, &octets)
+    examination.same(&dialogue, &octets)
 }

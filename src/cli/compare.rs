@@ -288,7 +288,7 @@ fn contender(written: WrittenServer, folder: &Path) -> Result<Contender, String>
         name: written.name,
         command: command?,
         environment: environment?,
-        address: written.address.unwrap_or(Ipv4Addr::LOCALHOST.into()),
+        address: written.address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         port: written.port,
         cores: cores(written.cores)?,
         ready_within: time(written.ready_within, "ready-within")?.unwrap_or(READY_WITHIN),

@@ -129,11 +129,9 @@ fn octets(len: usize) -> Vec<u8> {
 
 /// Sends all blocks, one after the other's ACK.
 fn send(dialogue: &mut Dialogue, contents: &[u8]) -> Result<(), Fault> {
-    let mut block = 1;
-    for payload in blocks(contents) {
+    for (block, payload) in (1..).zip(blocks(contents)) {
         dialogue.data(block, payload)?;
         dialogue.acknowledged(block)?;
-        block += 1;
     }
     dialogue.finish();
     Ok(())

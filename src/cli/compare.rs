@@ -80,6 +80,9 @@ fn stop_on_interrupt(stop: &Arc<Stop>) -> Result<(), Trouble> {
 
 fn tell(event: &Event<'_>, arguments: &Arguments) -> Result<(), Trouble> {
     match event {
+        Event::Uncounted(why) => eprintln!(
+            "WARNING: without a control group ({why}) processor time lacks that of children for which a server does not wait; root may make one"
+        ),
         Event::Missing(name, why) => eprintln!("SKIPPED: {name}: {why}"),
         Event::Measured {
             round,

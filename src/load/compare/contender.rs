@@ -12,6 +12,7 @@ use std::time::Instant;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use super::super::process::{Process, Usage, descendants, usage_of};
+use super::group::Group;
 use super::{Contender, Stop};
 use crate::time::Duration;
 use crate::wire::{Mode, Opcode, write_request};
@@ -127,8 +128,8 @@ impl<'a> Running<'a> {
         })
     }
 
-    /// What it used so far, of what counts.
-    pub(super) fn usage(&self) -> Usage {
+    /// What it used so far, of what counts: in the group that it runs in, if there is one.
+    pub(super) fn usage(&self, group: Option<&Group>) -> io::Result<Usage> {
         let names = &self.contender.count;
         let counts = |process: &Process| {
             let kept = |name: &String| name.get(..NAME_OCTETS_MAX).unwrap_or(name) == process.name;
@@ -136,7 +137,11 @@ impl<'a> Running<'a> {
         };
         let mut processes = descendants(process::id());
         processes.retain(counts);
-        usage_of(&processes)
+        let mut usage = usage_of(&processes);
+        if let Some(group) = group {
+            usage.processor = group.processor()?;
+        }
+        Ok(usage)
     }
 
     /// Ends it, and all that it started.

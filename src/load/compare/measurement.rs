@@ -44,24 +44,25 @@ pub struct Measurement {
     pub failures: BTreeMap<String, u64>,
     /// Whether this end had no time left, so that the server may be faster than it looks.
     pub was_bottleneck: bool,
+    /// Whether other programs took this end's processors away for a good part of the run.
+    pub was_starved: bool,
     /// All that the load generator tells.
     pub report: serde_json::Value,
 }
 
 impl Measurement {
-    /// What `report` says of a server that used so much meanwhile.
+    /// What `report` says of a server that used so much meanwhile, if that is known.
     pub(super) fn new(
         report: &Report,
         transfers: Option<u64>,
         used: Usage,
-        died: bool,
+        known: bool,
     ) -> io::Result<Self> {
         let tally = &report.tally;
         // A run that took no time at all has no rate.
         let seconds = report.elapsed.as_secs_f64().max(1e-9);
         let processor = used.processor.as_secs_f64();
-        // Of processes that are gone the system tells nothing.
-        let costs = |count: f64| (!died && count > 0.0).then(|| processor / count);
+        let costs = |count: f64| (known && count > 0.0).then(|| processor / count);
         let mut terms: Vec<_> = tally.terms.iter().collect();
         terms.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
         let percentile = |part| tally.transfer.quantile(part).as_secs_f64();
@@ -70,7 +71,7 @@ impl Measurement {
             complete: tally.complete,
             wanted: transfers.unwrap_or(tally.begun),
             cut: report.interrupted,
-            died,
+            died: false,
             octets_per_second: tally.octets as f64 / seconds,
             transfers_per_second: tally.complete as f64 / seconds,
             processor_seconds_per_gigabyte: costs(tally.octets as f64 / 1e9),
@@ -86,6 +87,7 @@ impl Measurement {
                 .map(|(failure, &count)| (failure.to_string(), count))
                 .collect(),
             was_bottleneck: report.is_bottleneck(),
+            was_starved: report.is_starved(),
             report: whole(report, used)?,
         })
     }

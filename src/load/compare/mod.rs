@@ -5,6 +5,7 @@
 //! A server is started for each run and ended after it, with all that it forked.
 
 mod contender;
+mod group;
 mod machine;
 mod measurement;
 mod results;
@@ -34,6 +35,7 @@ pub use results::{Outcome, Results};
 pub use table::Form;
 
 use contender::Running;
+use group::Group;
 
 /// What is to be compared, and how.
 #[derive(Debug, Clone)]
@@ -143,6 +145,8 @@ impl Stop {
 /// What happens while a comparison lasts.
 #[derive(Debug)]
 pub enum Event<'a> {
+    /// The servers' processor time will lack that of children for which nobody waits: why.
+    Uncounted(&'a str),
     /// This server cannot be had: why.
     Missing(&'a str, &'a str),
     /// This server has been measured on this workload, or has failed.
@@ -170,6 +174,8 @@ pub enum Event<'a> {
 pub fn run(plan: &Plan, stop: &Stop, tell: &mut dyn FnMut(Event<'_>)) -> io::Result<Results> {
     machine::adopt_orphans()?;
     let grounds = Grounds::new(plan)?;
+    let group = Group::new().inspect_err(|why| tell(Event::Uncounted(&why.to_string())));
+    let group = group.ok();
     let mut results = Results::new(plan);
     for (number, contender) in plan.contenders.iter().enumerate() {
         if let Some(why) = contender.missing() {
@@ -187,7 +193,7 @@ pub fn run(plan: &Plan, stop: &Stop, tell: &mut dyn FnMut(Event<'_>)) -> io::Res
                     continue;
                 }
                 let contender = &plan.contenders[number];
-                let outcome = measure(plan, workload, contender, &grounds, stop)?;
+                let outcome = measure(plan, workload, contender, &grounds, group.as_ref(), stop)?;
                 // What was cut short by a signal says nothing about the server.
                 if stop.is_stopped() {
                     return Ok(results);
@@ -218,11 +224,16 @@ fn measure(
     workload: &Workload,
     contender: &Contender,
     grounds: &Grounds,
+    group: Option<&Group>,
     stop: &Stop,
 ) -> io::Result<Outcome> {
-    let running = machine::pinned(&contender.cores, || {
-        Running::start(contender, &grounds.root, &grounds.log)
-    })?;
+    // Where only some processes count, each is asked for itself.
+    let group = group.filter(|_| contender.count.is_empty());
+    let start = || Running::start(contender, &grounds.root, &grounds.log);
+    let running = machine::pinned(&contender.cores, || match group {
+        Some(group) => group.within(start),
+        None => Ok(start()),
+    })??;
     let mut running = match running {
         Ok(running) => running,
         Err(why) => return Ok(Outcome::Failed(why)),
@@ -232,13 +243,16 @@ fn measure(
         return Ok(Outcome::Failed(why));
     }
     let load = load(plan, workload, running.listens, grounds);
-    let before = running.usage();
+    let before = running.usage(group)?;
     let report = machine::pinned(&plan.cores, || run_within(workload.limit, &load, stop))?;
-    let after = running.usage();
+    let after = running.usage(group)?;
     let died = running.ended();
     running.end()?;
     let used = after.since(&before);
-    let measurement = Measurement::new(&report?, workload.transfers(), used, died)?;
+    // Of processes that are gone the system tells nothing.
+    let known = group.is_some() || !died;
+    let mut measurement = Measurement::new(&report?, workload.transfers(), used, known)?;
+    measurement.died = died;
     Ok(Outcome::Measured(Box::new(measurement)))
 }
 

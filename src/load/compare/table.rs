@@ -73,6 +73,18 @@ impl Results {
                 if form == Form::Markdown { "\\*" } else { "*" }
             )?;
         }
+        let runs = || {
+            let outcomes = self.outcomes.iter().flatten().flatten();
+            outcomes.filter_map(Outcome::measurement)
+        };
+        let starved = runs().filter(|run| run.was_starved).count();
+        if starved > 0 {
+            let all = runs().count();
+            writeln!(
+                text,
+                "\nWARNING: in {starved} of {all} runs other programs took processors away from the generator, and likely from the servers too."
+            )?;
+        }
         let skipped = self.contenders.iter().zip(&self.missing);
         for (name, why) in skipped.filter_map(|(name, why)| Some((name, why.as_ref()?))) {
             writeln!(text, "\nSKIPPED: {name}: {why}")?;

@@ -12,7 +12,7 @@ use std::time::Instant;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use super::super::process::{Process, Usage, descendants, usage_of};
-use super::group::Group;
+use super::control_group::ControlGroup;
 use super::{Contender, Stop};
 use crate::time::Duration;
 use crate::wire::{Mode, Opcode, write_request};
@@ -129,7 +129,7 @@ impl<'a> Running<'a> {
     }
 
     /// What it used so far, of what counts: in the group that it runs in, if there is one.
-    pub(super) fn usage(&self, group: Option<&Group>) -> io::Result<Usage> {
+    pub(super) fn usage(&self, group: Option<&ControlGroup>) -> io::Result<Usage> {
         let names = &self.contender.count;
         let counts = |process: &Process| {
             let kept = |name: &String| name.get(..NAME_OCTETS_MAX).unwrap_or(name) == process.name;

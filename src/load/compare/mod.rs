@@ -5,7 +5,7 @@
 //! A server is started for each run and ended after it, with all that it forked.
 
 mod contender;
-mod group;
+mod control_group;
 mod machine;
 mod measurement;
 mod results;
@@ -35,7 +35,7 @@ pub use results::{Outcome, Results};
 pub use table::Form;
 
 use contender::Running;
-use group::Group;
+use control_group::ControlGroup;
 
 /// What is to be compared, and how.
 #[derive(Debug, Clone)]
@@ -174,7 +174,7 @@ pub enum Event<'a> {
 pub fn run(plan: &Plan, stop: &Stop, tell: &mut dyn FnMut(Event<'_>)) -> io::Result<Results> {
     machine::adopt_orphans()?;
     let grounds = Grounds::new(plan)?;
-    let group = Group::new().inspect_err(|why| tell(Event::Uncounted(&why.to_string())));
+    let group = ControlGroup::new().inspect_err(|why| tell(Event::Uncounted(&why.to_string())));
     let group = group.ok();
     let mut results = Results::new(plan);
     for (number, contender) in plan.contenders.iter().enumerate() {
@@ -224,7 +224,7 @@ fn measure(
     workload: &Workload,
     contender: &Contender,
     grounds: &Grounds,
-    group: Option<&Group>,
+    group: Option<&ControlGroup>,
     stop: &Stop,
 ) -> io::Result<Outcome> {
     // Where only some processes count, each is asked for itself.

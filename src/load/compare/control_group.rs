@@ -10,13 +10,13 @@ use crate::time::Duration;
 
 /// A group of its own below that of this process; gone with this.
 #[derive(Debug)]
-pub(super) struct Group {
+pub(super) struct ControlGroup {
     folder: PathBuf,
     /// The group that this process is in.
     home: PathBuf,
 }
 
-impl Group {
+impl ControlGroup {
     /// Makes one; says why if the system does not let this process.
     pub(super) fn new() -> io::Result<Self> {
         let home = home(
@@ -52,7 +52,7 @@ impl Group {
     }
 }
 
-impl Drop for Group {
+impl Drop for ControlGroup {
     fn drop(&mut self) {
         // A group that is not empty stays; it costs nothing.
         let _ = fs::remove_dir(&self.folder);

@@ -15,7 +15,7 @@ const LAYERS: &[(u8, &[&str])] = &[
     (3, &["store"]),
     (4, &["engine"]),
     (5, &["shard"]),
-    (6, &["server", "client", "load", "simulate"]),
+    (6, &["server", "client", "conformance", "load", "simulate"]),
     (7, &["control"]),
     (8, &["cli", "main"]),
     // Above everything: it may use all, and nobody uses it.

@@ -1,6 +1,8 @@
 //! The command line: arguments as typed, then settings as meant, then the work; one file a subcommand.
 
 mod args;
+mod check;
+mod compare;
 mod errand;
 mod gather;
 mod get;
@@ -19,7 +21,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
-use args::{Arguments, Command};
+use args::{Arguments, Command, LoadCommand};
 
 /// The exit code when the work failed.
 const FAILED: u8 = 1;
@@ -60,7 +62,11 @@ fn act(arguments: Arguments) -> Result<(), Trouble> {
         Command::Serve(serve) => serve::run(&serve),
         Command::Get(get) => get::run(get),
         Command::Put(put) => put::run(put),
-        Command::Load(load) => load::run(&load),
+        Command::Load(load) => match &load.command {
+            Some(LoadCommand::Compare(compare)) => compare::run(compare),
+            None => load::run(&load),
+        },
+        Command::Check(check) => check::run(&check),
         Command::Simulate(simulate) => simulate::run(&simulate),
     }
 }

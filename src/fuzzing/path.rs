@@ -301,11 +301,9 @@ impl Model {
             .filter(|_| insensitive)
             .filter_map(|path| Some(self.file(&self.respelled(path)?)));
         // A meaning that is spelled right but for its case counts, whatever becomes of it.
-        let first = exact
-            .filter(|result| *result != Err(Refusal::NotFound))
-            .next();
-        first
-            .or_else(|| respelled.into_iter().next())
+        exact
+            .chain(respelled.take(1))
+            .find(|result| *result != Err(Refusal::NotFound))
             .unwrap_or(Err(Refusal::NotFound))
     }
 

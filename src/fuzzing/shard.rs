@@ -4,6 +4,7 @@
 //! weather and the clock. Half of what its peers say answers what they were told, or they would never get far.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::LazyLock;
 
 use super::Input;
 use crate::config::{LINGER, Settings};
@@ -26,9 +27,15 @@ const PEERS: usize = 6;
 /// So many transfers, and nobody has to make room for anybody.
 const ROOM: usize = PEERS + 2;
 /// Octets of the file that is read; a little more than one window.
-const IMAGE_OCTETS: u64 = 5_000;
-/// What tells its octets from others.
-const IMAGE_SEED: u64 = 7;
+const IMAGE_OCTETS: usize = 5_000;
+/// Blocks of it, the last one included.
+const IMAGE_BLOCKS: u64 = IMAGE_OCTETS as u64 / 512 + 1;
+/// Its octets, no two blocks of which are alike.
+static IMAGE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    (0..IMAGE_OCTETS as u64)
+        .map(|offset| pattern_octet(7, offset))
+        .collect()
+});
 /// The server's largest window.
 const WINDOWSIZE_MAX: u16 = 8;
 /// Longer than any transfer stands still in peace: who slept for so long may find itself given up.
@@ -281,10 +288,9 @@ impl Play {
             Some(body) => assert!(is_image(body), "other octets than the file's"),
             None => assert!(self.excused, "a well-behaved reader starves"),
         }
-        let blocks = IMAGE_OCTETS / 512 + 1;
         assert!(
-            self.reader_received <= blocks * DATAGRAMS_PER_BLOCK,
-            "{} datagrams for {blocks} blocks",
+            self.reader_received <= IMAGE_BLOCKS * DATAGRAMS_PER_BLOCK,
+            "{} datagrams for {IMAGE_BLOCKS} blocks",
             self.reader_received
         );
         self.assert_empty();
@@ -294,7 +300,7 @@ impl Play {
         let sent = self.world.sent(self.server);
         assert_eq!(
             sent.data - before.data,
-            blocks,
+            IMAGE_BLOCKS,
             "in fair weather, once each"
         );
         self.assert_empty();
@@ -343,7 +349,7 @@ impl Play {
         assert!(ended, "it never ends");
     }
 
-    fn assert_empty(&mut self) {
+    fn assert_empty(&self) {
         let metrics = self.world.metrics(self.server);
         assert_eq!(self.world.slots(), 0, "transfers are left");
         assert_eq!(metrics.unvalidated, 0, "nobody is left to be validated");
@@ -400,14 +406,10 @@ fn weather(choice: u8) -> Weather {
     }
 }
 
-const fn image() -> Contents {
-    Contents::Pattern {
-        seed: IMAGE_SEED,
-        len: IMAGE_OCTETS,
-    }
+fn image() -> Contents {
+    Contents::Octets(IMAGE.as_slice().into())
 }
 
 fn is_image(body: &[u8]) -> bool {
-    let pattern = (0..IMAGE_OCTETS).map(|offset| pattern_octet(IMAGE_SEED, offset));
-    pattern.eq(body.iter().copied())
+    body == IMAGE.as_slice()
 }

@@ -11,8 +11,8 @@ mod log;
 mod put;
 mod serve;
 mod simulate;
-mod url;
-mod values;
+pub(crate) mod url;
+pub(crate) mod values;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -69,6 +69,11 @@ fn act(arguments: Arguments) -> Result<(), Trouble> {
         Command::Check(check) => check::run(&check),
         Command::Simulate(simulate) => simulate::run(&simulate),
     }
+}
+
+/// Whether arguments, the first being the program's name, are well formed; nothing is done.
+pub(crate) fn is_well_formed(arguments: impl IntoIterator<Item = OsString>) -> bool {
+    Arguments::try_parse_from(arguments).is_ok()
 }
 
 /// Prints what clap has to say; if nobody takes it, there is nobody else to tell.

@@ -174,6 +174,17 @@ impl World {
         true
     }
 
+    /// Lets time pass that nobody notices, as on machines that were suspended: what has arrived meanwhile
+    /// is read at its end, and timers fire late.
+    pub fn sleep(&mut self, time: Duration) {
+        let woken = self.network.advance(self.network.now() + time);
+        for index in 0..self.hosts.len() {
+            if woken.contains(&self.hosts[index].node) {
+                self.turn(Host(index));
+            }
+        }
+    }
+
     /// When the next thing happens, if anything ever will.
     #[must_use]
     pub fn next_event(&self) -> Option<Instant> {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// How long a line may wait for others if the last write was no longer ago than that.
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(5);
 /// Octets that are written without waiting for more: what a pipe takes at once.
 const GATHERED_MAX: usize = 64 << 10;
 

@@ -5,8 +5,8 @@
 //! runs of one round. A first transfer, which reads and frames the file, is not counted.
 //!
 //! ```sh
-//! cargo bench --bench references                                # three rounds, some three minutes
-//! cargo bench --bench references -- --quick                     # one short round, half a minute
+//! cargo bench --bench references                                # three rounds, some six minutes on an idle machine
+//! cargo bench --bench references -- --quick                     # one shorter round, two minutes
 //! cargo bench --bench references -- --rounds 9 --row 1428/64    # one row, as exactly as it gets
 //! ```
 

@@ -35,6 +35,9 @@ const TURN_DATAGRAMS_MAX: usize = 64;
 /// that it ends whatever the kernel answers.
 const RECEIVES_MAX: usize = 2 * Inbox::DATAGRAMS_MAX;
 
+/// Refusals that are kept for who asks for them: as many as a crowd of clients can get in one round.
+const REFUSALS_MAX: usize = 65_536;
+
 /// The token of the waker; sockets have theirs from [`SocketId`], which is shorter.
 const WAKER: Token = Token(usize::MAX);
 
@@ -50,6 +53,8 @@ pub struct MioEngine {
     /// Whether sockets are to be told what became of earlier sends.
     reports: bool,
     report: Option<i32>,
+    /// What was refused since somebody asked.
+    refusals: Vec<(SocketId, Path)>,
     /// Whether datagrams in a row are taken by one call.
     gro: bool,
     /// Whether waits end on time to within microseconds.
@@ -75,6 +80,7 @@ impl MioEngine {
             readable: VecDeque::new(),
             reports: false,
             report: None,
+            refusals: Vec::new(),
             gro: false,
             precise: false,
         })
@@ -116,6 +122,12 @@ impl MioEngine {
     /// The latest report about an earlier send, as an error number, if one came since this was called.
     pub const fn take_report(&mut self) -> Option<i32> {
         self.report.take()
+    }
+
+    /// The paths at whose other end nobody listens, as far as it was told since this was called last; some
+    /// are left out where nobody asks for long.
+    pub fn take_refusals(&mut self) -> Vec<(SocketId, Path)> {
+        std::mem::take(&mut self.refusals)
     }
 
     /// Whether the kernel cuts bursts into datagrams.
@@ -241,7 +253,16 @@ impl MioEngine {
                         socket.state.readable = false;
                     }
                     // What went wrong with an earlier send; behind it there may be datagrams.
-                    Err(error) => self.report = error.raw_os_error(),
+                    Err(error) => {
+                        self.report = error.raw_os_error();
+                        while self.reports
+                            && let Some(refused) = socket::refused(&socket.udp)
+                        {
+                            if self.refusals.len() < REFUSALS_MAX {
+                                self.refusals.extend(refused.map(|path| (id, path)));
+                            }
+                        }
+                    }
                 }
             }
             if socket.state.readable {
@@ -302,7 +323,15 @@ impl Engine for MioEngine {
     }
 
     fn send(&mut self, socket: SocketId, path: &Path, payload: Payload<'_>) -> Sent {
-        match self.sockets.send(socket, path, &payload, |_, _, _| None) {
+        let sent = match self.sockets.send(socket, path, &payload, |_, _, _| None) {
+            // An earlier send's failure, of which this one was only told. It is told once.
+            Err(Stopped { sent: 0, error }) if self.reports && is_report(&error) => {
+                self.report = error.raw_os_error();
+                self.sockets.send(socket, path, &payload, |_, _, _| None)
+            }
+            sent => sent,
+        };
+        match sent {
             Ok(sent) => Sent::Datagrams(sent),
             Err(stopped) => self.stopped(socket, &stopped),
         }
@@ -336,6 +365,11 @@ struct Watch {
     readable: bool,
     /// Whether it is watched for room to send.
     full: bool,
+}
+
+/// Whether an error is what ICMP said about an earlier datagram.
+fn is_report(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ECONNREFUSED)
 }
 
 const fn token(id: SocketId) -> Token {

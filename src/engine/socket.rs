@@ -74,6 +74,12 @@ pub(super) fn report_errors(socket: &UdpSocket, ipv6: bool) -> io::Result<()> {
     platform::report_errors(socket, ipv6)
 }
 
+/// Takes one report about a datagram that was sent: whence and whither it went if nobody listens there.
+/// `None` if there is no more.
+pub(super) fn refused(socket: &UdpSocket) -> Option<Option<Path>> {
+    platform::refused(socket)
+}
+
 /// Has the kernel hand over datagrams that arrived in a row from the same peer as one (generic receive
 /// offload, GRO); [`Received::segment`] tells where to cut. Kernels that cannot are left as they are.
 pub(super) fn receive_rows(socket: &UdpSocket) {
@@ -224,6 +230,39 @@ pub(super) mod linux {
         }
     }
 
+    pub(super) fn refused(socket: &UdpSocket) -> Option<Option<Path>> {
+        // Of the datagram itself nothing is wanted.
+        receive_with(socket, &mut [], libc::MSG_ERRQUEUE, |name, control, _| {
+            let peer = address(name).ok_or(io::ErrorKind::InvalidData)?;
+            let mut local = Local::default();
+            let mut is_refusal = false;
+            for (level, kind, data) in messages(control) {
+                match (level, kind) {
+                    // Where the ICMP message went is where the datagram had left.
+                    (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                        let info = read::<libc::in_pktinfo>(data);
+                        local.address = info
+                            .map(|info| Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes()).into());
+                    }
+                    (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                        let info = read::<libc::in6_pktinfo>(data);
+                        local.address =
+                            info.map(|info| Ipv6Addr::from(info.ipi6_addr.s6_addr).into());
+                    }
+                    (libc::IPPROTO_IP, libc::IP_RECVERR)
+                    | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) => {
+                        // The error number is the first member of a sock_extended_err.
+                        is_refusal = read::<u32>(data) == Some(libc::ECONNREFUSED as u32);
+                    }
+                    _ => {}
+                }
+            }
+            let peer = unmapped(peer);
+            Ok(is_refusal.then_some(Path { peer, local }))
+        })
+        .ok()
+    }
+
     pub(super) fn wait_precisely(source: &impl AsRawFd, timeout: Duration) -> bool {
         let mut source = libc::pollfd {
             fd: source.as_raw_fd(),
@@ -245,6 +284,16 @@ pub(super) mod linux {
     }
 
     pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
+        receive_with(socket, buffer, 0, told)
+    }
+
+    /// Receives, and has `tell` make something of name, control messages and the number of octets.
+    fn receive_with<T>(
+        socket: &UdpSocket,
+        buffer: &mut [u8],
+        flags: c_int,
+        tell: impl FnOnce(&[u8], &[u8], usize) -> io::Result<T>,
+    ) -> io::Result<T> {
         let mut name = [0; NAME_OCTETS];
         let mut control = Control::new();
         let mut part = libc::iovec {
@@ -261,11 +310,11 @@ pub(super) mod linux {
         header.msg_controllen = CONTROL_OCTETS as _;
         // SAFETY: all that `header` points to is owned by this function or borrowed by it mutably,
         // and as long as it says.
-        let len = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, 0) };
+        let len = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
         let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
         let name = &name[..NAME_OCTETS.min(header.msg_namelen as usize)];
         let control = &control.octets[..CONTROL_OCTETS.min(header.msg_controllen as usize)];
-        told(name, control, len.min(buffer.len()))
+        tell(name, control, len.min(buffer.len()))
     }
 
     /// What the kernel tells with a datagram of `len` octets by name and control messages.
@@ -630,6 +679,10 @@ mod plain {
 
     pub(super) const fn report_errors(_: &UdpSocket, _: bool) -> io::Result<()> {
         Ok(())
+    }
+
+    pub(super) const fn refused(_: &UdpSocket) -> Option<Option<Path>> {
+        None
     }
 
     pub(super) fn wait_precisely(_: &impl AsRawFd, _: Duration) -> bool {

@@ -5,6 +5,8 @@
 #![cfg(target_os = "linux")]
 
 mod common;
+#[path = "load/plans.rs"]
+mod plans;
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -214,11 +214,14 @@ mod tests {
         insta::assert_snapshot!(requests.join("\n"), @r#"
         ipxe: RRQ "n" octet blksize=1432 tsize=0
         edk2: RRQ "n" octet tsize=0 blksize=1468 windowsize=4
+        shim: RRQ "n" octet blksize=512 windowsize=4
         uboot: RRQ "n" octet timeout=5 tsize=0 blksize=1468
+        uboot-flash: RRQ "n" octet timeout=5 tsize=0 blksize=1468
         grub: RRQ "n" octet blksize=1024 tsize=0
         pxelinux: RRQ "n" octet tsize=0 blksize=1408
         rpi: RRQ "n" octet tsize=0 blksize=1468
         curl: RRQ "n" octet tsize=0 blksize=512 timeout=5
+        atftp: RRQ "n" octet
         plain: RRQ "n" octet
         "#);
     }

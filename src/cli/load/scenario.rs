@@ -160,6 +160,8 @@ impl<A: Args> Keys<A> {
                 let told = error.to_string();
                 // What clap says of usage is about a command line.
                 let told = told.split("\n\n").next().unwrap_or_default();
+                let told: Vec<_> = told.split_whitespace().collect();
+                let told = told.join(" ");
                 Err(source.mistake(offset, told.trim_start_matches("error: ")))
             }
         }

@@ -3,6 +3,7 @@
 mod meaning;
 mod scenario;
 
+use std::fmt::Display;
 use std::fs::File as Output;
 use std::io::{self, IsTerminal, Write as _};
 use std::path::Path;
@@ -63,7 +64,7 @@ fn once(
             Output::create(path).and_then(|file| hgrm::write(&report, io::BufWriter::new(file)));
         written.map_err(|error| cannot_write(path, &error))?;
     }
-    print(&report, run);
+    print(&report, run)?;
     good(&report)
 }
 
@@ -94,7 +95,7 @@ fn climb(
     if let Some(path) = &run.json {
         write_json(path, |output| json::write_climb(&climb, output))?;
     }
-    print(&climb, run);
+    print(&climb, run)?;
     if climb.held().is_some() {
         Ok(())
     } else {
@@ -103,9 +104,14 @@ fn climb(
 }
 
 /// Prints the table; with the numbers on standard output, it would only be in the way.
-fn print(table: &impl std::fmt::Display, run: &LoadRun) {
-    if run.json.as_deref() != Some(Path::new("-")) {
-        print!("{table}");
+fn print(table: &impl Display, run: &LoadRun) -> Result<(), Trouble> {
+    if run.json.as_deref() == Some(Path::new("-")) {
+        return Ok(());
+    }
+    match write!(io::stdout(), "{table}") {
+        // Whoever read it has had enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed.map_err(|error| Trouble::Work(format!("cannot print: {error}"))),
     }
 }
 

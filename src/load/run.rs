@@ -36,8 +36,8 @@ const LIVE_EVERY: Duration = Duration::from_millis(200);
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// What is taken for a file's length where it is not known, to choose where a client vanishes.
 const LENGTH_UNKNOWN: u64 = 1 << 20;
-/// How long a client that is done answers repeats of the server's last packet where ACKs may get lost or
-/// come late. On loopback they do not, and millions of clients that linger would be in each other's way.
+/// How long a client that is done answers repeats of the server's last packet where ACKs may get lost.
+/// On loopback they do not, and millions of clients that linger would be in each other's way.
 const LINGER: Duration = Duration::from_secs(3);
 /// How many places are tried for a client: those behind slow transfers may still be taken.
 const PLACES_TRIED_MAX: usize = 64;
@@ -457,8 +457,13 @@ impl Crowd {
                 Places::new(shard, load.server, part, kinds, kind)
             })
             .collect::<io::Result<_>>()?;
-        let fair = |kind: &(Profile, u32)| Conditions::new(group.weather, &kind.0).are_fair();
-        let safe = group.profiles.iter().all(fair) && load.server.ip().to_canonical().is_loopback();
+        let aftermath = |kind: &(Profile, u32)| Conditions::new(group.weather, &kind.0).aftermath();
+        let linger = if load.server.ip().to_canonical().is_loopback() {
+            let aftermaths = group.profiles.iter().map(aftermath);
+            aftermaths.map(|time| time.unwrap_or(LINGER)).max()
+        } else {
+            None
+        };
         // Crowds that come at random must not come at the same random times.
         let seed = load.seed.wrapping_add((thread + index * threads) as u64);
         Ok(Self {
@@ -473,7 +478,7 @@ impl Crowd {
             profiles: Mix::new(group.profiles.iter().map(|&(_, weight)| weight)),
             places,
             random,
-            linger: if safe { Duration::ZERO } else { LINGER },
+            linger: linger.unwrap_or(LINGER),
             tally: Tally::default(),
             group,
         })

@@ -37,6 +37,8 @@ impl Weather {
 
 /// How long a packet is held back that others are to overtake: a burst on a fast network is over by then.
 const REORDERED_FOR: Duration = Duration::from_millis(2);
+/// How long a server may take until it has read the last ACK, and repeats nothing any more.
+const SERVER_TAKES: Duration = Duration::from_millis(100);
 /// The first octets of ACK.
 const ACK: [u8; 2] = [0, 4];
 /// The first octets of DATA.
@@ -65,6 +67,17 @@ impl Conditions {
     /// Whether nothing happens to any packet.
     pub(super) fn are_fair(&self) -> bool {
         self.weather == Weather::FAIR && self.slow.is_zero() && self.flash.is_none()
+    }
+
+    /// How long after a client's last ACK packets of its transfer may still come, on a network that loses
+    /// and delays nothing itself; `None` if the ACK may be lost, and so be asked for again.
+    pub(super) fn aftermath(&self) -> Option<Duration> {
+        if self.are_fair() {
+            return Some(Duration::ZERO);
+        }
+        let flash = self.flash.map_or(Duration::ZERO, |flash| flash.pause);
+        let way = self.weather.delay.1 + REORDERED_FOR;
+        (self.weather.loss == 0.0).then(|| self.slow + flash + way * 2 + SERVER_TAKES)
     }
 
     /// How long this end takes before a packet leaves.

@@ -17,7 +17,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::alarm::{Alarm, Bell};
 use super::socket::{self, Received};
-use super::sockets::{Sockets, Stopped};
+use super::sockets::{Socket, Sockets, Stopped};
 use super::{Bind, Engine, Inbox, Path, Payload, Sent, SocketId, Statistics};
 use crate::time::{Duration, Instant};
 
@@ -52,9 +52,7 @@ pub struct MioEngine {
     readable: VecDeque<SocketId>,
     /// Whether sockets are to be told what became of earlier sends.
     reports: bool,
-    report: Option<i32>,
-    /// What was refused since somebody asked.
-    refusals: Vec<(SocketId, Path)>,
+    noted: Noted,
     /// Whether datagrams in a row are taken by one call.
     gro: bool,
     /// Whether waits end on time to within microseconds.
@@ -79,8 +77,7 @@ impl MioEngine {
             sockets: Sockets::new()?,
             readable: VecDeque::new(),
             reports: false,
-            report: None,
-            refusals: Vec::new(),
+            noted: Noted::default(),
             gro: false,
             precise: false,
         })
@@ -121,13 +118,13 @@ impl MioEngine {
 
     /// The latest report about an earlier send, as an error number, if one came since this was called.
     pub const fn take_report(&mut self) -> Option<i32> {
-        self.report.take()
+        self.noted.report.take()
     }
 
     /// The paths at whose other end nobody listens, as far as it was told since this was called last; some
     /// are left out where nobody asks for long.
     pub fn take_refusals(&mut self) -> Vec<(SocketId, Path)> {
-        std::mem::take(&mut self.refusals)
+        std::mem::take(&mut self.noted.refusals)
     }
 
     /// Whether the kernel cuts bursts into datagrams.
@@ -210,6 +207,10 @@ impl MioEngine {
                     .registry()
                     .reregister(&mut SourceFd(&fd), token(id), interests)?;
             }
+            // A send may have been told of them already, and then receiving is not.
+            if event.is_error() && self.reports {
+                self.noted.take(socket);
+            }
             if (event.is_readable() || event.is_error()) && !socket.state.readable {
                 socket.state.readable = true;
                 self.readable.push_back(id);
@@ -254,13 +255,9 @@ impl MioEngine {
                     }
                     // What went wrong with an earlier send; behind it there may be datagrams.
                     Err(error) => {
-                        self.report = error.raw_os_error();
-                        while self.reports
-                            && let Some(refused) = socket::refused(&socket.udp)
-                        {
-                            if self.refusals.len() < REFUSALS_MAX {
-                                self.refusals.extend(refused.map(|path| (id, path)));
-                            }
+                        self.noted.report = error.raw_os_error();
+                        if self.reports {
+                            self.noted.take(socket);
                         }
                     }
                 }
@@ -326,7 +323,7 @@ impl Engine for MioEngine {
         let sent = match self.sockets.send(socket, path, &payload, |_, _, _| None) {
             // An earlier send's failure, of which this one was only told. It is told once.
             Err(Stopped { sent: 0, error }) if self.reports && is_report(&error) => {
-                self.report = error.raw_os_error();
+                self.noted.report = error.raw_os_error();
                 self.sockets.send(socket, path, &payload, |_, _, _| None)
             }
             sent => sent,
@@ -355,6 +352,27 @@ impl Engine for MioEngine {
     /// The kernel tells of drops with the next datagram that it queues, so the latest may be missing.
     fn receive_drops(&self) -> u64 {
         self.sockets.drops
+    }
+}
+
+/// What ICMP said about earlier sends, since somebody asked.
+#[derive(Debug, Default)]
+struct Noted {
+    /// The latest error number.
+    report: Option<i32>,
+    /// Where nobody listens.
+    refusals: Vec<(SocketId, Path)>,
+}
+
+impl Noted {
+    /// Takes all reports of a socket.
+    fn take(&mut self, socket: &Socket<Watch>) {
+        while let Some((errno, path)) = socket::report(&socket.udp) {
+            self.report = Some(errno);
+            if errno == libc::ECONNREFUSED && self.refusals.len() < REFUSALS_MAX {
+                self.refusals.push((socket.id, path));
+            }
+        }
     }
 }
 

@@ -74,10 +74,9 @@ pub(super) fn report_errors(socket: &UdpSocket, ipv6: bool) -> io::Result<()> {
     platform::report_errors(socket, ipv6)
 }
 
-/// Takes one report about a datagram that was sent: whence and whither it went if nobody listens there.
-/// `None` if there is no more.
-pub(super) fn refused(socket: &UdpSocket) -> Option<Option<Path>> {
-    platform::refused(socket)
+/// Takes one of the [reports](report_errors): an error number, and the path of the datagram that it is about.
+pub(super) fn report(socket: &UdpSocket) -> Option<(i32, Path)> {
+    platform::report(socket)
 }
 
 /// Has the kernel hand over datagrams that arrived in a row from the same peer as one (generic receive
@@ -230,35 +229,37 @@ pub(super) mod linux {
         }
     }
 
-    pub(super) fn refused(socket: &UdpSocket) -> Option<Option<Path>> {
+    pub(super) fn report(socket: &UdpSocket) -> Option<(i32, Path)> {
         // Of the datagram itself nothing is wanted.
         receive_with(socket, &mut [], libc::MSG_ERRQUEUE, |name, control, _| {
-            let peer = address(name).ok_or(io::ErrorKind::InvalidData)?;
-            let mut local = Local::default();
-            let mut is_refusal = false;
+            let mut path = Path {
+                peer: unmapped(address(name).ok_or(io::ErrorKind::InvalidData)?),
+                local: Local::default(),
+            };
+            let mut errno = 0;
             for (level, kind, data) in messages(control) {
                 match (level, kind) {
                     // Where the ICMP message went is where the datagram had left.
                     (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                         let info = read::<libc::in_pktinfo>(data);
-                        local.address = info
-                            .map(|info| Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes()).into());
+                        let address = info.map(|info| info.ipi_addr.s_addr.to_ne_bytes());
+                        path.local.address = address.map(|octets| Ipv4Addr::from(octets).into());
                     }
                     (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                         let info = read::<libc::in6_pktinfo>(data);
-                        local.address =
-                            info.map(|info| Ipv6Addr::from(info.ipi6_addr.s6_addr).into());
+                        let address = info.map(|info| info.ipi6_addr.s6_addr);
+                        path.local.address = address.map(|octets| Ipv6Addr::from(octets).into());
                     }
                     (libc::IPPROTO_IP, libc::IP_RECVERR)
                     | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) => {
-                        // The error number is the first member of a sock_extended_err.
-                        is_refusal = read::<u32>(data) == Some(libc::ECONNREFUSED as u32);
+                        // The first member of a sock_extended_err.
+                        let number = read::<u32>(data).and_then(|errno| errno.try_into().ok());
+                        errno = number.unwrap_or(errno);
                     }
                     _ => {}
                 }
             }
-            let peer = unmapped(peer);
-            Ok(is_refusal.then_some(Path { peer, local }))
+            Ok((errno, path))
         })
         .ok()
     }
@@ -681,7 +682,7 @@ mod plain {
         Ok(())
     }
 
-    pub(super) const fn refused(_: &UdpSocket) -> Option<Option<Path>> {
+    pub(super) const fn report(_: &UdpSocket) -> Option<(i32, Path)> {
         None
     }
 

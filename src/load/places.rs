@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 
 use super::weather::{Conditions, Weathered};
 use crate::engine::{Bind, Engine, SocketId};
@@ -23,10 +24,8 @@ const ADDRESSES: u32 = 254 << 16;
 #[derive(Debug)]
 pub(super) struct Places {
     any: IpAddr,
-    /// The ports that they ask from.
-    ports: Option<(u16, u16)>,
-    /// The next of those ports to try.
-    port: u16,
+    /// The ports that they ask from, but for those that were tried.
+    ports: Option<RangeInclusive<u16>>,
     conditions: Conditions,
     supply: Supply,
 }
@@ -67,8 +66,7 @@ impl Places {
         };
         let mut places = Self {
             any,
-            ports,
-            port: ports.map_or(0, |(first, _)| first),
+            ports: ports.map(|(first, last)| first..=last),
             conditions,
             supply: Supply::Sockets(VecDeque::new()),
         };
@@ -90,28 +88,21 @@ impl Places {
         Ok(places)
     }
 
-    /// Opens a socket: on the next port that is free, if the clients have ports of their own.
+    /// Opens a socket: on the next port that is free, if the clients have ports of their own; on any once
+    /// all of those are taken, as machines with other addresses take none from each other.
     fn open<E: Engine>(
         &mut self,
         shard: &mut Shard<Weathered<E>>,
         by_address: bool,
     ) -> io::Result<SocketId> {
-        let (first, last) = self.ports.unwrap_or((0, 0));
-        let mut tried = first;
         loop {
+            let port = self.ports.as_mut().and_then(Iterator::next);
             let bind = Bind {
-                address: (self.any, self.port).into(),
+                address: (self.any, port.unwrap_or(0)).into(),
                 shared: false,
             };
-            self.port = if self.port < last {
-                self.port + 1
-            } else {
-                first
-            };
             match shard.open_shared(bind, by_address) {
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse && tried < last => {
-                    tried += 1
-                }
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && port.is_some() => {}
                 opened => {
                     let socket = opened?;
                     shard.engine_mut().set(socket, self.conditions);

@@ -325,15 +325,11 @@ impl Driver {
     fn ask(&mut self, begun: Begun) {
         let (server, shard) = (self.load.server, &mut self.shard);
         let crowd = &mut self.crowds[begun.crowd];
-        let plan = crowd.plan(server, &begun);
         let mut tries = 0;
         let started = loop {
             tries += 1;
             let started = crowd.places[begun.profile].take(shard).and_then(|origin| {
-                let plan = Plan {
-                    origin,
-                    ..plan.clone()
-                };
+                let plan = crowd.plan(server, &Begun { origin, ..begun });
                 Ok((shard.start(plan)?, origin))
             });
             match started {

@@ -783,6 +783,7 @@ mod tests {
         plain::receive_rows(&here);
         assert!(!plain::wait_precisely(&here, Duration::ZERO));
         assert!(plain::report_errors(&here, false).is_ok());
+        assert!(plain::report(&here).is_none());
         assert_eq!(plain::route_mtu(&here, false), None);
     }
 

@@ -271,6 +271,8 @@ impl Driver {
             self.refused();
             self.collect();
         }
+        // Whoever watches several runs, one after the other, sees that this one is over.
+        self.tell_counts();
         let elapsed = self.end - self.begin;
         let metrics = self.shard.metrics();
         self.tally.round_trip = metrics.latencies.round_trip;
@@ -406,13 +408,20 @@ impl Driver {
             return;
         }
         self.told_at = now;
+        self.tell_counts();
+    }
+
+    fn tell_counts(&mut self) {
         let under_way = self.shard.all_running(usize::MAX);
         let octets: u64 = under_way.iter().map(|running| running.octets).sum();
+        let sum = |count: fn(&Tally) -> u64| -> u64 {
+            self.crowds.iter().map(|crowd| count(&crowd.tally)).sum()
+        };
         let counts = [
-            self.tally.complete,
-            self.tally.failed(),
+            sum(|tally| tally.complete),
+            sum(Tally::failed),
             self.running.len() as u64,
-            octets + self.tally.octets,
+            octets + sum(|tally| tally.octets),
         ];
         let told = std::mem::replace(&mut self.told, counts);
         for ((total, now), before) in self.live.totals().into_iter().zip(counts).zip(told) {

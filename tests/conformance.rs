@@ -6,6 +6,7 @@ mod common;
 use std::collections::HashMap;
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -112,6 +113,41 @@ fn faults_are_named() {
             "< DATA 2 [512]",
         ]
     );
+}
+
+/// Goal: the command's exit code tells whether all is well, and a file that is not there is told so. Method:
+/// our server, quietly.
+#[test]
+fn the_command_tells_by_its_exit_code() {
+    let root = tempfile::tempdir().expect("a directory");
+    fs::write(root.path().join("image"), peer::octets(1, LENGTH)).expect("a file");
+    let (_server, address) = peer::serve(root.path());
+    let check = |name: &str| {
+        let url = format!("tftp://{address}/{name}");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bootstorm"));
+        let output = command.args(["check", "--quiet", &url]).output();
+        let output = output.expect("it runs");
+        let text = [output.stdout, output.stderr].concat();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&text).into_owned(),
+        )
+    };
+    let (code, text) = check("image");
+    assert_eq!(code, Some(0), "{text}");
+    // No folder was given: writes are not tried.
+    assert!(
+        text.contains(" 0 differ in what must be, 0 in what should be"),
+        "{text}"
+    );
+    assert!(text.contains(" 11 not tried"), "{text}");
+    let (code, text) = check("absent");
+    assert_eq!(code, Some(1), "{text}");
+    assert!(
+        text.contains("cannot be examined") && text.contains("ERROR 1"),
+        "{text}"
+    );
+    assert_eq!(check("").0, Some(2));
 }
 
 /// Starts a server, and examines it in everything.

@@ -157,10 +157,12 @@ pub fn pattern_holds(seed: u64, offset: u64, octets: &[u8]) -> bool {
     let (head, rest) = octets.split_at(head);
     let (words, tail) = rest.as_chunks::<8>();
     let first = (offset + head.len() as u64) / 8;
+    let mut word = seed.wrapping_add(first.wrapping_mul(PATTERN_STEP));
     // No early end: what is checked is nearly always right, and the loop is the faster for it.
     let mut differences = 0;
-    for (index, word) in (first..).zip(words) {
-        differences |= u64::from_ne_bytes(*word) ^ u64::from_ne_bytes(pattern_octets(seed, index));
+    for octets in words {
+        differences |= u64::from_ne_bytes(*octets) ^ u64::from_ne_bytes(pattern_word(word));
+        word = word.wrapping_add(PATTERN_STEP);
     }
     let holds = |offset: u64, octets: &[u8]| {
         (offset..)
@@ -172,13 +174,19 @@ pub fn pattern_holds(seed: u64, offset: u64, octets: &[u8]) -> bool {
         && holds(offset + (octets.len() - tail.len()) as u64, tail)
 }
 
-/// Eight octets of a pattern at once, by the mixing function of splitmix64.
+/// Eight octets of a pattern at once.
 const fn pattern_octets(seed: u64, index: u64) -> [u8; 8] {
-    let mut word = seed.wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    word ^= word >> 31;
-    word.to_le_bytes()
+    pattern_word(seed.wrapping_add(index.wrapping_mul(PATTERN_STEP)))
+}
+
+/// From each word of a pattern to the next, before [`pattern_word`]: odd, so that each place among 2^64 has
+/// a word of its own, and in no ratio to anything (2^64 divided by the golden ratio).
+const PATTERN_STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The octets of a word: sums and shifts alone, which processors do several of at a time, for verification
+/// should cost little.
+const fn pattern_word(word: u64) -> [u8; 8] {
+    (word ^ (word >> 32)).to_le_bytes()
 }
 
 impl Backend for Memory {

@@ -8,10 +8,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bootstorm::load::plan::{Bounds, Pace};
-use bootstorm::load::{File, Load, Mishaps, Work};
-use bootstorm::proto::negotiate::{ORDER_DEFAULT, Wanted};
-use bootstorm::proto::timing::Patience;
+use bootstorm::load::profile::Profile;
+use bootstorm::load::{File, Group, Load};
+use bootstorm::proto::negotiate::Wanted;
 use bootstorm::shard::Expected;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
@@ -20,12 +19,6 @@ use rustix::time::{ClockId, clock_gettime};
 pub(crate) const SERVER_CORE: usize = 0;
 /// The core of those who ask.
 pub(crate) const GENERATOR_CORE: usize = 1;
-
-/// How long a client waits at least before it repeats, in milliseconds: a crowd that repeats at once would make a
-/// busy server's work more.
-const REPEAT_AFTER_MILLIS: u16 = 1_000;
-/// How long a transfer may stand still before it has failed: long, for machines are busy.
-const STANDSTILL_MAX: Duration = Duration::from_secs(10);
 
 /// Keeps the calling thread, and those that it starts from now on, on one core.
 pub(crate) fn pin(core: usize) -> io::Result<()> {
@@ -65,38 +58,23 @@ pub(crate) fn reading(
         timeout: None,
         tsize: Some(0),
     });
-    Load {
-        server,
-        work: Work::Read,
-        files: vec![File {
-            name: name.as_bytes().to_vec(),
-            weight: 1,
-            expected: Arc::new(Expected::Anything),
-        }],
-        pace: Pace::Closed {
-            clients,
-            think: Duration::ZERO,
+    let file = File {
+        name: name.as_bytes().to_vec(),
+        weight: 1,
+        expected: Arc::new(Expected::Anything),
+    };
+    let mut group = Group::new(vec![file], clients);
+    group.bounds.transfers = Some(transfers);
+    group.profiles = vec![(
+        Profile {
+            wanted,
+            ..Profile::DEFAULT
         },
-        bounds: Bounds {
-            transfers: Some(transfers),
-            duration: None,
-        },
-        wanted,
-        order: ORDER_DEFAULT,
-        probes: false,
-        patience: Patience {
-            receiver_floor_millis: REPEAT_AFTER_MILLIS,
-            idle: STANDSTILL_MAX,
-            ..Patience::DEFAULT
-        },
-        mishaps: Mishaps::default(),
-        threads: 1,
-        seed: 1,
-        // As a network card with receive offload would; without it, loopback has the server cut what such
-        // a card would cut.
-        gro: true,
-        server_pid: None,
-    }
+        1,
+    )];
+    // Bursts are taken as by a network card with receive offload; without it, loopback has the server cut
+    // what such a card would cut.
+    Load::new(server, vec![group])
 }
 
 /// The same figure from several rounds: shown as the median and, in brackets, the least and the most.

@@ -494,6 +494,17 @@ mod tests {
     }
 
     #[test]
+    fn the_plan_that_ships_can_be_read() {
+        let shipped = include_str!("../../benches/plans/peers.toml");
+        // Not every machine has two cores.
+        let anywhere = shipped
+            .replace("cores = [0]", "")
+            .replace("cores = [1]", "");
+        let plan = plan(&anywhere).expect("a plan");
+        assert_eq!((plan.contenders.len(), plan.workloads.len()), (7, 7));
+    }
+
+    #[test]
     fn what_is_wrong_with_a_plan_is_said() {
         for (from, to, hint) in [
             ("rounds = 5", "rounds = 0", "rounds has to be 1"),

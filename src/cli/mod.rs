@@ -64,6 +64,7 @@ fn act(arguments: Arguments) -> Result<(), Trouble> {
         Command::Put(put) => put::run(put),
         Command::Load(load) => match &load.command {
             Some(LoadCommand::Compare(compare)) => compare::run(compare),
+            Some(LoadCommand::Pattern(pattern)) => load::pattern(pattern),
             None => load::run(&load),
         },
         Command::Check(check) => check::run(&check),

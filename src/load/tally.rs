@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::weather::Disturbed;
 use crate::metrics::{Latency, Packets};
 use crate::proto::outcome::Outcome;
 use crate::shard::{Ending, Flaw};
@@ -16,6 +17,8 @@ pub enum Failure {
     Unanswered,
     /// The server fell silent.
     TimedOut,
+    /// The server's host said that nobody listens there.
+    Refused,
     /// The server sent ERROR.
     ErrorCode(u16),
     /// The wrong octets came, or too few, or too many.
@@ -47,6 +50,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Unanswered => f.write_str("unanswered"),
             Self::TimedOut => f.write_str("timed out"),
+            Self::Refused => f.write_str("refused"),
             Self::ErrorCode(code) => write!(f, "error {}", ErrorCode(*code)),
             Self::Flawed(flaw) => write!(f, "{flaw}"),
             Self::BadAnswer => f.write_str("bad answer"),
@@ -70,8 +74,8 @@ pub struct Tally {
     pub left: u64,
     /// Requests for the length alone, before transfers.
     pub probes: u64,
-    /// Packets that this end lost on purpose.
-    pub lost: u64,
+    /// What this end did to packets on purpose.
+    pub disturbed: Disturbed,
     /// Transfers that failed, by why.
     pub failures: BTreeMap<Failure, u64>,
     /// What the first ERROR of each code said.
@@ -123,7 +127,7 @@ impl Tally {
                 let said = || Escaped(&ending.text).to_string();
                 self.words.entry(code).or_insert_with(said);
             }
-            *self.failures.entry(failure).or_default() += 1;
+            self.fail(failure);
         } else if ending.outcome == Outcome::Complete {
             self.complete += 1;
             self.transfer.record(late + ending.elapsed);
@@ -132,6 +136,11 @@ impl Tally {
         } else {
             self.left += 1;
         }
+    }
+
+    /// Counts a failure.
+    pub(super) fn fail(&mut self, failure: Failure) {
+        *self.failures.entry(failure).or_default() += 1;
     }
 
     /// Transfers that failed.
@@ -146,7 +155,7 @@ impl Tally {
         self.complete += other.complete;
         self.left += other.left;
         self.probes += other.probes;
-        self.lost += other.lost;
+        self.disturbed.merge(&other.disturbed);
         self.octets += other.octets;
         self.blocks += other.blocks;
         self.retransmissions += other.retransmissions;

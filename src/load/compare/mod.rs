@@ -22,8 +22,9 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
 use super::plan::{Bounds, Pace};
-use super::{File, Live, Load, Mishaps, Work, run as run_load};
-use crate::proto::negotiate::{ORDER_DEFAULT, Wanted};
+use super::profile::Profile;
+use super::{File, Group, Live, Load, run as run_load};
+use crate::proto::negotiate::Wanted;
 use crate::proto::timing::Patience;
 use crate::shard::Expected;
 use crate::time::Duration;
@@ -280,22 +281,23 @@ fn load(plan: &Plan, workload: &Workload, server: SocketAddr, grounds: &Grounds)
         weight: 1,
         expected: grounds.expected(*size),
     });
-    Load {
-        server,
-        work: Work::Read,
-        files: files.collect(),
+    let profile = Profile {
+        wanted: workload.wanted,
+        patience: plan.patience,
+        ..Profile::DEFAULT
+    };
+    let clients = Group {
+        profiles: vec![(profile, 1)],
         pace: workload.pace,
         bounds: workload.bounds,
-        wanted: workload.wanted,
-        order: ORDER_DEFAULT,
-        probes: false,
-        patience: plan.patience,
-        mishaps: Mishaps::default(),
+        ..Group::new(files.collect(), 1)
+    };
+    // It is watched here, with all that it starts, and not by its number.
+    Load {
         threads: plan.threads,
         seed: SEED,
         gro: plan.gro,
-        // It is watched here, with all that it starts.
-        server_pid: None,
+        ..Load::new(server, vec![clients])
     }
 }
 

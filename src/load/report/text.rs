@@ -3,7 +3,8 @@
 use std::fmt;
 
 use super::super::plan::Pace;
-use super::super::{Tally, Work};
+use super::super::ramp::{self, Broken, Climb};
+use super::super::{Disturbed, Group, Tally, Work};
 use super::{QUANTILES, Report};
 use crate::metrics::Latency;
 use crate::shard::Expected;
@@ -15,6 +16,9 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tally = &self.tally;
         row(f, "load", self.what())?;
+        for (group, (name, tally)) in self.load.groups.iter().zip(self.named_groups()) {
+            row(f, &format!("  {name}"), in_group(group, tally))?;
+        }
         row(f, "transfers complete", self.transfers())?;
         for (failure, count) in &tally.failures {
             let said = match failure {
@@ -47,8 +51,8 @@ impl fmt::Display for Report {
                 grouped(tally.duplicates)
             ),
         )?;
-        if tally.lost > 0 {
-            row(f, "lost on purpose", grouped(tally.lost))?;
+        if tally.disturbed != Disturbed::default() {
+            row(f, "on purpose", on_purpose(&tally.disturbed))?;
         }
         if tally.probes > 0 {
             row(f, "asked for lengths", grouped(tally.probes))?;
@@ -74,22 +78,10 @@ impl fmt::Display for Report {
 
 impl Report {
     fn what(&self) -> String {
-        let verb = match self.load.work {
-            Work::Read => "reads from",
-            Work::Write(_) => "writes to",
-        };
-        let pace = match self.load.pace {
-            Pace::Closed { clients, .. } => {
-                format!("{} clients kept busy", grouped(clients.into()))
-            }
-            Pace::Open { per_second } => format!("{per_second} new clients a second"),
-            Pace::Storm { clients, within } => format!(
-                "a storm of {} clients within {:.3} s",
-                grouped(clients.into()),
-                within.as_secs_f64()
-            ),
-        };
-        format!("{verb} {}, {pace}", self.load.server)
+        match self.load.groups.as_slice() {
+            [group] => format!("{} {}, {}", verb(&group.work), self.load.server, group.pace),
+            groups => format!("{} groups of clients of {}", groups.len(), self.load.server),
+        }
     }
 
     fn transfers(&self) -> String {
@@ -113,12 +105,15 @@ impl Report {
     }
 
     fn contents(&self) -> &'static str {
-        if matches!(self.load.work, Work::Write(_)) {
-            return "from memory";
-        }
-        let every =
-            |is: fn(&Expected) -> bool| self.load.files.iter().all(|file| is(&file.expected));
-        if every(|expected| matches!(expected, Expected::Octets(_))) {
+        let groups = &self.load.groups;
+        let mut readers = groups
+            .iter()
+            .filter(|group| matches!(group.work, Work::Read));
+        let files: Vec<_> = readers.by_ref().flat_map(|group| &group.files).collect();
+        let every = |is: fn(&Expected) -> bool| files.iter().all(|file| is(&file.expected));
+        if files.is_empty() {
+            "from memory"
+        } else if every(|expected| matches!(expected, Expected::Octets(_) | Expected::Pattern)) {
             "every octet compared"
         } else if every(|expected| matches!(expected, Expected::Anything)) {
             "not compared (--verify FILE does), but for their length where it was announced"
@@ -129,8 +124,7 @@ impl Report {
 
     fn own_costs(&self) -> String {
         let tally = &self.tally;
-        let datagrams = tally.received.total() + tally.sent.total();
-        let micros = tally.processor.as_secs_f64() * 1e6 / datagrams.max(1) as f64;
+        let micros = self.own_cost().as_secs_f64() * 1e6;
         format!(
             "{:.3} CPU s, {:.0} % busy, {micros:.2} us a datagram, {} MiB at most, GRO {}",
             tally.processor.as_secs_f64(),
@@ -211,6 +205,40 @@ impl Report {
     }
 }
 
+const fn verb(work: &Work) -> &'static str {
+    match work {
+        Work::Read => "reads from",
+        Work::Write(_) => "writes to",
+    }
+}
+
+/// How one of several groups fared.
+fn in_group(group: &Group, tally: &Tally) -> String {
+    let [p50, p99] = [0.5, 0.99].map(|part| tally.transfer.quantile(part).as_secs_f64() * 1e3);
+    format!(
+        "{}: {} of {} complete, {} failed, p50 {p50:.3} ms, p99 {p99:.3} ms",
+        group.pace,
+        grouped(tally.complete),
+        grouped(tally.begun),
+        grouped(tally.failed()),
+    )
+}
+
+/// What the clients did to packets.
+fn on_purpose(disturbed: &Disturbed) -> String {
+    let counts = [
+        (disturbed.lost, "lost"),
+        (disturbed.duplicated, "duplicated"),
+        (disturbed.reordered, "reordered"),
+        (disturbed.delayed, "delayed"),
+    ];
+    let told = counts.iter().filter(|(count, _)| *count > 0);
+    let told: Vec<_> = told
+        .map(|(count, what)| format!("{} {what}", grouped(*count)))
+        .collect();
+    told.join(", ")
+}
+
 fn row(f: &mut fmt::Formatter<'_>, name: &str, value: impl fmt::Display) -> fmt::Result {
     writeln!(f, "{name:<NAME_COLUMNS$}{value}")
 }
@@ -227,6 +255,73 @@ fn terms(tally: &Tally) -> String {
         "none agreed".to_owned()
     } else {
         terms.join(", or ")
+    }
+}
+
+impl fmt::Display for Climb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let heads = ["transfers", "failed", "MB/s", "p50 ms", "p99 ms"];
+        write!(f, "{:<RAMP_COLUMNS$}", "step")?;
+        for head in heads {
+            write!(f, "{head:>12}")?;
+        }
+        writeln!(f)?;
+        for step in &self.steps {
+            let (report, times) = (&step.report, ramp::first_answers(&step.report));
+            let cells = [
+                grouped(report.tally.begun),
+                grouped(report.tally.failed()),
+                format!("{:.1}", report.rate(report.tally.octets) / 1e6),
+                format!("{:.3}", times.quantile(0.5).as_secs_f64() * 1e3),
+                format!("{:.3}", times.quantile(0.99).as_secs_f64() * 1e3),
+            ];
+            write!(f, "{:<RAMP_COLUMNS$}", step.pace.to_string())?;
+            for cell in cells {
+                write!(f, "{cell:>12}")?;
+            }
+            match step.broken {
+                Some(broken) => writeln!(f, "  {broken}")?,
+                None => writeln!(f, "  held")?,
+            }
+        }
+        let Some(held) = self.held() else {
+            return writeln!(f, "not even the first step held");
+        };
+        writeln!(f, "{} is the highest load that held", held.pace)?;
+        match self.broken() {
+            None => writeln!(
+                f,
+                "WARNING: that is the top of the ramp, so the server may bear more; see --ramp-to"
+            ),
+            Some(Broken::Bottleneck) => writeln!(
+                f,
+                "WARNING: this end had no time left beyond that, so the server may bear more; give it more --threads, or another machine"
+            ),
+            Some(_) => Ok(()),
+        }
+    }
+}
+
+/// Columns of a step's load.
+const RAMP_COLUMNS: usize = 40;
+
+impl fmt::Display for Pace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Closed { clients, .. } => {
+                write!(f, "{} clients kept busy", grouped(clients.into()))
+            }
+            Self::Open { per_second, even } => {
+                let evenly = if even { ", evenly" } else { "" };
+                write!(f, "{per_second} new clients a second{evenly}")
+            }
+            Self::Storm { clients, within } => write!(
+                f,
+                "a storm of {} clients within {:.3} s",
+                grouped(clients.into()),
+                within.as_secs_f64()
+            ),
+        }
     }
 }
 

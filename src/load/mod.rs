@@ -12,6 +12,7 @@ pub mod profile;
 pub mod report;
 mod run;
 mod tally;
+pub mod timeline;
 mod weather;
 
 use std::net::SocketAddr;

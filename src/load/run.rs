@@ -13,7 +13,7 @@ use super::places::Places;
 use super::plan::Schedule;
 use super::process;
 use super::report::Report;
-use super::weather::Weathered;
+use super::weather::{Passed, Weathered};
 use super::{Failure, File, Load, Mishaps, Tally, Work};
 use crate::config::Settings;
 use crate::engine::Engine;
@@ -148,6 +148,8 @@ struct Driver {
     begin: Instant,
     /// When the last transfer ended.
     end: Instant,
+    /// What the timeline has of octets.
+    passed: Passed,
     told_at: Instant,
     /// What was told so far.
     told: [u64; 4],
@@ -208,6 +210,7 @@ impl Driver {
             tally: Tally::default(),
             begin,
             end: begin,
+            passed: Passed::default(),
             told_at: begin,
             told: [0; 4],
         })
@@ -227,6 +230,7 @@ impl Driver {
                 self.begin(intended);
             }
             self.collect();
+            self.note(now);
             self.tell(now);
             let next = self.schedule.next();
             if next.is_none() && self.running.is_empty() && self.shard.is_empty() {
@@ -253,6 +257,8 @@ impl Driver {
     fn begin(&mut self, intended: Instant) {
         let number = self.tally.begun * self.load.threads as u64 + self.number as u64;
         self.tally.begun += 1;
+        let now = self.shard.engine().now();
+        self.tally.timeline.at(now - self.begin).begun += 1;
         let file = chosen(&self.load.files, &mut self.random);
         self.ask(Begun {
             intended,
@@ -322,6 +328,8 @@ impl Driver {
             }
             Err(error) => {
                 let failure = Failure::NotBegun(error.raw_os_error().unwrap_or(libc::EADDRINUSE));
+                let point = self.tally.timeline.at(now - self.begin);
+                *point.failures.entry(failure.clone()).or_default() += 1;
                 *self.tally.failures.entry(failure).or_default() += 1;
                 self.schedule.ended(now + SOCKET_RETRY);
             }
@@ -345,9 +353,19 @@ impl Driver {
                 });
                 continue;
             }
-            self.tally.count(&ending, begun.late);
+            self.tally.count(&ending, begun.late, now - self.begin);
             self.schedule.ended(now);
         }
+    }
+
+    /// Puts down what has passed since the last time, and how many run.
+    fn note(&mut self, now: Instant) {
+        let passed = self.shard.engine().passed();
+        let before = std::mem::replace(&mut self.passed, passed);
+        let point = self.tally.timeline.at(now - self.begin);
+        point.received += passed.received - before.received;
+        point.sent += passed.sent - before.sent;
+        point.active = self.running.len() as u64;
     }
 
     /// Tells those who watch.

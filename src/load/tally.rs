@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::timeline::Timeline;
 use crate::metrics::{Latency, Packets};
 use crate::proto::outcome::Outcome;
 use crate::shard::{Ending, Flaw};
@@ -90,6 +91,8 @@ pub struct Tally {
     pub first_block: Latency,
     /// From an ACK to the block that it asks for, or from a block to its ACK.
     pub round_trip: Latency,
+    /// What a block took on average, of transfers that completed, one count for each.
+    pub block: Latency,
     /// From the intended start to the end, of transfers that completed.
     pub transfer: Latency,
     /// How much later than intended transfers began: this end's own slowness.
@@ -106,11 +109,14 @@ pub struct Tally {
     pub starved: Duration,
     /// The most that one of them was busy, as a part of the run.
     pub busiest: f64,
+    /// What happened when.
+    pub timeline: Timeline,
 }
 
 impl Tally {
-    /// Counts a transfer that is over, and that began `late`.
-    pub(super) fn count(&mut self, ending: &Ending, late: Duration) {
+    /// Counts a transfer that is over at `time` in the run, and that began `late`.
+    pub(super) fn count(&mut self, ending: &Ending, late: Duration, time: Duration) {
+        let point = self.timeline.at(time);
         self.octets += ending.octets;
         self.blocks += ending.blocks;
         self.retransmissions += ending.retransmissions;
@@ -123,9 +129,14 @@ impl Tally {
                 let said = || Escaped(&ending.text).to_string();
                 self.words.entry(code).or_insert_with(said);
             }
+            *point.failures.entry(failure.clone()).or_default() += 1;
             *self.failures.entry(failure).or_default() += 1;
         } else if ending.outcome == Outcome::Complete {
             self.complete += 1;
+            point.complete += 1;
+            if let Ok(blocks) = u32::try_from(ending.blocks.max(1)) {
+                self.block.record(ending.elapsed / blocks);
+            }
             self.transfer.record(late + ending.elapsed);
             let terms = (ending.params.blksize(), ending.params.windowsize());
             *self.terms.entry(terms).or_default() += 1;
@@ -166,9 +177,11 @@ impl Tally {
         }
         self.first_block.merge(&other.first_block);
         self.round_trip.merge(&other.round_trip);
+        self.block.merge(&other.block);
         self.transfer.merge(&other.transfer);
         self.lateness.merge(&other.lateness);
         self.received.merge(&other.received);
         self.sent.merge(&other.sent);
+        self.timeline.merge(&other.timeline);
     }
 }

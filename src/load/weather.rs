@@ -15,7 +15,10 @@ const ACK: [u8; 2] = [0, 4];
 /// The first octets of DATA.
 const DATA: [u8; 2] = [0, 3];
 
-/// An engine that loses DATA and ACK packets on both ways, and lets ACKs wait.
+/// Octets of a DATA packet before its block.
+const DATA_HEADER_OCTETS: usize = 4;
+
+/// An engine that loses DATA and ACK packets on both ways, lets ACKs wait, and counts what passes.
 #[derive(Debug)]
 pub(super) struct Weathered<E> {
     engine: E,
@@ -27,6 +30,14 @@ pub(super) struct Weathered<E> {
     /// ACKs that wait, and until when.
     held: VecDeque<(Instant, SocketId, Path, Box<[u8]>)>,
     lost: u64,
+    passed: Passed,
+}
+
+/// Octets of blocks that passed so far, repeats included.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Passed {
+    pub(super) received: u64,
+    pub(super) sent: u64,
 }
 
 impl<E: Engine> Weathered<E> {
@@ -38,12 +49,21 @@ impl<E: Engine> Weathered<E> {
             random,
             held: VecDeque::new(),
             lost: 0,
+            passed: Passed {
+                received: 0,
+                sent: 0,
+            },
         }
     }
 
     /// Packets lost so far.
     pub(super) const fn lost(&self) -> u64 {
         self.lost
+    }
+
+    /// Octets of blocks that came and left so far.
+    pub(super) const fn passed(&self) -> Passed {
+        self.passed
     }
 
     /// Whether a packet that begins so is lost.
@@ -107,10 +127,17 @@ impl<E: Engine> Engine for Weathered<E> {
             self.held.push_back((until, socket, *path, octets.into()));
             return Sent::Datagrams(1);
         }
-        if self.loss > 0.0 {
-            return self.send_singly(socket, path, &payload);
+        let sent = if self.loss > 0.0 {
+            self.send_singly(socket, path, &payload)
+        } else {
+            self.engine.send(socket, path, payload)
+        };
+        if let Sent::Datagrams(count) = sent {
+            let (octets, segment) = payload.segments();
+            let left = octets.len().min(count * segment);
+            self.passed.sent += block_octets(&octets[..left], segment);
         }
-        self.engine.send(socket, path, payload)
+        sent
     }
 
     fn waker(&self) -> Waker {
@@ -130,10 +157,39 @@ impl<E: Engine> Engine for Weathered<E> {
         if self.loss > 0.0 {
             inbox.retain(|datagram| !self.loses(datagram.octets));
         }
+        let came = (0..inbox.len()).filter_map(|place| inbox.get(place));
+        self.passed.received += came
+            .map(|datagram| block_octets(datagram.octets, datagram.octets.len()))
+            .sum::<u64>();
         Ok(())
     }
 
     fn receive_drops(&self) -> u64 {
         self.engine.receive_drops()
+    }
+}
+
+/// How much of DATA packets, `segment` octets each but the last, is blocks; nothing of other packets is.
+fn block_octets(octets: &[u8], segment: usize) -> u64 {
+    if !octets.starts_with(&DATA) {
+        return 0;
+    }
+    let headers = octets.len().div_ceil(segment) * DATA_HEADER_OCTETS;
+    octets.len().saturating_sub(headers) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_blocks_count() {
+        let data = [&DATA[..], &[0, 1], &[7; 10]].concat();
+        let row = [&data[..], &data[..], &data[..9]].concat();
+        assert_eq!(block_octets(&data, data.len()), 10);
+        assert_eq!(block_octets(&row, data.len()), 10 + 10 + 5);
+        assert_eq!(block_octets(&[0, 3], 2), 0, "cut short");
+        assert_eq!(block_octets(&[0, 4, 0, 1], 4), 0, "an ACK");
+        assert_eq!(block_octets(&[], 0), 0);
     }
 }

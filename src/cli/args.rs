@@ -449,6 +449,9 @@ pub(super) struct Load {
     /// Write the times of whole transfers in HdrHistogram's percentile format too.
     #[arg(long, value_name = "FILE")]
     pub(super) hgrm: Option<PathBuf>,
+    /// Write a page with plots too, which any browser shows.
+    #[arg(long, value_name = "FILE")]
+    pub(super) html: Option<PathBuf>,
     /// Show nothing while it runs.
     #[arg(short, long)]
     pub(super) quiet: bool,

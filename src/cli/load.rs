@@ -14,6 +14,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::args::Load as Arguments;
 use super::errand::grouped;
+use super::page;
 use super::url::{self, Server};
 use super::{FAILED, Trouble};
 use crate::control;
@@ -55,6 +56,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Trouble> {
         let written =
             Output::create(path).and_then(|file| hgrm::write(&report, io::BufWriter::new(file)));
         written.map_err(|error| cannot_write(path, &error))?;
+    }
+    if let Some(path) = &arguments.html {
+        page::write(&report, Vec::new(), path)?;
     }
     // With the numbers on standard output, the table would only be in the way.
     if arguments.json.as_deref() != Some(Path::new("-")) {
@@ -129,7 +133,7 @@ fn write_json(report: &Report, path: &Path) -> Result<(), Trouble> {
     written.map_err(|error| cannot_write(path, &error))
 }
 
-fn cannot_write(path: &Path, error: &io::Error) -> Trouble {
+pub(super) fn cannot_write(path: &Path, error: &io::Error) -> Trouble {
     Trouble::Work(format!("cannot write {}: {error}", path.display()))
 }
 

@@ -5,6 +5,7 @@ mod errand;
 mod get;
 mod load;
 mod log;
+mod page;
 mod put;
 mod serve;
 mod simulate;

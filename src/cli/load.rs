@@ -2,18 +2,16 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File as Output};
-use std::io::{self, IsTerminal, Write as _};
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process;
 use std::sync::Arc;
-use std::thread;
-
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::args::Load as Arguments;
 use super::errand::grouped;
+use super::live::View;
 use super::page;
 use super::url::{self, Server};
 use super::{FAILED, Trouble};
@@ -36,18 +34,18 @@ const WINDOWSIZE: u16 = 16;
 const REPEAT_AFTER_MILLIS: u16 = 1_000;
 /// How long a transfer may stand still.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often the line is drawn anew.
-const LINE_EVERY: Duration = Duration::from_millis(200);
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Trouble> {
     let load = load(arguments)?;
     let live = Arc::new(Live::default());
     stop_on_interrupt(&live)?;
-    let line = (!arguments.quiet && io::stderr().is_terminal()).then(|| watch(&live));
+    let view = if arguments.quiet {
+        None
+    } else {
+        View::line(&live)
+    };
     let report = load::run(&load, &live).map_err(|error| failed(&error, &load));
-    if let Some(line) = line {
-        line.finish_and_clear();
-    }
+    drop(view);
     let report = report?;
     if let Some(path) = &arguments.json {
         write_json(&report, path)?;
@@ -75,7 +73,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Trouble> {
     }
 }
 
-fn failed(error: &io::Error, load: &Load) -> Trouble {
+pub(super) fn failed(error: &io::Error, load: &Load) -> Trouble {
     match load.server_pid {
         Some(pid) if error.kind() == io::ErrorKind::NotFound => {
             Trouble::Work(format!("there is no process {pid} to watch"))
@@ -85,7 +83,7 @@ fn failed(error: &io::Error, load: &Load) -> Trouble {
 }
 
 /// Ends the run at the first signal, and the process at the next.
-fn stop_on_interrupt(live: &Arc<Live>) -> Result<(), Trouble> {
+pub(super) fn stop_on_interrupt(live: &Arc<Live>) -> Result<(), Trouble> {
     let live = live.clone();
     let action = move || {
         if live.is_stopped() {
@@ -95,33 +93,6 @@ fn stop_on_interrupt(live: &Arc<Live>) -> Result<(), Trouble> {
     };
     control::on_interrupt(action)
         .map_err(|error| Trouble::Work(format!("cannot catch signals: {error}")))
-}
-
-/// Draws how far the run has come, until the line is finished.
-fn watch(live: &Arc<Live>) -> ProgressBar {
-    live.watch();
-    let line = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_style(
-        ProgressStyle::with_template("{spinner} {elapsed} {msg}")
-            .unwrap_or_else(|_| ProgressStyle::default_spinner()),
-    );
-    let (drawn, live) = (line.clone(), live.clone());
-    thread::spawn(move || {
-        let mut before = 0;
-        while !drawn.is_finished() {
-            let [complete, failed, running, octets] = live.counts();
-            let rate = octets.wrapping_sub(before) as f64 / LINE_EVERY.as_secs_f64() / 1e6;
-            before = octets;
-            drawn.set_message(format!(
-                "{} done, {} failed, {} running, {rate:.1} MB/s",
-                grouped(complete),
-                grouped(failed),
-                grouped(running)
-            ));
-            drawn.tick();
-            thread::sleep(LINE_EVERY);
-        }
-    });
-    line
 }
 
 fn write_json(report: &Report, path: &Path) -> Result<(), Trouble> {

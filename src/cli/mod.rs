@@ -1,8 +1,10 @@
 //! The command line: arguments as typed, then settings as meant, then the work; one file a subcommand.
 
 mod args;
+mod demo;
 mod errand;
 mod get;
+mod live;
 mod load;
 mod log;
 mod page;
@@ -56,6 +58,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn act(arguments: Arguments) -> Result<(), Trouble> {
     log::set_up(&arguments)?;
     match arguments.command {
+        Command::Demo(demo) => demo::run(&demo),
+        Command::DemoServer(server) => demo::server::run(&server),
         Command::Serve(serve) => serve::run(&serve),
         Command::Get(get) => get::run(get),
         Command::Put(put) => put::run(put),

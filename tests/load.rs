@@ -18,6 +18,7 @@ use std::time::Duration;
 use bootstorm::load::plan::{Bounds, Pace};
 use bootstorm::load::profile::{self, Profile};
 use bootstorm::load::report::Report;
+use bootstorm::load::timeline::Point;
 use bootstorm::load::{self, Failure, File, Live, Load, Mishaps, Work};
 use bootstorm::metrics::Metrics;
 use bootstorm::server::Server;
@@ -63,6 +64,12 @@ fn both_ends_count_the_same() {
     assert_eq!(metrics.ended.get("complete"), Some(&tally.complete));
     assert_eq!(tally.octets, 300 * 200_000);
     assert_eq!(metrics.octets_sent, tally.octets);
+    let points = tally.timeline.points();
+    let sum = |of: fn(&Point) -> u64| points.iter().map(of).sum::<u64>();
+    assert_eq!(sum(|point| point.begun), tally.begun);
+    assert_eq!(sum(|point| point.complete), tally.complete);
+    assert!(sum(|point| point.received) >= tally.octets);
+    assert_eq!(points.last().map(|point| point.active), Some(0));
 }
 
 /// Goal: uploads count alike, and arrive. Method: each client writes a file of its own number.
@@ -82,6 +89,8 @@ fn writes_arrive_and_are_counted() {
     assert!(report.is_good(), "{report}");
     let metrics = metrics_at_rest(&server);
     assert_eq!(metrics.octets_received, report.tally.octets);
+    let points = report.tally.timeline.points();
+    assert!(points.iter().map(|point| point.sent).sum::<u64>() >= report.tally.octets);
     for number in 0..20 {
         let written = fs::read(root.path().join(format!("up-{number}"))).expect("a file");
         assert!(written == contents, "{number}");
@@ -114,6 +123,8 @@ fn wrong_contents_are_seen() {
     missing.files[0].name = b"nothing".to_vec();
     let report = run(&missing);
     assert_eq!(report.tally.failures.get(&Failure::ErrorCode(1)), Some(&5));
+    let points = report.tally.timeline.points();
+    assert_eq!(points.iter().map(Point::failed).sum::<u64>(), 5);
     assert!(!report.is_good());
 }
 

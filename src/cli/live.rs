@@ -34,7 +34,7 @@ impl View {
 
     /// A bar that is full when so many are served; without a terminal, lines.
     pub(super) fn bar(live: &Arc<Live>, clients: u64) -> Self {
-        let template = "{bar:30} {pos:>5}/{len} served, {msg}";
+        let template = "{bar:20} {pos:>5}/{len} served, {msg}";
         Self::new(live, ProgressBar::new(clients), template)
     }
 

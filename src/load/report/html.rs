@@ -11,7 +11,7 @@ use super::super::{Failure, Work};
 use super::plot::{
     COLOURS, Plot, Reading, Scale, Series, Shape, Text, digits, duration, octets, time,
 };
-use super::text::grouped;
+use super::text::{LATENESS, grouped};
 use super::{QUANTILES, Report};
 use crate::metrics::Latency;
 use crate::shard::Expected;
@@ -537,7 +537,7 @@ fn percentiles(report: &Report) -> Plot {
     let latencies: Vec<_> = report
         .latencies()
         .into_iter()
-        .filter(|(name, _)| *name != "begun late by")
+        .filter(|(name, _)| *name != LATENESS)
         .enumerate()
         .map(|(colour, (name, latency))| Percentiles {
             name,

@@ -10,6 +10,8 @@ use crate::shard::Expected;
 
 /// Columns of the names of rows.
 const NAME_COLUMNS: usize = 26;
+/// What the one latency is called that tells of this end alone.
+pub(super) const LATENESS: &str = "begun late by";
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -85,7 +87,7 @@ impl Report {
     pub(super) fn latencies(&self) -> Vec<(&'static str, &Latency)> {
         let tally = &self.tally;
         let mut latencies = vec![
-            ("begun late by", &tally.lateness),
+            (LATENESS, &tally.lateness),
             ("first block", &tally.first_block),
             ("round trip of a block", &tally.round_trip),
             ("a block on average", &tally.block),

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::super::plan::Pace;
 use super::super::timeline::{Point, Timeline};
-use super::super::{Failure, Work};
+use super::super::{Failure, File, Work};
 use super::plot::{
     COLOURS, Plot, Reading, Scale, Series, Shape, Text, digits, duration, octets, time,
 };
@@ -105,7 +105,15 @@ impl Page<'_> {
         let (class, verdict) = match (self.report.is_good(), tally.left) {
             (true, 0) => (
                 "good",
-                format!("All {} transfers completed", grouped(tally.complete)),
+                format!(
+                    "All {} transfers completed{}",
+                    grouped(tally.complete),
+                    if is_compared(self.report) {
+                        ", every octet compared"
+                    } else {
+                        ""
+                    }
+                ),
             ),
             (true, left) => (
                 "good",
@@ -171,8 +179,8 @@ impl Page<'_> {
         }
         if let Some((per_gigabyte, _)) = report.server_costs() {
             numbers.push((
-                format!("{} CPU s", digits(per_gigabyte)),
-                "of the server for each gigabyte".to_owned(),
+                time(per_gigabyte),
+                "is the server's processor time for each gigabyte".to_owned(),
             ));
         }
         f.write_str("<section class=\"numbers\">")?;
@@ -247,6 +255,12 @@ fn title(report: &Report) -> String {
             )
         }
     }
+}
+
+/// Whether it is known that the right octets came.
+fn is_compared(report: &Report) -> bool {
+    let compared = |file: &File| matches!(*file.expected, Expected::Octets(_));
+    matches!(report.load.work, Work::Read) && report.load.files.iter().all(compared)
 }
 
 /// The files, with what is known of them.

@@ -119,7 +119,7 @@ impl Report {
         warnings
     }
 
-    pub(super) fn what(&self) -> String {
+    fn what(&self) -> String {
         let verb = match self.load.work {
             Work::Read => "reads from",
             Work::Write(_) => "writes to",
@@ -158,7 +158,7 @@ impl Report {
         )
     }
 
-    pub(super) fn contents(&self) -> &'static str {
+    fn contents(&self) -> &'static str {
         if matches!(self.load.work, Work::Write(_)) {
             return "from memory";
         }

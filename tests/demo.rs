@@ -7,9 +7,9 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Lines, Read};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
 use common::peer;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -46,18 +46,22 @@ impl Place {
     }
 
     /// Starts a demo that would take long, and waits until clients are served.
-    fn demo_under_way(&self) -> Child {
+    fn demo_under_way(&self) -> (Child, Said) {
         let mut demo = self
             .demo("--clients 40000 --within 3600 --size 1K")
             .spawn()
             .expect("the demo starts");
-        let stderr = demo.stderr.as_mut().expect("a pipe");
-        let mut lines = BufReader::new(stderr).lines().map_while(Result::ok);
-        let served = |line: &String| line.contains(" served, ") && !line.contains(": 0 served");
-        lines.find(served).expect("clients are served");
-        demo
+        let stderr = demo.stderr.take().expect("a pipe");
+        let mut said = BufReader::new(stderr).lines();
+        let served = |line: &str| line.contains(" served, ") && !line.contains(": 0 served");
+        let served = said.any(|line| served(&line.expect("text")));
+        assert!(served, "clients are served");
+        (demo, said)
     }
 }
+
+/// What a demo says of its course.
+type Said = Lines<BufReader<ChildStderr>>;
 
 /// Goal: everybody is served, both ends count the same, and only the page stays. Method: a small storm
 /// without a terminal; the counts in the table.
@@ -132,13 +136,11 @@ fn the_page_goes_where_it_can() {
 #[test]
 fn an_interrupt_leaves_nothing_behind() {
     let place = Place::new();
-    let mut demo = place.demo_under_way();
+    let (mut demo, _said) = place.demo_under_way();
     let server = child_of(demo.id());
     assert_eq!(names(place.scratch.path()).len(), 1, "the image");
     kill_process(Pid::from_child(&demo), Signal::INT).expect("a demo");
-    let mut table = String::new();
-    let mut stdout = demo.stdout.take().expect("a pipe");
-    stdout.read_to_string(&mut table).expect("text");
+    let table = table_of(&mut demo);
     assert_eq!(demo.wait().expect("a demo").code(), Some(1), "{table}");
     assert!(table.contains("every octet compared"), "{table}");
     assert_eq!(names(place.scratch.path()), [""; 0]);
@@ -146,11 +148,33 @@ fn an_interrupt_leaves_nothing_behind() {
     assert_eq!(names(place.here.path()), ["bootstorm-demo.html"]);
 }
 
+/// Goal: wrong octets are seen, and the exit code says so. Method: amid the storm, the image is replaced.
+#[test]
+fn wrong_octets_are_no_success() {
+    let place = Place::new();
+    let (mut demo, mut said) = place.demo_under_way();
+    let folder = place.scratch.path().join(&names(place.scratch.path())[0]);
+    fs::write(folder.join("other"), [7; 1000]).expect("a file");
+    fs::rename(folder.join("other"), folder.join("image")).expect("replaced");
+    let fails = |line: &str| !line.contains(" 0 failed");
+    let failed = said.any(|line| fails(&line.expect("text")));
+    assert!(failed, "clients fail");
+    kill_process(Pid::from_child(&demo), Signal::INT).expect("a demo");
+    let table = table_of(&mut demo);
+    assert_eq!(demo.wait().expect("a demo").code(), Some(1), "{table}");
+    assert!(table.contains("FAILED"), "{table}");
+    let last = said.map_while(Result::ok).last().unwrap_or_default();
+    assert!(
+        last.ends_with(" of 40,000 clients were not served"),
+        "{last}"
+    );
+}
+
 /// Goal: not even a demo that is killed leaves its server or its image behind. Method: SIGKILL.
 #[test]
 fn a_demo_that_is_killed_leaves_nothing_behind() {
     let place = Place::new();
-    let mut demo = place.demo_under_way();
+    let (mut demo, _said) = place.demo_under_way();
     let server = child_of(demo.id());
     demo.kill().expect("a demo");
     demo.wait().expect("a demo");
@@ -158,6 +182,14 @@ fn a_demo_that_is_killed_leaves_nothing_behind() {
         names(place.scratch.path()).is_empty()
     });
     peer::until("the server is gone", || has_ended(server));
+}
+
+/// What a demo prints, once it has ended.
+fn table_of(demo: &mut Child) -> String {
+    let mut table = String::new();
+    let mut stdout = demo.stdout.take().expect("a pipe");
+    stdout.read_to_string(&mut table).expect("text");
+    table
 }
 
 fn succeeded(output: &Output) -> String {

@@ -12,10 +12,10 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bootstorm::load::plan::{Bounds, Pace};
+use bootstorm::load::plan::Pace;
 use bootstorm::load::report::Report;
 use bootstorm::load::report::html::{self, Head};
-use bootstorm::load::{self, File, Live, Load, Mishaps, Work, profile};
+use bootstorm::load::{self, File, Group, Live, Load};
 use bootstorm::shard::Expected;
 use common::peer;
 
@@ -116,36 +116,19 @@ fn run(folder: &Path) -> Report {
 }
 
 fn reads(server: std::net::SocketAddr, names: &[&[u8]]) -> Load {
-    let plain = profile::find("plain").expect("a profile");
     let file = |name: &&[u8]| File {
         name: name.to_vec(),
         weight: 1,
         expected: Arc::new(Expected::Anything),
     };
-    let mut wanted = plain.wanted;
-    wanted.windowsize = Some(4);
-    Load {
-        server,
-        work: Work::Read,
-        files: names.iter().map(file).collect(),
+    let group = Group {
         pace: Pace::Storm {
             clients: 100,
             within: Duration::from_millis(100),
         },
-        bounds: Bounds {
-            transfers: None,
-            duration: None,
-        },
-        wanted,
-        order: plain.order,
-        probes: false,
-        patience: plain.patience,
-        mishaps: Mishaps::default(),
-        threads: 1,
-        seed: 1,
-        gro: true,
-        server_pid: None,
-    }
+        ..Group::new(names.iter().map(file).collect(), 100)
+    };
+    Load::new(server, vec![group])
 }
 
 fn page(report: &Report) -> String {

@@ -10,9 +10,9 @@ use std::path::PathBuf;
 use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::values::{self, BlksizeMax, Listen};
+use super::values::{self, BlksizeMax, Delay, Listen, Profiles};
 use crate::config::Subnet;
-use crate::load::profile::Profile;
+use crate::load::profile::Flash;
 use crate::server;
 use crate::store;
 use crate::time::Duration;
@@ -396,12 +396,45 @@ pub(super) struct Terms {
 
 /// What `load` is told.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct Load {
+    #[command(subcommand)]
+    pub(super) command: Option<LoadCommand>,
     /// The file to ask for, and names of more at the same server. NAME=3 is asked for three times as
     /// often as another; {number} in a name stands for the transfer's number.
     #[arg(value_name = "tftp://HOST[:PORT]/NAME", required = true)]
     pub(super) targets: Vec<OsString>,
-    /// How many clients.
+    /// Several groups of clients at the same time, as this TOML file has them. Its keys are the long
+    /// options; what belongs to a group stands under [[group]], with name and files besides. The URL
+    /// then names the server alone.
+    #[arg(long, value_name = "FILE.toml", conflicts_with = "LoadGroup")]
+    pub(super) scenario: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) group: LoadGroup,
+    #[command(flatten)]
+    pub(super) run: LoadRun,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum LoadCommand {
+    /// Write a file of the pattern that --verify pattern knows, of any length.
+    Pattern(Pattern),
+}
+
+/// What `load pattern` is told.
+#[derive(Debug, Args)]
+pub(super) struct Pattern {
+    /// Octets of the file.
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    pub(super) size: u64,
+    /// The file to write.
+    pub(super) file: PathBuf,
+}
+
+/// What clients do, and how: on the command line, and in a group of a scenario.
+#[derive(Debug, Clone, Args)]
+pub(super) struct LoadGroup {
+    /// How many clients; the first step of --ramp.
     #[arg(
         short = 'n',
         long,
@@ -425,6 +458,9 @@ pub(super) struct Load {
         conflicts_with_all = ["clients", "within"]
     )]
     pub(super) rate: Option<f64>,
+    /// Clients come at --rate like the ticks of a clock instead.
+    #[arg(long, requires = "rate")]
+    pub(super) even: bool,
     /// All clients once, spread over this time.
     #[arg(
         long,
@@ -436,16 +472,26 @@ pub(super) struct Load {
     /// How long a client pauses before it begins anew.
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = values::seconds)]
     pub(super) think: Duration,
-    /// Write this file to the server instead of reading.
-    #[arg(long, value_name = "FILE", conflicts_with = "verify")]
+    /// The files are asked for the less the later they stand: the second 1/2^S times as often as the first,
+    /// the third 1/3^S times.
+    #[arg(long, value_name = "S", value_parser = values::exponent)]
+    pub(super) zipf: Option<f64>,
+    /// Write this file to the server instead of reading; pattern is the one of --size that --verify
+    /// pattern knows.
+    #[arg(long, value_name = "FILE|pattern", conflicts_with = "verify")]
     pub(super) write: Option<PathBuf>,
-    /// Compare every octet with this file.
-    #[arg(long, value_name = "FILE")]
+    /// Octets that --write pattern writes. [default: 1MiB]
+    #[arg(long, value_name = "SIZE", value_parser = values::size, requires = "write")]
+    pub(super) size: Option<u64>,
+    /// Compare every octet with this file, with the file of the same name in this directory, or with the
+    /// pattern of "load pattern".
+    #[arg(long, value_name = "FILE|DIR|pattern")]
     pub(super) verify: Option<PathBuf>,
-    /// Clients ask and wait as these do: ipxe, edk2, uboot, grub, pxelinux, rpi, curl, or plain, which
-    /// knows no options. Other options change what they say.
-    #[arg(long, value_name = "CLIENT", value_parser = values::profile)]
-    pub(super) profile: Option<&'static Profile>,
+    /// Clients ask and wait as these do: ipxe, edk2, shim, uboot, uboot-flash, grub, pxelinux, rpi, curl,
+    /// atftp, or plain, which knows no options. ipxe=5,edk2=3 has five of the one for three of the other.
+    /// Other options change what they say.
+    #[arg(long, value_name = "CLIENT", value_parser = values::profiles)]
+    pub(super) profile: Option<Profiles>,
     /// Octets in a block. [default: 1428]
     #[arg(long, value_name = "N", value_parser = values::blksize)]
     pub(super) blksize: Option<u16>,
@@ -464,23 +510,59 @@ pub(super) struct Load {
     /// Probability that the clients lose a DATA or ACK packet, on either way.
     #[arg(long, value_name = "P", default_value = "0", value_parser = values::probability)]
     pub(super) loss: f64,
+    /// Probability that a DATA or ACK packet arrives twice, on either way.
+    #[arg(long, value_name = "P", default_value = "0", value_parser = values::probability)]
+    pub(super) duplicate: f64,
+    /// Probability that a DATA or ACK packet is held back for 2 ms, so that later ones overtake it.
+    #[arg(long, value_name = "P", default_value = "0", value_parser = values::probability)]
+    pub(super) reorder: f64,
+    /// How long every packet takes on its way, on either way; 2..10 draws a time for each.
+    #[arg(long, value_name = "MS[..MS]", default_value = "0", value_parser = values::delay)]
+    pub(super) delay: Delay,
     /// How long clients take before they acknowledge.
-    #[arg(long, value_name = "MS", default_value = "0", value_parser = values::milliseconds)]
-    pub(super) slow: Duration,
+    #[arg(long, value_name = "MS", value_parser = values::milliseconds)]
+    pub(super) slow: Option<Duration>,
+    /// Clients stand still so long after every so many blocks, as if they wrote them to flash.
+    #[arg(long, value_name = "BLOCKS:MS", value_parser = values::flash)]
+    pub(super) flash: Option<Flash>,
     /// Probability that a client vanishes amid its transfer.
     #[arg(long, value_name = "P", default_value = "0", value_parser = values::probability)]
     pub(super) abandon: f64,
-    /// Threads that drive clients.
+}
+
+/// How the whole run goes: on the command line, and at the top of a scenario.
+#[derive(Debug, Clone, Args)]
+pub(super) struct LoadRun {
+    /// Raise the load step by step, FACTOR times each, until a bound is passed; the highest load that held
+    /// is named. The first step has --clients or --rate, and each lasts --duration, or 5 s. [default: 1.5]
+    #[arg(
+        long,
+        value_name = "FACTOR",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "1.5",
+        value_parser = values::factor
+    )]
+    pub(super) ramp: Option<f64>,
+    /// What 99 of 100 reads may take up to their first block, and writes up to their end. [default: 1000]
+    #[arg(long, value_name = "MS", value_parser = values::milliseconds, requires = "ramp")]
+    pub(super) bound_p99: Option<Duration>,
+    /// The part of the transfers that may fail. [default: 1%]
+    #[arg(long, value_name = "P", value_parser = values::probability, requires = "ramp")]
+    pub(super) bound_failures: Option<f64>,
+    /// Most clients, or new ones a second, of any step. [default: 1000000]
+    #[arg(long, value_name = "N", value_parser = values::rate, requires = "ramp")]
+    pub(super) ramp_to: Option<f64>,
+    /// Threads that drive clients. [default: 1]
     #[arg(
         long,
         value_name = "N",
-        default_value = "1",
         value_parser = clap::value_parser!(u16).range(1..=256)
     )]
-    pub(super) threads: u16,
-    /// What random choices come from.
-    #[arg(long, value_name = "N", default_value = "1")]
-    pub(super) seed: u64,
+    pub(super) threads: Option<u16>,
+    /// What random choices come from. [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(super) seed: Option<u64>,
     /// Take datagrams one by one: loopback then costs the server what a real network would.
     #[arg(long)]
     pub(super) no_gro: bool,
@@ -491,7 +573,7 @@ pub(super) struct Load {
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
     /// Write the times of whole transfers in HdrHistogram's percentile format too.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "ramp")]
     pub(super) hgrm: Option<PathBuf>,
     /// Write a page with plots too, which any browser shows.
     #[arg(long, value_name = "FILE")]

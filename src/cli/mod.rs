@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
-use args::{Arguments, Command};
+use args::{Arguments, Command, LoadCommand};
 
 /// The exit code when the work failed.
 const FAILED: u8 = 1;
@@ -63,7 +63,10 @@ fn act(arguments: Arguments) -> Result<(), Trouble> {
         Command::Serve(serve) => serve::run(&serve),
         Command::Get(get) => get::run(get),
         Command::Put(put) => put::run(put),
-        Command::Load(load) => load::run(&load),
+        Command::Load(load) => match &load.command {
+            Some(LoadCommand::Pattern(pattern)) => load::pattern(pattern),
+            None => load::run(&load),
+        },
         Command::Simulate(simulate) => simulate::run(&simulate),
     }
 }

@@ -17,7 +17,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::alarm::{Alarm, Bell};
 use super::socket::{self, Received};
-use super::sockets::{Sockets, Stopped};
+use super::sockets::{Socket, Sockets, Stopped};
 use super::{Bind, Engine, Inbox, Path, Payload, Sent, SocketId, Statistics};
 use crate::time::{Duration, Instant};
 
@@ -35,6 +35,9 @@ const TURN_DATAGRAMS_MAX: usize = 64;
 /// that it ends whatever the kernel answers.
 const RECEIVES_MAX: usize = 2 * Inbox::DATAGRAMS_MAX;
 
+/// Refusals that are kept for who asks for them: as many as a crowd of clients can get in one round.
+const REFUSALS_MAX: usize = 65_536;
+
 /// The token of the waker; sockets have theirs from [`SocketId`], which is shorter.
 const WAKER: Token = Token(usize::MAX);
 
@@ -49,7 +52,7 @@ pub struct MioEngine {
     readable: VecDeque<SocketId>,
     /// Whether sockets are to be told what became of earlier sends.
     reports: bool,
-    report: Option<i32>,
+    noted: Noted,
     /// Whether datagrams in a row are taken by one call.
     gro: bool,
     /// Whether waits end on time to within microseconds.
@@ -74,7 +77,7 @@ impl MioEngine {
             sockets: Sockets::new()?,
             readable: VecDeque::new(),
             reports: false,
-            report: None,
+            noted: Noted::default(),
             gro: false,
             precise: false,
         })
@@ -115,7 +118,13 @@ impl MioEngine {
 
     /// The latest report about an earlier send, as an error number, if one came since this was called.
     pub const fn take_report(&mut self) -> Option<i32> {
-        self.report.take()
+        self.noted.report.take()
+    }
+
+    /// The paths at whose other end nobody listens, as far as it was told since this was called last; some
+    /// are left out where nobody asks for long.
+    pub fn take_refusals(&mut self) -> Vec<(SocketId, Path)> {
+        std::mem::take(&mut self.noted.refusals)
     }
 
     /// Whether the kernel cuts bursts into datagrams.
@@ -198,6 +207,10 @@ impl MioEngine {
                     .registry()
                     .reregister(&mut SourceFd(&fd), token(id), interests)?;
             }
+            // A send may have been told of them already, and then receiving is not.
+            if event.is_error() && self.reports {
+                self.noted.take(socket);
+            }
             if (event.is_readable() || event.is_error()) && !socket.state.readable {
                 socket.state.readable = true;
                 self.readable.push_back(id);
@@ -241,7 +254,12 @@ impl MioEngine {
                         socket.state.readable = false;
                     }
                     // What went wrong with an earlier send; behind it there may be datagrams.
-                    Err(error) => self.report = error.raw_os_error(),
+                    Err(error) => {
+                        self.noted.report = error.raw_os_error();
+                        if self.reports {
+                            self.noted.take(socket);
+                        }
+                    }
                 }
             }
             if socket.state.readable {
@@ -302,7 +320,15 @@ impl Engine for MioEngine {
     }
 
     fn send(&mut self, socket: SocketId, path: &Path, payload: Payload<'_>) -> Sent {
-        match self.sockets.send(socket, path, &payload, |_, _, _| None) {
+        let sent = match self.sockets.send(socket, path, &payload, |_, _, _| None) {
+            // An earlier send's failure, of which this one was only told. It is told once.
+            Err(Stopped { sent: 0, error }) if self.reports && is_report(&error) => {
+                self.noted.report = error.raw_os_error();
+                self.sockets.send(socket, path, &payload, |_, _, _| None)
+            }
+            sent => sent,
+        };
+        match sent {
             Ok(sent) => Sent::Datagrams(sent),
             Err(stopped) => self.stopped(socket, &stopped),
         }
@@ -329,6 +355,27 @@ impl Engine for MioEngine {
     }
 }
 
+/// What ICMP said about earlier sends, since somebody asked.
+#[derive(Debug, Default)]
+struct Noted {
+    /// The latest error number.
+    report: Option<i32>,
+    /// Where nobody listens.
+    refusals: Vec<(SocketId, Path)>,
+}
+
+impl Noted {
+    /// Takes all reports of a socket.
+    fn take(&mut self, socket: &Socket<Watch>) {
+        while let Some((errno, path)) = socket::report(&socket.udp) {
+            self.report = Some(errno);
+            if errno == libc::ECONNREFUSED && self.refusals.len() < REFUSALS_MAX {
+                self.refusals.push((socket.id, path));
+            }
+        }
+    }
+}
+
 /// What is watched of a socket.
 #[derive(Debug, Default)]
 struct Watch {
@@ -336,6 +383,11 @@ struct Watch {
     readable: bool,
     /// Whether it is watched for room to send.
     full: bool,
+}
+
+/// Whether an error is what ICMP said about an earlier datagram.
+fn is_report(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ECONNREFUSED)
 }
 
 const fn token(id: SocketId) -> Token {

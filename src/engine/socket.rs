@@ -74,6 +74,11 @@ pub(super) fn report_errors(socket: &UdpSocket, ipv6: bool) -> io::Result<()> {
     platform::report_errors(socket, ipv6)
 }
 
+/// Takes one of the [reports](report_errors): an error number, and the path of the datagram that it is about.
+pub(super) fn report(socket: &UdpSocket) -> Option<(i32, Path)> {
+    platform::report(socket)
+}
+
 /// Has the kernel hand over datagrams that arrived in a row from the same peer as one (generic receive
 /// offload, GRO); [`Received::segment`] tells where to cut. Kernels that cannot are left as they are.
 pub(super) fn receive_rows(socket: &UdpSocket) {
@@ -224,6 +229,41 @@ pub(super) mod linux {
         }
     }
 
+    pub(super) fn report(socket: &UdpSocket) -> Option<(i32, Path)> {
+        // Of the datagram itself nothing is wanted.
+        receive_with(socket, &mut [], libc::MSG_ERRQUEUE, |name, control, _| {
+            let mut path = Path {
+                peer: unmapped(address(name).ok_or(io::ErrorKind::InvalidData)?),
+                local: Local::default(),
+            };
+            let mut errno = 0;
+            for (level, kind, data) in messages(control) {
+                match (level, kind) {
+                    // Where the ICMP message went is where the datagram had left.
+                    (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                        let info = read::<libc::in_pktinfo>(data);
+                        let address = info.map(|info| info.ipi_addr.s_addr.to_ne_bytes());
+                        path.local.address = address.map(|octets| Ipv4Addr::from(octets).into());
+                    }
+                    (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                        let info = read::<libc::in6_pktinfo>(data);
+                        let address = info.map(|info| info.ipi6_addr.s6_addr);
+                        path.local.address = address.map(|octets| Ipv6Addr::from(octets).into());
+                    }
+                    (libc::IPPROTO_IP, libc::IP_RECVERR)
+                    | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) => {
+                        // The first member of a sock_extended_err.
+                        let number = read::<u32>(data).and_then(|errno| errno.try_into().ok());
+                        errno = number.unwrap_or(errno);
+                    }
+                    _ => {}
+                }
+            }
+            Ok((errno, path))
+        })
+        .ok()
+    }
+
     pub(super) fn wait_precisely(source: &impl AsRawFd, timeout: Duration) -> bool {
         let mut source = libc::pollfd {
             fd: source.as_raw_fd(),
@@ -245,6 +285,16 @@ pub(super) mod linux {
     }
 
     pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
+        receive_with(socket, buffer, 0, told)
+    }
+
+    /// Receives, and has `tell` make something of name, control messages and the number of octets.
+    fn receive_with<T>(
+        socket: &UdpSocket,
+        buffer: &mut [u8],
+        flags: c_int,
+        tell: impl FnOnce(&[u8], &[u8], usize) -> io::Result<T>,
+    ) -> io::Result<T> {
         let mut name = [0; NAME_OCTETS];
         let mut control = Control::new();
         let mut part = libc::iovec {
@@ -261,11 +311,11 @@ pub(super) mod linux {
         header.msg_controllen = CONTROL_OCTETS as _;
         // SAFETY: all that `header` points to is owned by this function or borrowed by it mutably,
         // and as long as it says.
-        let len = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, 0) };
+        let len = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
         let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
         let name = &name[..NAME_OCTETS.min(header.msg_namelen as usize)];
         let control = &control.octets[..CONTROL_OCTETS.min(header.msg_controllen as usize)];
-        told(name, control, len.min(buffer.len()))
+        tell(name, control, len.min(buffer.len()))
     }
 
     /// What the kernel tells with a datagram of `len` octets by name and control messages.
@@ -632,6 +682,10 @@ mod plain {
         Ok(())
     }
 
+    pub(super) const fn report(_: &UdpSocket) -> Option<(i32, Path)> {
+        None
+    }
+
     pub(super) fn wait_precisely(_: &impl AsRawFd, _: Duration) -> bool {
         false
     }
@@ -729,6 +783,7 @@ mod tests {
         plain::receive_rows(&here);
         assert!(!plain::wait_precisely(&here, Duration::ZERO));
         assert!(plain::report_errors(&here, false).is_ok());
+        assert!(plain::report(&here).is_none());
         assert_eq!(plain::route_mtu(&here, false), None);
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::timeline::Timeline;
+use super::weather::Disturbed;
 use crate::metrics::{Latency, Packets};
 use crate::proto::outcome::Outcome;
 use crate::shard::{Ending, Flaw};
@@ -17,6 +18,8 @@ pub enum Failure {
     Unanswered,
     /// The server fell silent.
     TimedOut,
+    /// The server's host said that nobody listens there.
+    Refused,
     /// The server sent ERROR.
     ErrorCode(u16),
     /// The wrong octets came, or too few, or too many.
@@ -48,6 +51,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Unanswered => f.write_str("unanswered"),
             Self::TimedOut => f.write_str("timed out"),
+            Self::Refused => f.write_str("refused"),
             Self::ErrorCode(code) => write!(f, "error {}", ErrorCode(*code)),
             Self::Flawed(flaw) => write!(f, "{flaw}"),
             Self::BadAnswer => f.write_str("bad answer"),
@@ -71,8 +75,8 @@ pub struct Tally {
     pub left: u64,
     /// Requests for the length alone, before transfers.
     pub probes: u64,
-    /// Packets that this end lost on purpose.
-    pub lost: u64,
+    /// What this end did to packets on purpose.
+    pub disturbed: Disturbed,
     /// Transfers that failed, by why.
     pub failures: BTreeMap<Failure, u64>,
     /// What the first ERROR of each code said.
@@ -116,7 +120,6 @@ pub struct Tally {
 impl Tally {
     /// Counts a transfer that is over at `time` in the run, and that began `late`.
     pub(super) fn count(&mut self, ending: &Ending, late: Duration, time: Duration) {
-        let point = self.timeline.at(time);
         self.octets += ending.octets;
         self.blocks += ending.blocks;
         self.retransmissions += ending.retransmissions;
@@ -129,11 +132,10 @@ impl Tally {
                 let said = || Escaped(&ending.text).to_string();
                 self.words.entry(code).or_insert_with(said);
             }
-            *point.failures.entry(failure.clone()).or_default() += 1;
-            *self.failures.entry(failure).or_default() += 1;
+            self.fail(failure, time);
         } else if ending.outcome == Outcome::Complete {
             self.complete += 1;
-            point.complete += 1;
+            self.timeline.at(time).complete += 1;
             if let Ok(blocks) = u32::try_from(ending.blocks.max(1)) {
                 self.block.record(ending.elapsed / blocks);
             }
@@ -143,6 +145,13 @@ impl Tally {
         } else {
             self.left += 1;
         }
+    }
+
+    /// Counts a failure at `time` in the run.
+    pub(super) fn fail(&mut self, failure: Failure, time: Duration) {
+        let failures = &mut self.timeline.at(time).failures;
+        *failures.entry(failure.clone()).or_default() += 1;
+        *self.failures.entry(failure).or_default() += 1;
     }
 
     /// Transfers that failed.
@@ -157,7 +166,7 @@ impl Tally {
         self.complete += other.complete;
         self.left += other.left;
         self.probes += other.probes;
-        self.lost += other.lost;
+        self.disturbed.merge(&other.disturbed);
         self.octets += other.octets;
         self.blocks += other.blocks;
         self.retransmissions += other.retransmissions;

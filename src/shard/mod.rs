@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 
 pub use admission::Census;
-pub use check::{Expected, Flaw};
+pub use check::{Expected, Flaw, PATTERN_SEED};
 pub use slot::{Ending, LocalSide, Manner, Operation, Origin, Plan, Running};
 pub use table::SlotId;
 

@@ -477,6 +477,22 @@ impl<E: Engine> Shard<E> {
         Ok(id)
     }
 
+    /// The network says that nobody is at the other end of `path`, where packets went from a shared socket:
+    /// ends the transfer that this end asked for there, if one runs, and says which.
+    pub fn unreachable(&mut self, socket: SocketId, path: &Path) -> Option<SlotId> {
+        let by_address = self.is_by_address(socket);
+        let address = path.local.address.filter(|_| by_address);
+        let id = self.table.find(&Key::Own(socket, address))?;
+        let slot = self.table.get(id)?;
+        // The news may be about one that had the place before.
+        if slot.is_lingering() || slot.path.peer != path.peer {
+            return None;
+        }
+        let now = self.engine.now();
+        self.finish(id, Outcome::Stopped, now);
+        Some(id)
+    }
+
     /// Opens a socket for one transfer, which closes it.
     fn open_own(&mut self, server: SocketAddr) -> io::Result<SocketId> {
         let any: IpAddr = if server.is_ipv4() {
@@ -666,11 +682,14 @@ impl<E: Engine> Shard<E> {
     }
 
     pub(super) fn own_key(&self, datagram: &Datagram<'_>) -> Key {
-        let by_address = matches!(
-            self.sockets.get(&datagram.socket),
-            Some(Purpose::Shared { by_address: true })
-        );
+        let by_address = self.is_by_address(datagram.socket);
         let address = datagram.path.local.address.filter(|_| by_address);
         Key::Own(datagram.socket, address)
+    }
+
+    /// Whether the transfers of a socket are told apart by this end's address.
+    fn is_by_address(&self, socket: SocketId) -> bool {
+        let purpose = self.sockets.get(&socket);
+        matches!(purpose, Some(Purpose::Shared { by_address: true }))
     }
 }

@@ -123,15 +123,7 @@ impl Contents {
             Self::Octets(octets) => {
                 buffer.copy_from_slice(&octets[(octets.len() as u64 - rest) as usize..][..count])
             }
-            Self::Pattern { seed, .. } => {
-                let mut octets = [0; 8];
-                for (index, (octet, offset)) in buffer.iter_mut().zip(offset..).enumerate() {
-                    if index == 0 || offset % 8 == 0 {
-                        octets = pattern_octets(*seed, offset / 8);
-                    }
-                    *octet = octets[(offset % 8) as usize];
-                }
-            }
+            Self::Pattern { seed, .. } => pattern_fill(*seed, offset, buffer),
         }
         count
     }
@@ -141,6 +133,43 @@ impl Contents {
 #[must_use]
 pub const fn pattern_octet(seed: u64, offset: u64) -> u8 {
     pattern_octets(seed, offset / 8)[(offset % 8) as usize]
+}
+
+/// Writes the pattern `seed` from `offset` on.
+pub fn pattern_fill(seed: u64, offset: u64, buffer: &mut [u8]) {
+    let mut place = offset;
+    let mut rest = buffer;
+    while !rest.is_empty() {
+        let octets = pattern_octets(seed, place / 8);
+        let octets = &octets[(place % 8) as usize..];
+        let count = octets.len().min(rest.len());
+        let (front, back) = rest.split_at_mut(count);
+        front.copy_from_slice(&octets[..count]);
+        (place, rest) = (place + count as u64, back);
+    }
+}
+
+/// Whether `octets` are the pattern `seed` from `offset` on.
+#[must_use]
+pub fn pattern_holds(seed: u64, offset: u64, octets: &[u8]) -> bool {
+    // Up to the next whole word, by words, and what is left.
+    let head = ((8 - offset % 8) % 8).min(octets.len() as u64) as usize;
+    let (head, rest) = octets.split_at(head);
+    let (words, tail) = rest.as_chunks::<8>();
+    let first = (offset + head.len() as u64) / 8;
+    // No early end: what is checked is nearly always right, and the loop is the faster for it.
+    let mut differences = 0;
+    for (index, word) in (first..).zip(words) {
+        differences |= u64::from_ne_bytes(*word) ^ u64::from_ne_bytes(pattern_octets(seed, index));
+    }
+    let holds = |offset: u64, octets: &[u8]| {
+        (offset..)
+            .zip(octets)
+            .all(|(offset, &octet)| octet == pattern_octet(seed, offset))
+    };
+    differences == 0
+        && holds(offset, head)
+        && holds(offset + (octets.len() - tail.len()) as u64, tail)
 }
 
 /// Eight octets of a pattern at once, by the mixing function of splitmix64.

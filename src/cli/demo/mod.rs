@@ -15,21 +15,14 @@ use super::errand::grouped;
 use super::live::View;
 use super::load::{failed, stop_on_interrupt};
 use super::{Trouble, page};
-use crate::load::plan::{Bounds, Pace};
+use crate::load::plan::Pace;
+use crate::load::profile::Profile;
 use crate::load::report::Report;
-use crate::load::{self, File, Live, Load, Mishaps, Work};
-use crate::proto::negotiate::{ORDER_DEFAULT, Wanted};
-use crate::proto::timing::Patience;
+use crate::load::{self, File, Group, Live, Load};
 use crate::shard::Expected;
 use crate::time::Duration;
 use server::{Counted, Other};
 
-/// Octets in a block: what fits Ethernet with room for a tunnel.
-const BLKSIZE: u16 = 1428;
-/// Blocks under way: what small receive rings hold.
-const WINDOWSIZE: u16 = 16;
-/// How long a client waits at least before it repeats, like firmware.
-const REPEAT_AFTER_MILLIS: u16 = 1_000;
 /// How long a transfer may stand still: long, for any machine should see the end of its demo.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Where the page goes unless something else is said.
@@ -50,7 +43,7 @@ pub(super) fn run(arguments: &Demo) -> Result<(), Trouble> {
         grouped(arguments.size as u64),
         other.ready()
     );
-    let load = storm(arguments, &other, (cores - workers).max(1))?;
+    let load = storm(arguments, &other, (cores - workers).max(1));
     let view = (!arguments.quiet).then(|| View::bar(&live, arguments.clients.into()));
     let report = load::run(&load, &live).map_err(|error| failed(&error, &load));
     drop(view);
@@ -58,6 +51,7 @@ pub(super) fn run(arguments: &Demo) -> Result<(), Trouble> {
     let ready = other.ready().to_string();
     let counted = other.end()?;
     let outcome = Outcome {
+        clients: arguments.clients,
         report: &report,
         counted: &counted,
     };
@@ -72,43 +66,28 @@ pub(super) fn run(arguments: &Demo) -> Result<(), Trouble> {
 }
 
 /// The clients.
-fn storm(arguments: &Demo, other: &Other, threads: usize) -> Result<Load, Trouble> {
+fn storm(arguments: &Demo, other: &Other, threads: usize) -> Load {
     let expected = Expected::Octets(image::octets(arguments.size).into());
-    Ok(Load {
-        server: other.ready().address,
-        work: Work::Read,
-        files: vec![File {
-            name: image::NAME.into(),
-            weight: 1,
-            expected: Arc::new(expected),
-        }],
+    let file = File {
+        name: image::NAME.into(),
+        weight: 1,
+        expected: Arc::new(expected),
+    };
+    let mut profile = Profile::DEFAULT;
+    profile.patience.idle = PATIENCE;
+    let group = Group {
+        profiles: vec![(profile, 1)],
         pace: Pace::Storm {
             clients: arguments.clients,
             within: arguments.within,
         },
-        bounds: Bounds {
-            transfers: None,
-            duration: None,
-        },
-        wanted: Wanted {
-            blksize: Some(BLKSIZE),
-            windowsize: Some(WINDOWSIZE),
-            timeout: None,
-            tsize: Some(0),
-        },
-        order: ORDER_DEFAULT,
-        probes: false,
-        patience: Patience {
-            receiver_floor_millis: REPEAT_AFTER_MILLIS,
-            idle: PATIENCE,
-            ..Patience::DEFAULT
-        },
-        mishaps: Mishaps::default(),
+        ..Group::new(vec![file], arguments.clients)
+    };
+    Load {
         threads,
-        seed: 1,
-        gro: true,
         server_pid: Some(other.pid()),
-    })
+        ..Load::new(other.ready().address, vec![group])
+    }
 }
 
 /// Writes the page where it was asked for, or else here, or else, where this may not be written to, where
@@ -128,6 +107,7 @@ fn written(
 
 /// What came of it.
 struct Outcome<'a> {
+    clients: u32,
     report: &'a Report,
     counted: &'a Counted,
 }
@@ -136,9 +116,7 @@ impl Outcome<'_> {
     /// Whether every client has what it came for.
     fn verdict(&self) -> Result<(), Trouble> {
         let tally = &self.report.tally;
-        let Pace::Storm { clients, .. } = self.report.load.pace else {
-            return Ok(());
-        };
+        let clients = self.clients;
         if tally.failed() > 0 {
             Err(Trouble::Work(format!(
                 "{} of {} clients were not served",

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::super::plan::Pace;
 use super::super::timeline::{Point, Timeline};
-use super::super::{Failure, File, Work};
+use super::super::{Failure, Work};
 use super::plot::{
     COLOURS, Plot, Reading, Scale, Series, Shape, Text, digits, duration, octets, time,
 };
@@ -222,13 +222,19 @@ impl Page<'_> {
         let report = self.report;
         let mut rows = report.rows();
         rows.extend(files(report));
-        rows.extend(self.head.facts.iter().cloned());
+        let facts = self.head.facts.iter();
+        rows.extend(facts.map(|(name, fact)| ((*name).to_owned(), fact.clone())));
         rows.push((
-            "made by",
+            "made by".to_owned(),
             format!("bootstorm {}", env!("CARGO_PKG_VERSION")),
         ));
-        rows.extend(self.head.made.map(|made| ("made at", date(made))));
+        rows.extend(
+            self.head
+                .made
+                .map(|made| ("made at".to_owned(), date(made))),
+        );
         for (name, value) in rows {
+            let name = Text(&name);
             write!(f, "<tr><th>{name}</th><td>{}</td></tr>", Text(&value))?;
         }
         f.write_str("</table></section>\n")
@@ -237,56 +243,66 @@ impl Page<'_> {
 
 /// What was done, as a headline.
 fn title(report: &Report) -> String {
-    let files = match &report.load.work {
+    let [group] = report.load.groups.as_slice() else {
+        return format!("{} groups of clients", report.load.groups.len());
+    };
+    let files = match group.work {
         Work::Read => "reads",
         Work::Write(_) => "writes",
     };
-    match report.load.pace {
-        Pace::Closed { clients, .. } => format!(
-            "{} clients, {files} without a pause",
-            grouped(clients.into())
-        ),
-        Pace::Open { per_second } => format!("{} new {files} a second", digits(per_second)),
-        Pace::Storm { clients, within } => {
+    match group.pace {
+        Pace::Closed { clients, .. } => {
             format!(
-                "A storm of {} clients within {}",
-                grouped(clients.into()),
-                duration(within)
+                "{} clients, {files} without a pause",
+                grouped(clients.into())
             )
         }
+        Pace::Open { per_second, .. } => format!("{} new {files} a second", digits(per_second)),
+        Pace::Storm { clients, within } => format!(
+            "A storm of {} clients within {}",
+            grouped(clients.into()),
+            duration(within)
+        ),
     }
 }
 
 /// Whether it is known that the right octets came.
 fn is_compared(report: &Report) -> bool {
-    let compared = |file: &File| matches!(*file.expected, Expected::Octets(_));
-    matches!(report.load.work, Work::Read) && report.load.files.iter().all(compared)
+    let compared =
+        |expected: &Expected| matches!(expected, Expected::Octets(_) | Expected::Pattern);
+    report.load.groups.iter().all(|group| {
+        matches!(group.work, Work::Read) && group.files.iter().all(|file| compared(&file.expected))
+    })
 }
 
 /// The files, with what is known of them.
-fn files(report: &Report) -> Vec<(&'static str, String)> {
-    let all = &report.load.files;
+fn files(report: &Report) -> Vec<(String, String)> {
+    let groups = report.load.groups.iter();
+    let all: Vec<_> = groups
+        .flat_map(|group| group.files.iter().map(move |file| (group, file)))
+        .collect();
     let mut rows: Vec<_> = all
         .iter()
         .take(FILES_MAX)
-        .map(|file| {
+        .map(|(group, file)| {
             let mut text = Escaped(&file.name).to_string();
             if let Some(len) = file.expected.len() {
                 text.push_str(&format!(", {}", octets(len as f64)));
             }
-            if all.len() > 1 {
+            if group.files.len() > 1 {
                 text.push_str(&format!(", weight {}", file.weight));
             }
-            if matches!(*file.expected, Expected::Anything)
-                && matches!(report.load.work, Work::Read)
-            {
+            if matches!(*file.expected, Expected::Anything) && matches!(group.work, Work::Read) {
                 text.push_str(", not compared");
             }
-            ("file", text)
+            ("file".to_owned(), text)
         })
         .collect();
     if all.len() > FILES_MAX {
-        rows.push(("file", format!("and {} more", all.len() - FILES_MAX)));
+        rows.push((
+            "file".to_owned(),
+            format!("and {} more", all.len() - FILES_MAX),
+        ));
     }
     rows
 }
@@ -383,9 +399,16 @@ fn throughput(report: &Report, intervals: &Intervals<'_>) -> Plot {
         _ => (1e9, "GB/s"),
     };
     let scale = Scale::linear_to(max / unit);
-    let way = match report.load.work {
-        Work::Read => "came from",
-        Work::Write(_) => "went to",
+    let groups = &report.load.groups;
+    let reads = |read: bool| {
+        groups
+            .iter()
+            .any(|group| matches!(group.work, Work::Read) == read)
+    };
+    let way = match (reads(true), reads(false)) {
+        (true, true) => "came from and went to",
+        (false, true) => "went to",
+        _ => "came from",
     };
     Plot {
         id: "throughput",

@@ -25,7 +25,7 @@ use bootstorm::engine::mio::MioEngine;
 use bootstorm::engine::uring::UringEngine;
 use bootstorm::engine::{Bind, Engine};
 use bootstorm::load::plan::Bounds;
-use bootstorm::load::{self, Live, Load};
+use bootstorm::load::{self, Live};
 use bootstorm::shard::{Census, Shard};
 use bootstorm::store::memory::{Contents, Memory};
 use bootstorm::store::{Store, StoreOptions, Writes};
@@ -141,12 +141,10 @@ fn measure(
     let once = common::reading(server.address, NAME, Some(terms), 1, 1);
     load::run(&once, &Arc::new(Live::default()))?;
 
-    let crowd = Load {
-        bounds: Bounds {
-            transfers: None,
-            duration: Some(seconds),
-        },
-        ..common::reading(server.address, NAME, Some(terms), CLIENTS, 1)
+    let mut crowd = common::reading(server.address, NAME, Some(terms), CLIENTS, 1);
+    crowd.groups[0].bounds = Bounds {
+        transfers: None,
+        duration: Some(seconds),
     };
     let before = server.processor_time()?;
     let report = load::run(&crowd, &Arc::new(Live::default()))?;

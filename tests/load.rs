@@ -20,6 +20,7 @@ use std::time::Duration;
 use bootstorm::load::plan::Pace;
 use bootstorm::load::profile::{self, Profile};
 use bootstorm::load::report::Report;
+use bootstorm::load::timeline::Point;
 use bootstorm::load::{self, Failure, File, Group, Live, Load, Work};
 use bootstorm::metrics::Metrics;
 use bootstorm::server::Server;
@@ -62,6 +63,12 @@ fn both_ends_count_the_same() {
     assert_eq!(metrics.ended.get("complete"), Some(&tally.complete));
     assert_eq!(tally.octets, 300 * 200_000);
     assert_eq!(metrics.octets_sent, tally.octets);
+    let points = tally.timeline.points();
+    let sum = |of: fn(&Point) -> u64| points.iter().map(of).sum::<u64>();
+    assert_eq!(sum(|point| point.begun), tally.begun);
+    assert_eq!(sum(|point| point.complete), tally.complete);
+    assert!(sum(|point| point.received) >= tally.octets);
+    assert_eq!(points.last().map(|point| point.active), Some(0));
 }
 
 /// Goal: uploads count alike, and arrive. Method: each client writes a file of its own number.

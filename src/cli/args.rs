@@ -29,6 +29,14 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// See a boot storm on this machine, with nothing to prepare.
+    ///
+    /// A server of its own with an image of its own, on loopback; a crowd of clients that boot from it
+    /// all at once, and compare every octet; a table, and a page with plots. Nothing else is left behind.
+    Demo(Demo),
+    /// The server of the demo.
+    #[command(hide = true)]
+    DemoServer(DemoServer),
     /// Serve the files of a directory.
     ///
     /// Every flag can also be set by an environment variable, several values of one separated by
@@ -95,6 +103,42 @@ pub(super) enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// What `demo` is told.
+#[derive(Debug, Args)]
+pub(super) struct Demo {
+    /// How many clients.
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "N",
+        default_value = "1000",
+        value_parser = clap::value_parser!(u32).range(1..=50_000)
+    )]
+    pub(super) clients: u32,
+    /// Octets of the image.
+    #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = values::memory)]
+    pub(super) size: usize,
+    /// The time in which they all power on.
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = values::seconds)]
+    pub(super) within: Duration,
+    /// Where to write the page with plots. [default: bootstorm-demo.html, here or else where temporary
+    /// files go]
+    #[arg(long, value_name = "FILE")]
+    pub(super) html: Option<PathBuf>,
+    /// Show nothing while it runs.
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+}
+
+/// What the server of the demo is told.
+#[derive(Debug, Args)]
+pub(super) struct DemoServer {
+    /// Octets of the image.
+    pub(super) size: usize,
+    /// Threads that serve.
+    pub(super) workers: usize,
 }
 
 /// What `serve` is told.
@@ -549,6 +593,9 @@ pub(super) struct LoadRun {
     /// Write the times of whole transfers in HdrHistogram's percentile format too.
     #[arg(long, value_name = "FILE", conflicts_with = "ramp")]
     pub(super) hgrm: Option<PathBuf>,
+    /// Write a page with plots too, which any browser shows.
+    #[arg(long, value_name = "FILE")]
+    pub(super) html: Option<PathBuf>,
     /// Show nothing while it runs.
     #[arg(short, long)]
     pub(super) quiet: bool,
@@ -672,6 +719,7 @@ mod tests {
             .to_string();
         insta::assert_snapshot!("help", whole);
         for subcommand in [
+            "demo",
             "serve",
             "get",
             "put",

@@ -5,16 +5,15 @@ mod scenario;
 
 use std::fmt::Display;
 use std::fs::File as Output;
-use std::io::{self, IsTerminal, Write as _};
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::process;
 use std::sync::Arc;
-use std::thread;
-
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::args::{Load as Arguments, LoadRun, Pattern};
 use super::errand::grouped;
+use super::live::View;
+use super::page;
 use super::{FAILED, Trouble};
 use crate::control;
 use crate::load::ramp::{self, Ramp};
@@ -22,10 +21,6 @@ use crate::load::report::{Report, hgrm, json};
 use crate::load::{self, Live, Load};
 use crate::shard::PATTERN_SEED;
 use crate::store::memory::pattern_fill;
-use crate::time::Duration;
-
-/// How often the line is drawn anew.
-const LINE_EVERY: Duration = Duration::from_millis(200);
 
 /// Octets of a pattern that are written at a time.
 const PATTERN_STRETCH: usize = 1 << 16;
@@ -34,28 +29,18 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Trouble> {
     let (load, ramp, run) = meaning::load(arguments)?;
     let live = Arc::new(Live::default());
     stop_on_interrupt(&live)?;
-    let line = (!run.quiet && io::stderr().is_terminal()).then(|| watch(&live));
-    let done = match ramp {
-        None => once(&load, &live, &run, line.as_ref()),
-        Some(ramp) => climb(&load, ramp, &live, &run, line.as_ref()),
-    };
-    if let Some(line) = line {
-        line.finish_and_clear();
+    let view = if run.quiet { None } else { View::line(&live) };
+    match ramp {
+        None => once(&load, &live, &run, view),
+        Some(ramp) => climb(&load, ramp, &live, &run, view),
     }
-    done
 }
 
 /// One run, and its report.
-fn once(
-    load: &Load,
-    live: &Arc<Live>,
-    run: &LoadRun,
-    line: Option<&ProgressBar>,
-) -> Result<(), Trouble> {
-    let report = load::run(load, live).map_err(|error| failed(&error, load))?;
-    if let Some(line) = line {
-        line.finish_and_clear();
-    }
+fn once(load: &Load, live: &Arc<Live>, run: &LoadRun, view: Option<View>) -> Result<(), Trouble> {
+    let report = load::run(load, live).map_err(|error| failed(&error, load));
+    drop(view);
+    let report = report?;
     if let Some(path) = &run.json {
         write_json(path, |output| json::write(&report, output))?;
     }
@@ -63,6 +48,9 @@ fn once(
         let written =
             Output::create(path).and_then(|file| hgrm::write(&report, io::BufWriter::new(file)));
         written.map_err(|error| cannot_write(path, &error))?;
+    }
+    if let Some(path) = &run.html {
+        page::write(&report, Vec::new(), path)?;
     }
     print(&report, run)?;
     good(&report)
@@ -86,12 +74,11 @@ fn climb(
     ramp: Ramp,
     live: &Arc<Live>,
     run: &LoadRun,
-    line: Option<&ProgressBar>,
+    view: Option<View>,
 ) -> Result<(), Trouble> {
-    let climb = ramp::run(load, ramp, live).map_err(|error| failed(&error, load))?;
-    if let Some(line) = line {
-        line.finish_and_clear();
-    }
+    let climb = ramp::run(load, ramp, live).map_err(|error| failed(&error, load));
+    drop(view);
+    let climb = climb?;
     if let Some(path) = &run.json {
         write_json(path, |output| json::write_climb(&climb, output))?;
     }
@@ -134,7 +121,7 @@ pub(super) fn pattern(arguments: &Pattern) -> Result<(), Trouble> {
     write().map_err(|error| cannot_write(file, &error))
 }
 
-fn failed(error: &io::Error, load: &Load) -> Trouble {
+pub(super) fn failed(error: &io::Error, load: &Load) -> Trouble {
     match load.server_pid {
         Some(pid) if error.kind() == io::ErrorKind::NotFound => {
             Trouble::Work(format!("there is no process {pid} to watch"))
@@ -144,7 +131,7 @@ fn failed(error: &io::Error, load: &Load) -> Trouble {
 }
 
 /// Ends the run at the first signal, and the process at the next.
-fn stop_on_interrupt(live: &Arc<Live>) -> Result<(), Trouble> {
+pub(super) fn stop_on_interrupt(live: &Arc<Live>) -> Result<(), Trouble> {
     let live = live.clone();
     let action = move || {
         if live.is_stopped() {
@@ -154,33 +141,6 @@ fn stop_on_interrupt(live: &Arc<Live>) -> Result<(), Trouble> {
     };
     control::on_interrupt(action)
         .map_err(|error| Trouble::Work(format!("cannot catch signals: {error}")))
-}
-
-/// Draws how far the run has come, until the line is finished.
-fn watch(live: &Arc<Live>) -> ProgressBar {
-    live.watch();
-    let line = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_style(
-        ProgressStyle::with_template("{spinner} {elapsed} {msg}")
-            .unwrap_or_else(|_| ProgressStyle::default_spinner()),
-    );
-    let (drawn, live) = (line.clone(), live.clone());
-    thread::spawn(move || {
-        let mut before = 0;
-        while !drawn.is_finished() {
-            let [complete, failed, running, octets] = live.counts();
-            let rate = octets.wrapping_sub(before) as f64 / LINE_EVERY.as_secs_f64() / 1e6;
-            before = octets;
-            drawn.set_message(format!(
-                "{} done, {} failed, {} running, {rate:.1} MB/s",
-                grouped(complete),
-                grouped(failed),
-                grouped(running)
-            ));
-            drawn.tick();
-            thread::sleep(LINE_EVERY);
-        }
-    });
-    line
 }
 
 fn write_json(
@@ -200,6 +160,6 @@ fn write_json(
     written.map_err(|error| cannot_write(path, &error))
 }
 
-fn cannot_write(path: &Path, error: &io::Error) -> Trouble {
+pub(super) fn cannot_write(path: &Path, error: &io::Error) -> Trouble {
     Trouble::Work(format!("cannot write {}: {error}", path.display()))
 }

@@ -3,11 +3,14 @@
 mod args;
 mod check;
 mod compare;
+mod demo;
 mod errand;
 mod gather;
 mod get;
+mod live;
 mod load;
 mod log;
+mod page;
 mod put;
 mod serve;
 mod simulate;
@@ -59,6 +62,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn act(arguments: Arguments) -> Result<(), Trouble> {
     log::set_up(&arguments)?;
     match arguments.command {
+        Command::Demo(demo) => demo::run(&demo),
+        Command::DemoServer(server) => demo::server::run(&server),
         Command::Serve(serve) => serve::run(&serve),
         Command::Get(get) => get::run(get),
         Command::Put(put) => put::run(put),

@@ -17,6 +17,7 @@ pub mod ramp;
 pub mod report;
 mod run;
 mod tally;
+pub mod timeline;
 mod weather;
 
 use std::net::SocketAddr;

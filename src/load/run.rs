@@ -16,7 +16,7 @@ use super::plan::Schedule;
 use super::process;
 use super::profile::Profile;
 use super::report::Report;
-use super::weather::{Conditions, Weathered};
+use super::weather::{Conditions, Passed, Weathered};
 use super::{Failure, Group, Load, Tally, Work};
 use crate::config::Settings;
 use crate::engine::Engine;
@@ -163,6 +163,8 @@ struct Driver {
     begin: Instant,
     /// When the last transfer ended.
     end: Instant,
+    /// What the timeline has of octets.
+    passed: Passed,
     told_at: Instant,
     /// What was told so far.
     told: [u64; 4],
@@ -238,6 +240,7 @@ impl Driver {
             tally: Tally::default(),
             begin,
             end: begin,
+            passed: Passed::default(),
             told_at: begin,
             told: [0; 4],
         })
@@ -260,6 +263,7 @@ impl Driver {
                 }
             }
             self.collect();
+            self.note(now);
             self.tell(now);
             let schedules = self.crowds.iter().map(|crowd| &crowd.schedule);
             let next = schedules.filter_map(Schedule::next).min();
@@ -308,6 +312,8 @@ impl Driver {
             ..
         } = &mut self.crowds[crowd];
         tally.begun += 1;
+        let now = self.shard.engine().now();
+        tally.timeline.at(now - self.begin).begun += 1;
         let profile = profiles.draw(random);
         let begun = Begun {
             intended,
@@ -356,7 +362,8 @@ impl Driver {
             }
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(libc::EADDRINUSE);
-                crowd.tally.fail(Failure::NotBegun(errno));
+                let time = now - self.begin;
+                crowd.tally.fail(Failure::NotBegun(errno), time);
                 crowd.schedule.ended(now + RETRY_AFTER);
             }
         }
@@ -392,14 +399,25 @@ impl Driver {
                 continue;
             }
             let mut next = now;
+            let time = now - self.begin;
             if begun.refused {
-                crowd.tally.fail(Failure::Refused);
+                crowd.tally.fail(Failure::Refused, time);
                 next += RETRY_AFTER;
             } else {
-                crowd.tally.count(&ending, begun.late);
+                crowd.tally.count(&ending, begun.late, time);
             }
             crowd.schedule.ended(next);
         }
+    }
+
+    /// Puts down what has passed since the last time, and how many run.
+    fn note(&mut self, now: Instant) {
+        let passed = self.shard.engine().passed();
+        let before = std::mem::replace(&mut self.passed, passed);
+        let point = self.tally.timeline.at(now - self.begin);
+        point.received += passed.received - before.received;
+        point.sent += passed.sent - before.sent;
+        point.active = self.running.len() as u64;
     }
 
     /// Tells those who watch.

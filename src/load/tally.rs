@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::timeline::Timeline;
 use super::weather::Disturbed;
 use crate::metrics::{Latency, Packets};
 use crate::proto::outcome::Outcome;
@@ -94,6 +95,8 @@ pub struct Tally {
     pub first_block: Latency,
     /// From an ACK to the block that it asks for, or from a block to its ACK.
     pub round_trip: Latency,
+    /// What a block took on average, of transfers that completed, one count for each.
+    pub block: Latency,
     /// From the intended start to the end, of transfers that completed.
     pub transfer: Latency,
     /// How much later than intended transfers began: this end's own slowness.
@@ -110,11 +113,13 @@ pub struct Tally {
     pub starved: Duration,
     /// The most that one of them was busy, as a part of the run.
     pub busiest: f64,
+    /// What happened when.
+    pub timeline: Timeline,
 }
 
 impl Tally {
-    /// Counts a transfer that is over, and that began `late`.
-    pub(super) fn count(&mut self, ending: &Ending, late: Duration) {
+    /// Counts a transfer that is over at `time` in the run, and that began `late`.
+    pub(super) fn count(&mut self, ending: &Ending, late: Duration, time: Duration) {
         self.octets += ending.octets;
         self.blocks += ending.blocks;
         self.retransmissions += ending.retransmissions;
@@ -127,9 +132,13 @@ impl Tally {
                 let said = || Escaped(&ending.text).to_string();
                 self.words.entry(code).or_insert_with(said);
             }
-            self.fail(failure);
+            self.fail(failure, time);
         } else if ending.outcome == Outcome::Complete {
             self.complete += 1;
+            self.timeline.at(time).complete += 1;
+            if let Ok(blocks) = u32::try_from(ending.blocks.max(1)) {
+                self.block.record(ending.elapsed / blocks);
+            }
             self.transfer.record(late + ending.elapsed);
             let terms = (ending.params.blksize(), ending.params.windowsize());
             *self.terms.entry(terms).or_default() += 1;
@@ -138,8 +147,10 @@ impl Tally {
         }
     }
 
-    /// Counts a failure.
-    pub(super) fn fail(&mut self, failure: Failure) {
+    /// Counts a failure at `time` in the run.
+    pub(super) fn fail(&mut self, failure: Failure, time: Duration) {
+        let failures = &mut self.timeline.at(time).failures;
+        *failures.entry(failure.clone()).or_default() += 1;
         *self.failures.entry(failure).or_default() += 1;
     }
 
@@ -175,9 +186,11 @@ impl Tally {
         }
         self.first_block.merge(&other.first_block);
         self.round_trip.merge(&other.round_trip);
+        self.block.merge(&other.block);
         self.transfer.merge(&other.transfer);
         self.lateness.merge(&other.lateness);
         self.received.merge(&other.received);
         self.sent.merge(&other.sent);
+        self.timeline.merge(&other.timeline);
     }
 }

@@ -44,6 +44,9 @@ const ACK: [u8; 2] = [0, 4];
 /// The first octets of DATA.
 const DATA: [u8; 2] = [0, 3];
 
+/// Octets of a DATA packet before its block.
+const DATA_HEADER_OCTETS: usize = 4;
+
 /// What happens to the packets of a socket.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Conditions {
@@ -117,7 +120,7 @@ impl Disturbed {
     }
 }
 
-/// An engine whose sockets have their weather.
+/// An engine whose sockets have their weather; it counts what passes.
 #[derive(Debug)]
 pub(super) struct Weathered<E> {
     engine: E,
@@ -129,6 +132,14 @@ pub(super) struct Weathered<E> {
     /// Counts packets held, so that those that are due together go in order.
     number: u64,
     disturbed: Disturbed,
+    passed: Passed,
+}
+
+/// Octets of blocks that passed so far, repeats included.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Passed {
+    pub(super) received: u64,
+    pub(super) sent: u64,
 }
 
 /// A packet that waits.
@@ -160,6 +171,7 @@ impl<E: Engine> Weathered<E> {
             held: BinaryHeap::new(),
             number: 0,
             disturbed: Disturbed::default(),
+            passed: Passed::default(),
         }
     }
 
@@ -170,6 +182,11 @@ impl<E: Engine> Weathered<E> {
         } else {
             self.conditions.insert(socket, conditions);
         }
+    }
+
+    /// Octets of blocks that came and left so far.
+    pub(super) const fn passed(&self) -> Passed {
+        self.passed
     }
 
     /// What was done so far.
@@ -262,6 +279,17 @@ impl<E: Engine> Weathered<E> {
         });
     }
 
+    /// Sends, and counts what left.
+    fn pass(&mut self, socket: SocketId, path: &Path, payload: Payload<'_>) -> Sent {
+        let sent = self.engine.send(socket, path, payload);
+        if let Sent::Datagrams(count) = sent {
+            let (octets, segment) = payload.segments();
+            let left = octets.len().min(count * segment);
+            self.passed.sent += block_octets(&octets[..left], segment);
+        }
+        sent
+    }
+
     /// Lets go what has waited long enough.
     fn release(&mut self, inbox: &mut Inbox) {
         let now = self.engine.now();
@@ -283,7 +311,10 @@ impl<E: Engine> Weathered<E> {
                 inbox.push(*socket, *path, false, octets.len());
             } else {
                 // What finds no room is lost, as it would be on the way.
-                let _ = self.engine.send(*socket, path, Payload::Packet(octets));
+                if let Sent::Datagrams(_) = self.engine.send(*socket, path, Payload::Packet(octets))
+                {
+                    self.passed.sent += block_octets(octets, octets.len());
+                }
             }
             self.held.pop();
         }
@@ -319,7 +350,7 @@ impl<E: Engine> Engine for Weathered<E> {
 
     fn send(&mut self, socket: SocketId, path: &Path, payload: Payload<'_>) -> Sent {
         let Some(&conditions) = self.conditions.get(&socket) else {
-            return self.engine.send(socket, path, payload);
+            return self.pass(socket, path, payload);
         };
         let (octets, segment) = payload.segments();
         let mut left = 0;
@@ -328,7 +359,7 @@ impl<E: Engine> Engine for Weathered<E> {
             let pause = conditions.pause(packet);
             match fate.first.map(|after| after + pause) {
                 Some(after) if after.is_zero() => {
-                    match self.engine.send(socket, path, Payload::Packet(packet)) {
+                    match self.pass(socket, path, Payload::Packet(packet)) {
                         Sent::Datagrams(_) => {}
                         stopped if left == 0 => return stopped,
                         _ => break,
@@ -357,6 +388,10 @@ impl<E: Engine> Engine for Weathered<E> {
             self.disturb(inbox);
             self.release(inbox);
         }
+        let came = (0..inbox.len()).filter_map(|place| inbox.get(place));
+        self.passed.received += came
+            .map(|datagram| block_octets(datagram.octets, datagram.octets.len()))
+            .sum::<u64>();
         Ok(())
     }
 
@@ -382,5 +417,30 @@ impl PartialOrd for Held {
 impl Ord for Held {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         (self.due, self.number).cmp(&(other.due, other.number))
+    }
+}
+
+/// How much of DATA packets, `segment` octets each but the last, is blocks; nothing of other packets is.
+fn block_octets(octets: &[u8], segment: usize) -> u64 {
+    if !octets.starts_with(&DATA) {
+        return 0;
+    }
+    let headers = octets.len().div_ceil(segment) * DATA_HEADER_OCTETS;
+    octets.len().saturating_sub(headers) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_blocks_count() {
+        let data = [&DATA[..], &[0, 1], &[7; 10]].concat();
+        let row = [&data[..], &data[..], &data[..9]].concat();
+        assert_eq!(block_octets(&data, data.len()), 10);
+        assert_eq!(block_octets(&row, data.len()), 10 + 10 + 5);
+        assert_eq!(block_octets(&[0, 3], 2), 0, "cut short");
+        assert_eq!(block_octets(&[0, 4, 0, 1], 4), 0, "an ACK");
+        assert_eq!(block_octets(&[], 0), 0);
     }
 }

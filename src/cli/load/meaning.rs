@@ -84,6 +84,7 @@ impl LoadRun {
             server_pid: self.server_pid.or(other.server_pid),
             json: self.json.or(other.json),
             hgrm: self.hgrm.or(other.hgrm),
+            html: self.html.or(other.html),
             quiet: self.quiet || other.quiet,
         }
     }

@@ -187,6 +187,7 @@ impl Object {
                 ("begun_late", percentiles(&tally.lateness)),
                 ("first_block", percentiles(&tally.first_block)),
                 ("round_trip", percentiles(&tally.round_trip)),
+                ("block", percentiles(&tally.block)),
                 ("transfer", percentiles(&tally.transfer)),
             ]),
             groups: report.named_groups().map(Group::new).collect(),

@@ -1,7 +1,9 @@
 //! How a run went, for people and for programs.
 
 pub mod hgrm;
+pub mod html;
 pub mod json;
+mod plot;
 pub mod text;
 
 use super::process::Usage;

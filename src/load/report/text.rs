@@ -11,15 +11,32 @@ use crate::shard::Expected;
 
 /// Columns of the names of rows.
 const NAME_COLUMNS: usize = 26;
+/// What the one latency is called that tells of this end alone.
+pub(super) const LATENESS: &str = "begun late by";
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let tally = &self.tally;
-        row(f, "load", self.what())?;
-        for (group, (name, tally)) in self.load.groups.iter().zip(self.named_groups()) {
-            row(f, &format!("  {name}"), in_group(group, tally))?;
+        for (name, value) in self.rows() {
+            writeln!(f, "{name:<NAME_COLUMNS$}{value}")?;
         }
-        row(f, "transfers complete", self.transfers())?;
+        self.table_of_latencies(f)?;
+        for warning in self.warnings() {
+            writeln!(f, "WARNING: {warning}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Report {
+    /// What is told in words: the name of each fact, and the fact.
+    pub(super) fn rows(&self) -> Vec<(String, String)> {
+        let tally = &self.tally;
+        let mut rows = vec![("load".to_owned(), self.what())];
+        for (group, (name, tally)) in self.load.groups.iter().zip(self.named_groups()) {
+            rows.push((format!("  {name}"), in_group(group, tally)));
+        }
+        let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
+        row("transfers complete", self.transfers());
         for (failure, count) in &tally.failures {
             let said = match failure {
                 super::super::Failure::ErrorCode(code) => tally.words.get(code),
@@ -28,10 +45,9 @@ impl fmt::Display for Report {
             let said = said
                 .map(|said| format!(" (\"{said}\")"))
                 .unwrap_or_default();
-            row(f, "FAILED", format!("{} {failure}{said}", grouped(*count)))?;
+            row("FAILED", format!("{} {failure}{said}", grouped(*count)));
         }
         row(
-            f,
             "octets",
             format!(
                 "{} in {:.3} s, {:.1} MB/s",
@@ -39,26 +55,24 @@ impl fmt::Display for Report {
                 self.elapsed.as_secs_f64(),
                 self.rate(tally.octets) / 1e6
             ),
-        )?;
-        row(f, "terms", terms(tally))?;
-        row(f, "contents", self.contents())?;
+        );
+        row("terms", terms(tally));
+        row("contents", self.contents().to_owned());
         row(
-            f,
             "repeated",
             format!(
                 "{} datagrams by this end, {} blocks by the server",
                 grouped(tally.retransmissions),
                 grouped(tally.duplicates)
             ),
-        )?;
+        );
         if tally.disturbed != Disturbed::default() {
-            row(f, "on purpose", on_purpose(&tally.disturbed))?;
+            row("on purpose", on_purpose(&tally.disturbed));
         }
         if tally.probes > 0 {
-            row(f, "asked for lengths", grouped(tally.probes))?;
+            row("asked for lengths", grouped(tally.probes));
         }
         row(
-            f,
             "datagrams",
             format!(
                 "{} in, {} out, {} dropped by this end",
@@ -66,17 +80,50 @@ impl fmt::Display for Report {
                 grouped(tally.sent.total()),
                 grouped(tally.receive_drops)
             ),
-        )?;
-        row(f, "this end", self.own_costs())?;
+        );
+        row("this end", self.own_costs());
         if let Some(text) = self.server_text() {
-            row(f, "the server", text)?;
+            row("the server", text);
         }
-        self.latencies(f)?;
-        self.warnings(f)
+        rows
     }
-}
 
-impl Report {
+    /// What took how long, each with its name; without what never happened.
+    pub(super) fn latencies(&self) -> Vec<(&'static str, &Latency)> {
+        let tally = &self.tally;
+        let mut latencies = vec![
+            (LATENESS, &tally.lateness),
+            ("first block", &tally.first_block),
+            ("round trip of a block", &tally.round_trip),
+            ("a block on average", &tally.block),
+            ("whole transfer", &tally.transfer),
+        ];
+        latencies.retain(|(_, latency)| latency.count() > 0);
+        latencies
+    }
+
+    /// Why the numbers may mislead.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let tally = &self.tally;
+        let mut warnings = Vec::new();
+        if self.is_bottleneck() {
+            warnings.push("this end had no time left, so the server may be faster than it looks; give it more --threads, or another machine".to_owned());
+        }
+        if self.is_starved() {
+            warnings.push(format!(
+                "this end waited {:.3} s for a processor that other programs had; the times above hold that too",
+                tally.starved.as_secs_f64()
+            ));
+        }
+        if tally.receive_drops > 0 {
+            warnings.push("this end's kernel dropped datagrams, which the server had to send again; raise net.core.rmem_max".to_owned());
+        }
+        if tally.received.total() == 0 && tally.begun > 0 {
+            warnings.push("nothing came from the server at all; see whether it runs, and listens on that port".to_owned());
+        }
+        warnings
+    }
+
     fn what(&self) -> String {
         match self.load.groups.as_slice() {
             [group] => format!("{} {}, {}", verb(&group.work), self.load.server, group.pace),
@@ -146,20 +193,13 @@ impl Report {
         ))
     }
 
-    fn latencies(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn table_of_latencies(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:<NAME_COLUMNS$}{:>10}", "latencies in ms", "count")?;
         for (name, _) in QUANTILES {
             write!(f, "{name:>11}")?;
         }
         writeln!(f)?;
-        let tally = &self.tally;
-        let rows: [(&str, &Latency); 4] = [
-            ("begun late by", &tally.lateness),
-            ("first block", &tally.first_block),
-            ("round trip of a block", &tally.round_trip),
-            ("whole transfer", &tally.transfer),
-        ];
-        for (name, latency) in rows.into_iter().filter(|(_, latency)| latency.count() > 0) {
+        for (name, latency) in self.latencies() {
             write!(
                 f,
                 "  {name:<width$}{:>10}",
@@ -170,36 +210,6 @@ impl Report {
                 write!(f, "{:>11.3}", latency.quantile(part).as_secs_f64() * 1e3)?;
             }
             writeln!(f)?;
-        }
-        Ok(())
-    }
-
-    fn warnings(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let tally = &self.tally;
-        if self.is_bottleneck() {
-            writeln!(
-                f,
-                "WARNING: this end had no time left, so the server may be faster than it looks; give it more --threads, or another machine"
-            )?;
-        }
-        if self.is_starved() {
-            writeln!(
-                f,
-                "WARNING: this end waited {:.3} s for a processor that other programs had; the times above hold that too",
-                tally.starved.as_secs_f64()
-            )?;
-        }
-        if tally.receive_drops > 0 {
-            writeln!(
-                f,
-                "WARNING: this end's kernel dropped datagrams, which the server had to send again; raise net.core.rmem_max"
-            )?;
-        }
-        if tally.received.total() == 0 && tally.begun > 0 {
-            writeln!(
-                f,
-                "WARNING: nothing came from the server at all; see whether it runs, and listens on that port"
-            )?;
         }
         Ok(())
     }
@@ -237,10 +247,6 @@ fn on_purpose(disturbed: &Disturbed) -> String {
         .map(|(count, what)| format!("{} {what}", grouped(*count)))
         .collect();
     told.join(", ")
-}
-
-fn row(f: &mut fmt::Formatter<'_>, name: &str, value: impl fmt::Display) -> fmt::Result {
-    writeln!(f, "{name:<NAME_COLUMNS$}{value}")
 }
 
 /// What was agreed, the most frequent first.
@@ -326,7 +332,7 @@ impl fmt::Display for Pace {
 }
 
 /// A number with a comma before every three digits.
-fn grouped(number: u64) -> String {
+pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {

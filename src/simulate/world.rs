@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::MTU;
 use crate::config::Settings;
 use crate::engine::Bind;
-use crate::engine::sim::{Network, NodeId, SimEngine, Traffic, Weather};
+use crate::engine::sim::{Network, NodeId, Pace, SimEngine, Traffic, Weather};
 use crate::metrics::Metrics;
 use crate::shard::{Census, Ending, Plan, Shard, SlotId};
 use crate::store::{Backend, Store, StoreOptions};
@@ -39,6 +39,8 @@ struct Running {
     store: Arc<Store>,
     /// Whether the agenda holds the disk's next visit.
     disk_due: bool,
+    /// Whether something came while its processor was busy.
+    turn_due: bool,
 }
 
 /// What is to happen at a time; ordered by it, then by the order of entry.
@@ -97,6 +99,7 @@ impl World {
             shard,
             store,
             disk_due: false,
+            turn_due: false,
         });
         Host(self.hosts.len() - 1)
     }
@@ -169,7 +172,7 @@ impl World {
         }
         for index in 0..self.hosts.len() {
             let host = &self.hosts[index];
-            let due = host.shard.next_wake().is_some_and(|at| at <= now);
+            let due = self.host_event(host).is_some_and(|at| at <= now);
             if due || woken.contains(&host.node) {
                 self.turn(Host(index));
             }
@@ -181,24 +184,41 @@ impl World {
     #[must_use]
     pub fn next_event(&self) -> Option<Instant> {
         let agenda = self.agenda.peek().map(|Reverse(entry)| entry.at);
-        let shards = self
+        let hosts = self
             .hosts
             .iter()
-            .filter_map(|host| host.shard.next_wake())
+            .filter_map(|host| self.host_event(host))
             .min();
-        [agenda, shards, self.network.next_event()]
+        [agenda, hosts, self.network.next_event()]
             .into_iter()
             .flatten()
             .min()
     }
 
-    /// One round of a host's loop, or as many as it takes to read all that has arrived.
+    /// When a host next has something to do: what has arrived waits for its processor.
+    fn host_event(&self, host: &Running) -> Option<Instant> {
+        let wake = if host.turn_due || self.network.has_arrived(host.node) {
+            Some(Instant::ZERO)
+        } else {
+            host.shard.next_wake()
+        };
+        wake.map(|at| at.max(self.network.busy_until(host.node)))
+    }
+
+    /// One round of a host's loop, or as many as it takes to read all that has arrived, if that takes its
+    /// processor no time.
     fn turn(&mut self, host: Host) {
         let running = &mut self.hosts[host.0];
+        running.turn_due = self.network.busy_until(running.node) > self.network.now();
+        if running.turn_due {
+            return;
+        }
         loop {
             // A simulated engine never fails to wait.
             let _ = running.shard.turn();
-            if !self.network.has_arrived(running.node) {
+            self.network.work_done(running.node);
+            let is_busy = self.network.busy_until(running.node) > self.network.now();
+            if is_busy || !self.network.has_arrived(running.node) {
                 break;
             }
         }
@@ -244,6 +264,11 @@ impl World {
     #[must_use]
     pub const fn network(&self) -> &Network {
         &self.network
+    }
+
+    /// From now on, a host's processor takes its time.
+    pub fn set_pace(&self, host: Host, pace: Pace) {
+        self.network.set_pace(self.hosts[host.0].node, pace);
     }
 
     /// What a host has sent.

@@ -1,6 +1,7 @@
 //! Values on the command line: sizes, times, addresses, ranges and subnets, with errors that say what
 //! is expected.
 
+use std::ops::Range;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
@@ -182,6 +183,14 @@ pub(super) fn rate(text: &str) -> Result<f64, String> {
         .ok()
         .filter(|rate| *rate > 0.0 && *rate <= RATE_MAX)
         .ok_or_else(|| format!("a number a second, above 0 and up to {RATE_MAX}, is expected"))
+}
+
+/// Reads a range of seeds: `0..1000`.
+pub(super) fn seeds(text: &str) -> Result<Range<u64>, String> {
+    text.split_once("..")
+        .and_then(|(first, end)| Some(first.parse().ok()?..end.parse().ok()?))
+        .filter(|seeds: &Range<u64>| !seeds.is_empty())
+        .ok_or_else(|| "two numbers are expected, the second one larger, as in 0..1000".to_owned())
 }
 
 /// Reads a probability: `0.05` or `5%`.

@@ -461,6 +461,8 @@ impl State {
                 own.port_next = own.port_next.checked_add(1).unwrap_or(EPHEMERAL_FIRST);
             }
             address.set_port(own.port_next);
+            // A port that has become free is not taken again at once: it may still be talked to.
+            own.port_next = own.port_next.checked_add(1).unwrap_or(EPHEMERAL_FIRST);
         } else if self.sockets.contains_key(&address) {
             return Err(io::ErrorKind::AddrInUse.into());
         }

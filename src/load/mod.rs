@@ -8,7 +8,6 @@
 mod places;
 pub mod plan;
 mod process;
-pub mod profile;
 pub mod report;
 mod run;
 mod tally;
@@ -22,6 +21,7 @@ use crate::proto::timing::Patience;
 use crate::shard::Expected;
 use crate::time::Duration;
 
+pub use crate::proto::profile;
 pub use process::Usage;
 pub use run::{Live, run};
 pub use tally::{Failure, Tally};

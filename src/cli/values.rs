@@ -1,8 +1,8 @@
 //! Values on the command line: sizes, times, addresses, ranges and subnets, with errors that say what
 //! is expected.
 
-use std::ops::Range;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::str::FromStr;
 
 use crate::config::Subnet;

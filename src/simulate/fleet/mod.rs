@@ -431,10 +431,10 @@ impl Storm {
         }
     }
 
-    /// Whatever runs now may have to say things again.
+    /// Whatever runs now, or has just ended, may have to say things again.
     fn strike_all(&mut self) {
-        for (cost, running) in self.costs.iter_mut().zip(&self.running) {
-            cost.struck += running.len() as u64;
+        for (cost, &host) in self.costs.iter_mut().zip(&self.hosts) {
+            cost.struck += self.world.holdings(host).slots as u64;
         }
     }
 

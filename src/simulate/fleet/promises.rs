@@ -19,12 +19,15 @@ use crate::time::{Duration, Instant};
 const FAIRNESS_MIN: f64 = 0.95;
 /// A transfer may be found so long after its deadline: the wheel's tick, and a round or two of the loop.
 const OVERDUE_MAX: Duration = Duration::from_millis(100);
-/// Simulated time after the last client began, or after the mishap, within which everybody has the file.
-/// A client that was struck waits until its patience is over, a minute at the most, and tries again; in
-/// lock-step every datagram lost costs seconds, and the longest files have some hundred blocks.
+/// Simulated time after the last client began within which everybody has the file: in lock-step, every
+/// datagram lost costs up to five seconds, and the longest files have six hundred blocks.
 const FINISHED_WITHIN: Duration = Duration::from_secs(400);
-/// What a stretch of loss may cost on top: each try in lock-step may meet the next one.
-const FINISHED_WITHIN_BURST: Duration = Duration::from_secs(600);
+/// The same where one in twenty is lost, which strikes one block in ten: sixty of six hundred, and some
+/// of them twice.
+const FINISHED_WITHIN_LOSS5: Duration = Duration::from_secs(700);
+/// What a mishap adds, once it is over: whoever was struck waits until its patience is over, a minute at
+/// the most, and begins again.
+const STRUCK_WAITS: Duration = Duration::from_secs(100);
 /// What the server may send in vain to a client that was struck: its window, twice more for two silences,
 /// and one block for each silence after that, doubling up to the idle time.
 const STRUCK_WINDOWS: u64 = 3;
@@ -176,11 +179,14 @@ impl Storm {
         } else {
             begun = begun.max(self.lot.mishap_at + self.lot.mishap_for);
         }
-        let most = if self.lot.kind == Kind::Burst {
-            FINISHED_WITHIN_BURST
+        let mut most = if self.lot.kind == Kind::Loss5 {
+            FINISHED_WITHIN_LOSS5
         } else {
             FINISHED_WITHIN
         };
+        if self.lot.mishap != Mishap::None {
+            most += STRUCK_WAITS;
+        }
         let took = (last - begun).as_secs_f64();
         self.promises
             .bound("liveness", "", took, most.as_secs_f64());
@@ -251,7 +257,8 @@ impl Storm {
 /// Most datagrams that may go to clients of a window size, and come from them.
 ///
 /// What is due goes once. A *blow*, a datagram that the weather took, doubled or held back, makes the
-/// server go back by a window at most and a client say one thing again for each time it loses patience.
+/// sender go back by a window at most, and one blow in four does so twice, for a report and for its timer;
+/// and it makes a client say one thing again for each time that it loses patience.
 /// Whoever was struck by something else has an allowance of its own.
 fn most(kind: Kind, windowsize: u16, cost: &Cost, to: &Traffic, by: &Traffic) -> (u64, u64) {
     let window = u64::from(windowsize);
@@ -269,8 +276,9 @@ fn most(kind: Kind, windowsize: u16, cost: &Cost, to: &Traffic, by: &Traffic) ->
         cost.struck * STRUCK_CLIENT_DATAGRAMS,
     );
     // A writer sends windows too.
-    let server = cost.server + overtaken.0 + struck.0 + blows * window.max(1);
-    let client = cost.client + overtaken.1 + struck.1 + blows * REPEATS_PER_BLOW.max(window / 4);
+    let back = window + window / 4;
+    let server = cost.server + overtaken.0 + struck.0 + blows * back;
+    let client = cost.client + overtaken.1 + struck.1 + blows * back.max(REPEATS_PER_BLOW);
     (server, client)
 }
 

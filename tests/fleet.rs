@@ -1,13 +1,13 @@
 //! Fleets in simulated worlds: every promise of `simulate::fleet` holds in every weather and mishap.
 //!
-//! `bootstorm simulate --fleet 150 --seed 7` plays one of these worlds again.
+//! `bootstorm simulate --fleet 40 --seed 7` plays one of these worlds again.
 
 use std::collections::BTreeSet;
 
 use bootstorm::simulate::fleet::{Fleet, Kind, Mishap, run, run_all};
 
 /// Clients in each world.
-const CLIENTS: u32 = 150;
+const CLIENTS: u32 = 40;
 /// Enough worlds to meet each weather and each mishap.
 const WORLDS: u64 = 60;
 

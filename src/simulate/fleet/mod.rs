@@ -93,12 +93,7 @@ pub fn run(fleet: Fleet) -> Report {
 
 /// Runs a world for each seed on so many threads, and tells of each as it ends, in any order. `told` says
 /// whether to go on.
-pub fn run_all(
-    seeds: Range<u64>,
-    clients: u32,
-    jobs: usize,
-    mut told: impl FnMut(Report) -> bool,
-) {
+pub fn run_all(seeds: Range<u64>, clients: u32, jobs: usize, mut told: impl FnMut(Report) -> bool) {
     let next = AtomicU64::new(seeds.start);
     let stopped = AtomicBool::new(false);
     let (sender, reports) = mpsc::sync_channel(jobs.max(1));

@@ -34,8 +34,9 @@ const STRUCK_WINDOWS: u64 = 3;
 const STRUCK_DATAGRAMS: u64 = 16;
 /// What such a client may send in vain: its repeats, doubling from a hundredth of a second up to a minute.
 const STRUCK_CLIENT_DATAGRAMS: u64 = 24;
-/// Where datagrams overtake each other, a receiver with a window may ask for late ones: one in five.
-const OVERTAKEN_EACH: u64 = 5;
+/// Where datagrams overtake each other, or wait in a queue that a crowd fills faster than round trips can
+/// be learned, a receiver with a window may ask for late ones: one in five.
+const LATE_EACH: u64 = 5;
 /// What a datagram lost or held back may cost a client in lock-step before the server's second is over:
 /// pxelinux repeats after 0.1, 0.3 and 0.7 s, and once more while the repeat is on its way.
 const REPEATS_PER_BLOW: u64 = 4;
@@ -141,7 +142,8 @@ impl Storm {
             }
         }
         for (number, (file, foreign)) in self.foreigners.iter().enumerate() {
-            if let (Some(body), Expected::Octets(expected)) = (foreign.body(), &*self.expected[*file])
+            if let (Some(body), Expected::Octets(expected)) =
+                (foreign.body(), &*self.expected[*file])
                 && body != &**expected
             {
                 self.promises
@@ -263,10 +265,10 @@ impl Storm {
 fn most(kind: Kind, windowsize: u16, cost: &Cost, to: &Traffic, by: &Traffic) -> (u64, u64) {
     let window = u64::from(windowsize);
     let blows = to.lost + to.disturbed + by.lost + by.disturbed;
-    let overtaken = if kind == Kind::Jitter && window > 1 {
+    let late = if matches!(kind, Kind::Jitter | Kind::Full | Kind::Busy) && window > 1 {
         (
-            cost.server.div_ceil(OVERTAKEN_EACH) + 1,
-            cost.client.div_ceil(OVERTAKEN_EACH) + 1,
+            cost.server.div_ceil(LATE_EACH) + 1,
+            cost.client.div_ceil(LATE_EACH) + 1,
         )
     } else {
         (0, 0)
@@ -277,8 +279,8 @@ fn most(kind: Kind, windowsize: u16, cost: &Cost, to: &Traffic, by: &Traffic) ->
     );
     // A writer sends windows too.
     let back = window + window / 4;
-    let server = cost.server + overtaken.0 + struck.0 + blows * back;
-    let client = cost.client + overtaken.1 + struck.1 + blows * back.max(REPEATS_PER_BLOW);
+    let server = cost.server + late.0 + struck.0 + blows * back;
+    let client = cost.client + late.1 + struck.1 + blows * back.max(REPEATS_PER_BLOW);
     (server, client)
 }
 

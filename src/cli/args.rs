@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use clap::builder::FalseyValueParser;
@@ -685,6 +686,34 @@ pub(super) struct Simulate {
     /// Print every datagram.
     #[arg(long)]
     pub(super) trace: bool,
+    /// Play whole worlds instead: so many clients of many makes, in weather and mishaps that the seed
+    /// chooses, and hold each against everything that is promised.
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=20_000),
+        conflicts_with_all = [
+            "loss", "reorder", "duplicate", "jitter", "windowsize", "blksize", "clients", "size", "write", "trace",
+        ]
+    )]
+    pub(super) fleet: Option<u32>,
+    /// A world for each of these seeds, the last one excluded.
+    #[arg(
+        long,
+        value_name = "A..B",
+        value_parser = values::seeds,
+        requires = "fleet",
+        conflicts_with = "seed"
+    )]
+    pub(super) seeds: Option<Range<u64>>,
+    /// Worlds at a time; as many as there are processors, if it is not given.
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u16).range(1..=1_024),
+        requires = "fleet"
+    )]
+    pub(super) jobs: Option<u16>,
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! is expected.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::str::FromStr;
 
 use crate::config::Subnet;
@@ -240,6 +241,14 @@ pub(crate) fn rate(text: &str) -> Result<f64, String> {
         .ok()
         .filter(|rate| *rate > 0.0 && *rate <= RATE_MAX)
         .ok_or_else(|| format!("a number a second, above 0 and up to {RATE_MAX}, is expected"))
+}
+
+/// Reads a range of seeds: `0..1000`.
+pub(super) fn seeds(text: &str) -> Result<Range<u64>, String> {
+    text.split_once("..")
+        .and_then(|(first, end)| Some(first.parse().ok()?..end.parse().ok()?))
+        .filter(|seeds: &Range<u64>| !seeds.is_empty())
+        .ok_or_else(|| "two numbers are expected, the second one larger, as in 0..1000".to_owned())
 }
 
 /// Reads a probability: `0.05` or `5%`.

@@ -12,7 +12,6 @@ mod mix;
 mod places;
 pub mod plan;
 mod process;
-pub mod profile;
 pub mod ramp;
 pub mod report;
 mod run;
@@ -27,6 +26,7 @@ use crate::shard::Expected;
 use crate::store::memory::Contents;
 use crate::time::Duration;
 
+pub use crate::proto::profile;
 pub use process::Usage;
 pub use run::{Live, run};
 pub use tally::{Failure, Tally};

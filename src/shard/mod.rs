@@ -11,6 +11,7 @@
 
 mod admission;
 mod check;
+mod holdings;
 mod log;
 mod requests;
 mod slot;
@@ -28,6 +29,7 @@ use std::sync::mpsc::{self, Receiver};
 
 pub use admission::Census;
 pub use check::{Expected, Flaw, PATTERN_SEED};
+pub use holdings::Holdings;
 pub use slot::{Ending, LocalSide, Manner, Operation, Origin, Plan, Running};
 pub use table::SlotId;
 #[doc(hidden)] // For benchmarks.

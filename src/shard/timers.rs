@@ -52,7 +52,6 @@ impl<T: Copy> Wheel<T> {
     }
 
     /// How many entries are in.
-    #[cfg(test)]
     pub(crate) const fn len(&self) -> usize {
         self.len
     }

@@ -100,6 +100,28 @@ impl Peer {
         }
     }
 
+    /// Waits for the DATA packet with this number, past what a busy machine had repeated; what it holds.
+    pub(crate) fn next_data(&mut self, block: u16) -> Vec<u8> {
+        loop {
+            let mut packet = self.receive();
+            assert_eq!(opcode(&packet), DATA, "{packet:?}");
+            if number(&packet) == block {
+                return packet.split_off(4);
+            }
+        }
+    }
+
+    /// Waits for the ACK with this number, past repeats of earlier ones.
+    pub(crate) fn next_ack(&mut self, block: u16) {
+        loop {
+            let packet = self.receive();
+            assert_eq!(opcode(&packet), ACK, "{packet:?}");
+            if number(&packet) == block {
+                return;
+            }
+        }
+    }
+
     /// Takes DATA from `block` on, ACKs each, to the end; what the blocks hold.
     pub(crate) fn rest(&mut self, blksize: usize, mut block: u16) -> Result<Vec<u8>, Failure> {
         let mut contents = Vec::new();

@@ -10,7 +10,7 @@ use bootstorm::server::{EngineChoice, Server, ServerOptions};
 use bootstorm::store::directory::DirectoryOptions;
 
 /// How long an answer may take before the test gives up: long, for machines are busy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Opcodes (RFC 1350 §5, RFC 2347).
 pub(crate) const RRQ: u16 = 1;

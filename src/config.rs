@@ -21,6 +21,9 @@ pub const UNVALIDATED_MAX: usize = 32_768;
 pub const UNVALIDATED_PER_PREFIX_MAX: u32 = 16_384;
 /// Uploads at a time, per shard: each has buffers of its own.
 pub const UPLOADS_MAX: usize = 256;
+/// Local addresses of a host from which a shard answers by a socket of their own. Loopback alone has
+/// sixteen million; whoever uses more shares a slower one.
+pub const ANSWER_ADDRESSES_MAX: usize = 64;
 /// Requests longer than this are no file's name and no client's options.
 pub const REQUEST_OCTETS_MAX: usize = 8_192;
 /// ERROR 5 to strangers, per shard and second: a courtesy, not to be used as a reflector.

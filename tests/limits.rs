@@ -50,10 +50,7 @@ impl Lab {
         let engine = network.engine(server);
         let settings = Arc::new(Settings::default());
         let mut shard = Shard::new(engine, store.clone(), settings, Census::default());
-        let bind = Bind {
-            address: SERVER,
-            shared: false,
-        };
+        let bind = Bind::to(SERVER);
         shard.listen(bind).expect("the address is free");
         let mut lab = Self {
             network,

@@ -50,6 +50,12 @@ pub(super) enum Command {
     /// of them gets the file once; --transfers or --duration keep them busy, --rate has new ones come
     /// whatever the server does, --within has all come once, in a storm.
     Load(Box<Load>),
+    /// Examine how a server, of any make, keeps to the standards.
+    ///
+    /// Write bootstorm check tftp://HOST/NAME, where NAME is a file that may be read; one of 600 KB or more
+    /// with ends of lines in it lets every case be tried. Each case is a few packets, and what differs is
+    /// shown with them. The exit code is 0 if every rule holds that must.
+    Check(Check),
     /// Run server and clients in a simulated network.
     ///
     /// Time is virtual, and the same seed makes the same run again.
@@ -132,6 +138,9 @@ pub(super) struct Serve {
         default_value = "auto"
     )]
     pub(super) engine: EngineChoice,
+    /// Send every datagram by a call of its own (for network cards that cut bursts wrongly).
+    #[arg(long, env = "BOOTSTORM_NO_GSO", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    pub(super) no_gso: bool,
     /// Threads that serve. [default: one for each core]
     #[arg(
         long,
@@ -141,6 +150,9 @@ pub(super) struct Serve {
         value_parser = clap::value_parser!(u16).range(1..=1024)
     )]
     pub(super) workers: Option<u16>,
+    /// Keep each worker on one core; there must be a core for each (Linux only).
+    #[arg(long, env = "BOOTSTORM_PIN", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    pub(super) pin: bool,
     /// Answer every transfer from the port that was asked (for NAT and Kubernetes).
     #[arg(long, env = "BOOTSTORM_SINGLE_PORT", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub(super) single_port: bool,
@@ -353,7 +365,10 @@ pub(super) struct Terms {
 
 /// What `load` is told.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct Load {
+    #[command(subcommand)]
+    pub(super) command: Option<LoadCommand>,
     /// The file to ask for, and names of more at the same server. NAME=3 is asked for three times as
     /// often as another; {number} in a name stands for the transfer's number.
     #[arg(value_name = "tftp://HOST[:PORT]/NAME", required = true)]
@@ -455,6 +470,58 @@ pub(super) struct Load {
     pub(super) quiet: bool,
 }
 
+#[derive(Debug, Subcommand)]
+pub(super) enum LoadCommand {
+    /// Put the same load on several servers by turns, and compare them.
+    ///
+    /// The plan says which servers to start and what to do to them. Each round runs every server on every
+    /// work, and a table is printed after each.
+    Compare(Compare),
+}
+
+/// What `load compare` is told.
+#[derive(Debug, Args)]
+pub(super) struct Compare {
+    /// The servers and the works, as TOML.
+    #[arg(value_name = "PLAN.toml")]
+    pub(super) plan: PathBuf,
+    /// How often everything is measured. [default: what the plan says]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(super) rounds: Option<u32>,
+    /// Servers whose names hold one of these texts alone.
+    #[arg(long, value_name = "TEXT", value_delimiter = ',')]
+    pub(super) only: Vec<String>,
+    /// Works whose names hold one of these texts alone.
+    #[arg(long, value_name = "TEXT")]
+    pub(super) works: Vec<String>,
+    /// Write every number of every run as JSON too.
+    #[arg(long, value_name = "FILE")]
+    pub(super) json: Option<PathBuf>,
+    /// Write the tables in Markdown too.
+    #[arg(long, value_name = "FILE")]
+    pub(super) markdown: Option<PathBuf>,
+    /// Do not tell of each run.
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+}
+
+/// What `check` is told.
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    /// tftp://HOST[:PORT]/NAME, or HOST[:PORT] with NAME beside it.
+    #[arg(value_name = "URL|HOST")]
+    pub(super) server: OsString,
+    /// The file's name at HOST.
+    pub(super) name: Option<OsString>,
+    /// Try writes too, in this folder of the server's ("" is the one above all). What is written stays
+    /// there, under names that begin with bootstorm-check.
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) write: Option<String>,
+    /// Tell only what differs, and the summary.
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+}
+
 /// What `simulate` is told.
 #[derive(Debug, Args)]
 pub(super) struct Simulate {
@@ -506,12 +573,14 @@ mod tests {
     /// The columns that the snapshots of help are wrapped at.
     const COLUMNS: usize = 100;
 
+    /// The help of a subcommand, which may be one of another: `load compare`.
     fn help(subcommand: &str) -> String {
         let mut command = Arguments::command().term_width(COLUMNS);
         command.build();
-        let command = command
-            .find_subcommand_mut(subcommand)
-            .expect("a subcommand");
+        let mut command = &mut command;
+        for name in subcommand.split(' ') {
+            command = command.find_subcommand_mut(name).expect("a subcommand");
+        }
         command.render_long_help().to_string()
     }
 
@@ -527,8 +596,17 @@ mod tests {
             .render_long_help()
             .to_string();
         insta::assert_snapshot!("help", whole);
-        for subcommand in ["serve", "get", "put", "load", "simulate"] {
-            insta::assert_snapshot!(format!("help_{subcommand}"), help(subcommand));
+        for subcommand in [
+            "serve",
+            "get",
+            "put",
+            "load",
+            "load compare",
+            "check",
+            "simulate",
+        ] {
+            let name = subcommand.replace(' ', "_");
+            insta::assert_snapshot!(format!("help_{name}"), help(subcommand));
         }
     }
 

@@ -1,15 +1,18 @@
 //! The command line: arguments as typed, then settings as meant, then the work; one file a subcommand.
 
 mod args;
+mod check;
+mod compare;
 mod errand;
+mod gather;
 mod get;
 mod load;
 mod log;
 mod put;
 mod serve;
 mod simulate;
-mod url;
-mod values;
+pub(crate) mod url;
+pub(crate) mod values;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -18,7 +21,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
-use args::{Arguments, Command};
+use args::{Arguments, Command, LoadCommand};
 
 /// The exit code when the work failed.
 const FAILED: u8 = 1;
@@ -31,6 +34,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let done = Arguments::try_parse_from(arguments)
         .map_err(Trouble::Clap)
         .and_then(act);
+    log::flush();
     let code = match done {
         Ok(()) => 0,
         // Asking for help is no mistake.
@@ -58,9 +62,18 @@ fn act(arguments: Arguments) -> Result<(), Trouble> {
         Command::Serve(serve) => serve::run(&serve),
         Command::Get(get) => get::run(get),
         Command::Put(put) => put::run(put),
-        Command::Load(load) => load::run(&load),
+        Command::Load(load) => match &load.command {
+            Some(LoadCommand::Compare(compare)) => compare::run(compare),
+            None => load::run(&load),
+        },
+        Command::Check(check) => check::run(&check),
         Command::Simulate(simulate) => simulate::run(&simulate),
     }
+}
+
+/// Whether arguments, the first being the program's name, are well formed; nothing is done.
+pub(crate) fn is_well_formed(arguments: impl IntoIterator<Item = OsString>) -> bool {
+    Arguments::try_parse_from(arguments).is_ok()
 }
 
 /// Prints what clap has to say; if nobody takes it, there is nobody else to tell.

@@ -4,28 +4,28 @@
 
 use percent_encoding::percent_decode;
 
-use super::values::PORT;
+use super::values::{PORT, unsigned};
 use crate::wire::Mode;
 
 /// A file at a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Url {
-    pub(super) server: Server,
+pub(crate) struct Url {
+    pub(crate) server: Server,
     /// The file's name, without the slash that ends the host; empty if none was given.
-    pub(super) name: Vec<u8>,
+    pub(crate) name: Vec<u8>,
     /// How the URL wants it written on the wire.
-    pub(super) mode: Option<Mode>,
+    pub(crate) mode: Option<Mode>,
 }
 
 /// A server, not yet looked up.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Server {
-    pub(super) host: String,
-    pub(super) port: u16,
+pub(crate) struct Server {
+    pub(crate) host: String,
+    pub(crate) port: u16,
 }
 
 /// Reads a URL; `None` if it is no URL at all.
-pub(super) fn url(octets: &[u8]) -> Option<Result<Url, String>> {
+pub(crate) fn url(octets: &[u8]) -> Option<Result<Url, String>> {
     let separator = octets.windows(3).position(|three| three == b"://")?;
     let (scheme, rest) = (&octets[..separator], &octets[separator + 3..]);
     // A colon and slashes may stand in a file's name too.
@@ -82,7 +82,7 @@ fn unescaped(path: &[u8]) -> Result<Vec<u8>, String> {
 }
 
 /// Makes sure that a request can hold the name.
-pub(super) fn checked(name: Vec<u8>) -> Result<Vec<u8>, String> {
+pub(crate) fn checked(name: Vec<u8>) -> Result<Vec<u8>, String> {
     if name.contains(&0) {
         return Err("a name cannot hold a NUL".to_owned());
     }
@@ -90,7 +90,7 @@ pub(super) fn checked(name: Vec<u8>) -> Result<Vec<u8>, String> {
 }
 
 /// Reads `HOST[:PORT]`, where an IPv6 address with a port stands in brackets.
-pub(super) fn server(octets: &[u8]) -> Result<Server, String> {
+pub(crate) fn server(octets: &[u8]) -> Result<Server, String> {
     let text = str::from_utf8(octets)
         .map_err(|_| "the name of the server has to be text in UTF-8".to_owned())?;
     if text.contains('@') {
@@ -127,9 +127,7 @@ pub(super) fn server(octets: &[u8]) -> Result<Server, String> {
     }
     let port = match port {
         None | Some("") => PORT,
-        Some(port) => port
-            .parse()
-            .ok()
+        Some(port) => unsigned(port)
             .filter(|&port| port > 0)
             .ok_or("a port from 1 to 65535 is expected after the colon")?,
     };
@@ -137,7 +135,7 @@ pub(super) fn server(octets: &[u8]) -> Result<Server, String> {
 }
 
 /// The last component of a name, if a file can be called so.
-pub(super) fn last_component(name: &[u8]) -> Option<&[u8]> {
+pub(crate) fn last_component(name: &[u8]) -> Option<&[u8]> {
     name.rsplit(|&octet| octet == b'/')
         .next()
         .filter(|last| !matches!(*last, b"" | b"." | b".."))
@@ -223,6 +221,7 @@ mod tests {
         assert_eq!(at("[::1]:7"), Ok(("::1".into(), 7)));
         assert!(at("").is_err());
         assert!(at(":69").is_err());
+        assert!(at("h:+69").is_err());
         assert!(server(b"\xff").is_err());
     }
 

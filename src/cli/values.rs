@@ -10,11 +10,11 @@ use crate::proto::negotiate::{BLKSIZE_MAX, BLKSIZE_MIN};
 use crate::time::Duration;
 
 /// The port of TFTP (RFC 1350).
-pub(super) const PORT: u16 = 69;
+pub(crate) const PORT: u16 = 69;
 
 /// Where to listen, as typed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Listen {
+pub(crate) enum Listen {
     /// Every address of the host.
     Anywhere(u16),
     /// One address.
@@ -25,7 +25,7 @@ pub(super) enum Listen {
 
 /// The largest block size, as typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum BlksizeMax {
+pub(crate) enum BlksizeMax {
     /// What fits the MTU of the way to the client.
     Mtu,
     /// This many octets.
@@ -33,7 +33,7 @@ pub(super) enum BlksizeMax {
 }
 
 impl BlksizeMax {
-    pub(super) const fn octets(self) -> Option<u16> {
+    pub(crate) const fn octets(self) -> Option<u16> {
         match self {
             Self::Mtu => None,
             Self::Octets(octets) => Some(octets),
@@ -42,7 +42,7 @@ impl BlksizeMax {
 }
 
 /// Reads `ADDR:PORT`, `:PORT` or `NAME:PORT`.
-pub(super) fn listen(text: &str) -> Result<Listen, String> {
+pub(crate) fn listen(text: &str) -> Result<Listen, String> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Ok(Listen::At(address));
     }
@@ -59,9 +59,8 @@ pub(super) fn listen(text: &str) -> Result<Listen, String> {
     if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
         return Err("an IPv6 address stands in brackets, as in [::1]:69".to_owned());
     }
-    let port = port
-        .parse()
-        .map_err(|_| format!("\"{port}\" is no port; a number from 0 to 65535 is expected"))?;
+    let port = unsigned(port)
+        .ok_or_else(|| format!("\"{port}\" is no port; a number from 0 to 65535 is expected"))?;
     match host {
         "" | "*" => Ok(Listen::Anywhere(port)),
         _ if host.starts_with('[') => Err(format!("{host} is no IPv6 address")),
@@ -73,7 +72,7 @@ pub(super) fn listen(text: &str) -> Result<Listen, String> {
 const RATE_MAX: f64 = 1e7;
 
 /// Reads a number of octets: `300`, `64K` (thousands) or `64KiB` (1,024s), up to T and TiB.
-pub(super) fn size(text: &str) -> Result<u64, String> {
+pub(crate) fn size(text: &str) -> Result<u64, String> {
     let digits = text.chars().take_while(char::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let factor: Option<u64> = match unit.trim_start().to_ascii_lowercase().as_str() {
@@ -100,16 +99,16 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
 }
 
 /// Reads a size that memory has to hold.
-pub(super) fn memory(text: &str) -> Result<usize, String> {
+pub(crate) fn memory(text: &str) -> Result<usize, String> {
     usize::try_from(size(text)?)
         .map_err(|_| "that is more than this machine can address".to_owned())
 }
 
 /// Reads `A:B`, the first and the last port.
-pub(super) fn port_range(text: &str) -> Result<(u16, u16), String> {
+pub(crate) fn port_range(text: &str) -> Result<(u16, u16), String> {
     let expected = "two ports are expected, the first and the last, as in 40000:40100";
     let (first, last) = text.split_once(':').ok_or(expected)?;
-    let port = |text: &str| text.parse::<u16>().map_err(|_| expected.to_owned());
+    let port = |text: &str| unsigned(text).ok_or_else(|| expected.to_owned());
     match (port(first)?, port(last)?) {
         (0, _) => Err("port 0 is none; ports from 1 to 65535 are expected".to_owned()),
         (first, last) if first > last => Err(format!("write the lower port first: {last}:{first}")),
@@ -118,12 +117,12 @@ pub(super) fn port_range(text: &str) -> Result<(u16, u16), String> {
 }
 
 /// Reads a block size.
-pub(super) fn blksize(text: &str) -> Result<u16, String> {
+pub(crate) fn blksize(text: &str) -> Result<u16, String> {
     within(text, BLKSIZE_MIN, BLKSIZE_MAX)
 }
 
 /// Reads a block size or `mtu`.
-pub(super) fn blksize_max(text: &str) -> Result<BlksizeMax, String> {
+pub(crate) fn blksize_max(text: &str) -> Result<BlksizeMax, String> {
     if text.eq_ignore_ascii_case("mtu") {
         return Ok(BlksizeMax::Mtu);
     }
@@ -133,17 +132,17 @@ pub(super) fn blksize_max(text: &str) -> Result<BlksizeMax, String> {
 }
 
 /// Reads a window size.
-pub(super) fn windowsize(text: &str) -> Result<u16, String> {
+pub(crate) fn windowsize(text: &str) -> Result<u16, String> {
     within(text, 1, u16::MAX)
 }
 
 /// Reads the time of the `timeout` option.
-pub(super) fn timeout(text: &str) -> Result<u8, String> {
+pub(crate) fn timeout(text: &str) -> Result<u8, String> {
     within(text, 1, u8::MAX)
 }
 
 /// Reads a time in seconds, fractions included.
-pub(super) fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     text.parse::<f64>()
         .ok()
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
@@ -153,7 +152,7 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 /// Reads a time in seconds that is not zero.
-pub(super) fn seconds_above_zero(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds_above_zero(text: &str) -> Result<Duration, String> {
     seconds(text)
         .ok()
         .filter(|time| !time.is_zero())
@@ -161,14 +160,14 @@ pub(super) fn seconds_above_zero(text: &str) -> Result<Duration, String> {
 }
 
 /// Reads a time in milliseconds, fractions included.
-pub(super) fn milliseconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn milliseconds(text: &str) -> Result<Duration, String> {
     seconds(text)
         .map(|time| time / 1000)
         .map_err(|_| "a number of milliseconds is expected, as in 250".to_owned())
 }
 
 /// Reads the name of a client.
-pub(super) fn profile(text: &str) -> Result<&'static Profile, String> {
+pub(crate) fn profile(text: &str) -> Result<&'static Profile, String> {
     profile::find(text).ok_or_else(|| {
         let names = profile::PROFILES.iter().map(|profile| profile.name);
         let names: Vec<_> = names.collect();
@@ -177,7 +176,7 @@ pub(super) fn profile(text: &str) -> Result<&'static Profile, String> {
 }
 
 /// Reads a rate: how many a second.
-pub(super) fn rate(text: &str) -> Result<f64, String> {
+pub(crate) fn rate(text: &str) -> Result<f64, String> {
     text.parse::<f64>()
         .ok()
         .filter(|rate| *rate > 0.0 && *rate <= RATE_MAX)
@@ -185,7 +184,7 @@ pub(super) fn rate(text: &str) -> Result<f64, String> {
 }
 
 /// Reads a probability: `0.05` or `5%`.
-pub(super) fn probability(text: &str) -> Result<f64, String> {
+pub(crate) fn probability(text: &str) -> Result<f64, String> {
     let (number, divisor) = match text.strip_suffix('%') {
         Some(percent) => (percent, 100.0),
         None => (text, 1.0),
@@ -199,7 +198,7 @@ pub(super) fn probability(text: &str) -> Result<f64, String> {
 }
 
 /// Reads `CIDR:NAME=VALUE,…`.
-pub(super) fn subnet(text: &str) -> Result<Subnet, String> {
+pub(crate) fn subnet(text: &str) -> Result<Subnet, String> {
     let expected = "a subnet and its settings are expected, as in 10.1.0.0/16:max-blksize=1024,max-windowsize=8,retransmit-floor=500";
     // An IPv6 address holds colons itself; the one that counts comes after the prefix length.
     let (address, rest) = text.split_once('/').ok_or(expected)?;
@@ -242,10 +241,15 @@ fn within<N: FromStr + PartialOrd + std::fmt::Display + Copy>(
     least: N,
     most: N,
 ) -> Result<N, String> {
-    text.parse()
-        .ok()
+    unsigned(text)
         .filter(|number| *number >= least && *number <= most)
         .ok_or_else(|| format!("a number from {least} to {most} is expected"))
+}
+
+/// Reads digits; a number with a sign before it was meant otherwise.
+pub(crate) fn unsigned<N: FromStr>(text: &str) -> Option<N> {
+    let is_digits = text.bytes().all(|octet| octet.is_ascii_digit());
+    text.parse().ok().filter(|_| is_digits)
 }
 
 #[cfg(test)]
@@ -278,6 +282,7 @@ mod tests {
             ("[nonsense]:69", "no IPv6 address"),
             ("host:70000", "0 to 65535"),
             ("host:", "0 to 65535"),
+            ("10.0.0.1:+5", "0 to 65535"),
             ("", "missing"),
             (":", "0 to 65535"),
         ] {
@@ -310,7 +315,9 @@ mod tests {
     fn port_ranges() {
         assert_eq!(port_range("1:65535"), Ok((1, 65_535)));
         assert_eq!(port_range("7:7"), Ok((7, 7)));
-        for typed in ["", ":", "1", "0:5", "9:5", "1:70000", "a:b", "1:2:3"] {
+        for typed in [
+            "", ":", "1", "0:5", "9:5", "1:70000", "a:b", "1:2:3", "+1:2",
+        ] {
             assert!(port_range(typed).is_err(), "{typed}");
         }
     }
@@ -327,6 +334,7 @@ mod tests {
             Err("a number from 8 to 65464 is expected, or mtu".into())
         );
         assert!(blksize("65465").is_err());
+        assert!(blksize("+512").is_err());
         assert!(windowsize("0").is_err());
         assert!(timeout("256").is_err());
     }

@@ -57,9 +57,6 @@ pub struct MioEngine {
 }
 
 impl MioEngine {
-    /// The size in octets of a receive queue that takes the requests of 10,000 hosts at once.
-    pub const RECEIVE_BUFFER_OCTETS: usize = socket::RECEIVE_BUFFER_OCTETS;
-
     /// An engine without sockets, whose epoch is now.
     ///
     /// # Errors
@@ -116,27 +113,6 @@ impl MioEngine {
     /// The latest report about an earlier send, as an error number, if one came since this was called.
     pub const fn take_report(&mut self) -> Option<i32> {
         self.report.take()
-    }
-
-    /// Whether the kernel cuts bursts into datagrams.
-    #[must_use]
-    pub const fn gso(&self) -> bool {
-        self.sockets.gso()
-    }
-
-    /// What it has done so far.
-    #[must_use]
-    pub const fn statistics(&self) -> Statistics {
-        self.sockets.statistics
-    }
-
-    /// The size of a socket's receive queue in octets, as the system grants it. What is less than
-    /// the [size for a storm](MioEngine::RECEIVE_BUFFER_OCTETS) loses requests in one.
-    ///
-    /// # Errors
-    /// If the socket is not open.
-    pub fn receive_buffer(&self, socket: SocketId) -> io::Result<usize> {
-        self.sockets.receive_buffer(socket)
     }
 
     /// What to say when an error ends a send.
@@ -217,26 +193,28 @@ impl MioEngine {
                 continue;
             };
             let calls_max = calls_left.min(TURN_DATAGRAMS_MAX);
-            let (mut calls, mut drops_new) = (0, 0);
+            let plainly = socket.peers_only && !self.gro;
+            let mut calls = 0;
             while socket.state.readable
                 && calls < calls_max
                 && let Some(room) = inbox.room()
             {
                 calls += 1;
-                match socket::receive(&socket.udp, room) {
+                let received = if plainly {
+                    socket::receive_plainly(&socket.udp, room)
+                } else {
+                    socket::receive(&socket.udp, room)
+                };
+                match received {
                     Ok(Received {
                         len,
                         path,
                         broadcast,
                         segment,
-                        drops,
-                    }) => {
-                        drops_new += socket.new_drops(drops);
-                        match segment {
-                            Some(segment) => inbox.push_row(id, path, broadcast, len, segment),
-                            None => inbox.push(id, path, broadcast, len),
-                        }
-                    }
+                    }) => match segment {
+                        Some(segment) => inbox.push_row(id, path, broadcast, len, segment),
+                        None => inbox.push(id, path, broadcast, len),
+                    },
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         socket.state.readable = false;
                     }
@@ -248,7 +226,6 @@ impl MioEngine {
                 self.readable.push_back(id);
             }
             calls_left -= calls;
-            self.sockets.drops += drops_new;
             self.sockets.statistics.receives += calls as u64;
         }
     }
@@ -302,7 +279,7 @@ impl Engine for MioEngine {
     }
 
     fn send(&mut self, socket: SocketId, path: &Path, payload: Payload<'_>) -> Sent {
-        match self.sockets.send(socket, path, &payload, |_, _, _| None) {
+        match self.sockets.send(socket, path, &payload, |_, _, _, _| None) {
             Ok(sent) => Sent::Datagrams(sent),
             Err(stopped) => self.stopped(socket, &stopped),
         }
@@ -323,9 +300,20 @@ impl Engine for MioEngine {
         Ok(())
     }
 
-    /// The kernel tells of drops with the next datagram that it queues, so the latest may be missing.
     fn receive_drops(&self) -> u64 {
-        self.sockets.drops
+        self.sockets.drops()
+    }
+
+    fn gso(&self) -> bool {
+        self.sockets.gso()
+    }
+
+    fn statistics(&self) -> Statistics {
+        self.sockets.statistics
+    }
+
+    fn receive_buffer(&self, socket: SocketId) -> io::Result<usize> {
+        self.sockets.receive_buffer(socket)
     }
 }
 
@@ -359,7 +347,7 @@ mod tests {
     use super::super::Local;
     use super::*;
     #[cfg(target_os = "linux")]
-    use crate::engine::skip;
+    use crate::testing::skip;
 
     /// The smallest MTU of IPv6, in octets.
     #[cfg(target_os = "linux")]
@@ -368,12 +356,7 @@ mod tests {
     fn engine_and_socket(address: &str) -> (MioEngine, SocketId, Path) {
         let mut engine = MioEngine::new().expect("an engine");
         let address = SocketAddr::new(address.parse().expect("an address"), 0);
-        let id = engine
-            .open(Bind {
-                address,
-                shared: false,
-            })
-            .expect("a socket");
+        let id = engine.open(Bind::to(address)).expect("a socket");
         let peer = engine.local_addr(id).expect("an open socket");
         (
             engine,

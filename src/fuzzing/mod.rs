@@ -4,6 +4,9 @@
 //! `cargo test`. A new target is a function here, a line in [`TARGETS`], a one-line file in
 //! `fuzz/fuzz_targets/` and a folder of seeds.
 
+mod command_line;
+mod path;
+mod shard;
 mod transfers;
 
 use crate::proto::negotiate::{self, Asked, BLKSIZE_MAX, BLKSIZE_MIN, Limits, Wanted};
@@ -11,6 +14,9 @@ use crate::wire::{
     self, BufferFull, ErrorCode, Mode, Opcode, Options, OptionsWriter, Packet, Request, WireBlock,
 };
 
+pub use command_line::cli;
+pub use path::path;
+pub use shard::shard;
 pub use transfers::{conversation, netascii, receiver_ops, sender_ops};
 
 /// A fuzz target: its name and its body.
@@ -18,13 +24,16 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target but [`canary`].
 pub const TARGETS: &[Target] = &[
+    ("cli", cli),
     ("conversation", conversation),
     ("netascii", netascii),
     ("options_differential", options_differential),
     ("packet", packet),
+    ("path", path),
     ("receiver_ops", receiver_ops),
     ("round_trip", round_trip),
     ("sender_ops", sender_ops),
+    ("shard", shard),
 ];
 
 /// Any datagram is a packet or is refused; a packet shows itself without harm, and written out

@@ -3,8 +3,9 @@
 //!
 //! [`plan`] says when transfers begin, `run` drives them on shards of this program's own engine, and
 //! [`report`] tells how they went. `places` gives each client an address or a socket, so that ten
-//! thousand need few descriptors.
+//! thousand need few descriptors. [`compare`] does it to several servers by turns.
 
+pub mod compare;
 mod places;
 pub mod plan;
 mod process;

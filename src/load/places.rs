@@ -51,10 +51,7 @@ impl Places {
             let free = VecDeque::new();
             return Ok(Self::Sockets { any, free });
         }
-        let bind = Bind {
-            address: any,
-            shared: false,
-        };
+        let bind = Bind::to(any);
         let sockets = (0..SOCKETS)
             .map(|_| shard.open_shared(bind, true))
             .collect::<io::Result<_>>()?;
@@ -94,8 +91,8 @@ impl Places {
                     Some(socket) => socket,
                     None => shard.open_shared(
                         Bind {
-                            address: *any,
-                            shared: false,
+                            peers_only: true,
+                            ..Bind::to(*any)
                         },
                         false,
                     )?,

@@ -25,6 +25,37 @@ use crate::wire::{self, ErrorCode, Mode, Opcode, Options, Packet, Request};
 /// Octets of an OACK at most: seven options, each with a name of up to ten octets and a number of up to twenty.
 const OACK_OCTETS_MAX: usize = 256;
 
+/// Files opened for the requests that one wait brought. All of these had come before the first was
+/// answered, so that those for the same name may have the same answer: in a storm, thousands of
+/// requests open a file once for each round of the loop.
+#[derive(Debug, Default)]
+pub(super) struct OpenedTogether(Vec<(Box<[u8]>, Mode, Arc<Body>)>);
+
+impl OpenedTogether {
+    /// Files that are looked through one by one.
+    const FILES_MAX: usize = 8;
+
+    fn find(&self, request: &Request<'_>) -> Option<Arc<Body>> {
+        let (_, _, body) = self
+            .0
+            .iter()
+            .find(|(name, mode, _)| **name == *request.filename && *mode == request.mode)?;
+        Some(body.clone())
+    }
+
+    fn keep(&mut self, request: &Request<'_>, body: &Arc<Body>) {
+        if self.0.len() < Self::FILES_MAX {
+            let (name, mode) = (request.filename.into(), request.mode);
+            self.0.push((name, mode, body.clone()));
+        }
+    }
+
+    /// The next requests came after these files were opened.
+    pub(super) fn forget(&mut self) {
+        self.0.clear();
+    }
+}
+
 impl<E: Engine> Shard<E> {
     /// An RRQ or a WRQ came to a listening socket; the answer is to leave from `answers`.
     pub(super) fn request(&mut self, datagram: &Datagram<'_>, answers: SocketId, now: Instant) {
@@ -174,11 +205,19 @@ impl<E: Engine> Shard<E> {
     ) {
         let later = match operation {
             Operation::Read => {
+                if let Some(body) = self.opened_together.find(request) {
+                    return self.opened(id, request, Ok(body), now);
+                }
                 match self
                     .store
                     .open(id.ticket(), request.filename, request.mode, &self.mailbox)
                 {
-                    Answer::Now(result) => return self.opened(id, request, result, now),
+                    Answer::Now(result) => {
+                        if let Ok(body) = &result {
+                            self.opened_together.keep(request, body);
+                        }
+                        return self.opened(id, request, result, now);
+                    }
                     Answer::Later => true,
                     Answer::Busy => false,
                 }
@@ -485,8 +524,8 @@ impl<E: Engine> Shard<E> {
             [0u16; 8].into()
         };
         let socket = self.engine.open(Bind {
-            address: SocketAddr::new(any, 0),
-            shared: false,
+            peers_only: true,
+            ..Bind::to(SocketAddr::new(any, 0))
         })?;
         self.sockets.insert(socket, Purpose::Errand);
         Ok(socket)
@@ -663,14 +702,5 @@ impl<E: Engine> Shard<E> {
         }
         // What is no answer says nothing, but its sender may yet give one: ERROR 5 would end that.
         from_server
-    }
-
-    pub(super) fn own_key(&self, datagram: &Datagram<'_>) -> Key {
-        let by_address = matches!(
-            self.sockets.get(&datagram.socket),
-            Some(Purpose::Shared { by_address: true })
-        );
-        let address = datagram.path.local.address.filter(|_| by_address);
-        Key::Own(datagram.socket, address)
     }
 }

@@ -108,10 +108,7 @@ impl World {
     pub fn listen(&mut self, host: Host, address: SocketAddr) {
         self.hosts[host.0]
             .shard
-            .listen(Bind {
-                address,
-                shared: false,
-            })
+            .listen(Bind::to(address))
             .expect("the address is free");
     }
 
@@ -175,6 +172,17 @@ impl World {
             }
         }
         true
+    }
+
+    /// Lets time pass that nobody notices, as on machines that were suspended: what has arrived meanwhile
+    /// is read at its end, and timers fire late.
+    pub fn sleep(&mut self, time: Duration) {
+        let woken = self.network.advance(self.network.now() + time);
+        for index in 0..self.hosts.len() {
+            if woken.contains(&self.hosts[index].node) {
+                self.turn(Host(index));
+            }
+        }
     }
 
     /// When the next thing happens, if anything ever will.

@@ -47,7 +47,8 @@ impl Directory {
         Self::with_resolver(root, options, Resolver::Kernel)
     }
 
-    fn with_resolver(
+    /// The same, with the way of looking paths up.
+    pub(crate) fn with_resolver(
         root: &Path,
         options: DirectoryOptions,
         resolver: Resolver,

@@ -42,7 +42,7 @@ const FILE: OFlags = OFlags::RDONLY
 
 /// How paths are looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Resolver {
+pub(crate) enum Resolver {
     /// By the kernel where it can, else as below.
     Kernel,
     /// Component by component.

@@ -8,10 +8,14 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::peer::{PATIENCE, until};
+
+/// How long nothing is added to a log that has come to rest.
+const LOG_REST: Duration = Duration::from_millis(250);
 
 /// What `--engine` may be told; each test of [`on_both_engines`] is run with both.
 pub(crate) type Engine = &'static str;
@@ -133,9 +137,17 @@ impl Binary {
         }
     }
 
-    /// What it has written to standard error.
+    /// What it has written to standard error. Lines that pour wait for each other for some milliseconds,
+    /// so it is taken once it has come to rest.
     pub(crate) fn log(&self) -> String {
-        lock(&self.log).clone()
+        let mut length = None;
+        loop {
+            let log = lock(&self.log).clone();
+            if length.replace(log.len()) == Some(log.len()) {
+                return log;
+            }
+            thread::sleep(LOG_REST);
+        }
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -25,17 +25,20 @@ pub(crate) fn options(root: &Path) -> ServerOptions {
     ServerOptions {
         listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))],
         workers: 1,
+        pin: false,
         settings: Settings::default(),
         root: root.to_path_buf(),
         directory: DirectoryOptions::default(),
         frame_cache_octets: frame_cache_octets_default(),
         engine: EngineChoice::Auto,
+        gso: true,
     }
 }
 
 /// Starts a server that must not end by an error.
 pub(crate) fn start(options: &ServerOptions) -> Server {
-    Server::start(options, |result| result.expect("the shard works")).expect("the server starts")
+    let ended = |result: io::Result<_>| drop(result.expect("the shard works"));
+    Server::start(options, ended).expect("the server starts")
 }
 
 /// Starts a server over `root`, and says where it listens.

@@ -1,0 +1,450 @@
+//! The body that asks a served directory for names, and holds the answers against a model of the tree.
+//!
+//! The tree is made once a process, in a directory of its own that the next process sweeps away. Every file
+//! holds its own path, so that what was opened says which file it is.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use rustix::process::{Pid, test_kill_process};
+
+use super::Input;
+use crate::store::directory::{Directory, DirectoryOptions};
+use crate::store::{Backend, OpenError, Patience, Refusal, Resolver, Writes};
+
+/// Longest path that is asked for: the kernel's own bound (`PATH_MAX`) is not the model's.
+const PATH_OCTETS_MAX: usize = 4_000;
+/// Most links that one path may go through.
+const LINKS_MAX: usize = 40;
+/// Longest name of a file.
+const NAME_OCTETS_MAX: usize = 255;
+/// Stands in an input for the root's own path, so that inputs are the same everywhere.
+const ROOT: u8 = 1;
+/// Stands in an input for the path of the directory around the root.
+const AROUND: u8 = 2;
+/// What the fixtures of all processes are called, before their number.
+const FIXTURE_PREFIX: &str = "bootstorm-fuzz-path-";
+/// What an upload holds.
+const UPLOADED: &[u8] = b"uploaded";
+
+/// Files under the directory around the root: those that are served, and those that never may be.
+const FILES: &[&str] = &[
+    "root/x",
+    "root/.hidden",
+    "root/back\\slash",
+    "root/c:/w",
+    "root/Case",
+    "root/CASE",
+    "root/cases/Mixed",
+    "root/Cases/mixed",
+    "root/cases/MIXED.img",
+    "root/d/x",
+    "root/space and \"quotes\"",
+    "root/sub/y",
+    "root/sub/x",
+    "root/sub/deep/z",
+    "root/tmp/x",
+    "outside/secret",
+    "root-sibling/secret",
+    "secret",
+];
+
+/// Links under the root, and where they lead; [`ROOT`] and [`AROUND`] stand for themselves.
+const LINKS: &[(&str, &[u8])] = &[
+    ("absolute", b"/sub/y"),
+    ("around", b"\x02"),
+    ("cases/link", b"../CASE"),
+    ("dangling", b"nowhere"),
+    ("directory", b"sub"),
+    ("directory-slashed", b"sub//"),
+    ("file-slashed", b"x/"),
+    ("first", b"second"),
+    ("loop", b"loop"),
+    ("loop-a", b"sub/loop-b"),
+    ("magic", b"/proc/self/root"),
+    ("outside", b"../outside"),
+    ("outside-absolute", b"\x02/outside/secret"),
+    ("own", b"\x01/x"),
+    ("root", b"/"),
+    ("second", b"./third"),
+    ("sub/deep/up", b"../../../../../x"),
+    ("sub/here", b"."),
+    ("sub/loop-b", b"../loop-a"),
+    ("sub/out", b"../../outside/secret"),
+    ("sub/parent", b".."),
+    ("third", b"directory/deep/../y"),
+];
+
+/// Pipes under the root: nobody writes to them, and opening one must not wait for it.
+const PIPES: &[&str] = &["pipe", "sub/pipe"];
+
+/// A name opens what a naive model of the tree says, by both ways of looking paths up, or is refused where the
+/// model refuses; an upload appears where the model says, or nowhere. Nothing outside the root is in the model.
+///
+/// The first octet says how the directory is served and what is done; the rest is the name.
+pub fn path(octets: &[u8]) {
+    let mut input = Input(octets);
+    let flags = input.octet();
+    let fixture = fixture().lock().unwrap_or_else(PoisonError::into_inner);
+    let name = fixture.expanded(input.0);
+    if name.len() > PATH_OCTETS_MAX {
+        return;
+    }
+    let insensitive = flags & 1 != 0;
+    let directories = &fixture.directories[usize::from(insensitive)];
+    if flags & 2 == 0 {
+        let expected = fixture.model.open(&name, insensitive);
+        for directory in directories {
+            assert_opens(directory, &name, &expected);
+        }
+    } else {
+        let expected = fixture.model.create(&name, insensitive);
+        for directory in directories {
+            fixture.assert_creates(directory, &name, expected.as_deref());
+        }
+    }
+}
+
+fn assert_opens(directory: &Directory, name: &[u8], expected: &Result<Vec<u8>, Refusal>) {
+    for patience in [Patience::Long, Patience::Now] {
+        let found = match directory.open(name, patience) {
+            Err(OpenError::WouldBlock) if patience == Patience::Now => continue,
+            Err(OpenError::WouldBlock) => panic!("patience was endless"),
+            Err(OpenError::Refused(refusal)) => Err(refusal),
+            Ok(opened) => {
+                let mut octets = vec![0; opened.len as usize];
+                assert_eq!(opened.source.read_at(&mut octets, 0), Ok(octets.len()));
+                Ok(octets)
+            }
+        };
+        assert_eq!(&found, expected, "{} in {directory:?}", name.escape_ascii());
+    }
+}
+
+/// The tree on the disk, its model, and directories that serve it.
+struct Fixture {
+    around: Vec<u8>,
+    model: Model,
+    /// With regard to case and without, each by the kernel and by walking.
+    directories: [[Directory; 2]; 2],
+}
+
+fn fixture() -> &'static Mutex<Fixture> {
+    static FIXTURE: OnceLock<Mutex<Fixture>> = OnceLock::new();
+    FIXTURE.get_or_init(|| Mutex::new(Fixture::new().expect("a temporary directory can be filled")))
+}
+
+impl Fixture {
+    fn new() -> io::Result<Self> {
+        // Uploads are synchronised to the disk, which costs nothing where there is none.
+        let memory = Path::new("/dev/shm");
+        let temporary = if memory.is_dir() {
+            memory.to_path_buf()
+        } else {
+            std::env::temp_dir()
+        };
+        let temporary = temporary.canonicalize()?;
+        sweep(&temporary);
+        let around = temporary.join(format!("{FIXTURE_PREFIX}{}", std::process::id()));
+        let root = around.join("root");
+        for file in FILES {
+            let place = around.join(file);
+            fs::create_dir_all(place.parent().unwrap_or(&around))?;
+            fs::write(place, file)?;
+        }
+        let mut model = Model::new(root.as_os_str().as_bytes());
+        let own = around.as_os_str().as_bytes();
+        for (link, target) in LINKS {
+            let target = expanded(target, own);
+            symlink(path_of(&target), root.join(link))?;
+            model.add(link.as_bytes(), Node::Link(target));
+        }
+        for pipe in PIPES {
+            let mode = rustix::fs::Mode::from_raw_mode(0o644);
+            rustix::fs::mkfifoat(rustix::fs::CWD, root.join(pipe), mode)?;
+            model.add(pipe.as_bytes(), Node::Pipe);
+        }
+        let served = |case_insensitive, resolver| {
+            let options = DirectoryOptions {
+                writes: Writes::Create,
+                case_insensitive,
+                upload_octets_max: None,
+            };
+            Directory::with_resolver(&root, options, resolver)
+        };
+        let both = |case| -> io::Result<_> {
+            Ok([
+                served(case, Resolver::Kernel)?,
+                served(case, Resolver::Walk)?,
+            ])
+        };
+        Ok(Self {
+            around: own.to_vec(),
+            model,
+            directories: [both(false)?, both(true)?],
+        })
+    }
+
+    fn expanded(&self, name: &[u8]) -> Vec<u8> {
+        expanded(name, &self.around)
+    }
+
+    /// Uploads to `name`, and takes the file away from where the model has it, which is `expected`.
+    fn assert_creates(&self, directory: &Directory, name: &[u8], expected: Option<&[u8]>) {
+        let created = directory.create(name, None);
+        let shown = name.escape_ascii();
+        let (mut sink, expected) = match (created, expected) {
+            (Ok(sink), Some(expected)) => (sink, expected),
+            (Err(_), None) => return,
+            (Err(refusal), Some(_)) => panic!("{shown} is {refusal:?} in {directory:?}"),
+            (Ok(_), None) => panic!("{shown} may be written in {directory:?}"),
+        };
+        sink.write(UPLOADED).expect("there is room");
+        sink.publish().expect("nobody else has the name");
+        let place = path_of(&[&self.around[..], b"/root/", expected].concat());
+        assert_eq!(fs::read(&place).ok().as_deref(), Some(UPLOADED), "{shown}");
+        fs::remove_file(place).expect("it was there");
+    }
+}
+
+/// Takes away the fixtures of processes that are no more, and of one that had this one's number.
+fn sweep(temporary: &Path) {
+    for entry in fs::read_dir(temporary).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let number = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(FIXTURE_PREFIX));
+        let Some(number) = number.and_then(|number| number.parse().ok()) else {
+            continue;
+        };
+        let lives = Pid::from_raw(number)
+            .is_some_and(|process| test_kill_process(process) != Err(rustix::io::Errno::SRCH));
+        if !lives || number as u32 == std::process::id() {
+            // What cannot be taken away is in nobody's way.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+fn path_of(octets: &[u8]) -> PathBuf {
+    std::ffi::OsString::from_vec(octets.to_vec()).into()
+}
+
+fn expanded(name: &[u8], around: &[u8]) -> Vec<u8> {
+    let mut octets = Vec::new();
+    for &octet in name {
+        match octet {
+            ROOT => octets.extend_from_slice(&[around, b"/root"].concat()),
+            AROUND => octets.extend_from_slice(around),
+            other => octets.push(other),
+        }
+    }
+    octets
+}
+
+/// What stands at a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Node {
+    Directory,
+    File,
+    Link(Vec<u8>),
+    Pipe,
+}
+
+/// The tree under the root, and nothing else: each node by its path, that of the root being empty.
+struct Model {
+    nodes: BTreeMap<Vec<Vec<u8>>, Node>,
+    own_path: Vec<Vec<u8>>,
+}
+
+impl Model {
+    /// The files of [`FILES`] that are under the root, whose own path this is.
+    fn new(own_path: &[u8]) -> Self {
+        let mut model = Self {
+            nodes: BTreeMap::new(),
+            own_path: meaningful(own_path),
+        };
+        for file in FILES.iter().filter_map(|file| file.strip_prefix("root/")) {
+            model.add(file.as_bytes(), Node::File);
+        }
+        model
+    }
+
+    fn add(&mut self, path: &[u8], node: Node) {
+        let path = meaningful(path);
+        for depth in 0..path.len() {
+            self.nodes.insert(path[..depth].to_vec(), Node::Directory);
+        }
+        self.nodes.insert(path, node);
+    }
+
+    /// What opening `name` gives: what the file holds, or why not.
+    fn open(&self, name: &[u8], insensitive: bool) -> Result<Vec<u8>, Refusal> {
+        if name.contains(&0) {
+            return Err(Refusal::NotFound);
+        }
+        let plain = meaningful(name);
+        let meanings = [
+            Some(plain.clone()),
+            self.without_own_path(&plain),
+            Some(windows(&plain)),
+        ];
+        let meanings: Vec<_> = meanings.into_iter().flatten().collect();
+        let exact = meanings.iter().map(|path| self.file(path));
+        let respelled = meanings
+            .iter()
+            .filter(|_| insensitive)
+            .filter_map(|path| Some(self.file(&self.respelled(path)?)));
+        // A meaning that is spelled right but for its case counts, whatever becomes of it.
+        exact
+            .chain(respelled.take(1))
+            .find(|result| *result != Err(Refusal::NotFound))
+            .unwrap_or(Err(Refusal::NotFound))
+    }
+
+    /// Where an upload to `name` appears, if it may.
+    fn create(&self, name: &[u8], insensitive: bool) -> Option<Vec<u8>> {
+        if name.contains(&0) {
+            return None;
+        }
+        let mut path = meaningful(name);
+        if path.iter().flatten().any(|&octet| octet == b'\\') {
+            path = windows(&path);
+        }
+        match self.create_path(&path, insensitive) {
+            Err(Refusal::NotFound) => self.create_path(&self.without_own_path(&path)?, insensitive),
+            other => other,
+        }
+        .ok()
+        .map(|place| place.join(&b'/'))
+    }
+
+    fn create_path(&self, path: &[Vec<u8>], insensitive: bool) -> Result<Vec<Vec<u8>>, Refusal> {
+        let Some((name, parent)) = path.split_last().filter(|(name, _)| *name != b"..") else {
+            return Err(Refusal::Denied);
+        };
+        let parent = match insensitive {
+            true => self.respelled(parent).ok_or(Refusal::NotFound)?,
+            false => parent.to_vec(),
+        };
+        let mut place = self.resolve(&parent)?;
+        if self.nodes.get(&place) != Some(&Node::Directory) {
+            return Err(Refusal::NotFound);
+        }
+        let there = if insensitive {
+            self.respelled_in(&place, name)
+        } else {
+            None
+        };
+        place.push(there.unwrap_or_else(|| name.clone()));
+        match self.nodes.get(&place) {
+            None if name.len() <= NAME_OCTETS_MAX => Ok(place),
+            None => Err(Refusal::NotFound),
+            Some(Node::File) => Err(Refusal::Exists),
+            Some(_) => Err(Refusal::Denied),
+        }
+    }
+
+    fn file(&self, path: &[Vec<u8>]) -> Result<Vec<u8>, Refusal> {
+        let place = self.resolve(path)?;
+        match self.nodes.get(&place) {
+            Some(Node::File) => Ok([b"root/", &place.join(&b'/')[..]].concat()),
+            Some(_) => Err(Refusal::Denied),
+            None => Err(Refusal::NotFound),
+        }
+    }
+
+    /// Follows links, as they are followed where the root is all there is.
+    fn resolve(&self, path: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, Refusal> {
+        let mut here: Vec<Vec<u8>> = Vec::new();
+        let mut rest: VecDeque<Vec<u8>> = path.iter().cloned().collect();
+        let mut links = 0;
+        while let Some(component) = rest.pop_front() {
+            match self.nodes.get(&here) {
+                Some(Node::Directory) => {}
+                // Nothing is below a file, not even itself.
+                _ => return Err(Refusal::NotFound),
+            }
+            match component.as_slice() {
+                b"" | b"." => continue,
+                b".." => {
+                    here.pop();
+                    continue;
+                }
+                _ => here.push(component),
+            }
+            if let Some(Node::Link(target)) = self.nodes.get(&here) {
+                links += 1;
+                if links > LINKS_MAX {
+                    return Err(Refusal::Denied);
+                }
+                here.pop();
+                if target.starts_with(b"/") {
+                    here.clear();
+                }
+                let target = target.split(|&octet| octet == b'/').map(<[u8]>::to_vec);
+                rest = target.chain(rest).collect();
+            }
+        }
+        Ok(here)
+    }
+
+    /// The path with every component as it is spelled on the disk; `None` if one is not there.
+    fn respelled(&self, path: &[Vec<u8>]) -> Option<Vec<Vec<u8>>> {
+        let mut found: Vec<Vec<u8>> = Vec::new();
+        for component in path {
+            if component == b".." {
+                found.push(component.clone());
+                continue;
+            }
+            let here = self.resolve(&found).ok()?;
+            found.push(self.respelled_in(&here, component)?);
+        }
+        Some(found)
+    }
+
+    /// The name itself if it is there, else the least that differs in case alone.
+    fn respelled_in(&self, here: &[Vec<u8>], name: &[u8]) -> Option<Vec<u8>> {
+        let siblings = self
+            .nodes
+            .keys()
+            .filter_map(|path| path.split_last())
+            .filter(|(_, parent)| *parent == here)
+            .map(|(name, _)| name);
+        let alike = siblings.filter(|sibling| sibling.eq_ignore_ascii_case(name));
+        alike
+            .min_by_key(|sibling| (*sibling != name, *sibling))
+            .cloned()
+    }
+
+    fn without_own_path(&self, path: &[Vec<u8>]) -> Option<Vec<Vec<u8>>> {
+        let rest = path.strip_prefix(self.own_path.as_slice())?;
+        (!rest.is_empty()).then(|| rest.to_vec())
+    }
+}
+
+/// The components that mean something.
+fn meaningful(path: &[u8]) -> Vec<Vec<u8>> {
+    let components = path.split(|&octet| octet == b'/').map(<[u8]>::to_vec);
+    components
+        .filter(|component| !matches!(component.as_slice(), b"" | b"."))
+        .collect()
+}
+
+/// A path as Windows means it: without its drive, and with either slash.
+fn windows(path: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let mut whole = path.join(&b'/');
+    if whole.get(1) == Some(&b':') && whole[0].is_ascii_alphabetic() {
+        whole.drain(..2);
+    }
+    let slashes: Vec<u8> = whole
+        .iter()
+        .map(|&octet| if octet == b'\\' { b'/' } else { octet })
+        .collect();
+    meaningful(&slashes)
+}

@@ -8,9 +8,7 @@ use rustix::fs::statvfs;
 use tempfile::TempDir;
 
 use crate::common::binary::{Binary, Engine, on_both_engines};
-use crate::common::peer::{
-    self, ACK, DATA, Peer, RRQ, WRQ, data, number, oack, opcode, request, until,
-};
+use crate::common::peer::{self, DATA, Peer, RRQ, WRQ, data, number, oack, opcode, request, until};
 use crate::common::require;
 use crate::works;
 
@@ -185,7 +183,7 @@ fn a_root_that_is_exchanged(engine: Engine) {
     reader.ack(1);
     assert!([&first[..], &reader.rest(512, 2).expect("the rest")].concat() == old);
     writer.send(&data(1, b"uploaded"));
-    assert_eq!(number(&writer.receive()), 1);
+    writer.next_ack(1);
     assert_eq!(fs::read(away.join("upload")).expect("there"), b"uploaded");
     assert!(peer::fetch(server.address, "file").as_ref() == Ok(&old));
     drop(server);
@@ -243,7 +241,6 @@ fn begin_to_read(server: &Binary) -> (Peer, Vec<u8>) {
 fn begin_to_write(server: &Binary) -> Peer {
     let mut writer = Peer::new(server.address);
     writer.send(&request(WRQ, b"upload", &[]));
-    let answer = writer.receive();
-    assert_eq!((opcode(&answer), number(&answer)), (ACK, 0));
+    writer.next_ack(0);
     writer
 }

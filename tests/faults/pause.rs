@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::common::binary::{Binary, Engine, on_both_engines};
-use crate::common::peer::{self, ACK, DATA, Peer, RRQ, WRQ, data, number, oack, opcode, request};
+use crate::common::peer::{self, Peer, RRQ, WRQ, data, number, oack, request};
 use crate::works;
 
 on_both_engines! {
@@ -41,9 +41,7 @@ fn a_pause_longer_than_every_timeout(engine: Engine) {
         let mut arrived = Vec::new();
         for block in 0..BLOCKS / 2 {
             reader.ack(block);
-            let packet = reader.receive();
-            assert_eq!((opcode(&packet), number(&packet)), (DATA, block + 1));
-            arrived.extend_from_slice(&packet[4..]);
+            arrived.extend(reader.next_data(block + 1));
         }
         readers.push((reader, arrived));
 
@@ -72,7 +70,10 @@ fn a_pause_longer_than_every_timeout(engine: Engine) {
 
     for (mut reader, mut arrived) in readers {
         reader.ack(BLOCKS / 2);
-        arrived.extend(rest(&mut reader));
+        for block in BLOCKS / 2 + 1..=BLOCKS {
+            arrived.extend(reader.next_data(block));
+            reader.ack(block);
+        }
         assert!(arrived == contents);
     }
     for (client, mut writer) in writers.into_iter().enumerate() {
@@ -90,32 +91,10 @@ fn block_of(block: u16) -> std::ops::Range<usize> {
     start..(start + 512).min(512 * usize::from(BLOCKS) - 1)
 }
 
-/// Sends a block until it is acknowledged.
+/// Sends a block, and waits until it is acknowledged.
 fn put_block(writer: &mut Peer, contents: &[u8], block: u16) {
     writer.send(&data(block, &contents[block_of(block)]));
-    loop {
-        let packet = writer.receive();
-        assert_eq!(opcode(&packet), ACK, "{packet:?}");
-        if number(&packet) == block {
-            return;
-        }
-    }
-}
-
-/// Takes what is left of the file, past all repeats.
-fn rest(reader: &mut Peer) -> Vec<u8> {
-    let mut contents = Vec::new();
-    let mut next = BLOCKS / 2 + 1;
-    while next <= BLOCKS {
-        let packet = reader.receive();
-        assert_eq!(opcode(&packet), DATA, "{packet:?}");
-        if number(&packet) == next {
-            contents.extend_from_slice(&packet[4..]);
-            reader.ack(next);
-            next += 1;
-        }
-    }
-    contents
+    writer.next_ack(block);
 }
 
 /// Datagrams, and their size in octets: far more than any receive queue holds.

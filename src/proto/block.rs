@@ -114,6 +114,11 @@ impl Rollover {
 mod tests {
     use super::*;
 
+    #[test]
+    fn an_index_is_shown_as_the_number_that_it_is() {
+        assert_eq!(format!("{:>6}", BlockIndex(70_000)), " 70000");
+    }
+
     /// Goal: `resolve` is the inverse of `wire` for any index and any start within a window.
     /// Method: compare with a search that tries one index after the other.
     #[test]

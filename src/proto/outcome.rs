@@ -42,3 +42,26 @@ impl fmt::Display for Outcome {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_has_words_of_its_own() {
+        let shown = [
+            (Outcome::Complete, "complete"),
+            (Outcome::PeerError(ErrorCode::DISK_FULL), "peer error 3"),
+            (Outcome::Probed, "size probe"),
+            (Outcome::TimedOut, "timed out"),
+            (Outcome::Unanswered, "unanswered"),
+            (Outcome::Refused(ErrorCode::ILLEGAL), "refused with error 4"),
+            (Outcome::Replaced, "replaced"),
+            (Outcome::Evicted, "evicted"),
+            (Outcome::Stopped, "stopped"),
+        ];
+        for (outcome, words) in shown {
+            assert_eq!(outcome.to_string(), words);
+        }
+    }
+}

@@ -528,6 +528,34 @@ mod tests {
     use crate::proto::negotiate::{self, Asked, Limits};
     use crate::wire::Packet;
 
+    /// A server that knows no options answers with DATA 1; anything later is nobody's first word.
+    #[test]
+    fn before_the_first_answer_only_block_one_counts() {
+        let now = Instant::ZERO;
+        let mut receiver = Receiver::request(Patience::DEFAULT, now);
+        assert_eq!(
+            receiver.handle_data(WireBlock(2), 512, now),
+            Verdict::Ignore
+        );
+        assert!(!receiver.is_validated());
+        let first = receiver.handle_data(WireBlock(1), 512, now);
+        assert_eq!(first, Verdict::Next(BlockIndex::FIRST));
+        assert!(receiver.is_validated());
+    }
+
+    /// What the queue did not take is still due.
+    #[test]
+    fn what_has_not_left_is_not_sent() {
+        let now = Instant::ZERO;
+        let mut receiver = Receiver::request(Patience::DEFAULT, now);
+        let due = receiver.poll_transmit();
+        assert!(due.is_some());
+        receiver.transmitted(0, now);
+        assert_eq!(receiver.poll_transmit(), due);
+        receiver.transmitted(1, now);
+        assert_eq!(receiver.poll_transmit(), None);
+    }
+
     /// Whoever keeps blocks has a place for each of one window, and none for more.
     #[test]
     fn a_block_beyond_the_window_is_ignored() {

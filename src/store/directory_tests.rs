@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::channel;
 use std::task::Waker;
 use std::thread;
@@ -248,6 +248,50 @@ fn exchanged_directories_never_lead_out() {
         !scratch.outside().join("planted").exists(),
         "an upload went out"
     );
+}
+
+/// Goal: `..` is found its way back from, however much is renamed meanwhile, even elsewhere: for that
+/// alone the kernel says `EAGAIN`.
+#[test]
+fn renames_elsewhere_hinder_nobody() {
+    let scratch = Scratch::new();
+    // So many that something is renamed between the first and the last of them, time and again.
+    symlink("sub/../".repeat(500), scratch.root().join("and-back")).expect("linked");
+    let (name, new_file) = (
+        "and-back/and-back/and-back/x",
+        "and-back/and-back/and-back/new",
+    );
+    let (here, there) = (
+        scratch.outside().join("here"),
+        scratch.outside().join("there"),
+    );
+    fs::write(&here, "").expect("written");
+    let options = DirectoryOptions {
+        writes: Writes::Create,
+        ..DirectoryOptions::default()
+    };
+    let directory = scratch.serve(options, Resolver::Kernel);
+    // How many renames are still to come: they shall not be over before the look-ups are.
+    let left = AtomicU32::new(5_000);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while left.load(Ordering::Relaxed) > 0 {
+                fs::rename(&here, &there).expect("renamed");
+                fs::rename(&there, &here).expect("renamed");
+                let _ = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                    left.checked_sub(1)
+                });
+            }
+        });
+        while left.load(Ordering::Relaxed) > 0 {
+            let opened = contents(&directory, name.as_bytes());
+            let created = directory.create(new_file.as_bytes(), None).map(|_| ());
+            if (&opened, &created) != (&Ok(b"x".to_vec()), &Ok(())) {
+                left.store(0, Ordering::Relaxed);
+                panic!("opened {opened:?}, created {created:?}");
+            }
+        }
+    });
 }
 
 #[test]

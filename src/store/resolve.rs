@@ -2,8 +2,9 @@
 //!
 //! On Linux the kernel does it: `openat2` with `RESOLVE_IN_ROOT` (5.6) takes the root for `/`, so that
 //! absolute names and links inside the tree work and nothing leaves it, whatever is renamed meanwhile.
-//! Where that is missing or forbidden, the path is walked component by component: no component is
-//! ever opened through a link, and links are read and followed by hand.
+//! Where that is missing or forbidden, and where so much is renamed anywhere that the kernel cannot vouch
+//! for a `..`, the path is walked component by component: no component is ever opened through a link, and
+//! links are read and followed by hand.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -71,7 +72,7 @@ impl Tree {
     /// device. If it changes in between, what was opened is looked at again, and that counts.
     pub(super) fn file(&self, path: &[u8], patience: Patience) -> Result<File, Errno> {
         let file = match self.file_by_kernel(path, patience) {
-            Err(Errno::NOSYS | Errno::PERM) if patience == Patience::Long => {
+            Err(errno) if patience == Patience::Long && is_for_the_walk(errno) => {
                 self.file_by_walk(path)
             }
             Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) if patience == Patience::Now => {
@@ -85,7 +86,7 @@ impl Tree {
     /// Opens the directory at `path` as a starting point.
     pub(super) fn directory(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
         match self.by_kernel(path, DIRECTORY, Patience::Long) {
-            Err(Errno::NOSYS | Errno::PERM) => match self.walk(path)? {
+            Err(errno) if is_for_the_walk(errno) => match self.walk(path)? {
                 Place { name: Some(_), .. } => Err(Errno::NOTDIR),
                 Place {
                     directory: Some(directory),
@@ -227,6 +228,12 @@ impl Tree {
             name: None,
         })
     }
+}
+
+/// Whether the kernel's refusal says nothing about the path: it does not do this, may not, or was
+/// disturbed each time.
+const fn is_for_the_walk(errno: Errno) -> bool {
+    matches!(errno, Errno::NOSYS | Errno::PERM | Errno::AGAIN)
 }
 
 /// Where a walk ended.

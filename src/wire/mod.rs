@@ -153,3 +153,18 @@ impl ErrorCode {
     /// The transfer ends for want of an agreement on options.
     pub const OPTIONS: Self = Self(8);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_counted_by_their_numbers_and_the_unknown_together() {
+        for code in 0..=8 {
+            assert_eq!(ErrorCode(code).label(), code.to_string());
+        }
+        for code in [9, 10, 256, u16::MAX] {
+            assert_eq!(ErrorCode(code).label(), "other");
+        }
+    }
+}

@@ -67,6 +67,12 @@ mod tests {
     }
 
     #[test]
+    fn octets_that_a_terminal_would_obey_are_shown_escaped() {
+        let shown = format!("{:?}", Options::new(b"a\0\x1b[2J\0"));
+        assert_eq!(shown, r"Options(a\x00\x1b[2J\x00)");
+    }
+
+    #[test]
     fn pairs_come_in_the_order_sent() {
         let expected: [(&[u8], &[u8]); 4] =
             [(b"z", b"1"), (b"a", b""), (b"z", b"2"), (b"M", b"x y")];

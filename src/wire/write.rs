@@ -268,6 +268,8 @@ mod tests {
             );
         }
         assert!(write_oack(&mut [0]).is_err());
+        let words = "the packet does not fit its buffer";
+        assert_eq!(BufferFull.to_string(), words);
     }
 
     #[test]

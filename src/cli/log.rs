@@ -14,13 +14,14 @@ static LINES: OnceLock<Gather<Stderr>> = OnceLock::new();
 
 /// Sends log lines where the arguments want them.
 pub(super) fn set_up(arguments: &Arguments) -> Result<(), Trouble> {
-    // A client says what happened by itself.
-    let quiet = !matches!(arguments.command, Command::Serve(_));
     let log = &arguments.log;
-    let level = match log.verbose {
-        0 if quiet => "warn",
-        0 => "info",
-        1 => "debug",
+    let level = match (log.verbose, &arguments.command) {
+        (0, Command::Serve(_)) => "info",
+        // What breaks in a simulation is meant to.
+        (0, Command::Simulate(_)) => "off",
+        // A client says what happened by itself.
+        (0, _) => "warn",
+        (1, _) => "debug",
         _ => "trace",
     };
     let filter = EnvFilter::try_new(log.log_filter.as_deref().unwrap_or(level))

@@ -251,7 +251,6 @@ impl<E: Engine> Shard<E> {
         let waited = self.engine.wait(until, &mut inbox);
         let now = self.engine.now();
         self.full = false;
-        self.opened_together.forget();
 
         while let Ok(done) = self.results.try_recv() {
             self.handle_result(done, now);
@@ -267,6 +266,8 @@ impl<E: Engine> Shard<E> {
         }
         self.pump(now);
 
+        // Nobody's file stays open for what may not come.
+        self.opened_together.forget();
         self.inbox = Some(inbox);
         waited
     }

@@ -34,8 +34,7 @@ const STRUCK_WINDOWS: u64 = 3;
 const STRUCK_DATAGRAMS: u64 = 16;
 /// What such a client may send in vain: its repeats, doubling from a hundredth of a second up to a minute.
 const STRUCK_CLIENT_DATAGRAMS: u64 = 24;
-/// Where datagrams overtake each other, or wait in a queue that a crowd fills faster than round trips can
-/// be learned, a receiver with a window may ask for late ones: one in five.
+/// Where datagrams overtake each other, a receiver with a window may ask for late ones: one in five.
 const LATE_EACH: u64 = 5;
 /// What a datagram lost or held back may cost a client in lock-step before the server's second is over:
 /// pxelinux repeats after 0.1, 0.3 and 0.7 s, and once more while the repeat is on its way.
@@ -265,7 +264,7 @@ impl Storm {
 fn most(kind: Kind, windowsize: u16, cost: &Cost, to: &Traffic, by: &Traffic) -> (u64, u64) {
     let window = u64::from(windowsize);
     let blows = to.lost + to.disturbed + by.lost + by.disturbed;
-    let late = if matches!(kind, Kind::Jitter | Kind::Full | Kind::Busy) && window > 1 {
+    let late = if kind == Kind::Jitter && window > 1 {
         (
             cost.server.div_ceil(LATE_EACH) + 1,
             cost.client.div_ceil(LATE_EACH) + 1,

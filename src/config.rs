@@ -4,6 +4,8 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
+use rustix::process::{Resource, getrlimit};
+
 use crate::proto::negotiate::{BLKSIZE_MAX, BLKSIZE_MIN, Limits};
 use crate::proto::timing::Patience;
 use crate::time::Duration;
@@ -19,6 +21,9 @@ pub const UNVALIDATED_MAX: usize = 32_768;
 pub const UNVALIDATED_PER_PREFIX_MAX: u32 = 16_384;
 /// Uploads at a time, per shard: each has buffers of its own.
 pub const UPLOADS_MAX: usize = 256;
+/// Local addresses of a host from which a shard answers by a socket of their own. Loopback alone has
+/// sixteen million; whoever uses more shares a slower one.
+pub const ANSWER_ADDRESSES_MAX: usize = 64;
 /// Requests longer than this are no file's name and no client's options.
 pub const REQUEST_OCTETS_MAX: usize = 8_192;
 /// ERROR 5 to strangers, per shard and second: a courtesy, not to be used as a reflector.
@@ -130,13 +135,18 @@ pub fn blksize_of_mtu(peer: IpAddr, mtu: Option<u32>) -> u16 {
 }
 
 /// Memory for the DATA packets that transfers share: a part of the machine's, or of what the process's
-/// control groups allow, if that is less.
+/// control groups or its limit of address space (`ulimit -v`) allow, if that is less.
 #[must_use]
 pub fn frame_cache_octets_default() -> usize {
     let read = |path: &Path| fs::read_to_string(path).ok();
-    let octets = memory_octets(read).map_or(FRAME_CACHE_OCTETS_UNKNOWN, |memory| {
-        (memory / FRAME_CACHE_SHARE).max(FRAME_CACHE_OCTETS_MIN)
-    });
+    let limit = getrlimit(Resource::As).current;
+    let octets = memory_octets(read)
+        .into_iter()
+        .chain(limit)
+        .min()
+        .map_or(FRAME_CACHE_OCTETS_UNKNOWN, |memory| {
+            (memory / FRAME_CACHE_SHARE).max(FRAME_CACHE_OCTETS_MIN)
+        });
     usize::try_from(octets).unwrap_or(usize::MAX)
 }
 

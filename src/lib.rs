@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod conformance;
 pub mod control;
 pub mod engine;
 #[doc(hidden)]
@@ -14,5 +15,7 @@ pub mod server;
 pub mod shard;
 pub mod simulate;
 pub mod store;
+#[cfg(test)]
+mod testing;
 pub mod time;
 pub mod wire;

@@ -64,6 +64,8 @@ pub struct Metrics {
     pub send_full: u64,
     /// Datagrams that the kernel dropped because a receive queue was full.
     pub receive_drops: u64,
+    /// How the datagrams were moved.
+    pub engine: Statistics,
     /// How long things took.
     pub latencies: Latencies,
 }
@@ -95,6 +97,7 @@ impl Metrics {
         self.retransmissions += other.retransmissions;
         self.send_full += other.send_full;
         self.receive_drops += other.receive_drops;
+        self.engine.merge(&other.engine);
         self.latencies.merge(&other.latencies);
         merge_map(&mut self.requests, &other.requests);
         merge_map(&mut self.errors_received, &other.errors_received);
@@ -102,6 +105,40 @@ impl Metrics {
         merge_map(&mut self.ended, &other.ended);
         merge_map(&mut self.suppressed, &other.suppressed);
         merge_map(&mut self.send_errors, &other.send_errors);
+    }
+}
+
+/// What an engine on the kernel's sockets has done so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Statistics {
+    /// System calls to poll for readiness.
+    pub polls: u64,
+    /// System calls to receive alone, with those that found nothing.
+    pub receives: u64,
+    /// System calls to send, with those that failed.
+    pub sends: u64,
+    /// Those of them that sent more than one datagram.
+    pub gso_sends: u64,
+    /// How often a burst was refused and its datagrams then went singly.
+    pub gso_fallbacks: u64,
+    /// Bursts handed to the device where they lie, without a system call of `sends`.
+    pub zero_copy_sends: u64,
+    /// Those of them from memory that the kernel knew already.
+    pub zero_copy_registered: u64,
+    /// Those of them that the kernel copied all the same.
+    pub zero_copy_copied: u64,
+}
+
+impl Statistics {
+    fn merge(&mut self, other: &Self) {
+        self.polls += other.polls;
+        self.receives += other.receives;
+        self.sends += other.sends;
+        self.gso_sends += other.gso_sends;
+        self.gso_fallbacks += other.gso_fallbacks;
+        self.zero_copy_sends += other.zero_copy_sends;
+        self.zero_copy_registered += other.zero_copy_registered;
+        self.zero_copy_copied += other.zero_copy_copied;
     }
 }
 
@@ -160,6 +197,13 @@ impl fmt::Display for Metrics {
             ("retransmissions", self.retransmissions),
             ("sends that found the queue full", self.send_full),
             ("datagrams dropped by the kernel", self.receive_drops),
+            ("bursts sent by one call", self.engine.gso_sends),
+            (
+                "bursts refused, then sent singly",
+                self.engine.gso_fallbacks,
+            ),
+            ("bursts sent without a copy", self.engine.zero_copy_sends),
+            ("of them, copied all the same", self.engine.zero_copy_copied),
         ];
         f.write_str("counters")?;
         for (name, count) in plain {
@@ -212,6 +256,12 @@ pub struct Latencies {
 }
 
 impl Latencies {
+    /// Whether nothing was served yet that could take any time.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.named().iter().all(|(_, latency)| latency.count() == 0)
+    }
+
     fn merge(&mut self, other: &Self) {
         self.first_datagram.merge(&other.first_datagram);
         self.ack_to_burst.merge(&other.ack_to_burst);
@@ -234,14 +284,13 @@ impl Latencies {
 /// A table of percentiles in milliseconds.
 impl fmt::Display for Latencies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown: Vec<_> = self
-            .named()
-            .into_iter()
-            .filter(|(_, latency)| latency.count() > 0)
-            .collect();
-        if shown.is_empty() {
+        if self.is_empty() {
             return Ok(());
         }
+        let shown = self
+            .named()
+            .into_iter()
+            .filter(|(_, latency)| latency.count() > 0);
         let titles = ["count", "p50", "p90", "p99", "p99.9", "max"];
         write!(f, "\n  {:<28}", "latencies in ms")?;
         titles

@@ -158,6 +158,9 @@ fn counters_add_up_and_transfers_are_listed() {
         ("tftp_errors_total{code=\"1\",direction=\"sent\"}", 1.0),
         ("tftp_transfer_duration_seconds_count", 1.0),
         ("tftp_first_byte_seconds_count", 1.0),
+        // Each of the first four ACKs let a block go, the empty one included.
+        ("tftp_ack_burst_seconds_count", 4.0),
+        ("tftp_ack_rtt_seconds_count", 5.0),
         ("tftp_frame_cache_misses_total", 1.0),
     ] {
         assert_eq!(value(&page, series), Some(expected), "{series} in\n{page}");
@@ -165,6 +168,85 @@ fn counters_add_up_and_transfers_are_listed() {
     assert!(
         !page.contains("image")
             && !page.contains(&peer.local_addr().expect("bound").port().to_string())
+    );
+}
+
+/// Goal: what dashboards are built on is there from the start, under its name, with its type and labels.
+#[test]
+fn every_series_has_its_name() {
+    let server = Server::start();
+    let peer = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    peer.set_read_timeout(Some(Duration::from_secs(30)))
+        .expect("a timeout");
+    // An error, so that there is one of each; what is no request is passed over before that.
+    peer.send_to(b"\0\x04\0\0", server.udp).expect("sent");
+    peer.send_to(b"\0\x01nowhere\0octet\0", server.udp)
+        .expect("sent");
+    peer.recv_from(&mut [0; 100]).expect("an answer");
+
+    let page = server.get("/metrics");
+    for (name, kind) in [
+        ("tftp_requests", "counter"),
+        ("tftp_transfers_active", "gauge"),
+        ("tftp_transfer_duration_seconds", "histogram"),
+        ("tftp_first_byte_seconds", "histogram"),
+        ("tftp_ack_burst_seconds", "histogram"),
+        ("tftp_ack_rtt_seconds", "histogram"),
+        ("tftp_transfer_bytes", "counter"),
+        ("tftp_packets", "counter"),
+        ("tftp_retransmits", "counter"),
+        ("tftp_errors", "counter"),
+        ("tftp_unvalidated_transfers", "gauge"),
+        ("tftp_suppressed", "counter"),
+        ("tftp_send_errors", "counter"),
+        ("tftp_receive_drops", "counter"),
+        ("tftp_gso_sends", "counter"),
+        ("tftp_gso_fallbacks", "counter"),
+        ("tftp_zero_copy_sends", "counter"),
+        ("tftp_zero_copy_copied", "counter"),
+        ("tftp_frame_cache_hits", "counter"),
+        ("tftp_frame_cache_misses", "counter"),
+        ("tftp_frame_cache_evictions", "counter"),
+        ("tftp_frame_cache_bytes", "gauge"),
+        ("tftp_engine", "info"),
+    ] {
+        let announced = format!("# TYPE {name} {kind}\n");
+        assert!(page.contains(&announced), "{announced} in\n{page}");
+    }
+    for series in [
+        "tftp_requests_total{op=\"read\",result=\"not_found\"}",
+        "tftp_transfers_active{op=\"read\"}",
+        "tftp_transfers_active{op=\"write\"}",
+        "tftp_transfer_duration_seconds_bucket{le=\"+Inf\"}",
+        "tftp_first_byte_seconds_sum",
+        "tftp_ack_burst_seconds_count",
+        "tftp_ack_rtt_seconds_count",
+        "tftp_transfer_bytes_total{direction=\"sent\"}",
+        "tftp_transfer_bytes_total{direction=\"received\"}",
+        "tftp_packets_total{type=\"data\",direction=\"sent\"}",
+        "tftp_packets_total{type=\"rrq\",direction=\"received\"}",
+        "tftp_retransmits_total",
+        "tftp_errors_total{code=\"1\",direction=\"sent\"}",
+        "tftp_unvalidated_transfers",
+        "tftp_suppressed_total{reason=\"not_a_request\"}",
+        "tftp_receive_drops_total",
+        "tftp_gso_sends_total",
+        "tftp_gso_fallbacks_total",
+        "tftp_zero_copy_sends_total",
+        "tftp_zero_copy_copied_total",
+        "tftp_frame_cache_hits_total",
+        "tftp_frame_cache_misses_total",
+        "tftp_frame_cache_bytes",
+    ] {
+        assert!(value(&page, series).is_some(), "{series} in\n{page}");
+    }
+    let info = page
+        .lines()
+        .find(|line| line.starts_with("tftp_engine_info{engine=\""))
+        .expect("the engine is told");
+    assert!(
+        info.contains("\",gso=\"") && info.contains("\",zero_copy=\"") && info.ends_with("\"} 1"),
+        "{info}"
     );
 }
 

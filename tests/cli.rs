@@ -1,6 +1,8 @@
 //! The command, from outside: each test has a directory of its own, servers pick their port and say
 //! which, and peers that have to misbehave are played by the test itself.
 
+mod common;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -279,8 +281,7 @@ fn standard_output_gets_the_octets_and_nothing_else() {
 #[test]
 fn ipv6_works_as_ipv4_does() {
     if UdpSocket::bind("[::1]:0").is_err() {
-        eprintln!("SKIPPED: this host has no IPv6");
-        return;
+        return common::skip("this host has no IPv6");
     }
     let root = scratch();
     let server = Server::start_at("[::1]:0", root.path(), &["--write", "create"]);
@@ -647,6 +648,154 @@ fn an_interrupt_ends_an_idle_server_well() {
     let mut server = Server::start(root.path(), &[]);
     signal(&server.child, Signal::INT);
     assert_eq!(server.child.wait().expect("ended").code(), Some(0));
+}
+
+/// The processors that a thread of the process with these files under `/proc` may run on.
+#[cfg(target_os = "linux")]
+fn processors(task: &Path) -> Vec<usize> {
+    let status = fs::read_to_string(task.join("status")).expect("a thread that runs");
+    let list = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+        .expect("a list");
+    let number = |text: &str| text.parse::<usize>().expect("a number");
+    list.trim()
+        .split(',')
+        .flat_map(|part| match part.split_once('-') {
+            Some((first, last)) => number(first)..=number(last),
+            None => number(part)..=number(part),
+        })
+        .collect()
+}
+
+/// Goal: each worker stays on a processor of its own, of those that are allowed, and no other thread does.
+/// Method: ask the kernel about every thread of the server.
+#[cfg(target_os = "linux")]
+#[test]
+fn pinned_workers_stay_on_a_processor_each() {
+    let allowed = processors(Path::new("/proc/thread-self"));
+    let workers = allowed.len().min(2);
+    let root = scratch();
+    let mut command = bootstorm(root.path());
+    command.args([
+        "serve",
+        ".",
+        "--listen",
+        "127.0.0.1:0",
+        "--pin",
+        "--workers",
+    ]);
+    let server = Server::wait(command.arg(workers.to_string()));
+    let tasks = Path::new("/proc")
+        .join(server.child.id().to_string())
+        .join("task");
+    let mut pinned = Vec::new();
+    for task in names(&tasks) {
+        let task = tasks.join(task);
+        let name = fs::read_to_string(task.join("comm")).expect("a name");
+        if name.starts_with("shard-") {
+            pinned.push(processors(&task));
+        } else {
+            assert_eq!(processors(&task), allowed, "{name}");
+        }
+    }
+    pinned.sort();
+    let expected: Vec<_> = allowed[..workers].iter().map(|&one| vec![one]).collect();
+    assert_eq!(pinned, expected);
+    let (status, said) = server.end();
+    assert!(status.success(), "{said}");
+    assert_eq!(said.matches("workers are pinned").count(), 1, "{said}");
+
+    let told = fail(
+        root.path(),
+        1,
+        [
+            "serve",
+            ".",
+            "--listen",
+            "127.0.0.1:0",
+            "--pin",
+            "--workers",
+            "1024",
+        ],
+    );
+    assert!(
+        told.contains("cannot pin 1024 workers") && told.contains("or fewer"),
+        "{told}"
+    );
+}
+
+/// The count and the numbers behind it in the row of this name, of the last table in `said`.
+fn latencies(said: &str, name: &str) -> Vec<f64> {
+    let row = said
+        .lines()
+        .rev()
+        .find_map(|line| line.trim_start().strip_prefix(name));
+    row.unwrap_or_else(|| panic!("no row {name:?} in {said}"))
+        .split_whitespace()
+        .map(|number| number.parse().expect("a number"))
+        .collect()
+}
+
+/// Goal: how long things took is shown when asked for and at the end, in aligned columns, and not
+/// where nothing was served or nobody wants to know.
+#[test]
+fn a_server_says_how_long_things_took() {
+    let here = scratch();
+    fs::write(here.path().join("image"), random(30_000)).expect("written");
+    let get = |server: &Server| {
+        let into = scratch();
+        let url = server.url("image");
+        succeed(
+            into.path(),
+            ["get", &url, "--blksize", "1000", "--windowsize", "4"],
+        );
+    };
+
+    let mut server = Server::start(here.path(), &[]);
+    get(&server);
+    signal(&server.child, Signal::USR1);
+    while !server.said.contains("whole transfer") {
+        assert!(server.stderr.read_line(&mut server.said).expect("text") > 0);
+    }
+    assert_eq!(latencies(&server.said, "whole transfer")[0], 1.0);
+    server.said.clear();
+    get(&server);
+    let (status, said) = server.end();
+    assert!(status.success(), "{said}");
+    // The OACK, seven full windows and the rest: as many ACKs, and the last one lets nothing go.
+    for (name, count_min) in [
+        ("request to first datagram", 2.0),
+        ("ACK to next burst", 2.0),
+        ("round trip", 2.0),
+        ("whole transfer", 2.0),
+    ] {
+        let row = latencies(&said, name);
+        assert_eq!(
+            row.len(),
+            6,
+            "count, four percentiles and the longest: {said}"
+        );
+        assert!(row[0] >= count_min, "{name}: {said}");
+        assert!(row[1..].is_sorted(), "{name}: {said}");
+    }
+    assert_eq!(latencies(&said, "request to first datagram")[0], 2.0);
+    assert_eq!(latencies(&said, "whole transfer")[0], 2.0);
+    let widths: Vec<_> = said
+        .lines()
+        .skip_while(|line| !line.contains("p99.9"))
+        .take(5)
+        .map(str::len)
+        .collect();
+    assert_eq!(widths, [widths[0]; 5], "{said}");
+
+    let idle = Server::start(here.path(), &[]);
+    let (_, said) = idle.end();
+    assert!(!said.contains("p99"), "{said}");
+    let quiet = Server::start(here.path(), &["--log-filter", "warn"]);
+    get(&quiet);
+    let (_, said) = quiet.end();
+    assert!(!said.contains("p99"), "{said}");
 }
 
 #[test]

@@ -43,9 +43,6 @@ trait Tested: Engine + Sized {
     fn missing() -> Option<String>;
     fn create() -> Self;
     fn without_gso(self) -> Self;
-    fn gso(&self) -> bool;
-    fn statistics(&self) -> Statistics;
-    fn receive_buffer(&self, socket: SocketId) -> io::Result<usize>;
 }
 
 macro_rules! tested {
@@ -63,18 +60,6 @@ macro_rules! tested {
 
             fn without_gso(self) -> Self {
                 Self::without_gso(self)
-            }
-
-            fn gso(&self) -> bool {
-                Self::gso(self)
-            }
-
-            fn statistics(&self) -> Statistics {
-                Self::statistics(self)
-            }
-
-            fn receive_buffer(&self, socket: SocketId) -> io::Result<usize> {
-                Self::receive_buffer(self, socket)
             }
         }
     };
@@ -207,7 +192,9 @@ impl<E: Tested> Host<E> {
             .expect("an open socket");
         let takes = granted >= STORM_OCTETS;
         if !takes {
-            eprintln!("skipped: a receive buffer of only {granted} octets (net.core.rmem_max)");
+            common::skip(&format!(
+                "a receive buffer of only {granted} octets (net.core.rmem_max)"
+            ));
         }
         takes
     }
@@ -218,10 +205,7 @@ impl<E: Tested> Host<E> {
 }
 
 fn bind(address: &str) -> Bind {
-    Bind {
-        address: SocketAddr::new(address.parse().expect("an address"), 0),
-        shared: false,
-    }
+    Bind::to(SocketAddr::new(address.parse().expect("an address"), 0))
 }
 
 fn to(peer: SocketAddr) -> Path {
@@ -409,8 +393,7 @@ fn frames_arrive_as_datagrams<E: Tested>() {
 fn many_segments_take_few_system_calls<E: Tested>() {
     let host = Host::<E>::new("127.0.0.1");
     if !host.engine.gso() {
-        eprintln!("skipped: this kernel does not cut bursts");
-        return;
+        return common::skip("this kernel does not cut bursts");
     }
     // 64 segments to a call, and the short one with the last of them.
     let sent = segments(host, "127.0.0.1", 199 * 516 + 4, 516);
@@ -534,18 +517,7 @@ fn an_overflowing_queue_is_counted<E: Tested>() {
         }
         received.extend(more);
     }
-    // The kernel tells of drops with the next datagram that it queues.
-    assert_eq!(
-        sender.send(&path, Payload::Packet(b"last")),
-        Sent::Datagrams(1)
-    );
-    while received
-        .last()
-        .is_none_or(|datagram| datagram.octets != b"last")
-    {
-        received.extend(receiver.receive_some());
-    }
-    let lost = 1001 - received.len() as u64;
+    let lost = 1000 - received.len() as u64;
     assert_ne!(lost, 0);
     assert_eq!(receiver.engine.receive_drops(), lost);
 }
@@ -562,8 +534,7 @@ fn link_local_peers_keep_their_interface<E: Tested>() {
             .then_some((address, interface))
     });
     let Some((address, interface)) = link_local else {
-        eprintln!("skipped: no link-local address");
-        return;
+        return common::skip("no interface has a link-local address");
     };
     let mut server = Host::<E>::new("::");
     let mut client = Host::<E>::new("::");
@@ -678,6 +649,7 @@ fn what_cannot_be_sent_fails_and_says_why<E: Tested>() {
     };
     assert_eq!(host.send(&path, payload), Sent::Datagrams(0));
     // An IPv4 socket reaches no IPv6 peer, nor sends from an IPv6 address.
+    let mut host = Host::<E>::new("0.0.0.0");
     let peer = "[::1]:9".parse().expect("an address");
     assert!(matches!(
         host.send(&to(peer), Payload::Packet(b"x")),
@@ -725,7 +697,10 @@ fn two_sockets_share_a_port_only_if_both_want_to<E: Tested>() {
     let alone = engine.open(bind("127.0.0.1")).expect("a socket");
     let address = engine.local_addr(alone).expect("an open socket");
     for shared in [false, true] {
-        let again = engine.open(Bind { address, shared });
+        let again = engine.open(Bind {
+            shared,
+            ..Bind::to(address)
+        });
         assert_eq!(
             again.map_err(|error| error.kind()),
             Err(io::ErrorKind::AddrInUse)
@@ -740,8 +715,8 @@ fn two_sockets_share_a_port_only_if_both_want_to<E: Tested>() {
     let address = engine.local_addr(first).expect("an open socket");
     engine
         .open(Bind {
-            address,
             shared: true,
+            ..Bind::to(address)
         })
         .expect("a second socket");
 }

@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 
 /// A module may use itself and modules of lower layers; not its siblings, and nothing above.
 const LAYERS: &[(u8, &[&str])] = &[
-    (0, &["time"]),
+    (0, &["testing", "time"]),
     (1, &["wire"]),
     (2, &["proto", "metrics", "config"]),
     (3, &["store"]),
     (4, &["engine"]),
     (5, &["shard"]),
-    (6, &["server", "client", "load", "simulate"]),
+    (6, &["server", "client", "conformance", "load", "simulate"]),
     (7, &["control"]),
     (8, &["cli", "main"]),
     // Above everything: it may use all, and nobody uses it.
@@ -28,9 +28,11 @@ const SIBLINGS: &[(&str, &str)] = &[("config", "proto"), ("metrics", "proto"), (
 
 /// The files that may say `unsafe`; each argues every use.
 const UNSAFE_FILES: &[&str] = &[
+    "benches/references/bare.rs",
     "src/engine/socket.rs",
     "src/engine/uring.rs",
     "src/engine/uring/buffers.rs",
+    "src/engine/uring/registered.rs",
     "src/engine/uring/ring.rs",
     "src/engine/uring/zero_copy.rs",
     "src/store/arena.rs",
@@ -53,6 +55,13 @@ const IMPURE: &[&str] = &[
     "std::time::{",
     "tracing",
 ];
+
+/// The clock that people and time servers set, which may go back: it is for what people read, and log
+/// lines get it from their library.
+const WALL_CLOCK: &[&str] = &["SystemTime", "UNIX_EPOCH", "CLOCK_REALTIME", "Realtime"];
+
+/// The files that may ask for it all the same: they write the date on a page.
+const DATED: &[&str] = &["src/cli/page.rs", "src/load/report/html.rs"];
 
 /// What the codec does without, outside its tests: everything that allocates.
 const ALLOCATING: &[&str] = &[
@@ -95,6 +104,11 @@ fn unsafe_stays_where_it_is_argued_for() {
 #[test]
 fn the_protocol_touches_nothing() {
     assert_kept(impure, &["src"]);
+}
+
+#[test]
+fn nothing_depends_on_a_clock_that_can_be_set() {
+    assert_kept(wall_clock, &["src"]);
 }
 
 #[test]
@@ -199,6 +213,16 @@ fn other_planted_violations_are_found() {
 
     assert_eq!(
         told(
+            wall_clock,
+            "src/engine/sockets.rs",
+            "use std::time::SystemTime;\n#[cfg(test)]\nuse std::time::UNIX_EPOCH;"
+        )
+        .len(),
+        1
+    );
+
+    assert_eq!(
+        told(
             allocating,
             "src/wire/mod.rs",
             "fn f() {\n    x.to_vec()\n}\n#[cfg(test)]\nmod tests { vec![]; }"
@@ -279,6 +303,16 @@ fn impure(file: &str, _text: &str, code: &str) -> Vec<Violation> {
         }
         _ => Vec::new(),
     }
+}
+
+fn wall_clock(file: &str, _text: &str, code: &str) -> Vec<Violation> {
+    if file.ends_with("tests.rs") || DATED.contains(&file) {
+        return Vec::new();
+    }
+    let (code, _tests) = code.split_once("#[cfg(test)]").unwrap_or((code, ""));
+    found(code, WALL_CLOCK, |word| {
+        format!("`{word}`, and deadlines live by a clock that nobody can set")
+    })
 }
 
 fn allocating(file: &str, _text: &str, code: &str) -> Vec<Violation> {

@@ -5,6 +5,8 @@
 #![cfg(target_os = "linux")]
 
 mod common;
+#[path = "load/plans.rs"]
+mod plans;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -15,14 +17,16 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use bootstorm::load::plan::{Bounds, Pace};
+use bootstorm::load::plan::Pace;
 use bootstorm::load::profile::{self, Profile};
 use bootstorm::load::report::Report;
-use bootstorm::load::{self, Failure, File, Live, Load, Mishaps, Work};
+use bootstorm::load::timeline::Point;
+use bootstorm::load::{self, Failure, File, Group, Live, Load, Work};
 use bootstorm::metrics::Metrics;
 use bootstorm::server::Server;
 use bootstorm::shard::{Expected, Flaw};
 use bootstorm::store::Writes;
+use bootstorm::store::memory::Contents;
 use common::peer;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -48,13 +52,9 @@ fn both_ends_count_the_same() {
     let contents = peer::octets(1, 200_000);
     fs::write(root.path().join("image"), &contents).expect("a file");
     let (server, address) = peer::serve(root.path());
-    let report = run(&Load {
-        bounds: Bounds {
-            transfers: Some(300),
-            duration: None,
-        },
-        ..reads(address, 40, octets(&contents))
-    });
+    let mut load = reads(address, 40, octets(&contents));
+    load.groups[0].bounds.transfers = Some(300);
+    let report = run(&load);
     assert!(report.is_good(), "{report}");
     let metrics = metrics_at_rest(&server);
     let tally = &report.tally;
@@ -63,6 +63,12 @@ fn both_ends_count_the_same() {
     assert_eq!(metrics.ended.get("complete"), Some(&tally.complete));
     assert_eq!(tally.octets, 300 * 200_000);
     assert_eq!(metrics.octets_sent, tally.octets);
+    let points = tally.timeline.points();
+    let sum = |of: fn(&Point) -> u64| points.iter().map(of).sum::<u64>();
+    assert_eq!(sum(|point| point.begun), tally.begun);
+    assert_eq!(sum(|point| point.complete), tally.complete);
+    assert!(sum(|point| point.received) >= tally.octets);
+    assert_eq!(points.last().map(|point| point.active), Some(0));
 }
 
 /// Goal: uploads count alike, and arrive. Method: each client writes a file of its own number.
@@ -75,9 +81,10 @@ fn writes_arrive_and_are_counted() {
     let server = peer::start(&options);
     let contents = peer::octets(2, 50_000);
     let mut load = reads(server.addresses()[0], 8, Expected::Anything);
-    load.work = Work::Write(contents.clone().into());
-    load.files[0].name = b"up-{number}".to_vec();
-    load.bounds.transfers = Some(20);
+    let group = &mut load.groups[0];
+    group.work = Work::Write(Contents::Octets(contents.clone().into()));
+    group.files[0].name = b"up-{number}".to_vec();
+    group.bounds.transfers = Some(20);
     let report = run(&load);
     assert!(report.is_good(), "{report}");
     let metrics = metrics_at_rest(&server);
@@ -111,7 +118,7 @@ fn wrong_contents_are_seen() {
         assert_eq!(failures, [(Failure::Flawed(flaw), 5)]);
     }
     let mut missing = reads(address, 5, Expected::Anything);
-    missing.files[0].name = b"nothing".to_vec();
+    missing.groups[0].files[0].name = b"nothing".to_vec();
     let report = run(&missing);
     assert_eq!(report.tally.failures.get(&Failure::ErrorCode(1)), Some(&5));
     assert!(!report.is_good());
@@ -128,9 +135,12 @@ fn clients_with_manners_of_their_own() {
     let (server, address) = peer::serve(root.path());
 
     let mut lossy = reads(address, 10, octets(&contents));
-    lossy.mishaps.loss = 0.02;
+    lossy.groups[0].weather.loss = 0.02;
     let report = run(&lossy);
-    assert!(report.is_good() && report.tally.lost > 0, "{report}");
+    assert!(
+        report.is_good() && report.tally.disturbed.lost > 0,
+        "{report}"
+    );
 
     let firmware = profile::find("edk2").expect("a profile");
     let report = run(&with(reads(address, 10, octets(&contents)), firmware));
@@ -141,7 +151,7 @@ fn clients_with_manners_of_their_own() {
     assert_eq!(metrics.ended.get("probed"), Some(&10));
 
     let mut leaving = reads(address, 10, octets(&contents));
-    leaving.mishaps.abandon = 1.0;
+    leaving.groups[0].abandon = 1.0;
     let report = run(&leaving);
     assert_eq!((report.tally.left, report.tally.complete), (10, 0));
     server.stop();
@@ -173,13 +183,12 @@ fn a_crowd_needs_few_descriptors() {
     let contents = peer::octets(5, 5_000);
     fs::write(root.path().join("image"), &contents).expect("a file");
     let (_server, address) = peer::serve(root.path());
-    let report = run(&Load {
-        pace: Pace::Storm {
-            clients: CROWD,
-            within: Duration::ZERO,
-        },
-        ..reads(address, CROWD, octets(&contents))
-    });
+    let mut load = reads(address, CROWD, octets(&contents));
+    load.groups[0].pace = Pace::Storm {
+        clients: CROWD,
+        within: Duration::ZERO,
+    };
+    let report = run(&load);
     assert!(report.is_good(), "{report}");
     assert_eq!(report.tally.octets, u64::from(CROWD) * 5_000);
 }
@@ -237,18 +246,14 @@ fn sockets_are_used_again_where_addresses_are_few() {
     let mut options = peer::options(root.path());
     options.listen = vec!["[::1]:0".parse().expect("an address")];
     let server = peer::start(&options);
-    let report = run(&Load {
-        pace: Pace::Closed {
-            clients: 7,
-            think: Duration::from_millis(1),
-        },
-        bounds: Bounds {
-            transfers: Some(101),
-            duration: None,
-        },
-        threads: 2,
-        ..reads(server.addresses()[0], 7, octets(&contents))
-    });
+    let mut load = reads(server.addresses()[0], 7, octets(&contents));
+    load.threads = 2;
+    load.groups[0].pace = Pace::Closed {
+        clients: 7,
+        think: Duration::from_millis(1),
+    };
+    load.groups[0].bounds.transfers = Some(101);
+    let report = run(&load);
     assert!(report.is_good(), "{report}");
     assert_eq!((report.tally.begun, report.tally.complete), (101, 101));
     let metrics = metrics_at_rest(&server);
@@ -301,10 +306,10 @@ fn the_table() {
     load.server_pid = Some(std::process::id());
     let absent = File {
         name: b"absent".to_vec(),
-        ..load.files[0].clone()
+        ..load.groups[0].files[0].clone()
     };
-    load.files.push(absent);
-    load.bounds.transfers = Some(40);
+    load.groups[0].files.push(absent);
+    load.groups[0].bounds.transfers = Some(40);
     let text = run(&load).to_string();
     let lines: Vec<String> = text.lines().map(without_numbers).collect();
     let told = lines.iter().filter(|line| !line.starts_with("WARNING"));
@@ -321,44 +326,24 @@ fn octets(octets: &[u8]) -> Expected {
 
 /// So many clients, each of which reads `image` once.
 fn reads(server: SocketAddr, clients: u32, expected: Expected) -> Load {
-    let plain = profile::find("plain").expect("a profile");
-    let load = Load {
-        server,
-        work: Work::Read,
-        files: vec![File {
-            name: b"image".to_vec(),
-            weight: 1,
-            expected: Arc::new(expected),
-        }],
-        pace: Pace::Closed {
-            clients,
-            think: Duration::ZERO,
-        },
-        bounds: Bounds {
-            transfers: Some(clients.into()),
-            duration: None,
-        },
-        wanted: plain.wanted,
-        order: plain.order,
-        probes: false,
-        patience: plain.patience,
-        mishaps: Mishaps::default(),
-        threads: 1,
-        seed: 1,
-        gro: true,
-        server_pid: None,
-    };
-    let mut load = with(load, plain);
-    load.wanted.blksize = Some(1428);
-    load.wanted.windowsize = Some(8);
+    let files = vec![file("image", expected)];
+    let mut load = Load::new(server, vec![Group::new(files, clients)]);
+    let profile = &mut load.groups[0].profiles[0].0;
+    profile.patience = profile::find("plain").expect("a profile").patience;
+    profile.wanted.windowsize = Some(8);
     load
 }
 
+fn file(name: &str, expected: Expected) -> File {
+    File {
+        name: name.as_bytes().to_vec(),
+        weight: 1,
+        expected: Arc::new(expected),
+    }
+}
+
 fn with(mut load: Load, profile: &Profile) -> Load {
-    load.wanted = profile.wanted;
-    load.order = profile.order;
-    load.probes = profile.probes;
-    load.patience = profile.patience;
+    load.groups[0].profiles = vec![(*profile, 1)];
     load
 }
 

@@ -8,6 +8,8 @@ use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 
 const README: &str = include_str!("../README.md");
+/// What the README's commands begin with.
+const CARGO_RUN: &str = "cargo run --release -- ";
 
 /// Goal: `serve` and the `get` and `load` beside it fetch a file. Method: the lines as they stand in the
 /// README, with this build in the place of `cargo run`, and port 0 in the place of 6969.
@@ -47,6 +49,34 @@ fn serve_get_and_load_work_as_printed() {
         got.len(),
         octets.len()
     );
+}
+
+/// Goal: the README opens with what a newcomer types, and shows what they will see. Method: the command
+/// as printed, with a small storm; its lines have the names of those in the README.
+#[test]
+fn the_readme_opens_with_the_demo() {
+    let printed = printed("demo");
+    let first = README.lines().find_map(|line| line.strip_prefix(CARGO_RUN));
+    assert_eq!((first, printed.as_str()), (Some("demo"), "demo"));
+    let scratch = tempfile::tempdir().expect("a directory");
+    let output = bootstorm("demo --clients 20 --size 10K --within 0 --quiet")
+        .current_dir(scratch.path())
+        .output()
+        .expect("the demo runs");
+    assert!(output.status.success(), "{output:?}");
+    let table = String::from_utf8(output.stdout).expect("text");
+    let excerpt = README
+        .split("```text\n")
+        .nth(1)
+        .and_then(|rest| rest.split("\n```").next());
+    let names = |table: &str| -> Vec<String> {
+        table
+            .lines()
+            .skip(1)
+            .map(|line| line[..20].trim_end().to_owned())
+            .collect()
+    };
+    assert_eq!(names(excerpt.expect("an excerpt")), names(&table));
 }
 
 #[test]
@@ -172,8 +202,9 @@ fn what_is_installed_is_found() {
 
 /// The arguments of a printed `cargo run --release -- SUBCOMMAND …`.
 fn printed(subcommand: &str) -> String {
-    let prefix = "cargo run --release -- ";
-    let arguments = README.lines().filter_map(|line| line.strip_prefix(prefix));
+    let arguments = README
+        .lines()
+        .filter_map(|line| line.strip_prefix(CARGO_RUN));
     let mut of_subcommand = arguments.filter(|line| line.split(' ').next() == Some(subcommand));
     of_subcommand
         .next()

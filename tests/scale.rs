@@ -69,10 +69,7 @@ fn ten_thousand_transfers_cost_a_kibibyte_each() {
     let engine = network.engine(network.add_node("S", SERVER.ip(), 1500));
     let settings = Arc::new(Settings::default());
     let mut shard = Shard::new(engine, store.clone(), settings, Census::default());
-    let bind = Bind {
-        address: SERVER,
-        shared: false,
-    };
+    let bind = Bind::to(SERVER);
     shard.listen(bind).expect("the address is free");
 
     let node = network.add_node("C", CLIENT, 1500);

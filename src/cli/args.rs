@@ -5,14 +5,15 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::values::{self, BlksizeMax, Listen};
+use super::values::{self, BlksizeMax, Delay, Listen, Profiles};
 use crate::config::Subnet;
-use crate::load::profile::Profile;
+use crate::load::profile::Flash;
 use crate::server;
 use crate::store;
 use crate::time::Duration;
@@ -29,6 +30,14 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// See a boot storm on this machine, with nothing to prepare.
+    ///
+    /// A server of its own with an image of its own, on loopback; a crowd of clients that boot from it
+    /// all at once, and compare every octet; a table, and a page with plots. Nothing else is left behind.
+    Demo(Demo),
+    /// The server of the demo.
+    #[command(hide = true)]
+    DemoServer(DemoServer),
     /// Serve the files of a directory.
     ///
     /// Every flag can also be set by an environment variable, several values of one separated by
@@ -50,6 +59,12 @@ pub(super) enum Command {
     /// of them gets the file once; --transfers or --duration keep them busy, --rate has new ones come
     /// whatever the server does, --within has all come once, in a storm.
     Load(Box<Load>),
+    /// Examine how a server, of any make, keeps to the standards.
+    ///
+    /// Write bootstorm check tftp://HOST/NAME, where NAME is a file that may be read; one of 600 KB or more
+    /// with ends of lines in it lets every case be tried. Each case is a few packets, and what differs is
+    /// shown with them. The exit code is 0 if every rule holds that must.
+    Check(Check),
     /// Run server and clients in a simulated network.
     ///
     /// Time is virtual, and the same seed makes the same run again.
@@ -91,10 +106,47 @@ pub(super) enum LogFormat {
     Json,
 }
 
+/// What `demo` is told.
+#[derive(Debug, Args)]
+pub(super) struct Demo {
+    /// How many clients.
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "N",
+        default_value = "1000",
+        value_parser = clap::value_parser!(u32).range(1..=50_000)
+    )]
+    pub(super) clients: u32,
+    /// Octets of the image.
+    #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = values::memory)]
+    pub(super) size: usize,
+    /// The time in which they all power on.
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = values::seconds)]
+    pub(super) within: Duration,
+    /// Where to write the page with plots. [default: bootstorm-demo.html, here or else where temporary
+    /// files go]
+    #[arg(long, value_name = "FILE")]
+    pub(super) html: Option<PathBuf>,
+    /// Show nothing while it runs.
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+}
+
+/// What the server of the demo is told.
+#[derive(Debug, Args)]
+pub(super) struct DemoServer {
+    /// Octets of the image.
+    pub(super) size: usize,
+    /// Threads that serve.
+    pub(super) workers: usize,
+}
+
 /// What `serve` is told.
 #[derive(Debug, Args)]
 pub(super) struct Serve {
-    /// The directory whose files are served.
+    /// The directory whose files are served. It is opened once: what takes its name later is served
+    /// after a restart.
     #[arg(
         env = "BOOTSTORM_ROOT",
         hide_env_values = true,
@@ -131,6 +183,9 @@ pub(super) struct Serve {
         default_value = "auto"
     )]
     pub(super) engine: EngineChoice,
+    /// Send every datagram by a call of its own (for network cards that cut bursts wrongly).
+    #[arg(long, env = "BOOTSTORM_NO_GSO", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    pub(super) no_gso: bool,
     /// Threads that serve. [default: one for each core]
     #[arg(
         long,
@@ -140,6 +195,9 @@ pub(super) struct Serve {
         value_parser = clap::value_parser!(u16).range(1..=1024)
     )]
     pub(super) workers: Option<u16>,
+    /// Keep each worker on one core; there must be a core for each (Linux only).
+    #[arg(long, env = "BOOTSTORM_PIN", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    pub(super) pin: bool,
     /// Answer every transfer from the port that was asked (for NAT and Kubernetes).
     #[arg(long, env = "BOOTSTORM_SINGLE_PORT", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub(super) single_port: bool,
@@ -352,12 +410,50 @@ pub(super) struct Terms {
 
 /// What `load` is told.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct Load {
+    #[command(subcommand)]
+    pub(super) command: Option<LoadCommand>,
     /// The file to ask for, and names of more at the same server. NAME=3 is asked for three times as
     /// often as another; {number} in a name stands for the transfer's number.
     #[arg(value_name = "tftp://HOST[:PORT]/NAME", required = true)]
     pub(super) targets: Vec<OsString>,
-    /// How many clients.
+    /// Several groups of clients at the same time, as this TOML file has them. Its keys are the long
+    /// options; what belongs to a group stands under [[group]], with name and files besides. The URL
+    /// then names the server alone.
+    #[arg(long, value_name = "FILE.toml", conflicts_with = "LoadGroup")]
+    pub(super) scenario: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) group: LoadGroup,
+    #[command(flatten)]
+    pub(super) run: LoadRun,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum LoadCommand {
+    /// Put the same load on several servers by turns, and compare them.
+    ///
+    /// The plan says which servers to start and what to do to them. Each round runs every server on every
+    /// work, and a table is printed after each.
+    Compare(Compare),
+    /// Write a file of the pattern that --verify pattern knows, of any length.
+    Pattern(Pattern),
+}
+
+/// What `load pattern` is told.
+#[derive(Debug, Args)]
+pub(super) struct Pattern {
+    /// Octets of the file.
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    pub(super) size: u64,
+    /// The file to write.
+    pub(super) file: PathBuf,
+}
+
+/// What clients do, and how: on the command line, and in a group of a scenario.
+#[derive(Debug, Clone, Args)]
+pub(super) struct LoadGroup {
+    /// How many clients; the first step of --ramp.
     #[arg(
         short = 'n',
         long,
@@ -381,6 +477,9 @@ pub(super) struct Load {
         conflicts_with_all = ["clients", "within"]
     )]
     pub(super) rate: Option<f64>,
+    /// Clients come at --rate like the ticks of a clock instead.
+    #[arg(long, requires = "rate")]
+    pub(super) even: bool,
     /// All clients once, spread over this time.
     #[arg(
         long,
@@ -392,16 +491,26 @@ pub(super) struct Load {
     /// How long a client pauses before it begins anew.
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = values::seconds)]
     pub(super) think: Duration,
-    /// Write this file to the server instead of reading.
-    #[arg(long, value_name = "FILE", conflicts_with = "verify")]
+    /// The files are asked for the less the later they stand: the second 1/2^S times as often as the first,
+    /// the third 1/3^S times.
+    #[arg(long, value_name = "S", value_parser = values::exponent)]
+    pub(super) zipf: Option<f64>,
+    /// Write this file to the server instead of reading; pattern is the one of --size that --verify
+    /// pattern knows.
+    #[arg(long, value_name = "FILE|pattern", conflicts_with = "verify")]
     pub(super) write: Option<PathBuf>,
-    /// Compare every octet with this file.
-    #[arg(long, value_name = "FILE")]
+    /// Octets that --write pattern writes. [default: 1MiB]
+    #[arg(long, value_name = "SIZE", value_parser = values::size, requires = "write")]
+    pub(super) size: Option<u64>,
+    /// Compare every octet with this file, with the file of the same name in this directory, or with the
+    /// pattern of "load pattern".
+    #[arg(long, value_name = "FILE|DIR|pattern")]
     pub(super) verify: Option<PathBuf>,
-    /// Clients ask and wait as these do: ipxe, edk2, uboot, grub, pxelinux, rpi, curl, or plain, which
-    /// knows no options. Other options change what they say.
-    #[arg(long, value_name = "CLIENT", value_parser = values::profile)]
-    pub(super) profile: Option<&'static Profile>,
+    /// Clients ask and wait as these do: ipxe, edk2, shim, uboot, uboot-flash, grub, pxelinux, rpi, curl,
+    /// atftp, or plain, which knows no options. ipxe=5,edk2=3 has five of the one for three of the other.
+    /// Other options change what they say.
+    #[arg(long, value_name = "CLIENT", value_parser = values::profiles)]
+    pub(super) profile: Option<Profiles>,
     /// Octets in a block. [default: 1428]
     #[arg(long, value_name = "N", value_parser = values::blksize)]
     pub(super) blksize: Option<u16>,
@@ -420,23 +529,59 @@ pub(super) struct Load {
     /// Probability that the clients lose a DATA or ACK packet, on either way.
     #[arg(long, value_name = "P", default_value = "0", value_parser = values::probability)]
     pub(super) loss: f64,
+    /// Probability that a DATA or ACK packet arrives twice, on either way.
+    #[arg(long, value_name = "P", default_value = "0", value_parser = values::probability)]
+    pub(super) duplicate: f64,
+    /// Probability that a DATA or ACK packet is held back for 2 ms, so that later ones overtake it.
+    #[arg(long, value_name = "P", default_value = "0", value_parser = values::probability)]
+    pub(super) reorder: f64,
+    /// How long every packet takes on its way, on either way; 2..10 draws a time for each.
+    #[arg(long, value_name = "MS[..MS]", default_value = "0", value_parser = values::delay)]
+    pub(super) delay: Delay,
     /// How long clients take before they acknowledge.
-    #[arg(long, value_name = "MS", default_value = "0", value_parser = values::milliseconds)]
-    pub(super) slow: Duration,
+    #[arg(long, value_name = "MS", value_parser = values::milliseconds)]
+    pub(super) slow: Option<Duration>,
+    /// Clients stand still so long after every so many blocks, as if they wrote them to flash.
+    #[arg(long, value_name = "BLOCKS:MS", value_parser = values::flash)]
+    pub(super) flash: Option<Flash>,
     /// Probability that a client vanishes amid its transfer.
     #[arg(long, value_name = "P", default_value = "0", value_parser = values::probability)]
     pub(super) abandon: f64,
-    /// Threads that drive clients.
+}
+
+/// How the whole run goes: on the command line, and at the top of a scenario.
+#[derive(Debug, Clone, Args)]
+pub(super) struct LoadRun {
+    /// Raise the load step by step, FACTOR times each, until a bound is passed; the highest load that held
+    /// is named. The first step has --clients or --rate, and each lasts --duration, or 5 s. [default: 1.5]
+    #[arg(
+        long,
+        value_name = "FACTOR",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "1.5",
+        value_parser = values::factor
+    )]
+    pub(super) ramp: Option<f64>,
+    /// What 99 of 100 reads may take up to their first block, and writes up to their end. [default: 1000]
+    #[arg(long, value_name = "MS", value_parser = values::milliseconds, requires = "ramp")]
+    pub(super) bound_p99: Option<Duration>,
+    /// The part of the transfers that may fail. [default: 1%]
+    #[arg(long, value_name = "P", value_parser = values::probability, requires = "ramp")]
+    pub(super) bound_failures: Option<f64>,
+    /// Most clients, or new ones a second, of any step. [default: 1000000]
+    #[arg(long, value_name = "N", value_parser = values::rate, requires = "ramp")]
+    pub(super) ramp_to: Option<f64>,
+    /// Threads that drive clients. [default: 1]
     #[arg(
         long,
         value_name = "N",
-        default_value = "1",
         value_parser = clap::value_parser!(u16).range(1..=256)
     )]
-    pub(super) threads: u16,
-    /// What random choices come from.
-    #[arg(long, value_name = "N", default_value = "1")]
-    pub(super) seed: u64,
+    pub(super) threads: Option<u16>,
+    /// What random choices come from. [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(super) seed: Option<u64>,
     /// Take datagrams one by one: loopback then costs the server what a real network would.
     #[arg(long)]
     pub(super) no_gro: bool,
@@ -447,9 +592,55 @@ pub(super) struct Load {
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
     /// Write the times of whole transfers in HdrHistogram's percentile format too.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "ramp")]
     pub(super) hgrm: Option<PathBuf>,
+    /// Write a page with plots too, which any browser shows.
+    #[arg(long, value_name = "FILE")]
+    pub(super) html: Option<PathBuf>,
     /// Show nothing while it runs.
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+}
+
+/// What `load compare` is told.
+#[derive(Debug, Args)]
+pub(super) struct Compare {
+    /// The servers and the works, as TOML.
+    #[arg(value_name = "PLAN.toml")]
+    pub(super) plan: PathBuf,
+    /// How often everything is measured. [default: what the plan says]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(super) rounds: Option<u32>,
+    /// Servers whose names hold one of these texts alone.
+    #[arg(long, value_name = "TEXT", value_delimiter = ',')]
+    pub(super) only: Vec<String>,
+    /// Works whose names hold one of these texts alone.
+    #[arg(long, value_name = "TEXT")]
+    pub(super) works: Vec<String>,
+    /// Write every number of every run as JSON too.
+    #[arg(long, value_name = "FILE")]
+    pub(super) json: Option<PathBuf>,
+    /// Write the tables in Markdown too.
+    #[arg(long, value_name = "FILE")]
+    pub(super) markdown: Option<PathBuf>,
+    /// Do not tell of each run.
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+}
+
+/// What `check` is told.
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    /// tftp://HOST[:PORT]/NAME, or HOST[:PORT] with NAME beside it.
+    #[arg(value_name = "URL|HOST")]
+    pub(super) server: OsString,
+    /// The file's name at HOST.
+    pub(super) name: Option<OsString>,
+    /// Try writes too, in this folder of the server's ("" is the one above all). What is written stays
+    /// there, under names that begin with bootstorm-check.
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) write: Option<String>,
+    /// Tell only what differs, and the summary.
     #[arg(short, long)]
     pub(super) quiet: bool,
 }
@@ -495,6 +686,34 @@ pub(super) struct Simulate {
     /// Print every datagram.
     #[arg(long)]
     pub(super) trace: bool,
+    /// Play whole worlds instead: so many clients of many makes, in weather and mishaps that the seed
+    /// chooses, and hold each against everything that is promised.
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=20_000),
+        conflicts_with_all = [
+            "loss", "reorder", "duplicate", "jitter", "windowsize", "blksize", "clients", "size", "write", "trace",
+        ]
+    )]
+    pub(super) fleet: Option<u32>,
+    /// A world for each of these seeds, the last one excluded.
+    #[arg(
+        long,
+        value_name = "A..B",
+        value_parser = values::seeds,
+        requires = "fleet",
+        conflicts_with = "seed"
+    )]
+    pub(super) seeds: Option<Range<u64>>,
+    /// Worlds at a time; as many as there are processors, if it is not given.
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u16).range(1..=1_024),
+        requires = "fleet"
+    )]
+    pub(super) jobs: Option<u16>,
 }
 
 #[cfg(test)]
@@ -505,12 +724,14 @@ mod tests {
     /// The columns that the snapshots of help are wrapped at.
     const COLUMNS: usize = 100;
 
+    /// The help of a subcommand, which may be one of another: `load compare`.
     fn help(subcommand: &str) -> String {
         let mut command = Arguments::command().term_width(COLUMNS);
         command.build();
-        let command = command
-            .find_subcommand_mut(subcommand)
-            .expect("a subcommand");
+        let mut command = &mut command;
+        for name in subcommand.split(' ') {
+            command = command.find_subcommand_mut(name).expect("a subcommand");
+        }
         command.render_long_help().to_string()
     }
 
@@ -526,8 +747,18 @@ mod tests {
             .render_long_help()
             .to_string();
         insta::assert_snapshot!("help", whole);
-        for subcommand in ["serve", "get", "put", "load", "simulate"] {
-            insta::assert_snapshot!(format!("help_{subcommand}"), help(subcommand));
+        for subcommand in [
+            "demo",
+            "serve",
+            "get",
+            "put",
+            "load",
+            "load compare",
+            "check",
+            "simulate",
+        ] {
+            let name = subcommand.replace(' ', "_");
+            insta::assert_snapshot!(format!("help_{name}"), help(subcommand));
         }
     }
 

@@ -1,11 +1,16 @@
 //! Log lines go to standard error, as text or JSON.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Stderr};
+use std::sync::OnceLock;
 
 use tracing_subscriber::EnvFilter;
 
 use super::Trouble;
 use super::args::{Arguments, Command, LogFormat};
+use super::gather::Gather;
+
+/// The lines that are on their way to standard error.
+static LINES: OnceLock<Gather<Stderr>> = OnceLock::new();
 
 /// Sends log lines where the arguments want them.
 pub(super) fn set_up(arguments: &Arguments) -> Result<(), Trouble> {
@@ -21,9 +26,11 @@ pub(super) fn set_up(arguments: &Arguments) -> Result<(), Trouble> {
     let filter = EnvFilter::try_new(log.log_filter.as_deref().unwrap_or(level))
         .map_err(|error| Trouble::arguments(format!("in --log-filter, {error}")))?;
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let lines = Gather::new(io::stderr()).map_err(Trouble::work)?;
+    let lines = LINES.get_or_init(|| lines);
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(lines.clone())
         .with_ansi(colours)
         .with_target(false);
     let set = match log.log_format {
@@ -33,4 +40,11 @@ pub(super) fn set_up(arguments: &Arguments) -> Result<(), Trouble> {
     // Whoever runs the command inside a program of their own may have a log already.
     drop(set);
     Ok(())
+}
+
+/// Writes the lines that wait for others.
+pub(super) fn flush() {
+    if let Some(lines) = LINES.get() {
+        lines.flush();
+    }
 }

@@ -1,10 +1,16 @@
 //! The command line: arguments as typed, then settings as meant, then the work; one file a subcommand.
 
 mod args;
+mod check;
+mod compare;
+mod demo;
 mod errand;
+mod gather;
 mod get;
+mod live;
 mod load;
 mod log;
+mod page;
 mod put;
 mod serve;
 mod simulate;
@@ -18,7 +24,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
-use args::{Arguments, Command};
+use args::{Arguments, Command, LoadCommand};
 
 /// The exit code when the work failed.
 const FAILED: u8 = 1;
@@ -31,6 +37,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let done = Arguments::try_parse_from(arguments)
         .map_err(Trouble::Clap)
         .and_then(act);
+    log::flush();
     let code = match done {
         Ok(()) => 0,
         // Asking for help is no mistake.
@@ -55,10 +62,17 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn act(arguments: Arguments) -> Result<(), Trouble> {
     log::set_up(&arguments)?;
     match arguments.command {
+        Command::Demo(demo) => demo::run(&demo),
+        Command::DemoServer(server) => demo::server::run(&server),
         Command::Serve(serve) => serve::run(&serve),
         Command::Get(get) => get::run(get),
         Command::Put(put) => put::run(put),
-        Command::Load(load) => load::run(&load),
+        Command::Load(load) => match &load.command {
+            Some(LoadCommand::Compare(compare)) => compare::run(compare),
+            Some(LoadCommand::Pattern(pattern)) => load::pattern(pattern),
+            None => load::run(&load),
+        },
+        Command::Check(check) => check::run(&check),
         Command::Simulate(simulate) => simulate::run(&simulate),
     }
 }

@@ -62,6 +62,7 @@ fn options(arguments: &Serve, ipv6: bool) -> Result<ServerOptions, Trouble> {
     Ok(ServerOptions {
         listen,
         workers,
+        pin: arguments.pin,
         settings: Settings {
             patience,
             blksize_max: arguments.max_blksize.octets(),
@@ -81,6 +82,7 @@ fn options(arguments: &Serve, ipv6: bool) -> Result<ServerOptions, Trouble> {
             .frame_cache
             .unwrap_or_else(config::frame_cache_octets_default),
         engine: arguments.engine.into(),
+        gso: !arguments.no_gso,
     })
 }
 
@@ -185,6 +187,8 @@ mod tests {
         assert_eq!(settings.patience.unvalidated_retries, STRICT_RETRIES);
         assert_eq!(settings.subnets.len(), 2);
         assert!(typed("--single-port").settings.single_port);
+        assert!(typed("--pin").pin && !typed("").pin);
+        assert!(!typed("--no-gso").gso && typed("").gso);
     }
 
     #[test]

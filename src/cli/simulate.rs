@@ -1,5 +1,7 @@
 //! `simulate`: the real shard in a simulated network, and a small table of what came of it.
 
+mod fleet;
+
 use std::fmt;
 use std::io::{self, Write};
 
@@ -11,6 +13,9 @@ use crate::shard::Operation;
 use crate::simulate::{self, Report, Scenario};
 
 pub(super) fn run(arguments: &Simulate) -> Result<(), Trouble> {
+    if let Some(clients) = arguments.fleet {
+        return fleet::run(arguments, clients);
+    }
     let report = simulate::run(&scenario(arguments));
     match print(&report) {
         // Whoever read it has had enough.

@@ -2,10 +2,11 @@
 //! is expected.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::str::FromStr;
 
 use crate::config::Subnet;
-use crate::load::profile::{self, Profile};
+use crate::load::profile::{self, Flash, Profile};
 use crate::proto::negotiate::{BLKSIZE_MAX, BLKSIZE_MIN};
 use crate::time::Duration;
 
@@ -166,13 +167,72 @@ pub(crate) fn milliseconds(text: &str) -> Result<Duration, String> {
         .map_err(|_| "a number of milliseconds is expected, as in 250".to_owned())
 }
 
-/// Reads the name of a client.
-pub(crate) fn profile(text: &str) -> Result<&'static Profile, String> {
-    profile::find(text).ok_or_else(|| {
+/// Kinds of clients with their weights, as typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Profiles(pub(crate) Vec<(Profile, u32)>);
+
+/// Reads the name of a client, or several with weights: `ipxe=5,edk2=3`.
+pub(crate) fn profiles(text: &str) -> Result<Profiles, String> {
+    let profile = |text: &str| {
+        let (name, weight) = text.split_once('=').unwrap_or((text, "1"));
+        let profile = *profile::find(name)?;
+        Some((profile, weight.parse().ok().filter(|&weight| weight > 0)?))
+    };
+    let profiles = text.split(',').map(profile).collect::<Option<_>>();
+    profiles.map(Profiles).ok_or_else(|| {
         let names = profile::PROFILES.iter().map(|profile| profile.name);
         let names: Vec<_> = names.collect();
-        format!("one of {} is expected", names.join(", "))
+        format!(
+            "one of {} is expected, or several with weights, as in ipxe=5,edk2=3",
+            names.join(", ")
+        )
     })
+}
+
+/// The least and the most of a delay, as typed.
+pub(super) type Delay = (Duration, Duration);
+
+/// Reads a delay in milliseconds: `5` or `2..10`.
+pub(super) fn delay(text: &str) -> Result<Delay, String> {
+    let (least, most) = text.split_once("..").unwrap_or((text, text));
+    let expected = "milliseconds are expected, or the least and the most of them, as in 5 or 2..10";
+    let [least, most] = [milliseconds(least), milliseconds(most)];
+    match (least, most) {
+        (Ok(least), Ok(most)) if least <= most => Ok((least, most)),
+        _ => Err(expected.to_owned()),
+    }
+}
+
+/// Reads how long a client stands still after how many blocks: `45:500`.
+pub(super) fn flash(text: &str) -> Result<Flash, String> {
+    let expected = "blocks and milliseconds are expected, as in 45:500";
+    let (blocks, pause) = text.split_once(':').ok_or(expected)?;
+    match (within(blocks, 1, u16::MAX), milliseconds(pause)) {
+        (Ok(blocks), Ok(pause)) => Ok(Flash { blocks, pause }),
+        _ => Err(expected.to_owned()),
+    }
+}
+
+/// With more than this the second of many files is asked for once in a million times.
+const EXPONENT_MAX: f64 = 20.0;
+
+/// Reads the exponent of Zipf's law.
+pub(super) fn exponent(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|exponent| (0.0..=EXPONENT_MAX).contains(exponent))
+        .ok_or_else(|| format!("a number from 0 to {EXPONENT_MAX} is expected, as in 1"))
+}
+
+/// Each step of a ramp has at most so many times the load of the one before: more is a leap.
+const FACTOR_MAX: f64 = 10.0;
+
+/// Reads how many times the load of the one before each step has.
+pub(super) fn factor(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|factor| (1.01..=FACTOR_MAX).contains(factor))
+        .ok_or_else(|| format!("a number from 1.01 to {FACTOR_MAX} is expected, as in 1.5"))
 }
 
 /// Reads a rate: how many a second.
@@ -181,6 +241,14 @@ pub(crate) fn rate(text: &str) -> Result<f64, String> {
         .ok()
         .filter(|rate| *rate > 0.0 && *rate <= RATE_MAX)
         .ok_or_else(|| format!("a number a second, above 0 and up to {RATE_MAX}, is expected"))
+}
+
+/// Reads a range of seeds: `0..1000`.
+pub(super) fn seeds(text: &str) -> Result<Range<u64>, String> {
+    text.split_once("..")
+        .and_then(|(first, end)| Some(first.parse().ok()?..end.parse().ok()?))
+        .filter(|seeds: &Range<u64>| !seeds.is_empty())
+        .ok_or_else(|| "two numbers are expected, the second one larger, as in 0..1000".to_owned())
 }
 
 /// Reads a probability: `0.05` or `5%`.
@@ -351,6 +419,27 @@ mod tests {
         for typed in ["", "%", "1.1", "101%", "-0.1", "NaN"] {
             assert!(probability(typed).is_err(), "{typed}");
         }
+    }
+
+    #[test]
+    fn clients_and_what_befalls_them() {
+        let Profiles(two) = profiles("ipxe=5,edk2").expect("two");
+        let two: Vec<_> = two.iter().map(|(p, weight)| (p.name, *weight)).collect();
+        assert_eq!(two, [("ipxe", 5), ("edk2", 1)]);
+        for typed in ["", "ipxe,", "ipxe=0", "ipxe=x", "bios"] {
+            assert!(profiles(typed).is_err(), "{typed}");
+        }
+        let millis = Duration::from_millis;
+        assert_eq!(delay("5"), Ok((millis(5), millis(5))));
+        assert_eq!(delay("2..10"), Ok((millis(2), millis(10))));
+        for typed in ["", "..", "10..2", "2..", "-1"] {
+            assert!(delay(typed).is_err(), "{typed}");
+        }
+        let (blocks, pause) = (45, millis(500));
+        assert_eq!(flash("45:500"), Ok(Flash { blocks, pause }));
+        assert!(flash("0:500").is_err() && flash("45").is_err());
+        assert!(factor("1").is_err() && factor("NaN").is_err());
+        assert_eq!((factor("2"), exponent("0.8")), (Ok(2.0), Ok(0.8)));
     }
 
     #[test]

@@ -4,7 +4,7 @@ mod admin;
 mod openmetrics;
 mod signals;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -58,7 +58,7 @@ async fn run(options: &ServerOptions, control: &ControlOptions) -> io::Result<()
         Some(address) => Some(listen(address).await?),
         None => None,
     };
-    let (sender, ended) = mpsc::unbounded_channel();
+    let (sender, mut ended) = mpsc::unbounded_channel();
     let server = Server::start(options, move |result| {
         // Whoever waited for it may have given up.
         let _ = sender.send(result);
@@ -82,10 +82,21 @@ async fn run(options: &ServerOptions, control: &ControlOptions) -> io::Result<()
     let house = Rc::new(House {
         server,
         draining: Cell::new(false),
+        gone: RefCell::default(),
     });
-    let tended = tend(&house, admin, signals, ended, control.drain_timeout).await;
+    let tended = tend(&house, admin, signals, &mut ended, control.drain_timeout).await;
     // Nobody else has it any more: the admin side went with its connections.
-    let all_ended = Rc::into_inner(house).is_none_or(|house| house.server.end(END_PATIENCE));
+    let all_ended = Rc::into_inner(house).is_none_or(|House { server, gone, .. }| {
+        let all_ended = server.end(END_PATIENCE);
+        let mut total = gone.into_inner();
+        while let Ok(Ok(metrics)) = ended.try_recv() {
+            total.merge(&metrics);
+        }
+        if !total.latencies.is_empty() {
+            tracing::info!("how long things took{}", total.latencies);
+        }
+        all_ended
+    });
     tended?;
     if !all_ended {
         return Err(io::Error::other(
@@ -101,7 +112,7 @@ async fn tend(
     house: &Rc<House>,
     admin: Option<TcpListener>,
     mut signals: Signals,
-    mut ended: UnboundedReceiver<io::Result<()>>,
+    ended: &mut UnboundedReceiver<io::Result<Metrics>>,
     drain_timeout: Duration,
 ) -> io::Result<()> {
     let answering = async {
@@ -119,8 +130,9 @@ async fn tend(
                 running -= 1;
                 // All threads are gone if nobody is left to answer.
                 let result = result.unwrap_or_else(|| Err(io::Error::other("it ended without a word")));
-                if let Err(error) = result {
-                    return Err(io::Error::new(error.kind(), format!("a shard failed: {error}")));
+                match result {
+                    Ok(metrics) => house.gone.borrow_mut().merge(&metrics),
+                    Err(error) => return Err(io::Error::new(error.kind(), format!("a shard failed: {error}"))),
                 }
             }
             signal = signals.next() => match signal {
@@ -163,6 +175,8 @@ async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 struct House {
     server: Server,
     draining: Cell<bool>,
+    /// What shards counted that have ended.
+    gone: RefCell<Metrics>,
 }
 
 impl House {
@@ -173,7 +187,9 @@ impl House {
 
     /// The counters of all shards together, but for those that are stuck.
     async fn report(&self) -> Metrics {
-        total(&answers(self.ask()).await)
+        let mut total = total(&answers(self.ask()).await);
+        total.merge(&self.gone.borrow());
+        total
     }
 
     /// Ends every transfer, telling the clients; an error says how many there were, if any.

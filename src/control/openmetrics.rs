@@ -82,7 +82,7 @@ fn write_page(
         page,
         "tftp_transfer_bytes",
         "counter",
-        "Octets of files that arrived.",
+        "Octets of files that arrived, there or here.",
     )?;
     writeln!(
         page,
@@ -159,6 +159,31 @@ fn write_page(
         "Datagrams dropped by the kernel: a receive queue was full.",
     )?;
     writeln!(page, "tftp_receive_drops_total {}", metrics.receive_drops)?;
+    for (name, help, count) in [
+        (
+            "tftp_gso_sends",
+            "Bursts sent by one call.",
+            metrics.engine.gso_sends,
+        ),
+        (
+            "tftp_gso_fallbacks",
+            "Bursts that were refused, and sent singly then.",
+            metrics.engine.gso_fallbacks,
+        ),
+        (
+            "tftp_zero_copy_sends",
+            "Bursts that the device took from where they lie.",
+            metrics.engine.zero_copy_sends,
+        ),
+        (
+            "tftp_zero_copy_copied",
+            "Bursts of these that the kernel copied all the same.",
+            metrics.engine.zero_copy_copied,
+        ),
+    ] {
+        family(page, name, "counter", help)?;
+        writeln!(page, "{name}_total {count}")?;
+    }
     let latencies = &metrics.latencies;
     histogram(
         page,

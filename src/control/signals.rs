@@ -28,11 +28,14 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Catches SIGHUP, SIGINT, SIGTERM and SIGUSR1; called within a tokio runtime.
+    /// Catches SIGHUP, SIGINT, SIGTERM and SIGUSR1, and SIGXFSZ for good; called within a tokio runtime.
     ///
     /// # Errors
     /// If the system refuses a handler.
     pub fn new() -> io::Result<Self> {
+        // Uncaught, it kills whoever writes beyond the limit of lengths (`ulimit -f`). Nobody waits for
+        // it: the write fails as well, and its transfer says so.
+        drop(signal(SignalKind::from_raw(libc::SIGXFSZ))?);
         Ok(Self {
             hangup: signal(SignalKind::hangup())?,
             interrupt: signal(SignalKind::interrupt())?,

@@ -17,7 +17,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::alarm::{Alarm, Bell};
 use super::socket::{self, Received};
-use super::sockets::{Sockets, Stopped};
+use super::sockets::{Socket, Sockets, Stopped};
 use super::{Bind, Engine, Inbox, Path, Payload, Sent, SocketId, Statistics};
 use crate::time::{Duration, Instant};
 
@@ -35,6 +35,9 @@ const TURN_DATAGRAMS_MAX: usize = 64;
 /// that it ends whatever the kernel answers.
 const RECEIVES_MAX: usize = 2 * Inbox::DATAGRAMS_MAX;
 
+/// Refusals that are kept for who asks for them: as many as a crowd of clients can get in one round.
+const REFUSALS_MAX: usize = 65_536;
+
 /// The token of the waker; sockets have theirs from [`SocketId`], which is shorter.
 const WAKER: Token = Token(usize::MAX);
 
@@ -49,7 +52,7 @@ pub struct MioEngine {
     readable: VecDeque<SocketId>,
     /// Whether sockets are to be told what became of earlier sends.
     reports: bool,
-    report: Option<i32>,
+    noted: Noted,
     /// Whether datagrams in a row are taken by one call.
     gro: bool,
     /// Whether waits end on time to within microseconds.
@@ -57,9 +60,6 @@ pub struct MioEngine {
 }
 
 impl MioEngine {
-    /// The size in octets of a receive queue that takes the requests of 10,000 hosts at once.
-    pub const RECEIVE_BUFFER_OCTETS: usize = socket::RECEIVE_BUFFER_OCTETS;
-
     /// An engine without sockets, whose epoch is now.
     ///
     /// # Errors
@@ -74,7 +74,7 @@ impl MioEngine {
             sockets: Sockets::new()?,
             readable: VecDeque::new(),
             reports: false,
-            report: None,
+            noted: Noted::default(),
             gro: false,
             precise: false,
         })
@@ -115,28 +115,13 @@ impl MioEngine {
 
     /// The latest report about an earlier send, as an error number, if one came since this was called.
     pub const fn take_report(&mut self) -> Option<i32> {
-        self.report.take()
+        self.noted.report.take()
     }
 
-    /// Whether the kernel cuts bursts into datagrams.
-    #[must_use]
-    pub const fn gso(&self) -> bool {
-        self.sockets.gso()
-    }
-
-    /// What it has done so far.
-    #[must_use]
-    pub const fn statistics(&self) -> Statistics {
-        self.sockets.statistics
-    }
-
-    /// The size of a socket's receive queue in octets, as the system grants it. What is less than
-    /// the [size for a storm](MioEngine::RECEIVE_BUFFER_OCTETS) loses requests in one.
-    ///
-    /// # Errors
-    /// If the socket is not open.
-    pub fn receive_buffer(&self, socket: SocketId) -> io::Result<usize> {
-        self.sockets.receive_buffer(socket)
+    /// The paths at whose other end nobody listens, as far as it was told since this was called last; some
+    /// are left out where nobody asks for long.
+    pub fn take_refusals(&mut self) -> Vec<(SocketId, Path)> {
+        std::mem::take(&mut self.noted.refusals)
     }
 
     /// What to say when an error ends a send.
@@ -198,6 +183,10 @@ impl MioEngine {
                     .registry()
                     .reregister(&mut SourceFd(&fd), token(id), interests)?;
             }
+            // A send may have been told of them already, and then receiving is not.
+            if event.is_error() && self.reports {
+                self.noted.take(socket);
+            }
             if (event.is_readable() || event.is_error()) && !socket.state.readable {
                 socket.state.readable = true;
                 self.readable.push_back(id);
@@ -217,38 +206,44 @@ impl MioEngine {
                 continue;
             };
             let calls_max = calls_left.min(TURN_DATAGRAMS_MAX);
-            let (mut calls, mut drops_new) = (0, 0);
+            let plainly = socket.peers_only && !self.gro;
+            let mut calls = 0;
             while socket.state.readable
                 && calls < calls_max
                 && let Some(room) = inbox.room()
             {
                 calls += 1;
-                match socket::receive(&socket.udp, room) {
+                let received = if plainly {
+                    socket::receive_plainly(&socket.udp, room)
+                } else {
+                    socket::receive(&socket.udp, room)
+                };
+                match received {
                     Ok(Received {
                         len,
                         path,
                         broadcast,
                         segment,
-                        drops,
-                    }) => {
-                        drops_new += socket.new_drops(drops);
-                        match segment {
-                            Some(segment) => inbox.push_row(id, path, broadcast, len, segment),
-                            None => inbox.push(id, path, broadcast, len),
-                        }
-                    }
+                    }) => match segment {
+                        Some(segment) => inbox.push_row(id, path, broadcast, len, segment),
+                        None => inbox.push(id, path, broadcast, len),
+                    },
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         socket.state.readable = false;
                     }
                     // What went wrong with an earlier send; behind it there may be datagrams.
-                    Err(error) => self.report = error.raw_os_error(),
+                    Err(error) => {
+                        self.noted.report = error.raw_os_error();
+                        if self.reports {
+                            self.noted.take(socket);
+                        }
+                    }
                 }
             }
             if socket.state.readable {
                 self.readable.push_back(id);
             }
             calls_left -= calls;
-            self.sockets.drops += drops_new;
             self.sockets.statistics.receives += calls as u64;
         }
     }
@@ -302,7 +297,15 @@ impl Engine for MioEngine {
     }
 
     fn send(&mut self, socket: SocketId, path: &Path, payload: Payload<'_>) -> Sent {
-        match self.sockets.send(socket, path, &payload, |_, _, _| None) {
+        let sent = match self.sockets.send(socket, path, &payload, |_, _, _, _| None) {
+            // An earlier send's failure, of which this one was only told. It is told once.
+            Err(Stopped { sent: 0, error }) if self.reports && is_report(&error) => {
+                self.noted.report = error.raw_os_error();
+                self.sockets.send(socket, path, &payload, |_, _, _, _| None)
+            }
+            sent => sent,
+        };
+        match sent {
             Ok(sent) => Sent::Datagrams(sent),
             Err(stopped) => self.stopped(socket, &stopped),
         }
@@ -323,9 +326,41 @@ impl Engine for MioEngine {
         Ok(())
     }
 
-    /// The kernel tells of drops with the next datagram that it queues, so the latest may be missing.
     fn receive_drops(&self) -> u64 {
-        self.sockets.drops
+        self.sockets.drops()
+    }
+
+    fn gso(&self) -> bool {
+        self.sockets.gso()
+    }
+
+    fn statistics(&self) -> Statistics {
+        self.sockets.statistics
+    }
+
+    fn receive_buffer(&self, socket: SocketId) -> io::Result<usize> {
+        self.sockets.receive_buffer(socket)
+    }
+}
+
+/// What ICMP said about earlier sends, since somebody asked.
+#[derive(Debug, Default)]
+struct Noted {
+    /// The latest error number.
+    report: Option<i32>,
+    /// Where nobody listens.
+    refusals: Vec<(SocketId, Path)>,
+}
+
+impl Noted {
+    /// Takes all reports of a socket.
+    fn take(&mut self, socket: &Socket<Watch>) {
+        while let Some((errno, path)) = socket::report(&socket.udp) {
+            self.report = Some(errno);
+            if errno == libc::ECONNREFUSED && self.refusals.len() < REFUSALS_MAX {
+                self.refusals.push((socket.id, path));
+            }
+        }
     }
 }
 
@@ -336,6 +371,11 @@ struct Watch {
     readable: bool,
     /// Whether it is watched for room to send.
     full: bool,
+}
+
+/// Whether an error is what ICMP said about an earlier datagram.
+fn is_report(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ECONNREFUSED)
 }
 
 const fn token(id: SocketId) -> Token {
@@ -359,7 +399,7 @@ mod tests {
     use super::super::Local;
     use super::*;
     #[cfg(target_os = "linux")]
-    use crate::engine::skip;
+    use crate::testing::skip;
 
     /// The smallest MTU of IPv6, in octets.
     #[cfg(target_os = "linux")]
@@ -368,12 +408,7 @@ mod tests {
     fn engine_and_socket(address: &str) -> (MioEngine, SocketId, Path) {
         let mut engine = MioEngine::new().expect("an engine");
         let address = SocketAddr::new(address.parse().expect("an address"), 0);
-        let id = engine
-            .open(Bind {
-                address,
-                shared: false,
-            })
-            .expect("a socket");
+        let id = engine.open(Bind::to(address)).expect("a socket");
         let peer = engine.local_addr(id).expect("an open socket");
         (
             engine,

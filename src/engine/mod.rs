@@ -19,7 +19,8 @@ mod sockets;
 #[allow(unsafe_code)] // What the kernel reads and writes by itself; each use argues its case.
 pub mod uring;
 
-pub use socket::route_mtu;
+pub use crate::metrics::Statistics;
+pub use socket::{RECEIVE_BUFFER_OCTETS, route_mtu};
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -60,6 +61,20 @@ pub struct Bind {
     pub address: SocketAddr,
     /// Whether other shards of this process listen on the same address (SO_REUSEPORT).
     pub shared: bool,
+    /// Whether only a datagram's peer matters: its local end is not told then, which is cheaper.
+    pub peers_only: bool,
+}
+
+impl Bind {
+    /// A socket of this engine alone that is told everything.
+    #[must_use]
+    pub const fn to(address: SocketAddr) -> Self {
+        Self {
+            address,
+            shared: false,
+            peers_only: false,
+        }
+    }
 }
 
 /// What to send along a path.
@@ -166,25 +181,25 @@ pub trait Engine {
 
     /// Datagrams that the kernel dropped because a receive queue was full, since the start.
     fn receive_drops(&self) -> u64;
-}
 
-/// What an engine on the kernel's sockets has done so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Statistics {
-    /// System calls to poll for readiness.
-    pub polls: u64,
-    /// System calls to receive alone, with those that found nothing.
-    pub receives: u64,
-    /// System calls to send, with those that failed.
-    pub sends: u64,
-    /// Those of them that sent more than one datagram.
-    pub gso_sends: u64,
-    /// How often a burst was refused and its datagrams then went singly.
-    pub gso_fallbacks: u64,
-    /// Bursts handed to the device where they lie, without a system call of `sends`.
-    pub zero_copy_sends: u64,
-    /// Those of them that the kernel copied all the same.
-    pub zero_copy_copied: u64,
+    /// Whether the kernel, if there is one, cuts bursts into datagrams.
+    fn gso(&self) -> bool {
+        false
+    }
+
+    /// What it has done so far, if there is a kernel to ask.
+    fn statistics(&self) -> Statistics {
+        Statistics::default()
+    }
+
+    /// The size of a socket's receive queue in octets, as the system grants it. What is less than
+    /// [what was asked for](RECEIVE_BUFFER_OCTETS) loses requests in a storm of them.
+    ///
+    /// # Errors
+    /// If the socket is not open, or its queue has no such size.
+    fn receive_buffer(&self, _socket: SocketId) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// Datagrams that arrived together, in one stretch of memory that is used again and again.
@@ -314,16 +329,4 @@ impl Default for Inbox {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// Says why a test does not test, or fails where all of them are required.
-#[cfg(all(test, target_os = "linux"))]
-fn skip(why: &str) {
-    use std::env;
-    use std::io::Write;
-
-    let required = env::var_os("BOOTSTORM_REQUIRE_TOOLS").is_some();
-    assert!(!required, "{why}, and BOOTSTORM_REQUIRE_TOOLS is set");
-    // Not `eprintln!`, which the test runner swallows when the test passes.
-    let _ = writeln!(io::stderr(), "SKIPPED: {why}");
 }

@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -62,6 +63,26 @@ impl Weather {
     };
 }
 
+/// What a node's processor takes for each datagram. While it works, what arrives waits in a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// To take one that has arrived.
+    pub receive: Duration,
+    /// To send one.
+    pub send: Duration,
+    /// Datagrams that wait at the most; what arrives beyond is lost.
+    pub queue_max: usize,
+}
+
+impl Pace {
+    /// A processor that takes no time.
+    pub const AT_ONCE: Self = Self {
+        receive: Duration::ZERO,
+        send: Duration::ZERO,
+        queue_max: usize::MAX,
+    };
+}
+
 /// How long a queue that was full stays so.
 const FULL_FOR: Duration = Duration::from_micros(200);
 /// Sockets that ask for port 0 are numbered from here.
@@ -78,20 +99,62 @@ struct State {
     weather: Weather,
     in_burst: bool,
     nodes: Vec<Node>,
-    sockets: HashMap<SocketAddr, (NodeId, SocketId)>,
-    flying: BinaryHeap<Reverse<Flight>>,
-    flights: u64,
+    sockets: HashMap<SocketAddr, (NodeId, SocketId), BuildHasherDefault<Mix>>,
+    /// Datagrams under way: when they arrive, the order in which they left, and their place in `flights`.
+    flying: BinaryHeap<Reverse<(Instant, u64, u32)>>,
+    flights: Vec<Flight>,
+    /// Places in `flights` that are free.
+    free: Vec<u32>,
+    departures: u64,
+    /// Memory of datagrams that have arrived, for those that leave.
+    spare: Vec<Vec<u8>>,
     trace: Option<Vec<String>>,
 }
 
-/// A datagram under way, ordered by arrival, then by departure.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A datagram under way.
+#[derive(Debug)]
 struct Flight {
-    arrives: Instant,
-    number: u64,
     from: SocketAddr,
     to: SocketAddr,
     octets: Vec<u8>,
+}
+
+/// Mixes the few words of an address. Nobody in a simulated network picks addresses that collide.
+#[derive(Debug, Default)]
+struct Mix(u64);
+
+impl Hasher for Mix {
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u8(&mut self, value: u8) {
+        self.write_u64(value.into());
+    }
+
+    fn write_u16(&mut self, value: u16) {
+        self.write_u64(value.into());
+    }
+
+    fn write_u32(&mut self, value: u32) {
+        self.write_u64(value.into());
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = (self.0.rotate_left(23) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write_usize(&mut self, value: usize) {
+        self.write_u64(value as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0 ^ self.0 >> 29
+    }
 }
 
 #[derive(Debug)]
@@ -106,7 +169,14 @@ struct Node {
     full_until: Option<Instant>,
     /// Nothing leaves it or comes to it any more.
     cut_off: bool,
+    pace: Pace,
+    /// What its processor has worked since the clock last moved.
+    spent: Duration,
+    /// Until when that keeps it busy.
+    busy_until: Instant,
+    overflowed: u64,
     sent: Traffic,
+    addressed: Traffic,
 }
 
 /// Names a node of one network.
@@ -140,9 +210,12 @@ impl Network {
             weather,
             in_burst: false,
             nodes: Vec::new(),
-            sockets: HashMap::new(),
+            sockets: HashMap::default(),
             flying: BinaryHeap::new(),
-            flights: 0,
+            flights: Vec::new(),
+            free: Vec::new(),
+            departures: 0,
+            spare: Vec::new(),
             trace: None,
         })))
     }
@@ -161,7 +234,12 @@ impl Network {
             arrived: VecDeque::new(),
             full_until: None,
             cut_off: false,
+            pace: Pace::AT_ONCE,
+            spent: Duration::ZERO,
+            busy_until: Instant::ZERO,
+            overflowed: 0,
             sent: Traffic::default(),
+            addressed: Traffic::default(),
         });
         NodeId(state.nodes.len() - 1)
     }
@@ -185,7 +263,7 @@ impl Network {
     #[must_use]
     pub fn next_event(&self) -> Option<Instant> {
         let state = self.0.borrow();
-        let arrival = state.flying.peek().map(|Reverse(flight)| flight.arrives);
+        let arrival = state.flying.peek().map(|Reverse((arrives, ..))| *arrives);
         let room = state.nodes.iter().filter_map(|node| node.full_until).min();
         match (arrival, room) {
             (Some(arrival), Some(room)) => Some(arrival.min(room)),
@@ -196,19 +274,19 @@ impl Network {
     /// Moves the clock to `now`, and delivers what arrives until then. Names the nodes that have
     /// something to do.
     pub fn advance(&self, now: Instant) -> Vec<NodeId> {
-        let mut state = self.0.borrow_mut();
+        let state = &mut *self.0.borrow_mut();
         state.now = state.now.max(now);
         let mut woken = Vec::new();
-        while state
-            .flying
-            .peek()
-            .is_some_and(|Reverse(flight)| flight.arrives <= now)
+        while let Some(&Reverse((arrives, _, place))) = state.flying.peek()
+            && arrives <= now
         {
-            let Some(Reverse(flight)) = state.flying.pop() else {
-                break;
-            };
+            state.flying.pop();
+            state.free.push(place);
+            let flight = &mut state.flights[place as usize];
+            let octets = std::mem::take(&mut flight.octets);
             // Nobody listens there: the datagram is gone.
-            let Some(&(node, socket)) = state.sockets.get(&flight.to) else {
+            let Some(&(id, socket)) = state.sockets.get(&flight.to) else {
+                state.spare.push(octets);
                 continue;
             };
             let path = Path {
@@ -218,10 +296,16 @@ impl Network {
                     interface: 1,
                 },
             };
-            state.nodes[node.0]
-                .arrived
-                .push_back((socket, path, flight.octets));
-            woken.push(node);
+            let node = &mut state.nodes[id.0];
+            if node.arrived.len() >= node.pace.queue_max {
+                node.overflowed += 1;
+                state.spare.push(octets);
+                continue;
+            }
+            node.arrived.push_back((socket, path, octets));
+            if woken.last() != Some(&id) {
+                woken.push(id);
+            }
         }
         for (index, node) in state.nodes.iter_mut().enumerate() {
             if node.full_until.is_some_and(|at| at <= now) {
@@ -232,6 +316,56 @@ impl Network {
         woken.sort_unstable_by_key(|node| node.0);
         woken.dedup();
         woken
+    }
+
+    /// From now on, a node's processor takes its time.
+    pub fn set_pace(&self, node: NodeId, pace: Pace) {
+        self.0.borrow_mut().nodes[node.0].pace = pace;
+    }
+
+    /// Stops a node until a time, as a machine that is suspended: what arrives meanwhile waits, as far as
+    /// there is room for it.
+    pub fn suspend(&self, node: NodeId, until: Instant) {
+        let node = &mut self.0.borrow_mut().nodes[node.0];
+        node.busy_until = node.busy_until.max(until);
+    }
+
+    /// A round of a node's work is over: what it took keeps its processor busy from now on.
+    pub fn work_done(&self, node: NodeId) {
+        let state = &mut *self.0.borrow_mut();
+        let node = &mut state.nodes[node.0];
+        if !node.spent.is_zero() {
+            node.busy_until = state.now + std::mem::take(&mut node.spent);
+        }
+    }
+
+    /// Until when a node's processor is busy.
+    #[must_use]
+    pub fn busy_until(&self, node: NodeId) -> Instant {
+        self.0.borrow().nodes[node.0].busy_until
+    }
+
+    /// Datagrams that found a node's queue full.
+    #[must_use]
+    pub fn overflowed(&self, node: NodeId) -> u64 {
+        self.0.borrow().nodes[node.0].overflowed
+    }
+
+    /// Takes all sockets from a node, with what has arrived for them: the process that had them is gone.
+    pub fn restart(&self, node: NodeId) {
+        let state = &mut *self.0.borrow_mut();
+        let own = &mut state.nodes[node.0];
+        for (_, address) in own.bound.drain() {
+            state.sockets.remove(&address);
+        }
+        own.arrived.clear();
+        own.full_until = None;
+    }
+
+    /// Lets the clock leap ahead: what is under way arrives when it would have, or at once if that is past.
+    pub fn leap(&self, by: Duration) {
+        let mut state = self.0.borrow_mut();
+        state.now += by;
     }
 
     /// Changes the weather from now on.
@@ -258,6 +392,12 @@ impl Network {
         self.0.borrow().nodes[node.0].sent
     }
 
+    /// What was sent to a node so far, whether it arrived or not.
+    #[must_use]
+    pub fn addressed(&self, node: NodeId) -> Traffic {
+        self.0.borrow().nodes[node.0].addressed
+    }
+
     /// Datagrams under way.
     #[must_use]
     pub fn flying(&self) -> usize {
@@ -281,7 +421,9 @@ impl Network {
 
     /// Sends a datagram from any address, as somebody who runs no shard would.
     pub fn inject(&self, from: SocketAddr, to: SocketAddr, octets: &[u8]) {
-        self.0.borrow_mut().fly(from, to, octets);
+        let mut state = self.0.borrow_mut();
+        let sender = state.node_at(from);
+        state.fly(sender, from, to, octets);
     }
 
     /// Lets a node that runs no shard have a socket.
@@ -293,6 +435,11 @@ impl Network {
         let address = SocketAddr::new(state.nodes[node.0].address, port);
         let socket = state.bind(node, address).expect("the port is free");
         (socket, state.nodes[node.0].bound[&socket])
+    }
+
+    /// Takes a socket from a node that runs no shard.
+    pub fn unbind(&self, node: NodeId, socket: SocketId) {
+        self.0.borrow_mut().unbind(node, socket);
     }
 
     /// What has arrived at a node that runs no shard.
@@ -314,6 +461,8 @@ impl State {
                 own.port_next = own.port_next.checked_add(1).unwrap_or(EPHEMERAL_FIRST);
             }
             address.set_port(own.port_next);
+            // A port that has become free is not taken again at once: it may still be talked to.
+            own.port_next = own.port_next.checked_add(1).unwrap_or(EPHEMERAL_FIRST);
         } else if self.sockets.contains_key(&address) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
@@ -324,19 +473,25 @@ impl State {
         Ok(socket)
     }
 
+    fn unbind(&mut self, node: NodeId, socket: SocketId) {
+        if let Some(address) = self.nodes[node.0].bound.remove(&socket) {
+            self.sockets.remove(&address);
+        }
+    }
+
     fn chance(&mut self, probability: f64) -> bool {
         probability > 0.0 && self.random.f64() < probability
     }
 
     /// Sends a datagram through the weather.
-    fn fly(&mut self, from: SocketAddr, to: SocketAddr, octets: &[u8]) {
+    fn fly(&mut self, sender: Option<NodeId>, from: SocketAddr, to: SocketAddr, octets: &[u8]) {
         let weather = self.weather;
         self.in_burst = if self.in_burst {
             !self.chance(weather.burst_end)
         } else {
             self.chance(weather.burst)
         };
-        let (sender, receiver) = (self.node_at(from), self.node_at(to));
+        let receiver = self.node_at(to);
         let cut_off = |node: Option<NodeId>| node.is_some_and(|node| self.nodes[node.0].cut_off);
         let fate = if cut_off(sender) || cut_off(receiver) {
             "cut off"
@@ -351,12 +506,15 @@ impl State {
         } else {
             ""
         };
-        self.note(from, to, octets, fate);
+        if self.trace.is_some() {
+            self.note(from, to, octets, fate);
+        }
         let copies = match fate {
             "" => 1,
             "twice" => 2,
             _ => 0,
         };
+        let departs = self.now + sender.map_or(Duration::ZERO, |node| self.nodes[node.0].spent);
         let mut disturbed = copies == 2;
         for copy in 0..copies {
             let jitter = weather.jitter.as_nanos() as u64;
@@ -366,28 +524,54 @@ impl State {
                 delay += weather.reorder_delay;
                 disturbed = true;
             }
-            self.flights += 1;
-            let flight = Flight {
-                arrives: self.now + delay,
-                number: self.flights,
-                from,
-                to,
-                octets: octets.to_vec(),
-            };
-            self.flying.push(Reverse(flight));
+            self.depart(departs + delay, from, to, octets);
         }
-        if let Some(NodeId(index)) = sender {
-            let sent = &mut self.nodes[index].sent;
-            sent.datagrams += 1;
-            sent.octets += octets.len() as u64;
+        for traffic in [
+            sender.map(|node| (node, true)),
+            receiver.map(|node| (node, false)),
+        ] {
+            let Some((node, is_sender)) = traffic else {
+                continue;
+            };
+            let node = &mut self.nodes[node.0];
+            let traffic = if is_sender {
+                &mut node.sent
+            } else {
+                &mut node.addressed
+            };
+            traffic.datagrams += 1;
+            traffic.octets += octets.len() as u64;
             match octets {
-                [0, 3, ..] => sent.data += 1,
-                [0, 4, ..] => sent.acks += 1,
+                [0, 3, ..] => traffic.data += 1,
+                [0, 4, ..] => traffic.acks += 1,
                 _ => {}
             }
-            sent.lost += u64::from(copies == 0);
-            sent.disturbed += u64::from(disturbed);
+            traffic.lost += u64::from(copies == 0);
+            traffic.disturbed += u64::from(disturbed);
         }
+    }
+
+    fn depart(&mut self, arrives: Instant, from: SocketAddr, to: SocketAddr, octets: &[u8]) {
+        let mut copy = self.spare.pop().unwrap_or_default();
+        copy.clear();
+        copy.extend_from_slice(octets);
+        let flight = Flight {
+            from,
+            to,
+            octets: copy,
+        };
+        let place = match self.free.pop() {
+            Some(place) => {
+                self.flights[place as usize] = flight;
+                place
+            }
+            None => {
+                self.flights.push(flight);
+                (self.flights.len() - 1) as u32
+            }
+        };
+        self.departures += 1;
+        self.flying.push(Reverse((arrives, self.departures, place)));
     }
 
     fn node_at(&self, address: SocketAddr) -> Option<NodeId> {
@@ -442,7 +626,8 @@ impl SimEngine {
         if octets.len() > crate::wire::DATAGRAM_OCTETS_MAX {
             return Sent::Failed(libc::EMSGSIZE);
         }
-        state.fly(from, path.peer, octets);
+        node.spent += node.pace.send;
+        state.fly(Some(self.node), from, path.peer, octets);
         Sent::Datagrams(1)
     }
 }
@@ -453,7 +638,8 @@ impl Engine for SimEngine {
     }
 
     fn now(&self) -> Instant {
-        self.network.now()
+        let state = self.network.0.borrow();
+        state.now + state.nodes[self.node.0].spent
     }
 
     fn open(&mut self, bind: Bind) -> io::Result<SocketId> {
@@ -461,10 +647,7 @@ impl Engine for SimEngine {
     }
 
     fn close(&mut self, socket: SocketId) {
-        let mut state = self.network.0.borrow_mut();
-        if let Some(address) = state.nodes[self.node.0].bound.remove(&socket) {
-            state.sockets.remove(&address);
-        }
+        self.network.0.borrow_mut().unbind(self.node, socket);
     }
 
     fn local_addr(&self, socket: SocketId) -> io::Result<SocketAddr> {
@@ -504,20 +687,22 @@ impl Engine for SimEngine {
     }
 
     fn wait(&mut self, _until: Option<Instant>, inbox: &mut Inbox) -> io::Result<()> {
-        let mut state = self.network.0.borrow_mut();
-        let arrived = &mut state.nodes[self.node.0].arrived;
-        while !arrived.is_empty() {
+        let state = &mut *self.network.0.borrow_mut();
+        let node = &mut state.nodes[self.node.0];
+        while !node.arrived.is_empty() {
             let Some(room) = inbox.room() else { break };
-            let Some((socket, path, octets)) = arrived.pop_front() else {
+            let Some((socket, path, octets)) = node.arrived.pop_front() else {
                 break;
             };
             room[..octets.len()].copy_from_slice(&octets);
             inbox.push(socket, path, false, octets.len());
+            state.spare.push(octets);
+            node.spent += node.pace.receive;
         }
         Ok(())
     }
 
     fn receive_drops(&self) -> u64 {
-        0
+        self.network.overflowed(self.node)
     }
 }

@@ -21,7 +21,7 @@ use plain as platform;
 
 /// Receive buffer asked for, in octets. The kernel doubles it and charges each datagram with 768 to
 /// 1,280 octets however short it is, so that 10,000 requests that come at once fit.
-pub(super) const RECEIVE_BUFFER_OCTETS: usize = 8 << 20;
+pub const RECEIVE_BUFFER_OCTETS: usize = 8 << 20;
 
 /// Send buffer asked for, in octets: some sixty of the largest bursts, on their way to the device.
 const SEND_BUFFER_OCTETS: usize = 4 << 20;
@@ -37,12 +37,10 @@ pub(super) struct Received {
     pub(super) broadcast: bool,
     /// The length in octets of each datagram but the last, if it is a row of several from the same peer.
     pub(super) segment: Option<usize>,
-    /// How many datagrams the socket had dropped when this one was queued; it wraps, and is absent
-    /// while it is 0.
-    pub(super) drops: Option<u32>,
 }
 
-/// Opens a socket that never blocks and, where the system can, tells all that [`Received`] holds.
+/// Opens a socket that never blocks and, where the system can and the caller wants it, tells all that
+/// [`Received`] holds.
 ///
 /// SO_REUSEADDR stays off: it would let two servers share a port without a word.
 pub(super) fn open(bind: &Bind) -> io::Result<UdpSocket> {
@@ -64,7 +62,7 @@ pub(super) fn open(bind: &Bind) -> io::Result<UdpSocket> {
         let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER_OCTETS);
     }
     let _ = socket.set_send_buffer_size(SEND_BUFFER_OCTETS);
-    platform::prepare(&socket, ipv6)?;
+    platform::prepare(&socket, ipv6, bind.peers_only)?;
     socket.bind(&bind.address.into())?;
     Ok(socket.into())
 }
@@ -72,6 +70,11 @@ pub(super) fn open(bind: &Bind) -> io::Result<UdpSocket> {
 /// Has receiving tell what ICMP says about datagrams that were sent.
 pub(super) fn report_errors(socket: &UdpSocket, ipv6: bool) -> io::Result<()> {
     platform::report_errors(socket, ipv6)
+}
+
+/// Takes one of the [reports](report_errors): an error number, and the path of the datagram that it is about.
+pub(super) fn report(socket: &UdpSocket) -> Option<(i32, Path)> {
+    platform::report(socket)
 }
 
 /// Has the kernel hand over datagrams that arrived in a row from the same peer as one (generic receive
@@ -99,6 +102,12 @@ pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Recei
     platform::receive(socket, buffer)
 }
 
+/// Takes one datagram, of which only the peer matters. Without a header and control messages that go
+/// to the kernel and back, a call costs an eighth less.
+pub(super) fn receive_plainly(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
+    plain::receive(socket, buffer)
+}
+
 /// Sends `octets` along `path`, cut into datagrams of `segment` octets if that is given. `ipv6` says
 /// of which family the socket is.
 pub(super) fn send(
@@ -109,7 +118,15 @@ pub(super) fn send(
     segment: Option<u16>,
 ) -> io::Result<()> {
     let peer = if ipv6 { mapped(path.peer) } else { path.peer };
+    if path.local.address.is_none() && segment.is_none() {
+        return plain::send(socket, ipv6, peer, &path.local, octets, segment);
+    }
     platform::send(socket, ipv6, peer, &path.local, octets, segment)
+}
+
+/// How many datagrams the socket had no room for so far.
+pub(super) fn drops(socket: &UdpSocket) -> u32 {
+    platform::drops(socket)
 }
 
 /// The receive buffer that the system granted, in octets as they are asked for.
@@ -186,20 +203,25 @@ pub(super) mod linux {
     /// Room for the name of a socket: a sockaddr_in6, and what keeps the control messages aligned.
     pub(crate) const NAME_OCTETS: usize = 32;
 
-    /// Room for the control messages of one call: 120 octets at most are received (IP_PKTINFO,
-    /// IPV6_PKTINFO, SO_RXQ_OVFL and UDP_GRO), and fewer are sent.
+    /// Room for the control messages of one call: 96 octets at most are received (IP_PKTINFO,
+    /// IPV6_PKTINFO and UDP_GRO), and fewer are sent.
     pub(crate) const CONTROL_OCTETS: usize = 128;
+
+    /// Numbers that SO_MEMINFO tells about a socket (linux/sock_diag.h).
+    const MEMORY_NUMBERS: usize = 9;
+    /// The place of the dropped datagrams among them.
+    const DROPS: usize = 8;
 
     pub(super) fn force_receive_buffer(socket: &Socket, octets: usize) -> bool {
         let octets = c_int::try_from(octets).unwrap_or(c_int::MAX);
         set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, octets).is_ok()
     }
 
-    pub(super) fn prepare(socket: &Socket, ipv6: bool) -> io::Result<()> {
-        set_option(socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1)?;
+    pub(super) fn prepare(socket: &Socket, ipv6: bool, peers_only: bool) -> io::Result<()> {
+        let told = c_int::from(!peers_only);
         // An IPv6 socket wants the IPv4 options too, for its IPv4 peers: only IP_PKTINFO tells a
         // broadcast address from one of the host's own.
-        set_option(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
+        set_option(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, told)?;
         // Never "don't fragment": a block above the MTU goes out as fragments, and no forged ICMP
         // message shrinks anything.
         set_option(
@@ -209,7 +231,7 @@ pub(super) mod linux {
             libc::IP_PMTUDISC_DONT,
         )?;
         if ipv6 {
-            set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
+            set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, told)?;
             let never = libc::IPV6_PMTUDISC_DONT;
             set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, never)?;
         }
@@ -222,6 +244,41 @@ pub(super) mod linux {
         } else {
             set_option(socket, libc::IPPROTO_IP, libc::IP_RECVERR, 1)
         }
+    }
+
+    pub(super) fn report(socket: &UdpSocket) -> Option<(i32, Path)> {
+        // Of the datagram itself nothing is wanted.
+        receive_with(socket, &mut [], libc::MSG_ERRQUEUE, |name, control, _| {
+            let mut path = Path {
+                peer: unmapped(address(name).ok_or(io::ErrorKind::InvalidData)?),
+                local: Local::default(),
+            };
+            let mut errno = 0;
+            for (level, kind, data) in messages(control) {
+                match (level, kind) {
+                    // Where the ICMP message went is where the datagram had left.
+                    (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                        let info = read::<libc::in_pktinfo>(data);
+                        let address = info.map(|info| info.ipi_addr.s_addr.to_ne_bytes());
+                        path.local.address = address.map(|octets| Ipv4Addr::from(octets).into());
+                    }
+                    (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                        let info = read::<libc::in6_pktinfo>(data);
+                        let address = info.map(|info| info.ipi6_addr.s6_addr);
+                        path.local.address = address.map(|octets| Ipv6Addr::from(octets).into());
+                    }
+                    (libc::IPPROTO_IP, libc::IP_RECVERR)
+                    | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) => {
+                        // The first member of a sock_extended_err.
+                        let number = read::<u32>(data).and_then(|errno| errno.try_into().ok());
+                        errno = number.unwrap_or(errno);
+                    }
+                    _ => {}
+                }
+            }
+            Ok((errno, path))
+        })
+        .ok()
     }
 
     pub(super) fn wait_precisely(source: &impl AsRawFd, timeout: Duration) -> bool {
@@ -245,6 +302,16 @@ pub(super) mod linux {
     }
 
     pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
+        receive_with(socket, buffer, 0, told)
+    }
+
+    /// Receives, and has `tell` make something of name, control messages and the number of octets.
+    fn receive_with<T>(
+        socket: &UdpSocket,
+        buffer: &mut [u8],
+        flags: c_int,
+        tell: impl FnOnce(&[u8], &[u8], usize) -> io::Result<T>,
+    ) -> io::Result<T> {
         let mut name = [0; NAME_OCTETS];
         let mut control = Control::new();
         let mut part = libc::iovec {
@@ -261,11 +328,11 @@ pub(super) mod linux {
         header.msg_controllen = CONTROL_OCTETS as _;
         // SAFETY: all that `header` points to is owned by this function or borrowed by it mutably,
         // and as long as it says.
-        let len = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, 0) };
+        let len = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
         let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
         let name = &name[..NAME_OCTETS.min(header.msg_namelen as usize)];
         let control = &control.octets[..CONTROL_OCTETS.min(header.msg_controllen as usize)];
-        told(name, control, len.min(buffer.len()))
+        tell(name, control, len.min(buffer.len()))
     }
 
     /// What the kernel tells with a datagram of `len` octets by name and control messages.
@@ -279,7 +346,6 @@ pub(super) mod linux {
             },
             broadcast: false,
             segment: None,
-            drops: None,
         };
         for (level, kind, data) in messages(control) {
             note(&mut received, level, kind, data);
@@ -336,7 +402,6 @@ pub(super) mod linux {
                 let segment = read::<u32>(data).and_then(|octets| usize::try_from(octets).ok());
                 received.segment = segment.filter(|&octets| octets > 0);
             }
-            (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => received.drops = read(data),
             _ => {}
         }
     }
@@ -499,6 +564,23 @@ pub(super) mod linux {
         answer == 0
     }
 
+    pub(super) fn drops(socket: &UdpSocket) -> u32 {
+        let mut numbers = [0_u32; MEMORY_NUMBERS];
+        let mut length = size_of_val(&numbers) as libc::socklen_t;
+        // SAFETY: numbers and length are valid and writable, and the length is the numbers'.
+        let answer = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_MEMINFO,
+                numbers.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        // What the kernel does not tell stays 0.
+        if answer == 0 { numbers[DROPS] } else { 0 }
+    }
+
     pub(super) fn mtu(socket: &UdpSocket, interface: u32) -> Option<u32> {
         let answer = ask(socket, interface, libc::SIOCGIFMTU)?;
         // SAFETY: this is the member that the call writes.
@@ -615,8 +697,8 @@ pub(super) mod linux {
     }
 }
 
-/// What every Unix can do. It is tested on Linux too.
-#[cfg(any(test, not(target_os = "linux")))]
+/// What every Unix can do. Where it does, it is the cheapest on Linux too.
+#[cfg_attr(target_os = "linux", allow(dead_code))]
 mod plain {
     use super::*;
 
@@ -624,12 +706,16 @@ mod plain {
         false
     }
 
-    pub(super) const fn prepare(_: &Socket, _: bool) -> io::Result<()> {
+    pub(super) const fn prepare(_: &Socket, _: bool, _: bool) -> io::Result<()> {
         Ok(())
     }
 
     pub(super) const fn report_errors(_: &UdpSocket, _: bool) -> io::Result<()> {
         Ok(())
+    }
+
+    pub(super) const fn report(_: &UdpSocket) -> Option<(i32, Path)> {
+        None
     }
 
     pub(super) fn wait_precisely(_: &impl AsRawFd, _: Duration) -> bool {
@@ -649,7 +735,6 @@ mod plain {
             path,
             broadcast: false,
             segment: None,
-            drops: None,
         })
     }
 
@@ -669,6 +754,10 @@ mod plain {
 
     pub(super) const fn cuts_segments(_: &UdpSocket) -> bool {
         false
+    }
+
+    pub(super) const fn drops(_: &UdpSocket) -> u32 {
+        0
     }
 
     pub(super) const fn mtu(_: &UdpSocket, _: u32) -> Option<u32> {
@@ -723,12 +812,14 @@ mod tests {
 
         let socket = Socket::from(there);
         assert!(!plain::force_receive_buffer(&socket, 1));
-        assert!(plain::prepare(&socket, false).is_ok());
+        assert!(plain::prepare(&socket, false, false).is_ok());
+        assert_eq!(plain::drops(&here), 0);
         assert!(!plain::cuts_segments(&here));
         assert_eq!(plain::mtu(&here, 1), None);
         plain::receive_rows(&here);
         assert!(!plain::wait_precisely(&here, Duration::ZERO));
         assert!(plain::report_errors(&here, false).is_ok());
+        assert!(plain::report(&here).is_none());
         assert_eq!(plain::route_mtu(&here, false), None);
     }
 

@@ -59,8 +59,8 @@ pub(super) struct Sockets<S> {
     refusals: HashMap<IpAddr, Refusal>,
     /// When to try again what failed for want of memory.
     retry_at: Option<Instant>,
-    /// Datagrams that receive queues had no room for.
-    pub(super) drops: u64,
+    /// Datagrams that the queues of sockets since closed had no room for.
+    drops: u64,
     pub(super) statistics: Statistics,
 }
 
@@ -71,8 +71,10 @@ pub(super) struct Socket<S> {
     pub(super) udp: UdpSocket,
     /// Whether its addresses are IPv6, those of IPv4 peers mapped.
     pub(super) ipv6: bool,
-    /// The kernel's count of dropped datagrams, as last told.
-    drops: u32,
+    /// Whether it has one local address, from which all leaves anyway.
+    bound: bool,
+    /// Whether it tells of a datagram no more than its peer.
+    pub(super) peers_only: bool,
     /// What the engine wants to know of it.
     pub(super) state: S,
 }
@@ -138,14 +140,15 @@ impl<S> Sockets<S> {
             id,
             udp,
             ipv6,
-            drops: 0,
+            bound: !bind.address.ip().is_unspecified(),
+            peers_only: bind.peers_only,
             state,
         }))
     }
 
     /// Forgets a socket; dropping it closes it.
     pub(super) fn remove(&mut self, id: SocketId) -> Option<Socket<S>> {
-        self.get(id)?;
+        self.drops += u64::from(socket::drops(&self.get(id)?.udp));
         self.table.try_remove(place(id))
     }
 
@@ -166,6 +169,13 @@ impl<S> Sockets<S> {
     /// The size of a socket's receive queue in octets, as the system grants it.
     pub(super) fn receive_buffer(&self, id: SocketId) -> io::Result<usize> {
         socket::receive_buffer(&self.get(id).ok_or_else(not_open)?.udp)
+    }
+
+    /// Datagrams that receive queues had no room for. The kernel counts to 2^32 for each socket.
+    pub(super) fn drops(&self) -> u64 {
+        let sockets = self.table.iter();
+        let open = sockets.map(|(_, socket)| u64::from(socket::drops(&socket.udp)));
+        self.drops + open.sum::<u64>()
     }
 
     /// The largest IP packet that leaves the interface whole, in octets.
@@ -192,17 +202,15 @@ impl<S> Sockets<S> {
         id: SocketId,
         path: &Path,
         payload: &Payload<'_>,
-        mut other: impl FnMut(&Socket<S>, &[u8], u16) -> Option<io::Result<()>>,
+        mut other: impl FnMut(&Socket<S>, &Path, &[u8], u16) -> Option<io::Result<()>>,
     ) -> Result<usize, Stopped> {
-        let (octets, segment) = match payload {
-            Payload::Packet(octets) => {
-                return match self.transmit(id, path, octets, None, &mut other) {
-                    Ok(()) => Ok(1),
-                    Err(error) => Err(Stopped { sent: 0, error }),
-                };
-            }
-            burst => burst.segments(),
-        };
+        let (octets, segment) = payload.segments();
+        if matches!(payload, Payload::Packet(_)) || (1..=segment).contains(&octets.len()) {
+            return match self.transmit(id, path, octets, None, &mut other) {
+                Ok(()) => Ok(1),
+                Err(error) => Err(Stopped { sent: 0, error }),
+            };
+        }
         if segment == 0 {
             let error = io::Error::from_raw_os_error(libc::EINVAL);
             return Err(Stopped { sent: 0, error });
@@ -256,7 +264,7 @@ impl<S> Sockets<S> {
         path: &Path,
         octets: &[u8],
         segment: usize,
-        other: &mut impl FnMut(&Socket<S>, &[u8], u16) -> Option<io::Result<()>>,
+        other: &mut impl FnMut(&Socket<S>, &Path, &[u8], u16) -> Option<io::Result<()>>,
     ) -> Result<usize, Stopped> {
         let mut per_call = self.segments_per_call(path, segment);
         let mut refusal = None;
@@ -313,6 +321,10 @@ impl<S> Sockets<S> {
 
     fn remember_refusal(&mut self, peer: IpAddr, refused_from: usize) {
         self.statistics.gso_fallbacks += 1;
+        if self.statistics.gso_fallbacks == 1 {
+            // Others may follow; the counters tell.
+            tracing::info!(%peer, octets = refused_from, "bursts are refused on a path: datagrams that long go singly");
+        }
         if self.refusals.len() >= REFUSALS_MAX {
             self.refusals.clear();
         }
@@ -337,21 +349,25 @@ impl<S> Sockets<S> {
         path: &Path,
         octets: &[u8],
         cut: Option<u16>,
-        other: &mut impl FnMut(&Socket<S>, &[u8], u16) -> Option<io::Result<()>>,
+        other: &mut impl FnMut(&Socket<S>, &Path, &[u8], u16) -> Option<io::Result<()>>,
     ) -> io::Result<()> {
         let socket = self
             .table
             .get(place(id))
             .filter(|socket| socket.id == id)
             .ok_or_else(not_open)?;
+        let mut path = *path;
+        if socket.bound {
+            path.local.address = None;
+        }
         if let Some(segment) = cut
-            && let Some(answer) = other(socket, octets, segment)
+            && let Some(answer) = other(socket, &path, octets, segment)
         {
             return answer;
         }
         loop {
             self.statistics.sends += 1;
-            match socket::send(&socket.udp, socket.ipv6, path, octets, cut) {
+            match socket::send(&socket.udp, socket.ipv6, &path, octets, cut) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(()) => {
                     self.statistics.gso_sends += u64::from(cut.is_some());
@@ -360,16 +376,6 @@ impl<S> Sockets<S> {
                 Err(error) => return Err(error),
             }
         }
-    }
-}
-
-impl<S> Socket<S> {
-    /// How many datagrams were dropped since the kernel told last; its count wraps.
-    pub(super) fn new_drops(&mut self, told: Option<u32>) -> u64 {
-        let drops = told.unwrap_or(self.drops);
-        let new = drops.wrapping_sub(self.drops);
-        self.drops = drops;
-        u64::from(new)
     }
 }
 
@@ -482,21 +488,6 @@ mod tests {
             sockets.remember_refusal(std::net::Ipv4Addr::from(peer).into(), 0);
             assert!(sockets.refusals.len() <= REFUSALS_MAX);
         }
-    }
-
-    #[test]
-    fn the_count_of_drops_wraps() {
-        let mut sockets = Sockets::new().expect("a socket");
-        let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let bind = Bind {
-            address,
-            shared: false,
-        };
-        let id = sockets.open(bind, ()).expect("a socket").id;
-        let socket = sockets.get_mut(id).expect("open");
-        let new = [None, Some(u32::MAX - 1), None, Some(1), Some(1), Some(4)];
-        let new = new.map(|told| socket.new_drops(told));
-        assert_eq!(new, [0, u64::from(u32::MAX - 1), 0, 3, 0, 3]);
     }
 
     #[test]

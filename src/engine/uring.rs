@@ -5,6 +5,7 @@
 //! an engine belongs to the thread that made it.
 
 mod buffers;
+mod registered;
 mod ring;
 mod zero_copy;
 
@@ -57,6 +58,8 @@ pub struct UringEngine {
     buffers: Buffers,
     /// What a request to receive leaves room for in front of a datagram: name and control messages.
     header: Box<libc::msghdr>,
+    /// The same for sockets that tell no more than the peer.
+    short_header: Box<libc::msghdr>,
     alarm: Arc<Alarm<OwnedFd>>,
     /// Whether a request stays that tells when the alarm is rung.
     listening: bool,
@@ -78,9 +81,6 @@ struct Watch {
 }
 
 impl UringEngine {
-    /// The size in octets of a receive queue that takes the requests of 10,000 hosts at once.
-    pub const RECEIVE_BUFFER_OCTETS: usize = socket::RECEIVE_BUFFER_OCTETS;
-
     /// An engine without sockets, whose epoch is now, for the thread that calls this.
     ///
     /// # Errors
@@ -94,16 +94,18 @@ impl UringEngine {
             opcode::PollAdd::CODE,
             opcode::AsyncCancel2::CODE,
         ];
-        let ring = disabled.enable(&operations, Flags::BUFFER_SELECT | Flags::SKIP_SUCCESS)?;
+        let ring = disabled.enable(&operations, Flags::BUFFER_SELECT | Flags::SKIP_SUCCESS, &[])?;
         // SAFETY: a msghdr of zeros is one without address, data and control messages.
         let mut header: Box<libc::msghdr> = Box::new(unsafe { mem::zeroed() });
         header.msg_namelen = socket::linux::NAME_OCTETS as _;
+        let short_header = header.clone();
         header.msg_controllen = socket::linux::CONTROL_OCTETS as _;
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self {
             ring,
             buffers,
             header,
+            short_header,
             alarm: Arc::new(Alarm::new(bell)),
             listening: false,
             sockets: Sockets::new()?,
@@ -119,31 +121,6 @@ impl UringEngine {
     pub fn without_gso(mut self) -> Self {
         self.sockets.stop_gso();
         self
-    }
-
-    /// Whether the kernel cuts bursts into datagrams.
-    #[must_use]
-    pub const fn gso(&self) -> bool {
-        self.sockets.gso()
-    }
-
-    /// What it has done so far.
-    #[must_use]
-    pub const fn statistics(&self) -> Statistics {
-        Statistics {
-            zero_copy_sends: self.zero_copy.sends,
-            zero_copy_copied: self.zero_copy.copied,
-            ..self.sockets.statistics
-        }
-    }
-
-    /// The size of a socket's receive queue in octets, as the system grants it. What is less than
-    /// the [size for a storm](UringEngine::RECEIVE_BUFFER_OCTETS) loses requests in one.
-    ///
-    /// # Errors
-    /// If the socket is not open.
-    pub fn receive_buffer(&self, socket: SocketId) -> io::Result<usize> {
-        self.sockets.receive_buffer(socket)
     }
 
     /// What to say when an error ends a send.
@@ -183,10 +160,15 @@ impl UringEngine {
                 continue;
             };
             let fd = Fd(socket.udp.as_raw_fd());
-            let entry = opcode::RecvMsgMulti::new(fd, &raw const *self.header, Buffers::GROUP)
+            let header = if socket.peers_only {
+                &raw const *self.short_header
+            } else {
+                &raw const *self.header
+            };
+            let entry = opcode::RecvMsgMulti::new(fd, header, Buffers::GROUP)
                 .build()
                 .user_data(RECEIVED | u64::from(id.0));
-            // SAFETY: the header lives as long as the ring, and the buffers until no request to
+            // SAFETY: the headers live as long as the ring, and the buffers until no request to
             // receive is under way, which `receiving` counts.
             if unsafe { queue(&mut self.ring, &entry) } {
                 self.receiving += 1;
@@ -266,14 +248,19 @@ impl UringEngine {
     }
 
     /// Copies a datagram from a filled buffer; what belongs to a closed socket or is broken is left.
-    fn take_datagram(&mut self, id: SocketId, number: u16, len: usize, inbox: &mut Inbox) {
-        let Some(socket) = self.sockets.get_mut(id) else {
+    fn take_datagram(&self, id: SocketId, number: u16, len: usize, inbox: &mut Inbox) {
+        let Some(socket) = self.sockets.get(id) else {
             return;
+        };
+        let header = if socket.peers_only {
+            &self.short_header
+        } else {
+            &self.header
         };
         let Some(Ok(filled)) = self
             .buffers
             .filled(number, len)
-            .map(|octets| RecvMsgOut::parse(octets, &self.header))
+            .map(|octets| RecvMsgOut::parse(octets, header))
         else {
             return;
         };
@@ -286,15 +273,12 @@ impl UringEngine {
             len,
             path,
             broadcast,
-            drops,
             // Rows are not asked for.
             segment: _,
         } = received;
         let len = len.min(room.len());
         room[..len].copy_from_slice(&payload[..len]);
         inbox.push(id, path, broadcast, len);
-        let drops = socket.new_drops(drops);
-        self.sockets.drops += drops;
     }
 
     /// Has the kernel end requests, and let go of their sockets.
@@ -347,7 +331,7 @@ impl Engine for UringEngine {
         let zero_copy = &mut self.zero_copy;
         let sent = self
             .sockets
-            .send(socket, path, &payload, |socket, octets, segment| {
+            .send(socket, path, &payload, |socket, path, octets, segment| {
                 let Payload::Frames { frames, .. } = payload else {
                     return None;
                 };
@@ -396,9 +380,25 @@ impl Engine for UringEngine {
         Ok(())
     }
 
-    /// The kernel tells of drops with the next datagram that it queues, so the latest may be missing.
     fn receive_drops(&self) -> u64 {
-        self.sockets.drops
+        self.sockets.drops()
+    }
+
+    fn gso(&self) -> bool {
+        self.sockets.gso()
+    }
+
+    fn statistics(&self) -> Statistics {
+        Statistics {
+            zero_copy_sends: self.zero_copy.sends,
+            zero_copy_registered: self.zero_copy.registered_sends,
+            zero_copy_copied: self.zero_copy.copied,
+            ..self.sockets.statistics
+        }
+    }
+
+    fn receive_buffer(&self, socket: SocketId) -> io::Result<usize> {
+        self.sockets.receive_buffer(socket)
     }
 }
 
@@ -454,16 +454,24 @@ unsafe fn queue(ring: &mut IoUring, entry: &squeue::Entry) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+    use socket2::{Domain, Protocol, Socket, Type};
+
     use super::super::Local;
     use super::*;
-    use crate::engine::skip;
     use crate::proto::block::{BlockIndex, Rollover};
     use crate::store::memory::{Contents, Memory};
     use crate::store::{Answer, Frames, FramesKey, Mailbox, Store, StoreOptions, Ticket, Writes};
+    use crate::testing::skip;
     use crate::wire::Mode;
 
-    /// An engine with a socket, and a path along the loopback; `None`, said aloud, without io_uring.
-    fn engine_and_socket() -> Option<(UringEngine, SocketId, Path)> {
+    /// The number of a device that swallows what it is sent.
+    const SWALLOW: u32 = 77;
+
+    /// An engine with a socket at an address, and a path from there to itself; `None`, said aloud, without io_uring.
+    fn engine_and_socket(address: [u8; 4]) -> Option<(UringEngine, SocketId, Path)> {
         let mut engine = match UringEngine::new() {
             Ok(engine) => engine,
             Err(why) => {
@@ -471,25 +479,21 @@ mod tests {
                 return None;
             }
         };
-        let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let bind = Bind {
-            address,
-            shared: false,
-        };
+        let bind = Bind::to(SocketAddr::from((address, 0)));
         let id = engine.open(bind).expect("a socket");
         let peer = engine.local_addr(id).expect("an open socket");
         let local = Local::default();
         Some((engine, id, Path { peer, local }))
     }
 
-    /// Octets of the longest burst of blocks of 1428, headers included.
-    fn longest_burst() -> (Arc<Frames>, u64) {
-        let (len, blksize) = (1428 * 45, 1428);
+    /// The longest burst of blocks of 1428, amid a file that is large enough for memory that lasts.
+    fn longest_burst() -> (Arc<Frames>, BlockIndex, u64) {
+        let (len, blksize, first) = (3 << 20, 1428, BlockIndex::FIRST.plus(100));
         let memory = Memory::new(Writes::Off);
         memory.insert(b"image", Contents::Pattern { seed: 1, len });
         let options = StoreOptions {
             threads: 0,
-            frame_cache_octets: 1 << 20,
+            frame_cache_octets: 8 << 20,
         };
         let store = Store::new(memory, options).expect("no thread is started");
         let (sender, _done) = std::sync::mpsc::channel();
@@ -501,11 +505,11 @@ mod tests {
             body,
             blksize,
             rollover: Rollover::ToZero,
-            extent: 0,
+            extent: Frames::extent_of(first, blksize),
         };
         loop {
             match store.frames(&key, &mailbox) {
-                Answer::Now(frames) => return (frames.expect("a pattern"), 45),
+                Answer::Now(frames) => return (frames.expect("a pattern"), first, 45),
                 _ => store.run_next(),
             };
         }
@@ -515,7 +519,7 @@ mod tests {
     /// Method: the loopback, which always copies, taken for an interface that does not.
     #[test]
     fn an_interface_that_copies_is_found_out() {
-        let Some((mut engine, id, mut path)) = engine_and_socket() else {
+        let Some((mut engine, id, mut path)) = engine_and_socket([127, 0, 0, 1]) else {
             return;
         };
         if !engine.gso() {
@@ -528,10 +532,10 @@ mod tests {
         );
         engine.wait(None, &mut inbox).expect("a working engine");
         path.local = inbox.get(0).expect("what was sent").path.local;
-        let (frames, count) = longest_burst();
+        let (frames, first, count) = longest_burst();
         let burst = Payload::Frames {
             frames: &frames,
-            first: BlockIndex::FIRST,
+            first,
             count,
         };
         let expected = burst.segments().0;
@@ -558,9 +562,93 @@ mod tests {
         }
     }
 
+    /// Goal: a device that takes memory where it lies gets the octets of a burst, from memory that the
+    /// kernel knows in advance where it can, and nothing is copied. Method: a device that swallows what
+    /// it is sent, in a network of its own. Whoever watches what leaves has it copied, so that is done
+    /// with a second burst.
+    #[test]
+    fn a_device_takes_bursts_from_where_they_lie() {
+        let alone = std::thread::spawn(|| {
+            // SAFETY: only this thread moves, and it takes no descriptors along that others use.
+            let moved = unsafe { unshare_unsafe(UnshareFlags::NEWNET) };
+            if moved.is_err() {
+                return skip("network namespaces are not permitted here");
+            }
+            let set_up = format!(
+                "ip link add swallow index {SWALLOW} type ifb && ip addr add 10.1.0.1/24 dev swallow \
+                 && ip link set swallow up"
+            );
+            let made = Command::new("sh").args(["-c", &set_up]).status();
+            if !made.is_ok_and(|status| status.success()) {
+                return skip("there is no `ip`, or the kernel has no ifb devices");
+            }
+            let watcher = || {
+                let all = Some(Protocol::from(i32::from((libc::ETH_P_ALL as u16).to_be())));
+                let watcher = Socket::new(Domain::PACKET, Type::DGRAM, all).expect("as root");
+                watcher.set_nonblocking(true).expect("a socket");
+                watcher
+            };
+            take_bursts(watcher);
+        });
+        alone.join().expect("a thread that passes");
+    }
+
+    fn take_bursts(watcher: impl Fn() -> Socket) {
+        let Some((mut engine, id, path)) = engine_and_socket([10, 1, 0, 1]) else {
+            return;
+        };
+        if !engine.gso() {
+            return skip("this kernel does not cut bursts");
+        }
+        let path = Path {
+            peer: SocketAddr::from(([10, 1, 0, 9], 9)),
+            local: Local {
+                address: Some(path.peer.ip()),
+                interface: SWALLOW,
+            },
+        };
+        let (frames, first, count) = longest_burst();
+        let burst = Payload::Frames {
+            frames: &frames,
+            first,
+            count,
+        };
+        let mut send = |sends| {
+            assert_eq!(engine.send(id, &path, burst), Sent::Datagrams(45));
+            while engine.zero_copy.is_busy() {
+                engine.zero_copy.reap();
+            }
+            let statistics = engine.statistics();
+            assert_eq!(statistics.zero_copy_sends, sends);
+            if engine.zero_copy.registers() {
+                assert_eq!(statistics.zero_copy_registered, sends);
+            }
+            statistics.zero_copy_copied
+        };
+        assert_eq!(send(1), 0);
+        let watcher = watcher();
+        assert_eq!(send(2), 1);
+
+        let expected = burst.segments().0;
+        let mut arrived = Vec::new();
+        let mut packet = vec![0; 1 << 16];
+        while arrived.len() < expected.len()
+            && let Ok(len) = io::Read::read(&mut &watcher, &mut packet)
+        {
+            // Behind the headers of IPv4 and UDP, however the burst was cut by then.
+            arrived.extend_from_slice(&packet[28..len]);
+        }
+        assert!(
+            arrived == expected,
+            "{} octets of {}",
+            arrived.len(),
+            expected.len()
+        );
+    }
+
     #[test]
     fn a_port_is_free_once_its_engine_or_socket_is_gone() {
-        let Some((engine, id, path)) = engine_and_socket() else {
+        let Some((engine, id, path)) = engine_and_socket([127, 0, 0, 1]) else {
             return;
         };
         let address = path.peer;
@@ -568,10 +656,7 @@ mod tests {
         drop((engine, id));
         for _ in 0..50 {
             let mut engine = UringEngine::new().expect("an engine");
-            let bind = Bind {
-                address,
-                shared: false,
-            };
+            let bind = Bind::to(address);
             let id = engine.open(bind).expect("a free port");
             engine
                 .wait(Some(Instant::ZERO), &mut inbox)
@@ -586,7 +671,7 @@ mod tests {
 
     #[test]
     fn a_socket_that_was_full_ends_the_wait_once_when_it_has_room() {
-        let Some((mut engine, id, _)) = engine_and_socket() else {
+        let Some((mut engine, id, _)) = engine_and_socket([127, 0, 0, 1]) else {
             return;
         };
         let full = Stopped {

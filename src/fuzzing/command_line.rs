@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 use crate::cli::url::{self, Server, Url};
 use crate::cli::values::{self, BlksizeMax, Listen};
 use crate::cli::{self as command_line};
+use crate::load::profile::Profile;
 use crate::proto::negotiate::{BLKSIZE_MAX, BLKSIZE_MIN};
 use crate::time::Duration;
 use crate::wire::Mode;
@@ -172,8 +173,10 @@ fn times(text: &str) {
             Ok(probability)
         );
     }
-    if let Ok(profile) = expect_reason(values::profile(text)) {
-        assert_eq!(profile.name, text);
+    if let Ok(profiles) = expect_reason(values::profiles(text)) {
+        let one = |(profile, weight): &(Profile, u32)| format!("{}={weight}", profile.name);
+        let again: Vec<String> = profiles.0.iter().map(one).collect();
+        assert_eq!(values::profiles(&again.join(",")), Ok(profiles));
     }
 }
 

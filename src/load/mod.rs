@@ -1,56 +1,47 @@
 //! The load generator: thousands of clients at once against any TFTP server, and an honest account of
 //! what they saw.
 //!
-//! [`plan`] says when transfers begin, `run` drives them on shards of this program's own engine, and
-//! [`report`] tells how they went. `places` gives each client an address or a socket, so that ten
-//! thousand need few descriptors.
+//! A [`Load`] is made of [`Group`]s of clients. [`plan`] says when their transfers begin, [`profile`] how
+//! they ask and wait, `weather` what befalls their packets; `run` drives them on shards of this program's
+//! own engine, [`ramp`] has more and more of them come, and [`report`] tells how they went. `places` gives
+//! each client an address or a socket, so that ten thousand need few descriptors. [`compare`] has several
+//! servers bear the same by turns.
 
+pub mod compare;
+mod mix;
 mod places;
 pub mod plan;
 mod process;
-pub mod profile;
+pub mod ramp;
 pub mod report;
 mod run;
 mod tally;
+pub mod timeline;
 mod weather;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::proto::negotiate::{Wanted, Wish};
-use crate::proto::timing::Patience;
 use crate::shard::Expected;
+use crate::store::memory::Contents;
 use crate::time::Duration;
 
+pub use crate::proto::profile;
 pub use process::Usage;
 pub use run::{Live, run};
 pub use tally::{Failure, Tally};
+pub use weather::{Disturbed, Weather};
 
 use plan::{Bounds, Pace};
+use profile::Profile;
 
 /// What is to be done to a server.
 #[derive(Debug, Clone)]
 pub struct Load {
     /// The server, at the port that takes requests.
     pub server: SocketAddr,
-    /// Which way the files go.
-    pub work: Work,
-    /// The files.
-    pub files: Vec<File>,
-    /// When transfers begin.
-    pub pace: Pace,
-    /// When no more begin.
-    pub bounds: Bounds,
-    /// The options to ask for.
-    pub wanted: Wanted,
-    /// The order in which they are asked for.
-    pub order: [Wish; 4],
-    /// Whether each client first asks for the length alone.
-    pub probes: bool,
-    /// How long each client waits, and how often.
-    pub patience: Patience,
-    /// What goes wrong at the clients.
-    pub mishaps: Mishaps,
+    /// Those who do it, all at the same time.
+    pub groups: Vec<Group>,
     /// Threads that drive clients, each with its share; at least 1.
     pub threads: usize,
     /// Makes the same run again, as far as the clock allows.
@@ -62,15 +53,63 @@ pub struct Load {
     pub server_pid: Option<u32>,
 }
 
-/// What goes wrong at the clients, or slowly.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Mishaps {
-    /// The probability that a DATA or ACK packet is lost, on either way.
-    pub loss: f64,
-    /// How long a client takes before an ACK leaves.
-    pub slow: Duration,
+impl Load {
+    /// These groups, driven by one thread.
+    #[must_use]
+    pub const fn new(server: SocketAddr, groups: Vec<Group>) -> Self {
+        Self {
+            server,
+            groups,
+            threads: 1,
+            seed: 1,
+            gro: true,
+            server_pid: None,
+        }
+    }
+}
+
+/// Clients that have something in common.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// What the report calls it; may be empty where there is one group alone.
+    pub name: String,
+    /// Which way the files go.
+    pub work: Work,
+    /// The files.
+    pub files: Vec<File>,
+    /// How clients ask and wait, and how many of them do so, against the others.
+    pub profiles: Vec<(Profile, u32)>,
+    /// When transfers begin.
+    pub pace: Pace,
+    /// When no more begin.
+    pub bounds: Bounds,
+    /// What befalls their packets.
+    pub weather: Weather,
     /// The probability that a client vanishes amid its transfer.
     pub abandon: f64,
+}
+
+impl Group {
+    /// So many clients, each of which reads one of the files, once.
+    #[must_use]
+    pub fn new(files: Vec<File>, clients: u32) -> Self {
+        Self {
+            name: String::new(),
+            work: Work::Read,
+            files,
+            profiles: vec![(Profile::DEFAULT, 1)],
+            pace: Pace::Closed {
+                clients,
+                think: Duration::ZERO,
+            },
+            bounds: Bounds {
+                transfers: Some(clients.into()),
+                duration: None,
+            },
+            weather: Weather::FAIR,
+            abandon: 0.0,
+        }
+    }
 }
 
 /// Which way the files go.
@@ -79,7 +118,7 @@ pub enum Work {
     /// From the server.
     Read,
     /// To the server: these octets, from memory.
-    Write(Arc<[u8]>),
+    Write(Contents),
 }
 
 /// A file at the server.

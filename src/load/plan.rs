@@ -19,11 +19,13 @@ pub enum Pace {
         /// How long each pauses in between.
         think: Duration,
     },
-    /// So many new clients a second, at random times (a Poisson process), as machines that know nothing
-    /// of each other come.
+    /// So many new clients a second.
     Open {
         /// How many.
         per_second: f64,
+        /// Whether each comes the same time after the one before. Else they come at random times (a
+        /// Poisson process), like machines that know nothing of each other.
+        even: bool,
     },
     /// So many clients, each once, spread evenly over a time.
     Storm {
@@ -52,8 +54,9 @@ impl Pace {
                 clients: part(clients),
                 think,
             },
-            Self::Open { per_second } => Self::Open {
+            Self::Open { per_second, even } => Self::Open {
                 per_second: per_second / threads as f64,
+                even,
             },
             Self::Storm { clients, within } => Self::Storm {
                 clients: part(clients),
@@ -98,7 +101,8 @@ enum Source {
     Open {
         next: Instant,
         per_second: f64,
-        random: fastrand::Rng,
+        /// Where the times between come from; `None` has them all the same.
+        random: Option<fastrand::Rng>,
     },
     Storm {
         begin: Instant,
@@ -116,9 +120,9 @@ impl Schedule {
                 due: (0..clients).map(|_| begin).collect(),
                 think,
             },
-            Pace::Open { per_second } => {
-                let mut random = fastrand::Rng::with_seed(seed);
-                let next = begin + pause(&mut random, per_second);
+            Pace::Open { per_second, even } => {
+                let mut random = (!even).then(|| fastrand::Rng::with_seed(seed));
+                let next = begin + pause(random.as_mut(), per_second);
                 Source::Open {
                     next,
                     per_second,
@@ -177,7 +181,7 @@ impl Schedule {
                 next,
                 per_second,
                 random,
-            } => *next += pause(random, *per_second),
+            } => *next += pause(random.as_mut(), *per_second),
             Source::Storm { begun, .. } => *begun += 1,
         }
         Some(next)
@@ -200,10 +204,10 @@ impl Schedule {
     }
 }
 
-/// The time to the next of events that come at a rate and know nothing of each other.
-fn pause(random: &mut fastrand::Rng, per_second: f64) -> Duration {
-    let seconds = -(1.0 - random.f64()).ln() / per_second;
-    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+/// The time to the next of events that come at a rate: evenly, or knowing nothing of each other.
+fn pause(random: Option<&mut fastrand::Rng>, per_second: f64) -> Duration {
+    let part = random.map_or(1.0, |random| -(1.0 - random.f64()).ln());
+    Duration::try_from_secs_f64(part / per_second).unwrap_or(Duration::MAX)
 }
 
 #[cfg(test)]
@@ -256,7 +260,10 @@ mod tests {
 
     #[test]
     fn an_open_loop_comes_at_its_rate_whatever_happens() {
-        let pace = Pace::Open { per_second: 1000.0 };
+        let pace = Pace::Open {
+            per_second: 1000.0,
+            even: false,
+        };
         let mut schedule = Schedule::new(pace, NO_BOUNDS, 7, at(0));
         let mut count = 0;
         let mut last = at(0);
@@ -266,6 +273,17 @@ mod tests {
             count += 1;
         }
         assert!((9_500..10_500).contains(&count), "{count}");
+    }
+
+    #[test]
+    fn an_even_open_loop_is_a_clock() {
+        let pace = Pace::Open {
+            per_second: 250.0,
+            even: true,
+        };
+        let mut schedule = Schedule::new(pace, NO_BOUNDS, 7, at(0));
+        let starts: Vec<_> = std::iter::from_fn(|| schedule.take(at(100))).collect();
+        assert_eq!(starts, (1..=25).map(|n| at(4 * n)).collect::<Vec<_>>());
     }
 
     #[test]

@@ -28,22 +28,54 @@ impl Usage {
     }
 }
 
-/// Asks the system about a process.
+/// Asks the system about a process, and all that descend from it.
 ///
 /// # Errors
 /// If there is none of this number, or the system has no `/proc`.
 pub(super) fn usage(pid: u32) -> io::Result<Usage> {
-    let stat = stat(pid)?;
-    let running_children: u64 = children(pid).map(|child| child.own + child.ended).sum();
-    let ticks = stat.own + stat.ended + running_children;
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    Ok(Usage {
-        processor: Duration::from_secs_f64(
-            ticks as f64 / rustix::param::clock_ticks_per_second() as f64,
-        ),
-        memory_max: field(&status, "VmHWM:").unwrap_or_default() * 1024,
-        switches: switches(pid),
-    })
+    let mut processes = vec![stat(pid)?];
+    processes.extend(descendants(pid));
+    Ok(usage_of(&processes))
+}
+
+/// What these processes use, and what their children that ended did.
+pub(super) fn usage_of(processes: &[Process]) -> Usage {
+    let ticks: u64 = processes
+        .iter()
+        .map(|process| process.own + process.ended_children)
+        .sum();
+    let memory = |process: &Process| {
+        let status = fs::read_to_string(format!("/proc/{}/status", process.number)).ok()?;
+        field(&status, "VmHWM:")
+    };
+    let memory_max = processes.iter().filter_map(memory).max();
+    let seconds = ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
+    Usage {
+        processor: Duration::from_secs_f64(seconds),
+        memory_max: memory_max.unwrap_or_default() * 1024,
+        switches: processes
+            .iter()
+            .map(|process| switches(process.number))
+            .sum(),
+    }
+}
+
+/// The processes that descend from this one.
+pub(super) fn descendants(ancestor: u32) -> Vec<Process> {
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut others: Vec<Process> = all
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+        .filter_map(|number| stat(number).ok())
+        .collect();
+    let mut found: Vec<Process> = Vec::new();
+    let mut parents = vec![ancestor];
+    while let Some(parent) = parents.pop() {
+        for child in others.extract_if(.., |process| process.parent == parent) {
+            parents.push(child.number);
+            found.push(child);
+        }
+    }
+    found
 }
 
 /// How long the calling thread has waited for a processor that others had; zero where that is not told.
@@ -54,37 +86,39 @@ pub(super) fn starved() -> Duration {
     Duration::from_nanos(waited.and_then(|nanos| nanos.parse().ok()).unwrap_or(0))
 }
 
-/// Processor time in the kernel's ticks.
-struct Stat {
-    parent: u32,
+/// A process, with processor time in the kernel's ticks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Process {
+    pub(super) number: u32,
+    /// Its program's name, cut to what the kernel keeps.
+    pub(super) name: String,
+    /// Whether it has ended, and nobody has asked yet how.
+    pub(super) ended: bool,
+    pub(super) parent: u32,
     own: u64,
-    ended: u64,
+    ended_children: u64,
 }
 
-fn stat(pid: u32) -> io::Result<Stat> {
+fn stat(pid: u32) -> io::Result<Process> {
     parsed(&fs::read_to_string(format!("/proc/{pid}/stat"))?)
         .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// The line of proc_pid_stat(5). The name in parentheses may hold anything.
-fn parsed(line: &str) -> Option<Stat> {
-    let (_, rest) = line.rsplit_once(')')?;
+fn parsed(line: &str) -> Option<Process> {
+    let (number, rest) = line.split_once(" (")?;
+    let (name, rest) = rest.rsplit_once(')')?;
     let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
     // The field after the name is the third, the state.
     let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
-    Some(Stat {
+    Some(Process {
+        number: number.parse().ok()?,
+        name: name.to_owned(),
+        ended: matches!(*fields.first()?, "Z" | "X"),
         parent: u32::try_from(field(4)?).ok()?,
         own: field(14)? + field(15)?,
-        ended: field(16)? + field(17)?,
+        ended_children: field(16)? + field(17)?,
     })
-}
-
-fn children(pid: u32) -> impl Iterator<Item = Stat> {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    processes
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
-        .filter_map(|number| stat(number).ok())
-        .filter(move |stat| stat.parent == pid)
 }
 
 fn switches(pid: u32) -> u64 {
@@ -114,8 +148,16 @@ mod tests {
     #[test]
     fn a_name_with_parentheses_misleads_nobody() {
         let line = "42 (a) b) (c) S 7 42 42 0 -1 0 0 0 0 0 100 20 3 4 20 0 1 0 0 0 0";
-        let stat = parsed(line).expect("a line");
-        assert_eq!((stat.parent, stat.own, stat.ended), (7, 120, 7));
+        let process = parsed(line).expect("a line");
+        let expected = Process {
+            number: 42,
+            name: "a) b) (c".to_owned(),
+            ended: false,
+            parent: 7,
+            own: 120,
+            ended_children: 7,
+        };
+        assert_eq!(process, expected);
         assert!(parsed("42 (x) S").is_none());
     }
 

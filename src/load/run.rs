@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
@@ -9,30 +10,30 @@ use std::thread;
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::places::Places;
+use super::mix::Mix;
+use super::places::{Places, Share};
 use super::plan::Schedule;
 use super::process;
+use super::profile::Profile;
 use super::report::Report;
-use super::weather::Weathered;
-use super::{Failure, File, Load, Mishaps, Tally, Work};
+use super::weather::{Conditions, Passed, Weathered};
+use super::{Failure, Group, Load, Tally, Work};
 use crate::config::Settings;
 use crate::engine::Engine;
 use crate::engine::mio::MioEngine;
 use crate::proto::outcome::Outcome;
-use crate::shard::{Census, LocalSide, Manner, Operation, Origin, Plan, Shard, SlotId};
-use crate::store::memory::{Contents, Memory};
+use crate::shard::{Census, Expected, LocalSide, Manner, Operation, Origin, Plan, Shard, SlotId};
+use crate::store::memory::Memory;
 use crate::store::{Store, StoreOptions, Writes};
 use crate::time::{Duration, Instant};
 use crate::wire::Mode;
 
 /// Memory for the DATA packets of what is written: they are the same for all clients.
 const FRAME_CACHE_OCTETS: usize = 64 << 20;
-/// What the body of all writes is called in the store.
-const BODY: &[u8] = b"body";
 /// How often those who watch are told how far it has come.
 const LIVE_EVERY: Duration = Duration::from_millis(200);
-/// How long a client waits that found no socket.
-const SOCKET_RETRY: Duration = Duration::from_millis(100);
+/// How long a client waits that found no socket, or nobody at the server's port.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// What is taken for a file's length where it is not known, to choose where a client vanishes.
 const LENGTH_UNKNOWN: u64 = 1 << 20;
 /// How long a client that is done answers repeats of the server's last packet where ACKs may get lost.
@@ -111,12 +112,16 @@ pub fn run(load: &Load, live: &Arc<Live>) -> io::Result<Report> {
         .collect::<io::Result<Vec<_>>>()?;
 
     let mut tally = Tally::default();
+    let mut groups = vec![Tally::default(); load.groups.len()];
     let mut elapsed = Duration::ZERO;
     for thread in running {
         let ended = thread.join();
-        let (part, took) = ended.map_err(|_| io::Error::other("a thread broke down"))??;
-        tally.merge(&part);
-        elapsed = elapsed.max(took);
+        let part = ended.map_err(|_| io::Error::other("a thread broke down"))??;
+        tally.merge(&part.tally);
+        for (group, part) in groups.iter_mut().zip(&part.groups) {
+            group.merge(part);
+        }
+        elapsed = elapsed.max(part.elapsed);
     }
     // A server that has ended meanwhile tells nothing more.
     let after = load.server_pid.and_then(|pid| process::usage(pid).ok());
@@ -130,7 +135,17 @@ pub fn run(load: &Load, live: &Arc<Live>) -> io::Result<Report> {
         memory_max: process::usage(std::process::id()).map_or(0, |usage| usage.memory_max),
         server,
         tally,
+        groups,
     })
+}
+
+/// What one thread brought.
+struct Part {
+    tally: Tally,
+    /// What is counted of each group alone.
+    groups: Vec<Tally>,
+    /// From the beginning to the end of the last transfer.
+    elapsed: Duration,
 }
 
 /// One thread's share.
@@ -139,42 +154,67 @@ struct Driver {
     number: usize,
     live: Arc<Live>,
     shard: Shard<Weathered<MioEngine>>,
-    schedule: Schedule,
-    places: Places,
-    random: fastrand::Rng,
-    linger: Duration,
+    crowds: Vec<Crowd>,
     running: HashMap<SlotId, Begun>,
+    /// Transfers that were to begin.
+    begun: u64,
+    /// What is counted of all crowds together.
     tally: Tally,
     begin: Instant,
     /// When the last transfer ended.
     end: Instant,
+    /// What the timeline has of octets.
+    passed: Passed,
     told_at: Instant,
     /// What was told so far.
     told: [u64; 4],
 }
 
+/// One thread's share of a group.
+struct Crowd {
+    group: Group,
+    /// What the body of its writes is called in the store.
+    body: Vec<u8>,
+    schedule: Schedule,
+    files: Mix,
+    profiles: Mix,
+    /// Places for each of the profiles.
+    places: Vec<Places>,
+    random: fastrand::Rng,
+    linger: Duration,
+    tally: Tally,
+}
+
 /// A transfer that runs.
+#[derive(Debug, Clone, Copy)]
 struct Begun {
     intended: Instant,
     late: Duration,
     origin: Origin,
     number: u64,
-    /// Which of the files.
+    /// Which of the crowds asks,
+    crowd: usize,
+    /// which of its profiles it has,
+    profile: usize,
+    /// and for which of its files.
     file: usize,
     /// Whether it only asks for the length, and the file comes with another request.
     probe: bool,
+    /// Whether the server's host said that nobody is there.
+    refused: bool,
 }
 
 impl Driver {
     fn new(load: Load, number: usize, live: Arc<Live>) -> io::Result<Self> {
-        let threads = load.threads.max(1);
-        let mut engine = MioEngine::new()?.with_precise_waits();
+        let mut engine = MioEngine::new()?.with_precise_waits().with_reports();
         if load.gro {
             engine = engine.with_gro();
         }
         let memory = Memory::new(Writes::Off);
-        if let Work::Write(octets) = &load.work {
-            memory.insert(BODY, Contents::Octets(octets.clone()));
+        for (index, group) in load.groups.iter().enumerate() {
+            if let Work::Write(contents) = &group.work {
+                memory.insert(&body(index), contents.clone());
+            }
         }
         let options = StoreOptions {
             frame_cache_octets: FRAME_CACHE_OCTETS,
@@ -182,123 +222,123 @@ impl Driver {
         };
         let store = Store::new(memory, options)?;
         let settings = Arc::new(Settings::default());
-        let seed = load.seed.wrapping_add(number as u64);
-        let mut random = fastrand::Rng::with_seed(!seed);
-        let Mishaps { loss, slow, .. } = load.mishaps;
-        let safe = loss == 0.0 && load.server.ip().to_canonical().is_loopback();
-        let engine = Weathered::new(engine, loss, slow, random.fork());
+        let mut random = fastrand::Rng::with_seed(!load.seed.wrapping_add(number as u64));
+        let engine = Weathered::new(engine, random.fork());
         let mut shard = Shard::new(engine, store, settings, Census::default());
-        let places = Places::new(&mut shard, load.server, (number, threads))?;
         let begin = shard.engine().now();
+        let crowds = (0..load.groups.len())
+            .map(|index| Crowd::new(&load, index, number, &mut shard, begin, random.fork()))
+            .collect::<io::Result<_>>()?;
         Ok(Self {
-            schedule: Schedule::new(
-                load.pace.share(number, threads),
-                load.bounds.share(number, threads),
-                seed,
-                begin,
-            ),
             load,
             number,
             live,
             shard,
-            places,
-            random,
-            linger: if safe { Duration::ZERO } else { LINGER },
+            crowds,
             running: HashMap::new(),
+            begun: 0,
             tally: Tally::default(),
             begin,
             end: begin,
+            passed: Passed::default(),
             told_at: begin,
             told: [0; 4],
         })
     }
 
-    /// Drives until nothing runs and nothing is to begin; says how long that took.
-    fn run(mut self) -> io::Result<(Tally, Duration)> {
+    /// Drives until nothing runs and nothing is to begin.
+    fn run(mut self) -> io::Result<Part> {
         let mut stopped = false;
         loop {
             if !stopped && self.live.is_stopped() {
                 stopped = true;
-                self.schedule.stop();
+                let schedules = self.crowds.iter_mut().map(|crowd| &mut crowd.schedule);
+                schedules.for_each(Schedule::stop);
                 self.shard.stop();
             }
             let now = self.shard.engine().now();
-            while let Some(intended) = self.schedule.take(now) {
-                self.begin(intended);
+            for crowd in 0..self.crowds.len() {
+                while let Some(intended) = self.crowds[crowd].schedule.take(now) {
+                    self.begin(crowd, intended);
+                }
             }
             self.collect();
+            self.note(now);
             self.tell(now);
-            let next = self.schedule.next();
-            if next.is_none() && self.running.is_empty() && self.shard.is_empty() {
+            let schedules = self.crowds.iter().map(|crowd| &crowd.schedule);
+            let next = schedules.filter_map(Schedule::next).min();
+            let waits = !self.shard.is_empty() || self.shard.engine().holds_any();
+            if next.is_none() && self.running.is_empty() && !waits {
                 break;
             }
             self.shard.turn_by(next)?;
+            self.refused();
             self.collect();
         }
+        // Whoever watches several runs, one after the other, sees that this one is over.
+        self.tell_counts();
         let elapsed = self.end - self.begin;
         let metrics = self.shard.metrics();
         self.tally.round_trip = metrics.latencies.round_trip;
         self.tally.received = metrics.received;
         self.tally.sent = metrics.sent;
         self.tally.receive_drops = metrics.receive_drops;
-        self.tally.lost = self.shard.engine().lost();
+        self.tally.disturbed = self.shard.engine().disturbed();
         self.tally.processor = processor_time();
         self.tally.starved = process::starved();
         self.tally.busiest =
             self.tally.processor.as_secs_f64() / elapsed.as_secs_f64().max(f64::MIN_POSITIVE);
-        Ok((self.tally, elapsed))
+        let groups: Vec<_> = self.crowds.into_iter().map(|crowd| crowd.tally).collect();
+        for group in &groups {
+            self.tally.merge(group);
+        }
+        Ok(Part {
+            tally: self.tally,
+            groups,
+            elapsed,
+        })
     }
 
     /// Begins a transfer that was meant to begin at `intended`.
-    fn begin(&mut self, intended: Instant) {
-        let number = self.tally.begun * self.load.threads as u64 + self.number as u64;
-        self.tally.begun += 1;
-        let file = chosen(&self.load.files, &mut self.random);
-        self.ask(Begun {
+    fn begin(&mut self, crowd: usize, intended: Instant) {
+        let number = self.begun * self.load.threads.max(1) as u64 + self.number as u64;
+        self.begun += 1;
+        let Crowd {
+            group,
+            files,
+            profiles,
+            random,
+            tally,
+            ..
+        } = &mut self.crowds[crowd];
+        tally.begun += 1;
+        let now = self.shard.engine().now();
+        tally.timeline.at(now - self.begin).begun += 1;
+        let profile = profiles.draw(random);
+        let begun = Begun {
             intended,
             late: Duration::ZERO,
             origin: Origin::Own,
             number,
-            file,
-            probe: self.load.probes && matches!(self.load.work, Work::Read),
-        });
+            crowd,
+            profile,
+            file: files.draw(random),
+            probe: group.profiles[profile].0.probes && matches!(group.work, Work::Read),
+            refused: false,
+        };
+        self.ask(begun);
     }
 
     /// Sends the request of a transfer, the first or the second one.
     fn ask(&mut self, begun: Begun) {
-        let file = &self.load.files[begun.file];
-        let (operation, local) = match &self.load.work {
-            Work::Read => (
-                Operation::Read,
-                LocalSide::Checked {
-                    expected: file.expected.clone(),
-                    manner: manner(&mut self.random, &self.load, file, begun.probe),
-                },
-            ),
-            Work::Write(_) => (Operation::Write, LocalSide::Stored(BODY.to_vec())),
-        };
-        let mut wanted = self.load.wanted;
-        if self.load.probes && !begun.probe {
-            wanted.tsize = None;
-        }
-        let plan = |origin| Plan {
-            server: self.load.server,
-            origin,
-            operation,
-            remote: numbered(&file.name, begun.number),
-            local: local.clone(),
-            mode: Mode::Octet,
-            wanted,
-            order: self.load.order,
-            patience: self.load.patience,
-            linger: self.linger,
-        };
+        let (server, shard) = (self.load.server, &mut self.shard);
+        let crowd = &mut self.crowds[begun.crowd];
         let mut tries = 0;
         let started = loop {
             tries += 1;
-            let started = self.places.take(&mut self.shard).and_then(|origin| {
-                let id = self.shard.start(plan(origin))?;
-                Ok((id, origin))
+            let started = crowd.places[begun.profile].take(shard).and_then(|origin| {
+                let plan = crowd.plan(server, &Begun { origin, ..begun });
+                Ok((shard.start(plan)?, origin))
             });
             match started {
                 Err(error)
@@ -306,12 +346,12 @@ impl Driver {
                 started => break started,
             }
         };
-        let now = self.shard.engine().now();
+        let now = shard.engine().now();
         let late = now - begun.intended;
         match started {
             Ok((id, origin)) => {
-                if begun.probe || !self.load.probes {
-                    self.tally.lateness.record(late);
+                if begun.is_first(&crowd.group) {
+                    crowd.tally.lateness.record(late);
                 }
                 let begun = Begun {
                     late,
@@ -321,9 +361,21 @@ impl Driver {
                 self.running.insert(id, begun);
             }
             Err(error) => {
-                let failure = Failure::NotBegun(error.raw_os_error().unwrap_or(libc::EADDRINUSE));
-                *self.tally.failures.entry(failure).or_default() += 1;
-                self.schedule.ended(now + SOCKET_RETRY);
+                let errno = error.raw_os_error().unwrap_or(libc::EADDRINUSE);
+                let time = now - self.begin;
+                crowd.tally.fail(Failure::NotBegun(errno), time);
+                crowd.schedule.ended(now + RETRY_AFTER);
+            }
+        }
+    }
+
+    /// Ends the transfers to whose packets the server's host answered that nobody is there.
+    fn refused(&mut self) {
+        for (socket, path) in self.shard.engine_mut().inner_mut().take_refusals() {
+            if let Some(id) = self.shard.unreachable(socket, &path)
+                && let Some(begun) = self.running.get_mut(&id)
+            {
+                begun.refused = true;
             }
         }
     }
@@ -336,18 +388,36 @@ impl Driver {
             };
             let now = self.shard.engine().now();
             self.end = now;
-            self.places.give_back(begun.origin);
+            let crowd = &mut self.crowds[begun.crowd];
+            crowd.places[begun.profile].give_back(begun.origin);
             if begun.probe && ending.outcome == Outcome::Probed {
-                self.tally.probes += 1;
+                crowd.tally.probes += 1;
                 self.ask(Begun {
                     probe: false,
                     ..begun
                 });
                 continue;
             }
-            self.tally.count(&ending, begun.late);
-            self.schedule.ended(now);
+            let mut next = now;
+            let time = now - self.begin;
+            if begun.refused {
+                crowd.tally.fail(Failure::Refused, time);
+                next += RETRY_AFTER;
+            } else {
+                crowd.tally.count(&ending, begun.late, time);
+            }
+            crowd.schedule.ended(next);
         }
+    }
+
+    /// Puts down what has passed since the last time, and how many run.
+    fn note(&mut self, now: Instant) {
+        let passed = self.shard.engine().passed();
+        let before = std::mem::replace(&mut self.passed, passed);
+        let point = self.tally.timeline.at(now - self.begin);
+        point.received += passed.received - before.received;
+        point.sent += passed.sent - before.sent;
+        point.active = self.running.len() as u64;
     }
 
     /// Tells those who watch.
@@ -356,13 +426,20 @@ impl Driver {
             return;
         }
         self.told_at = now;
+        self.tell_counts();
+    }
+
+    fn tell_counts(&mut self) {
         let under_way = self.shard.all_running(usize::MAX);
         let octets: u64 = under_way.iter().map(|running| running.octets).sum();
+        let sum = |count: fn(&Tally) -> u64| -> u64 {
+            self.crowds.iter().map(|crowd| count(&crowd.tally)).sum()
+        };
         let counts = [
-            self.tally.complete,
-            self.tally.failed(),
+            sum(|tally| tally.complete),
+            sum(Tally::failed),
             self.running.len() as u64,
-            octets + self.tally.octets,
+            octets + sum(|tally| tally.octets),
         ];
         let told = std::mem::replace(&mut self.told, counts);
         for ((total, now), before) in self.live.totals().into_iter().zip(counts).zip(told) {
@@ -372,25 +449,112 @@ impl Driver {
     }
 }
 
-/// One of the files, by their weights.
-fn chosen(files: &[File], random: &mut fastrand::Rng) -> usize {
-    let total: u64 = files.iter().map(|file| u64::from(file.weight)).sum();
-    let mut place = random.u64(0..total.max(1));
-    for (number, file) in files.iter().enumerate() {
-        match place.checked_sub(u64::from(file.weight)) {
-            Some(rest) => place = rest,
-            None => return number,
+impl Begun {
+    /// Whether its request is the first one of the transfer.
+    fn is_first(&self, group: &Group) -> bool {
+        self.probe || !group.profiles[self.profile].0.probes || !matches!(group.work, Work::Read)
+    }
+}
+
+impl Crowd {
+    fn new(
+        load: &Load,
+        index: usize,
+        thread: usize,
+        shard: &mut Shard<Weathered<MioEngine>>,
+        begin: Instant,
+        random: fastrand::Rng,
+    ) -> io::Result<Self> {
+        let group = load.groups[index].clone();
+        let threads = load.threads.max(1);
+        let kinds: usize = load.groups.iter().map(|group| group.profiles.len()).sum();
+        let part = Share {
+            number: thread,
+            of: threads,
+        };
+        let places = group
+            .profiles
+            .iter()
+            .map(|(profile, _)| {
+                let kind = (profile.ports, Conditions::new(group.weather, profile));
+                Places::new(shard, load.server, part, kinds, kind)
+            })
+            .collect::<io::Result<_>>()?;
+        let aftermath = |kind: &(Profile, u32)| Conditions::new(group.weather, &kind.0).aftermath();
+        let linger = if load.server.ip().to_canonical().is_loopback() {
+            let aftermaths = group.profiles.iter().map(aftermath);
+            aftermaths.map(|time| time.unwrap_or(LINGER)).max()
+        } else {
+            None
+        };
+        // Crowds that come at random must not come at the same random times.
+        let seed = load.seed.wrapping_add((thread + index * threads) as u64);
+        Ok(Self {
+            body: body(index),
+            schedule: Schedule::new(
+                group.pace.share(thread, threads),
+                group.bounds.share(thread, threads),
+                seed,
+                begin,
+            ),
+            files: Mix::new(group.files.iter().map(|file| file.weight)),
+            profiles: Mix::new(group.profiles.iter().map(|&(_, weight)| weight)),
+            places,
+            random,
+            linger: linger.unwrap_or(LINGER),
+            tally: Tally::default(),
+            group,
+        })
+    }
+
+    /// What to ask the server for, but for the place to ask from.
+    fn plan(&mut self, server: SocketAddr, begun: &Begun) -> Plan {
+        let Group {
+            files,
+            profiles,
+            work,
+            abandon,
+            ..
+        } = &self.group;
+        let (file, profile) = (&files[begun.file], &profiles[begun.profile].0);
+        let (operation, local) = match work {
+            Work::Read => {
+                let expected = file.expected.clone();
+                let manner = manner(&mut self.random, *abandon, &expected, begun.probe);
+                (Operation::Read, LocalSide::Checked { expected, manner })
+            }
+            Work::Write(_) => (Operation::Write, LocalSide::Stored(self.body.clone())),
+        };
+        let mut wanted = profile.wanted;
+        if profile.probes && !begun.probe {
+            wanted.tsize = None;
+        }
+        Plan {
+            server,
+            origin: begun.origin,
+            operation,
+            remote: numbered(&file.name, begun.number),
+            local,
+            mode: Mode::Octet,
+            wanted,
+            order: profile.order,
+            patience: profile.patience,
+            linger: self.linger,
         }
     }
-    0
+}
+
+/// What the body of a group's writes is called in the store.
+fn body(group: usize) -> Vec<u8> {
+    group.to_string().into_bytes()
 }
 
 /// How far a client goes: some vanish, somewhere amid the file.
-fn manner(random: &mut fastrand::Rng, load: &Load, file: &File, probe: bool) -> Manner {
+fn manner(random: &mut fastrand::Rng, abandon: f64, expected: &Expected, probe: bool) -> Manner {
     if probe {
         Manner::Probe
-    } else if load.mishaps.abandon > 0.0 && random.f64() < load.mishaps.abandon {
-        let len = file.expected.len().unwrap_or(LENGTH_UNKNOWN).max(1);
+    } else if abandon > 0.0 && random.f64() < abandon {
+        let len = expected.len().unwrap_or(LENGTH_UNKNOWN).max(1);
         Manner::Vanish(random.u64(0..len))
     } else {
         Manner::Whole
@@ -421,24 +585,6 @@ fn processor_time() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shard::Expected;
-
-    #[test]
-    fn files_come_by_their_weights() {
-        let file = |weight| File {
-            name: vec![weight as u8],
-            weight,
-            expected: Arc::new(Expected::Anything),
-        };
-        let files = [file(1), file(0), file(3)];
-        let mut random = fastrand::Rng::with_seed(1);
-        let mut counts = [0; 4];
-        for _ in 0..4000 {
-            counts[files[chosen(&files, &mut random)].weight as usize] += 1;
-        }
-        assert_eq!(counts[0], 0);
-        assert!((900..1100).contains(&counts[1]), "{counts:?}");
-    }
 
     #[test]
     fn names_may_hold_the_number() {

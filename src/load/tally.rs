@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::timeline::Timeline;
+use super::weather::Disturbed;
 use crate::metrics::{Latency, Packets};
 use crate::proto::outcome::Outcome;
 use crate::shard::{Ending, Flaw};
@@ -16,6 +18,8 @@ pub enum Failure {
     Unanswered,
     /// The server fell silent.
     TimedOut,
+    /// The server's host said that nobody listens there.
+    Refused,
     /// The server sent ERROR.
     ErrorCode(u16),
     /// The wrong octets came, or too few, or too many.
@@ -47,6 +51,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Unanswered => f.write_str("unanswered"),
             Self::TimedOut => f.write_str("timed out"),
+            Self::Refused => f.write_str("refused"),
             Self::ErrorCode(code) => write!(f, "error {}", ErrorCode(*code)),
             Self::Flawed(flaw) => write!(f, "{flaw}"),
             Self::BadAnswer => f.write_str("bad answer"),
@@ -70,8 +75,8 @@ pub struct Tally {
     pub left: u64,
     /// Requests for the length alone, before transfers.
     pub probes: u64,
-    /// Packets that this end lost on purpose.
-    pub lost: u64,
+    /// What this end did to packets on purpose.
+    pub disturbed: Disturbed,
     /// Transfers that failed, by why.
     pub failures: BTreeMap<Failure, u64>,
     /// What the first ERROR of each code said.
@@ -90,6 +95,8 @@ pub struct Tally {
     pub first_block: Latency,
     /// From an ACK to the block that it asks for, or from a block to its ACK.
     pub round_trip: Latency,
+    /// What a block took on average, of transfers that completed, one count for each.
+    pub block: Latency,
     /// From the intended start to the end, of transfers that completed.
     pub transfer: Latency,
     /// How much later than intended transfers began: this end's own slowness.
@@ -106,11 +113,13 @@ pub struct Tally {
     pub starved: Duration,
     /// The most that one of them was busy, as a part of the run.
     pub busiest: f64,
+    /// What happened when.
+    pub timeline: Timeline,
 }
 
 impl Tally {
-    /// Counts a transfer that is over, and that began `late`.
-    pub(super) fn count(&mut self, ending: &Ending, late: Duration) {
+    /// Counts a transfer that is over at `time` in the run, and that began `late`.
+    pub(super) fn count(&mut self, ending: &Ending, late: Duration, time: Duration) {
         self.octets += ending.octets;
         self.blocks += ending.blocks;
         self.retransmissions += ending.retransmissions;
@@ -123,15 +132,26 @@ impl Tally {
                 let said = || Escaped(&ending.text).to_string();
                 self.words.entry(code).or_insert_with(said);
             }
-            *self.failures.entry(failure).or_default() += 1;
+            self.fail(failure, time);
         } else if ending.outcome == Outcome::Complete {
             self.complete += 1;
+            self.timeline.at(time).complete += 1;
+            if let Ok(blocks) = u32::try_from(ending.blocks.max(1)) {
+                self.block.record(ending.elapsed / blocks);
+            }
             self.transfer.record(late + ending.elapsed);
             let terms = (ending.params.blksize(), ending.params.windowsize());
             *self.terms.entry(terms).or_default() += 1;
         } else {
             self.left += 1;
         }
+    }
+
+    /// Counts a failure at `time` in the run.
+    pub(super) fn fail(&mut self, failure: Failure, time: Duration) {
+        let failures = &mut self.timeline.at(time).failures;
+        *failures.entry(failure.clone()).or_default() += 1;
+        *self.failures.entry(failure).or_default() += 1;
     }
 
     /// Transfers that failed.
@@ -146,7 +166,7 @@ impl Tally {
         self.complete += other.complete;
         self.left += other.left;
         self.probes += other.probes;
-        self.lost += other.lost;
+        self.disturbed.merge(&other.disturbed);
         self.octets += other.octets;
         self.blocks += other.blocks;
         self.retransmissions += other.retransmissions;
@@ -166,9 +186,11 @@ impl Tally {
         }
         self.first_block.merge(&other.first_block);
         self.round_trip.merge(&other.round_trip);
+        self.block.merge(&other.block);
         self.transfer.merge(&other.transfer);
         self.lateness.merge(&other.lateness);
         self.received.merge(&other.received);
         self.sent.merge(&other.sent);
+        self.timeline.merge(&other.timeline);
     }
 }

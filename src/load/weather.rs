@@ -1,74 +1,323 @@
-//! Loss and slowness that the clients make themselves, so that any server can be tried without a hand
-//! on the network: an engine around another one.
+//! Bad weather and slowness that the clients make themselves, so that any server can be tried without a
+//! hand on the network: an engine around another one.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::io;
 use std::net::SocketAddr;
 use std::task::Waker;
 
-use crate::engine::{Bind, Engine, Inbox, Path, Payload, Sent, SocketId};
+use super::profile::{Flash, Profile};
+use crate::engine::{Bind, Datagram, Engine, Inbox, Path, Payload, Sent, SocketId};
 use crate::proto::timing::earlier;
 use crate::time::{Duration, Instant};
 
+/// What befalls the packets of clients, on either way.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Weather {
+    /// The probability that a DATA or ACK packet is lost.
+    pub loss: f64,
+    /// The probability that a DATA or ACK packet arrives twice.
+    pub duplicate: f64,
+    /// The probability that a DATA or ACK packet is held back for 2 ms, so that later ones overtake it.
+    pub reorder: f64,
+    /// How long every packet is on its way, beyond what the network takes: at least, and at most.
+    pub delay: (Duration, Duration),
+}
+
+impl Weather {
+    /// Nothing happens to any packet.
+    pub const FAIR: Self = Self {
+        loss: 0.0,
+        duplicate: 0.0,
+        reorder: 0.0,
+        delay: (Duration::ZERO, Duration::ZERO),
+    };
+}
+
+/// How long a packet is held back that others are to overtake: a burst on a fast network is over by then.
+const REORDERED_FOR: Duration = Duration::from_millis(2);
+/// How long a server may take until it has read the last ACK, and repeats nothing any more.
+const SERVER_TAKES: Duration = Duration::from_millis(100);
 /// The first octets of ACK.
 const ACK: [u8; 2] = [0, 4];
 /// The first octets of DATA.
 const DATA: [u8; 2] = [0, 3];
 
-/// An engine that loses DATA and ACK packets on both ways, and lets ACKs wait.
+/// Octets of a DATA packet before its block.
+const DATA_HEADER_OCTETS: usize = 4;
+
+/// What happens to the packets of a socket.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Conditions {
+    weather: Weather,
+    /// How long an ACK waits before it leaves.
+    slow: Duration,
+    /// And some wait longer.
+    flash: Option<Flash>,
+}
+
+impl Conditions {
+    /// What clients of this kind meet.
+    pub(super) const fn new(weather: Weather, profile: &Profile) -> Self {
+        Self {
+            weather,
+            slow: profile.slow,
+            flash: profile.flash,
+        }
+    }
+
+    /// Whether nothing happens to any packet.
+    pub(super) fn are_fair(&self) -> bool {
+        self.weather == Weather::FAIR && self.slow.is_zero() && self.flash.is_none()
+    }
+
+    /// How long after a client's last ACK packets of its transfer may still come, on a network that loses
+    /// and delays nothing itself; `None` if the ACK may be lost, and so be asked for again.
+    pub(super) fn aftermath(&self) -> Option<Duration> {
+        if self.are_fair() {
+            return Some(Duration::ZERO);
+        }
+        let flash = self.flash.map_or(Duration::ZERO, |flash| flash.pause);
+        let way = self.weather.delay.1 + REORDERED_FOR;
+        (self.weather.loss == 0.0).then(|| self.slow + flash + way * 2 + SERVER_TAKES)
+    }
+
+    /// How long this end takes before a packet leaves.
+    fn pause(&self, packet: &[u8]) -> Duration {
+        let Some((&ACK, &[high, low, ..])) = packet.split_first_chunk() else {
+            return Duration::ZERO;
+        };
+        let block = u16::from_be_bytes([high, low]);
+        let flash = self.flash.filter(|flash| {
+            // Block 0 acknowledges an OACK, before there is anything to write.
+            block > 0 && block.is_multiple_of(flash.blocks.max(1))
+        });
+        self.slow + flash.map_or(Duration::ZERO, |flash| flash.pause)
+    }
+}
+
+/// What was done to packets, by how many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Disturbed {
+    /// Lost.
+    pub lost: u64,
+    /// Sent or delivered twice.
+    pub duplicated: u64,
+    /// Held back for others to overtake.
+    pub reordered: u64,
+    /// Made to wait, by the weather.
+    pub delayed: u64,
+}
+
+impl Disturbed {
+    /// Adds another thread's counts to these.
+    pub(super) const fn merge(&mut self, other: &Self) {
+        self.lost += other.lost;
+        self.duplicated += other.duplicated;
+        self.reordered += other.reordered;
+        self.delayed += other.delayed;
+    }
+}
+
+/// An engine whose sockets have their weather; it counts what passes.
 #[derive(Debug)]
 pub(super) struct Weathered<E> {
     engine: E,
-    /// The probability that a packet is lost.
-    loss: f64,
-    /// How long an ACK waits before it leaves.
-    slow: Duration,
+    /// Those of the sockets to whose packets something happens.
+    conditions: HashMap<SocketId, Conditions>,
     random: fastrand::Rng,
-    /// ACKs that wait, and until when.
-    held: VecDeque<(Instant, SocketId, Path, Box<[u8]>)>,
-    lost: u64,
+    /// Packets that wait, those first that wait the shortest.
+    held: BinaryHeap<Reverse<Held>>,
+    /// Counts packets held, so that those that are due together go in order.
+    number: u64,
+    disturbed: Disturbed,
+    passed: Passed,
+}
+
+/// Octets of blocks that passed so far, repeats included.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Passed {
+    pub(super) received: u64,
+    pub(super) sent: u64,
+}
+
+/// A packet that waits.
+#[derive(Debug)]
+struct Held {
+    due: Instant,
+    number: u64,
+    /// Whether it came, and waits to be delivered; else it waits to leave.
+    came: bool,
+    socket: SocketId,
+    path: Path,
+    octets: Box<[u8]>,
+}
+
+/// What is to happen to a packet: after how long it goes on, unless it is lost, and its second copy.
+#[derive(Debug, Clone, Copy)]
+struct Fate {
+    first: Option<Duration>,
+    second: Option<Duration>,
+    disturbed: Disturbed,
 }
 
 impl<E: Engine> Weathered<E> {
-    pub(super) const fn new(engine: E, loss: f64, slow: Duration, random: fastrand::Rng) -> Self {
+    pub(super) fn new(engine: E, random: fastrand::Rng) -> Self {
         Self {
             engine,
-            loss,
-            slow,
+            conditions: HashMap::new(),
             random,
-            held: VecDeque::new(),
-            lost: 0,
+            held: BinaryHeap::new(),
+            number: 0,
+            disturbed: Disturbed::default(),
+            passed: Passed::default(),
         }
     }
 
-    /// Packets lost so far.
-    pub(super) const fn lost(&self) -> u64 {
-        self.lost
+    /// Sets what happens to the packets of a socket from now on.
+    pub(super) fn set(&mut self, socket: SocketId, conditions: Conditions) {
+        if conditions.are_fair() {
+            self.conditions.remove(&socket);
+        } else {
+            self.conditions.insert(socket, conditions);
+        }
     }
 
-    /// Whether a packet that begins so is lost.
-    fn loses(&mut self, octets: &[u8]) -> bool {
-        let may = octets.starts_with(&DATA) || octets.starts_with(&ACK);
-        let lost = self.loss > 0.0 && may && self.random.f64() < self.loss;
-        self.lost += u64::from(lost);
-        lost
+    /// Octets of blocks that came and left so far.
+    pub(super) const fn passed(&self) -> Passed {
+        self.passed
     }
 
-    /// Sends the packets of a burst that are not lost, one by one.
-    fn send_singly(&mut self, socket: SocketId, path: &Path, payload: &Payload<'_>) -> Sent {
-        let (octets, segment) = payload.segments();
-        let mut left = 0;
-        for packet in octets.chunks(segment.max(1)) {
-            if !self.loses(packet) {
-                match self.engine.send(socket, path, Payload::Packet(packet)) {
-                    Sent::Datagrams(_) => {}
-                    stopped if left == 0 => return stopped,
-                    _ => break,
+    /// What was done so far.
+    pub(super) const fn disturbed(&self) -> Disturbed {
+        self.disturbed
+    }
+
+    /// Whether packets wait.
+    pub(super) fn holds_any(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// The engine underneath, for what only it can do.
+    pub(super) const fn inner_mut(&mut self) -> &mut E {
+        &mut self.engine
+    }
+
+    /// What is to happen to a packet.
+    fn fate(&mut self, weather: &Weather, packet: &[u8]) -> Fate {
+        let random = &mut self.random;
+        let mut disturbed = Disturbed::default();
+        let may = packet.starts_with(&DATA) || packet.starts_with(&ACK);
+        let mut happens = |probability: f64| may && probability > 0.0 && random.f64() < probability;
+        if happens(weather.loss) {
+            disturbed.lost = 1;
+            return Fate {
+                first: None,
+                second: None,
+                disturbed,
+            };
+        }
+        let (twice, late) = (happens(weather.duplicate), happens(weather.reorder));
+        let mut delay = || {
+            let (least, most) = weather.delay;
+            let span = most.saturating_sub(least);
+            if span.is_zero() {
+                least
+            } else {
+                least + span.mul_f64(random.f64())
+            }
+        };
+        disturbed.delayed = u64::from(!weather.delay.1.is_zero());
+        disturbed.duplicated = u64::from(twice);
+        disturbed.reordered = u64::from(late);
+        let held_back = if late { REORDERED_FOR } else { Duration::ZERO };
+        Fate {
+            first: Some(delay() + held_back),
+            second: twice.then(delay),
+            disturbed,
+        }
+    }
+
+    /// Lets a packet wait.
+    fn hold(&mut self, after: Duration, came: bool, datagram: (SocketId, &Path, &[u8])) {
+        self.number += 1;
+        let (socket, path, octets) = datagram;
+        self.held.push(Reverse(Held {
+            due: self.engine.now() + after,
+            number: self.number,
+            came,
+            socket,
+            path: *path,
+            octets: octets.into(),
+        }));
+    }
+
+    /// Lets the weather loose on what came; what is to wait is taken out.
+    fn disturb(&mut self, inbox: &mut Inbox) {
+        inbox.retain(|datagram| {
+            let &Datagram {
+                socket,
+                ref path,
+                broadcast,
+                octets,
+            } = datagram;
+            let conditions = self.conditions.get(&socket);
+            let Some(weather) = conditions.map(|conditions| conditions.weather) else {
+                return true;
+            };
+            if broadcast || weather == Weather::FAIR {
+                return true;
+            }
+            let fate = self.fate(&weather, octets);
+            self.disturbed.merge(&fate.disturbed);
+            let waits = fate.first.filter(|after| !after.is_zero());
+            for after in [waits, fate.second].into_iter().flatten() {
+                self.hold(after, true, (socket, path, octets));
+            }
+            fate.first.is_some_and(|after| after.is_zero())
+        });
+    }
+
+    /// Sends, and counts what left.
+    fn pass(&mut self, socket: SocketId, path: &Path, payload: Payload<'_>) -> Sent {
+        let sent = self.engine.send(socket, path, payload);
+        if let Sent::Datagrams(count) = sent {
+            let (octets, segment) = payload.segments();
+            let left = octets.len().min(count * segment);
+            self.passed.sent += block_octets(&octets[..left], segment);
+        }
+        sent
+    }
+
+    /// Lets go what has waited long enough.
+    fn release(&mut self, inbox: &mut Inbox) {
+        let now = self.engine.now();
+        while let Some(Reverse(held)) = self.held.peek()
+            && held.due <= now
+        {
+            let Held {
+                came,
+                socket,
+                path,
+                octets,
+                ..
+            } = held;
+            if *came {
+                let Some(room) = inbox.room() else {
+                    return;
+                };
+                room[..octets.len()].copy_from_slice(octets);
+                inbox.push(*socket, *path, false, octets.len());
+            } else {
+                // What finds no room is lost, as it would be on the way.
+                if let Sent::Datagrams(_) = self.engine.send(*socket, path, Payload::Packet(octets))
+                {
+                    self.passed.sent += block_octets(octets, octets.len());
                 }
             }
-            left += 1;
+            self.held.pop();
         }
-        Sent::Datagrams(left)
     }
 }
 
@@ -86,7 +335,8 @@ impl<E: Engine> Engine for Weathered<E> {
     }
 
     fn close(&mut self, socket: SocketId) {
-        self.held.retain(|held| held.1 != socket);
+        self.conditions.remove(&socket);
+        self.held.retain(|Reverse(held)| held.socket != socket);
         self.engine.close(socket);
     }
 
@@ -99,18 +349,32 @@ impl<E: Engine> Engine for Weathered<E> {
     }
 
     fn send(&mut self, socket: SocketId, path: &Path, payload: Payload<'_>) -> Sent {
-        if let Payload::Packet(octets) = payload
-            && !self.slow.is_zero()
-            && octets.starts_with(&ACK)
-        {
-            let until = self.engine.now() + self.slow;
-            self.held.push_back((until, socket, *path, octets.into()));
-            return Sent::Datagrams(1);
+        let Some(&conditions) = self.conditions.get(&socket) else {
+            return self.pass(socket, path, payload);
+        };
+        let (octets, segment) = payload.segments();
+        let mut left = 0;
+        for packet in octets.chunks(segment.max(1)) {
+            let fate = self.fate(&conditions.weather, packet);
+            let pause = conditions.pause(packet);
+            match fate.first.map(|after| after + pause) {
+                Some(after) if after.is_zero() => {
+                    match self.pass(socket, path, Payload::Packet(packet)) {
+                        Sent::Datagrams(_) => {}
+                        stopped if left == 0 => return stopped,
+                        _ => break,
+                    }
+                }
+                Some(after) => self.hold(after, false, (socket, path, packet)),
+                None => {}
+            }
+            if let Some(after) = fate.second {
+                self.hold(after + pause, false, (socket, path, packet));
+            }
+            self.disturbed.merge(&fate.disturbed);
+            left += 1;
         }
-        if self.loss > 0.0 {
-            return self.send_singly(socket, path, &payload);
-        }
-        self.engine.send(socket, path, payload)
+        Sent::Datagrams(left)
     }
 
     fn waker(&self) -> Waker {
@@ -118,22 +382,65 @@ impl<E: Engine> Engine for Weathered<E> {
     }
 
     fn wait(&mut self, until: Option<Instant>, inbox: &mut Inbox) -> io::Result<()> {
-        let release = self.held.front().map(|held| held.0);
+        let release = self.held.peek().map(|Reverse(held)| held.due);
         self.engine.wait(earlier(until, release), inbox)?;
-        let now = self.engine.now();
-        while let Some((_, socket, path, ack)) = self.held.pop_front_if(|held| held.0 <= now) {
-            // What finds no room is lost, as it would be on the way.
-            if !self.loses(&ack) {
-                let _ = self.engine.send(socket, &path, Payload::Packet(&ack));
-            }
+        if !self.conditions.is_empty() {
+            self.disturb(inbox);
+            self.release(inbox);
         }
-        if self.loss > 0.0 {
-            inbox.retain(|datagram| !self.loses(datagram.octets));
-        }
+        let came = (0..inbox.len()).filter_map(|place| inbox.get(place));
+        self.passed.received += came
+            .map(|datagram| block_octets(datagram.octets, datagram.octets.len()))
+            .sum::<u64>();
         Ok(())
     }
 
     fn receive_drops(&self) -> u64 {
         self.engine.receive_drops()
+    }
+}
+
+impl PartialEq for Held {
+    fn eq(&self, other: &Self) -> bool {
+        (self.due, self.number) == (other.due, other.number)
+    }
+}
+
+impl Eq for Held {}
+
+impl PartialOrd for Held {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Held {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.due, self.number).cmp(&(other.due, other.number))
+    }
+}
+
+/// How much of DATA packets, `segment` octets each but the last, is blocks; nothing of other packets is.
+fn block_octets(octets: &[u8], segment: usize) -> u64 {
+    if !octets.starts_with(&DATA) {
+        return 0;
+    }
+    let headers = octets.len().div_ceil(segment) * DATA_HEADER_OCTETS;
+    octets.len().saturating_sub(headers) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_blocks_count() {
+        let data = [&DATA[..], &[0, 1], &[7; 10]].concat();
+        let row = [&data[..], &data[..], &data[..9]].concat();
+        assert_eq!(block_octets(&data, data.len()), 10);
+        assert_eq!(block_octets(&row, data.len()), 10 + 10 + 5);
+        assert_eq!(block_octets(&[0, 3], 2), 0, "cut short");
+        assert_eq!(block_octets(&[0, 4, 0, 1], 4), 0, "an ACK");
+        assert_eq!(block_octets(&[], 0), 0);
     }
 }

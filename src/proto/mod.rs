@@ -7,6 +7,7 @@ pub mod block;
 pub mod negotiate;
 pub mod netascii;
 pub mod outcome;
+pub mod profile;
 pub mod receiver;
 pub mod sender;
 pub mod timing;

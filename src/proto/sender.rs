@@ -383,8 +383,10 @@ impl Sender {
             return;
         }
         // A report about blocks sent just now cannot be here yet: the network made this one, or the
-        // receiver answers a repeat of the window before. Wait for what is due to come.
-        self.gap_reported(self.window_sent_at + self.timer.late_round_trip(), now);
+        // receiver answers a repeat of the window before, or it lost its patience while ACKs wait in a
+        // crowd's queue, and the one for the whole window stands behind this. Wait until that is overdue.
+        let overdue = self.timer.overdue().unwrap_or_default();
+        self.gap_reported(self.window_sent_at + overdue, now);
     }
 
     /// Resumes after `acked`, at `soonest`, unless the gap closes before; and at most once in a round

@@ -41,6 +41,9 @@ const INTERVAL_MAX: Duration = Duration::from_secs(8);
 const WINDOWED_SENDER_FLOOR: Duration = Duration::from_millis(20);
 /// However steady the round trips were, the next one may meet a disk or a busy machine (RFC 6298 §2.3's G).
 const VARIATION_MIN: Duration = Duration::from_millis(10);
+/// The least variation to begin with. One sample says nothing of how much round trips vary, and those of a
+/// crowd that begins grow by tens of milliseconds in one; a steady path is back at the least within eight.
+const VARIATION_FIRST_MIN: Duration = Duration::from_millis(12);
 /// No path is so many times faster than it was: the mean came of something else than round trips.
 const OUT_OF_PROPORTION: u64 = 8;
 /// What takes longer is no round trip: every transfer that stands still for so long is over.
@@ -61,6 +64,12 @@ pub(super) struct Retransmission {
     floor: Duration,
     smoothed: Option<Smoothed>,
     silences: u8,
+    /// Doublings of the time.
+    doublings: u8,
+    /// Whether they last until a round trip is measured again (Karn and Partridge 1987), and do not end with
+    /// the silence. While round trips are longer than the time of a receiver with a window, each packet would
+    /// else start it afresh, and none would ever be measured.
+    lasting: bool,
 }
 
 /// In nanoseconds, which take half the room of a [`Duration`].
@@ -83,6 +92,8 @@ impl Retransmission {
             floor,
             smoothed: None,
             silences: 0,
+            doublings: 0,
+            lasting: end == End::Receiver && !params.is_lockstep(),
         }
     }
 
@@ -105,7 +116,7 @@ impl Retransmission {
         }
         let base = self.overdue().unwrap_or(INTERVAL_FIRST).max(self.floor);
         // Where the floor lies above the ceiling, the operator meant it.
-        base.saturating_mul(1 << self.silences.min(16))
+        base.saturating_mul(1 << self.doublings.min(16))
             .min(INTERVAL_MAX.max(self.floor))
     }
 
@@ -122,6 +133,7 @@ impl Retransmission {
     /// The answer may have been lost nevertheless, and said again after a wait of the peer's own: such a
     /// sample is out of all proportion. The first in proportion again puts an end to it.
     pub(super) fn sample(&mut self, round_trip: Duration) {
+        self.doublings = self.silences;
         let round_trip = round_trip.min(ROUND_TRIP_MAX).as_nanos() as u64;
         let old = self
             .smoothed
@@ -129,7 +141,7 @@ impl Retransmission {
         self.smoothed = Some(match old {
             None => Smoothed {
                 mean: round_trip,
-                variation: round_trip / 2,
+                variation: (round_trip / 2).max(VARIATION_FIRST_MIN.as_nanos() as u64),
                 least: round_trip,
             },
             Some(old) => Smoothed {
@@ -143,6 +155,7 @@ impl Retransmission {
     /// Nothing came in time: wait twice as long.
     pub(super) const fn silence(&mut self) {
         self.silences = self.silences.saturating_add(1);
+        self.doublings = self.doublings.saturating_add(1);
     }
 
     /// How often in a row nothing came in time.
@@ -150,9 +163,12 @@ impl Retransmission {
         self.silences
     }
 
-    /// Something moved: doubling starts afresh.
+    /// Something moved: the silence is over.
     pub(super) const fn progress(&mut self) {
         self.silences = 0;
+        if !self.lasting {
+            self.doublings = 0;
+        }
     }
 
     /// The smoothed round trip, if one was measured.
@@ -164,13 +180,6 @@ impl Retransmission {
     pub(super) fn least_round_trip(&self) -> Duration {
         self.smoothed
             .map_or(Duration::ZERO, |s| Duration::from_nanos(s.least))
-    }
-
-    /// A round trip that takes longer than most, zero while none was measured.
-    pub(super) fn late_round_trip(&self) -> Duration {
-        self.smoothed.map_or(Duration::ZERO, |s| {
-            Duration::from_nanos(s.mean + s.variation)
-        })
     }
 
     /// How long a transfer may stand still: never less than two of the waits that the client set.
@@ -190,6 +199,8 @@ pub(crate) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::negotiate::{Wanted, accept};
+    use crate::wire::Options;
 
     fn millis(n: u64) -> Duration {
         Duration::from_millis(n)
@@ -225,6 +236,29 @@ mod tests {
         timer.sample(millis(160));
         // Variation (3·40 + |80 − 160|) / 4 = 50, mean (7·80 + 160) / 8 = 90.
         assert_eq!(timer.interval(), millis(90 + 4 * 50));
-        assert_eq!(timer.late_round_trip(), millis(90 + 50));
+        assert_eq!(timer.overdue(), Some(millis(90 + 4 * 50)));
+    }
+
+    #[test]
+    fn a_receiver_waits_long_until_it_has_measured_again() {
+        let wanted = Wanted {
+            windowsize: Some(16),
+            ..Wanted::default()
+        };
+        let oack = b"windowsize\x0016\0";
+        let windowed = accept(Options::new(oack), &wanted).expect("agreed").params;
+        let waits = |end| {
+            let mut timer = Retransmission::new(&windowed, &Patience::DEFAULT, end);
+            timer.sample(millis(0));
+            let first = timer.interval();
+            timer.silence();
+            timer.progress();
+            let after_silence = timer.interval();
+            timer.sample(millis(0));
+            (first, after_silence, timer.interval())
+        };
+        let (first, measured) = (millis(48), millis(36));
+        assert_eq!(waits(End::Receiver), (first, first * 2, measured));
+        assert_eq!(waits(End::Sender), (first, first, measured));
     }
 }

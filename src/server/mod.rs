@@ -1,5 +1,7 @@
 //! The server: shards on threads of their own, which take requests at shared addresses.
 
+mod pin;
+
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::panic::{self, AssertUnwindSafe};
@@ -21,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::shard::{Census, Running, Shard};
 use crate::store::directory::{Directory, DirectoryOptions};
 use crate::store::{Store, StoreOptions, StoreStatistics, THREADS_DEFAULT};
+use pin::Processors;
 
 /// How long a port that is taken may take to become free. The kernel takes a ring apart some time
 /// after its process was killed, and until then its requests keep the port: milliseconds, as a rule.
@@ -36,6 +39,8 @@ pub struct ServerOptions {
     pub listen: Vec<SocketAddr>,
     /// How many shards, each with a thread of its own; at least 1.
     pub workers: usize,
+    /// Whether each of these threads stays on one processor; there must be enough of them.
+    pub pin: bool,
     /// What holds for transfers.
     pub settings: Settings,
     /// The directory whose files are served.
@@ -46,6 +51,8 @@ pub struct ServerOptions {
     pub frame_cache_octets: usize,
     /// What moves the datagrams.
     pub engine: EngineChoice,
+    /// Whether the kernel may be handed bursts to cut into datagrams.
+    pub gso: bool,
 }
 
 /// What may move the datagrams.
@@ -114,7 +121,7 @@ impl Server {
     /// text says which.
     pub fn start(
         options: &ServerOptions,
-        ended: impl Fn(io::Result<()>) + Send + Sync + 'static,
+        ended: impl Fn(io::Result<Metrics>) + Send + Sync + 'static,
     ) -> io::Result<Self> {
         raise_descriptor_limit();
         let directory = Directory::new(&options.root, options.directory)?;
@@ -126,41 +133,39 @@ impl Server {
                 threads: THREADS_DEFAULT,
             },
         )?;
-        Self::with_store(
-            store,
-            &options.listen,
-            options.workers,
-            options.settings.clone(),
-            options.engine,
-            ended,
-        )
+        Self::with_store(store, options, ended)
     }
 
-    /// Starts a server over any store. `ended` is called by each shard's thread as its last act, whatever
-    /// its end; a panic is an error.
+    /// Starts a server over any store; what the options say about one does not count. `ended` is called by each shard's thread as its last act, with all
+    /// that it counted, or why it failed; a panic is an error.
     ///
     /// # Errors
-    /// If an address cannot be had, or the system is out of something.
+    /// If an address cannot be had, there are fewer processors than workers to pin, or the system is
+    /// out of something.
     pub fn with_store(
         store: Arc<Store>,
-        listen: &[SocketAddr],
-        workers: usize,
-        settings: Settings,
-        engine: EngineChoice,
-        ended: impl Fn(io::Result<()>) + Send + Sync + 'static,
+        options: &ServerOptions,
+        ended: impl Fn(io::Result<Metrics>) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let (settings, ended, census) = (Arc::new(settings), Arc::new(ended), Census::default());
+        let settings = Arc::new(options.settings.clone());
+        let (ended, census) = (Arc::new(ended), Census::default());
+        let (workers, engine, gso) = (options.workers.max(1), options.engine, options.gso);
+        let listen = &options.listen;
         let shared = workers > 1;
+        let processors = options.pin.then(|| Processors::of(workers)).transpose()?;
+        if let Some(processors) = &processors {
+            tracing::info!(%processors, "workers are pinned");
+        }
         listen
             .iter()
             .try_for_each(|&address| refuse_taken(address))?;
         let mut server = Self {
-            addresses: listen.to_vec(),
+            addresses: listen.clone(),
             engine: EngineInfo::default(),
             store: store.clone(),
             shards: Vec::new(),
         };
-        for number in 0..workers.max(1) {
+        for number in 0..workers {
             let (sender, ready) = mpsc::channel();
             let (store, settings, census, ended) = (
                 store.clone(),
@@ -172,9 +177,18 @@ impl Server {
             let binds: Vec<Bind> = server
                 .addresses
                 .iter()
-                .map(|&address| Bind { address, shared })
+                .map(|&address| Bind {
+                    shared,
+                    ..Bind::to(address)
+                })
                 .collect();
-            let work = move || match take_engine(engine, number == 0) {
+            let processor = processors.as_ref().and_then(|all| all.get(number));
+            // First of all: what a worker makes then lies near its processor.
+            let begin = move || {
+                processor.map_or(Ok(()), pin::stay_on)?;
+                take_engine(engine, gso, number == 0)
+            };
+            let work = move || match begin() {
                 Ok(Taken::Mio(engine)) => {
                     let info = EngineInfo {
                         name: engine.name(),
@@ -189,14 +203,14 @@ impl Server {
                     let info = EngineInfo {
                         name: engine.name(),
                         gso: engine.gso(),
-                        zero_copy: true,
+                        zero_copy: gso,
                     };
                     let shard = Shard::new(*engine, store, settings, census);
                     run_shard(shard, info, &binds, &sender)
                 }
                 Err(error) => {
                     let _ = sender.send(Err(error));
-                    Ok(())
+                    Ok(Metrics::default())
                 }
             };
             let thread = thread::Builder::new()
@@ -341,7 +355,7 @@ fn raise_descriptor_limit() {
 
 /// Does the work of a shard's thread. A shard that panics would otherwise be missed by nobody but its
 /// clients.
-fn caught(work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+fn caught<Value>(work: impl FnOnce() -> io::Result<Value>) -> io::Result<Value> {
     // Everything that the work may leave half changed is its own and dropped with it, or behind locks
     // that are made for it.
     panic::catch_unwind(AssertUnwindSafe(work))
@@ -356,11 +370,11 @@ enum Taken {
 }
 
 /// Makes the engine that was chosen. `aloud` has the reason logged, if there was a choice to make.
-fn take_engine(choice: EngineChoice, aloud: bool) -> io::Result<Taken> {
+fn take_engine(choice: EngineChoice, gso: bool, aloud: bool) -> io::Result<Taken> {
     let why = match choice {
-        EngineChoice::Mio => return mio(),
-        EngineChoice::Uring => return uring(),
-        EngineChoice::Auto => match uring() {
+        EngineChoice::Mio => return mio(gso),
+        EngineChoice::Uring => return uring(gso),
+        EngineChoice::Auto => match uring(gso) {
             Ok(taken) => return Ok(taken),
             Err(error) => error,
         },
@@ -368,31 +382,39 @@ fn take_engine(choice: EngineChoice, aloud: bool) -> io::Result<Taken> {
     if aloud {
         tracing::info!(engine = "mio", %why, "engine taken");
     }
-    mio()
+    mio(gso)
 }
 
-fn mio() -> io::Result<Taken> {
-    MioEngine::new().map(|engine| Taken::Mio(Box::new(engine)))
+fn mio(gso: bool) -> io::Result<Taken> {
+    let mut engine = MioEngine::new()?;
+    if !gso {
+        engine = engine.without_gso();
+    }
+    Ok(Taken::Mio(Box::new(engine)))
 }
 
 #[cfg(target_os = "linux")]
-fn uring() -> io::Result<Taken> {
-    UringEngine::new().map(|engine| Taken::Uring(Box::new(engine)))
+fn uring(gso: bool) -> io::Result<Taken> {
+    let mut engine = UringEngine::new()?;
+    if !gso {
+        engine = engine.without_gso();
+    }
+    Ok(Taken::Uring(Box::new(engine)))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn uring() -> io::Result<Taken> {
+fn uring(_gso: bool) -> io::Result<Taken> {
     let text = "io_uring is a part of Linux, and this is another system";
     Err(io::Error::new(io::ErrorKind::Unsupported, text))
 }
 
-/// A shard's thread: everything it owns is made on it, and never leaves.
+/// A shard's thread: everything it owns is made on it, and never leaves but for what it counted.
 fn run_shard<E: Engine>(
     mut shard: Shard<E>,
     engine: EngineInfo,
     binds: &[Bind],
     ready: &mpsc::Sender<io::Result<Ready>>,
-) -> io::Result<()> {
+) -> io::Result<Metrics> {
     let mut begin = || {
         let waker = shard.engine().waker();
         let mut addresses = Vec::new();
@@ -424,7 +446,7 @@ fn run_shard<E: Engine>(
         }
         Err(error) => {
             let _ = ready.send(Err(error));
-            return Ok(());
+            return Ok(Metrics::default());
         }
     };
     let mut draining = false;
@@ -439,14 +461,14 @@ fn run_shard<E: Engine>(
                 // It does not stay for repeats of what has ended already.
                 Command::Stop => {
                     shard.stop();
-                    return Ok(());
+                    return Ok(shard.metrics());
                 }
                 Command::Report(reply) => reply(shard.metrics()),
                 Command::List(max, reply) => reply(shard.all_running(max)),
             }
         }
     }
-    Ok(())
+    Ok(shard.metrics())
 }
 
 /// Shards share an address by SO_REUSEPORT, which would let another process of the same user in as
@@ -503,15 +525,24 @@ mod tests {
         let (asked, was_asked) = mpsc::channel();
         let (go_on, goes_on) = mpsc::channel();
         let goes_on = Mutex::new(goes_on);
-        let options = StoreOptions {
+        let options = ServerOptions {
+            listen: vec!["127.0.0.1:0".parse().expect("an address")],
+            workers: 1,
+            pin: false,
+            settings: Settings::default(),
+            root: PathBuf::new(),
+            directory: DirectoryOptions::default(),
             frame_cache_octets: 1 << 20,
+            engine: EngineChoice::Mio,
+            gso: true,
+        };
+        let store_options = StoreOptions {
+            frame_cache_octets: options.frame_cache_octets,
             threads: 1,
         };
-        let store = Store::new(Halted { asked, goes_on }, options).expect("a store");
-        let listen = ["127.0.0.1:0".parse().expect("an address")];
-        let (settings, engine) = (Settings::default(), EngineChoice::Mio);
+        let store = Store::new(Halted { asked, goes_on }, store_options).expect("a store");
         let (sender, ended) = mpsc::channel();
-        let server = Server::with_store(store, &listen, 1, settings, engine, move |result| {
+        let server = Server::with_store(store, &options, move |result| {
             let _ = sender.send(result);
         })
         .expect("a server");
@@ -528,11 +559,11 @@ mod tests {
 
     #[test]
     fn a_panic_in_a_shard_is_an_error() {
-        let told = caught(|| panic!("as on a defect")).expect_err("an error");
+        let told = caught::<()>(|| panic!("as on a defect")).expect_err("an error");
         assert_eq!(told.to_string(), "its thread panicked");
         assert!(caught(|| Ok(())).is_ok());
         assert_eq!(
-            caught(|| Err(io::ErrorKind::OutOfMemory.into())).map_err(|error| error.kind()),
+            caught::<()>(|| Err(io::ErrorKind::OutOfMemory.into())).map_err(|error| error.kind()),
             Err(io::ErrorKind::OutOfMemory)
         );
     }

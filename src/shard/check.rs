@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::slot::Manner;
 use crate::proto::block::BlockIndex;
+use crate::store::memory;
 use crate::time::{Duration, Instant};
 
 /// What is to arrive.
@@ -15,9 +16,14 @@ pub enum Expected {
     Octets(Box<[u8]>),
     /// So many octets, whatever they are.
     Length(u64),
+    /// The load generator's own pattern, of any length: [`PATTERN_SEED`] makes it.
+    Pattern,
     /// Whatever comes.
     Anything,
 }
+
+/// What makes the pattern that the load generator writes and expects.
+pub const PATTERN_SEED: u64 = 0;
 
 impl Expected {
     /// How long the file is to be, if that is known.
@@ -26,7 +32,7 @@ impl Expected {
         match self {
             Self::Octets(octets) => Some(octets.len() as u64),
             Self::Length(len) => Some(*len),
-            Self::Anything => None,
+            Self::Pattern | Self::Anything => None,
         }
     }
 
@@ -38,8 +44,10 @@ impl Expected {
 
     /// Whether `payload` may stand at `offset`. What reaches beyond the end is a matter of the length.
     fn holds(&self, payload: &[u8], offset: u64) -> bool {
-        let Self::Octets(octets) = self else {
-            return true;
+        let octets = match self {
+            Self::Octets(octets) => octets,
+            Self::Pattern => return memory::pattern_holds(PATTERN_SEED, offset, payload),
+            Self::Length(_) | Self::Anything => return true,
         };
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
         let rest = octets.get(offset..).unwrap_or_default();
@@ -203,6 +211,31 @@ mod tests {
         assert_eq!((check.octets(), check.flaw(true)), (10, None));
         check.look(BlockIndex(2), b"efgX");
         assert_eq!(check.flaw(false), Some(Flaw::Corrupt));
+    }
+
+    #[test]
+    fn the_pattern_is_known_wherever_a_block_begins() {
+        let mut octets = [0; 100];
+        memory::pattern_fill(PATTERN_SEED, 0, &mut octets);
+        for blksize in [8_u16, 9, 13, 50] {
+            let mut check = Check::new(Arc::new(Expected::Pattern), Manner::Whole, blksize);
+            for (block, payload) in (1..).zip(octets.chunks(blksize.into())) {
+                check.look(BlockIndex(block), payload);
+            }
+            assert_eq!(check.flaw(true), None, "{blksize}");
+        }
+        for place in 0..octets.len() {
+            let mut check = Check::new(Arc::new(Expected::Pattern), Manner::Whole, 13);
+            octets[place] ^= 1;
+            for (block, payload) in (1..).zip(octets.chunks(13)) {
+                check.look(BlockIndex(block), payload);
+            }
+            octets[place] ^= 1;
+            assert_eq!(check.flaw(true), Some(Flaw::Corrupt), "{place}");
+        }
+        let mut displaced = Check::new(Arc::new(Expected::Pattern), Manner::Whole, 8);
+        displaced.look(BlockIndex(2), &octets[..8]);
+        assert_eq!(displaced.flaw(false), Some(Flaw::Corrupt));
     }
 
     #[test]

@@ -100,6 +100,14 @@ pub(super) fn refusal(slot: &Slot, refusal: Refusal, unsaid: u64) {
     }
 }
 
+/// One line for the system's error that a transfer is about to end by; `unsaid` lines before it were left out.
+pub(super) fn failure(slot: &Slot, errno: i32, unsaid: u64) {
+    let (peer, operation) = (slot.path.peer, slot.operation);
+    let file = Escaped(&slot.filename).to_string();
+    let error = std::io::Error::from_raw_os_error(errno);
+    tracing::warn!(%peer, %operation, file, %error, unsaid, "failed");
+}
+
 /// One line for a request that could not be read; `unsaid` lines before it were left out.
 pub(super) fn malformed(peer: SocketAddr, why: &str, unsaid: u64) {
     tracing::info!(%peer, why, unsaid, "malformed request");

@@ -11,6 +11,7 @@
 
 mod admission;
 mod check;
+mod holdings;
 mod log;
 mod requests;
 mod slot;
@@ -22,17 +23,20 @@ mod upload;
 use std::collections::{HashMap, VecDeque};
 use std::hash::RandomState;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 
 pub use admission::Census;
-pub use check::{Expected, Flaw};
+pub use check::{Expected, Flaw, PATTERN_SEED};
+pub use holdings::Holdings;
 pub use slot::{Ending, LocalSide, Manner, Operation, Origin, Plan, Running};
 pub use table::SlotId;
+#[doc(hidden)] // For benchmarks.
+pub use timers::Wheel;
 
 use crate::config::{self, Settings};
-use crate::engine::{Bind, Datagram, Engine, Inbox, SocketId};
+use crate::engine::{Bind, Datagram, Engine, Inbox, Local, SocketId};
 use crate::metrics::{Metrics, Suppressed};
 use crate::proto::outcome::Outcome;
 use crate::proto::receiver::Verdict;
@@ -42,9 +46,9 @@ use crate::store::{Done, FramesKey, Mailbox, Refusal, Store};
 use crate::time::Instant;
 use crate::wire::{self, ErrorCode, Packet};
 use admission::{Budget, Unvalidated};
+use requests::OpenedTogether;
 use slot::{Flow, Key, Slot, Stage};
 use table::Table;
-use timers::Wheel;
 use upload::Next;
 
 /// One core's transfers, and what moves them.
@@ -58,6 +62,8 @@ pub struct Shard<E> {
     results: Receiver<Done>,
     inbox: Option<Inbox>,
     sockets: HashMap<SocketId, Purpose>,
+    /// Sockets that answer from one of this host's addresses, where requests are taken at all of them.
+    answers: HashMap<IpAddr, SocketId>,
     table: Table,
     timers: Wheel<SlotId>,
     /// Rounds in a row in which the timers were not looked at.
@@ -68,6 +74,7 @@ pub struct Shard<E> {
     ready: VecDeque<SlotId>,
     /// Those that wait for frames, by the frames.
     waiting: HashMap<FramesKey, Vec<SlotId>>,
+    opened_together: OpenedTogether,
     unvalidated: Unvalidated,
     uploads: usize,
     /// Finished transfers, the oldest first; those that are gone are passed over.
@@ -93,7 +100,11 @@ const TIMERS_DEFERRED_MAX: u8 = 16;
 #[derive(Debug, Clone, Copy)]
 enum Purpose {
     /// Takes requests, which are answered from another socket or from this one.
-    Requests { answers: SocketId },
+    Requests {
+        answers: SocketId,
+        /// Whether each of this host's addresses gets a socket of its own to answer from.
+        everywhere: bool,
+    },
     /// Answers requests.
     Answers,
     /// Belongs to a transfer that this end asked for.
@@ -117,12 +128,14 @@ impl<E: Engine> Shard<E> {
             results,
             inbox: Some(Inbox::new()),
             sockets: HashMap::new(),
+            answers: HashMap::new(),
             table: Table::default(),
             timers: Wheel::new(),
             timers_deferred: 0,
             fired: Vec::new(),
             ready: VecDeque::new(),
             waiting: HashMap::new(),
+            opened_together: OpenedTogether::default(),
             unvalidated: Unvalidated::new(
                 config::UNVALIDATED_MAX,
                 config::UNVALIDATED_PER_PREFIX_MAX,
@@ -153,8 +166,41 @@ impl<E: Engine> Shard<E> {
             self.open_answers(bind.address)?
         };
         self.sockets.insert(answers, Purpose::Answers);
-        self.sockets.insert(requests, Purpose::Requests { answers });
+        let everywhere = bind.address.ip().is_unspecified() && !self.settings.single_port;
+        self.sockets.insert(
+            requests,
+            Purpose::Requests {
+                answers,
+                everywhere,
+            },
+        );
         Ok(address)
+    }
+
+    /// The socket that answers what came to a local address. One that is bound to it costs the kernel
+    /// less than `any`, which is told by every datagram where that came to and where to leave from.
+    fn answers_at(&mut self, local: Local, any: SocketId) -> SocketId {
+        let Some(address) = local.address else {
+            return any;
+        };
+        if let Some(&answers) = self.answers.get(&address) {
+            return answers;
+        }
+        // A link-local address is one on each interface.
+        let link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+        if link_local || self.answers.len() >= config::ANSWER_ADDRESSES_MAX {
+            return any;
+        }
+        let answers = match self.open_answers(SocketAddr::new(address, 0)) {
+            Ok(answers) => {
+                self.sockets.insert(answers, Purpose::Answers);
+                answers
+            }
+            // Without a port for it, the one for all addresses does.
+            Err(_) => any,
+        };
+        self.answers.insert(address, answers);
+        answers
     }
 
     fn open_answers(&mut self, mut address: SocketAddr) -> io::Result<SocketId> {
@@ -162,8 +208,8 @@ impl<E: Engine> Shard<E> {
         for port in first..=last {
             address.set_port(port);
             match self.engine.open(Bind {
-                address,
-                shared: false,
+                peers_only: !address.ip().is_unspecified(),
+                ..Bind::to(address)
             }) {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
                 opened => return opened,
@@ -205,6 +251,7 @@ impl<E: Engine> Shard<E> {
         let waited = self.engine.wait(until, &mut inbox);
         let now = self.engine.now();
         self.full = false;
+        self.opened_together.forget();
 
         while let Ok(done) = self.results.try_recv() {
             self.handle_result(done, now);
@@ -235,28 +282,38 @@ impl<E: Engine> Shard<E> {
             };
             return self.suppress(reason);
         }
-        let key = match self.sockets.get(&datagram.socket) {
-            Some(Purpose::Errand | Purpose::Shared { .. }) => self.own_key(datagram),
-            Some(_) => Key::Peer(datagram.path.peer),
-            None => return,
+        let Some(&purpose) = self.sockets.get(&datagram.socket) else {
+            return;
         };
-        match self.sockets.get(&datagram.socket) {
-            Some(&Purpose::Requests { answers }) if wire::is_request(datagram.octets) => {
-                self.request(datagram, answers, now);
+        let key = match purpose {
+            Purpose::Requests {
+                answers,
+                everywhere,
+            } if wire::is_request(datagram.octets) => {
+                let answers = if everywhere {
+                    self.answers_at(datagram.path.local, answers)
+                } else {
+                    answers
+                };
+                return self.request(datagram, answers, now);
             }
             // Other packets belong to the listening port only where transfers are answered from it.
-            Some(&Purpose::Requests { answers }) if answers != datagram.socket => {
+            Purpose::Requests { answers, .. } if answers != datagram.socket => {
+                return self.suppress(Suppressed::NotARequest);
+            }
+            Purpose::Requests { .. } | Purpose::Answers => Key::Peer(datagram.path.peer),
+            Purpose::Shared { by_address: true } => {
+                Key::Own(datagram.socket, datagram.path.local.address)
+            }
+            Purpose::Errand | Purpose::Shared { .. } => Key::Own(datagram.socket, None),
+        };
+        match self.table.find(&key) {
+            Some(id) => self.packet(id, datagram, now),
+            // RFC 1350 §4 wants ERROR 5; to the listening port it would be an answer to anybody's ERROR or junk.
+            None if matches!(purpose, Purpose::Requests { .. }) => {
                 self.suppress(Suppressed::NotARequest);
             }
-            Some(&purpose) => match self.table.find(&key) {
-                Some(id) => self.packet(id, datagram, now),
-                // RFC 1350 §4 wants ERROR 5; to the listening port it would be an answer to anybody's ERROR or junk.
-                None if matches!(purpose, Purpose::Requests { .. }) => {
-                    self.suppress(Suppressed::NotARequest)
-                }
-                None => self.stranger(datagram, now),
-            },
-            None => {}
+            None => self.stranger(datagram, now),
         }
     }
 
@@ -275,10 +332,11 @@ impl<E: Engine> Shard<E> {
         match (&mut slot.stage, packet) {
             (Stage::Running(Transfer::Send(sender), _), Packet::Ack { block }) => {
                 slot.heard_at = now;
-                slot.answering = true;
                 if let Some(round_trip) = sender.handle_ack(block, now) {
                     self.metrics.latencies.round_trip.record(round_trip);
                 }
+                // What a timer sends later is no answer to it.
+                slot.answering = sender.poll_transmit(1).is_some();
             }
             (
                 Stage::Running(Transfer::Receive(receiver), Flow::In(inflow)),
@@ -572,6 +630,13 @@ impl<E: Engine> Shard<E> {
 
     fn give_up(&mut self, id: SlotId, refusal: Refusal, now: Instant) {
         let (code, text) = refusal.error();
+        // The system's own word on it is what the operator needs, and no client's business.
+        if let (Refusal::Failed(errno), Some(slot)) = (refusal, self.table.get(id))
+            && slot.errand.is_none()
+            && self.failure_lines.take(now)
+        {
+            log::failure(slot, errno, self.failure_lines.take_denied());
+        }
         self.fail(id, code, text, now);
     }
 
@@ -724,6 +789,7 @@ impl<E: Engine> Shard<E> {
             active_writes: running(Operation::Write),
             unvalidated: self.unvalidated.count() as u64,
             receive_drops: self.engine.receive_drops(),
+            engine: self.engine.statistics(),
             ..self.metrics.clone()
         }
     }

@@ -25,6 +25,37 @@ use crate::wire::{self, ErrorCode, Mode, Opcode, Options, Packet, Request};
 /// Octets of an OACK at most: seven options, each with a name of up to ten octets and a number of up to twenty.
 const OACK_OCTETS_MAX: usize = 256;
 
+/// Files opened for the requests that one wait brought. All of these had come before the first was
+/// answered, so that those for the same name may have the same answer: in a storm, thousands of
+/// requests open a file once for each round of the loop.
+#[derive(Debug, Default)]
+pub(super) struct OpenedTogether(Vec<(Box<[u8]>, Mode, Arc<Body>)>);
+
+impl OpenedTogether {
+    /// Files that are looked through one by one.
+    const FILES_MAX: usize = 8;
+
+    fn find(&self, request: &Request<'_>) -> Option<Arc<Body>> {
+        let (_, _, body) = self
+            .0
+            .iter()
+            .find(|(name, mode, _)| **name == *request.filename && *mode == request.mode)?;
+        Some(body.clone())
+    }
+
+    fn keep(&mut self, request: &Request<'_>, body: &Arc<Body>) {
+        if self.0.len() < Self::FILES_MAX {
+            let (name, mode) = (request.filename.into(), request.mode);
+            self.0.push((name, mode, body.clone()));
+        }
+    }
+
+    /// The next requests came after these files were opened.
+    pub(super) fn forget(&mut self) {
+        self.0.clear();
+    }
+}
+
 impl<E: Engine> Shard<E> {
     /// An RRQ or a WRQ came to a listening socket; the answer is to leave from `answers`.
     pub(super) fn request(&mut self, datagram: &Datagram<'_>, answers: SocketId, now: Instant) {
@@ -174,11 +205,19 @@ impl<E: Engine> Shard<E> {
     ) {
         let later = match operation {
             Operation::Read => {
+                if let Some(body) = self.opened_together.find(request) {
+                    return self.opened(id, request, Ok(body), now);
+                }
                 match self
                     .store
                     .open(id.ticket(), request.filename, request.mode, &self.mailbox)
                 {
-                    Answer::Now(result) => return self.opened(id, request, result, now),
+                    Answer::Now(result) => {
+                        if let Ok(body) = &result {
+                            self.opened_together.keep(request, body);
+                        }
+                        return self.opened(id, request, result, now);
+                    }
                     Answer::Later => true,
                     Answer::Busy => false,
                 }
@@ -477,6 +516,22 @@ impl<E: Engine> Shard<E> {
         Ok(id)
     }
 
+    /// The network says that nobody is at the other end of `path`, where packets went from a shared socket:
+    /// ends the transfer that this end asked for there, if one runs, and says which.
+    pub fn unreachable(&mut self, socket: SocketId, path: &Path) -> Option<SlotId> {
+        let by_address = self.is_by_address(socket);
+        let address = path.local.address.filter(|_| by_address);
+        let id = self.table.find(&Key::Own(socket, address))?;
+        let slot = self.table.get(id)?;
+        // The news may be about one that had the place before.
+        if slot.is_lingering() || slot.path.peer != path.peer {
+            return None;
+        }
+        let now = self.engine.now();
+        self.finish(id, Outcome::Stopped, now);
+        Some(id)
+    }
+
     /// Opens a socket for one transfer, which closes it.
     fn open_own(&mut self, server: SocketAddr) -> io::Result<SocketId> {
         let any: IpAddr = if server.is_ipv4() {
@@ -485,8 +540,8 @@ impl<E: Engine> Shard<E> {
             [0u16; 8].into()
         };
         let socket = self.engine.open(Bind {
-            address: SocketAddr::new(any, 0),
-            shared: false,
+            peers_only: true,
+            ..Bind::to(SocketAddr::new(any, 0))
         })?;
         self.sockets.insert(socket, Purpose::Errand);
         Ok(socket)
@@ -665,12 +720,9 @@ impl<E: Engine> Shard<E> {
         from_server
     }
 
-    pub(super) fn own_key(&self, datagram: &Datagram<'_>) -> Key {
-        let by_address = matches!(
-            self.sockets.get(&datagram.socket),
-            Some(Purpose::Shared { by_address: true })
-        );
-        let address = datagram.path.local.address.filter(|_| by_address);
-        Key::Own(datagram.socket, address)
+    /// Whether the transfers of a socket are told apart by this end's address.
+    fn is_by_address(&self, socket: SocketId) -> bool {
+        let purpose = self.sockets.get(&socket);
+        matches!(purpose, Some(Purpose::Shared { by_address: true }))
     }
 }

@@ -20,7 +20,7 @@ const PLACE_ENTRIES: usize = 4;
 
 /// Entries by the time at which they fire; `T` says whose they are.
 #[derive(Debug)]
-pub(crate) struct Wheel<T> {
+pub struct Wheel<T> {
     /// Everything before this tick has fired.
     tick: u64,
     levels: Vec<Level<T>>,
@@ -35,7 +35,9 @@ struct Level<T> {
 }
 
 impl<T: Copy> Wheel<T> {
-    pub(crate) fn new() -> Self {
+    /// A wheel without entries, at the beginning of time.
+    #[must_use]
+    pub fn new() -> Self {
         let level = || Level {
             occupied: 0,
             places: (0..PLACES)
@@ -50,26 +52,26 @@ impl<T: Copy> Wheel<T> {
     }
 
     /// How many entries are in.
-    #[cfg(test)]
     pub(crate) const fn len(&self) -> usize {
         self.len
     }
 
     /// Puts an entry in; it fires at the first [`Wheel::expire`] at or after `at`, never before it.
-    pub(crate) fn insert(&mut self, at: Instant, owner: T) {
+    pub fn insert(&mut self, at: Instant, owner: T) {
         let tick = at.as_nanos().div_ceil(1 << TICK_SHIFT).max(self.tick);
         self.place(tick, owner);
         self.len += 1;
     }
 
     /// When the wheel next wants to be looked at: never later than the first entry fires.
-    pub(crate) fn next(&self) -> Option<Instant> {
+    #[must_use]
+    pub fn next(&self) -> Option<Instant> {
         self.next_tick()
             .map(|(tick, _)| Instant::from_nanos(tick << TICK_SHIFT))
     }
 
     /// Takes out all entries that have fired by `now`.
-    pub(crate) fn expire(&mut self, now: Instant, mut fired: impl FnMut(T)) {
+    pub fn expire(&mut self, now: Instant, mut fired: impl FnMut(T)) {
         let until = now.as_nanos() >> TICK_SHIFT;
         while let Some((tick, level)) = self.next_tick() {
             if tick > until {
@@ -133,6 +135,12 @@ impl<T: Copy> Wheel<T> {
             }
         }
         next
+    }
+}
+
+impl<T: Copy> Default for Wheel<T> {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

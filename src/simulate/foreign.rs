@@ -140,6 +140,17 @@ impl Foreign {
         self.socket
     }
 
+    /// When it wants [`Foreign::expire`] to be called, if nothing arrives before.
+    #[must_use]
+    pub fn due(&self) -> Option<Instant> {
+        let held = self.held.map(|(at, _)| at);
+        let deadline = self.is_waiting().then_some(self.deadline);
+        match (held, deadline) {
+            (Some(held), Some(deadline)) => Some(held.min(deadline)),
+            (held, deadline) => held.or(deadline),
+        }
+    }
+
     /// The file, once it is whole.
     #[must_use]
     pub fn body(&self) -> Option<&[u8]> {

@@ -1,5 +1,6 @@
 //! The real shard in a simulated network: a world in virtual time, which the same seed makes the same again.
 
+pub mod fleet;
 mod foreign;
 mod world;
 

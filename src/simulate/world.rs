@@ -2,15 +2,16 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::MTU;
 use crate::config::Settings;
 use crate::engine::Bind;
-use crate::engine::sim::{Network, NodeId, SimEngine, Traffic, Weather};
+use crate::engine::sim::{Network, NodeId, Pace, SimEngine, Traffic, Weather};
 use crate::metrics::Metrics;
-use crate::shard::{Census, Ending, Plan, Shard, SlotId};
+use crate::shard::{Census, Ending, Holdings, Plan, Shard, SlotId};
 use crate::store::{Backend, Store, StoreOptions};
 use crate::time::{Duration, Instant};
 
@@ -39,6 +40,8 @@ struct Running {
     store: Arc<Store>,
     /// Whether the agenda holds the disk's next visit.
     disk_due: bool,
+    /// Whether something came while its processor was busy.
+    turn_due: bool,
 }
 
 /// What is to happen at a time; ordered by it, then by the order of entry.
@@ -85,11 +88,7 @@ impl World {
         settings: Settings,
     ) -> Host {
         let node = self.network.add_node(name, address, MTU);
-        let options = StoreOptions {
-            frame_cache_octets: FRAME_CACHE_OCTETS,
-            threads: 0,
-        };
-        let store = Store::new(files, options).expect("no thread is started");
+        let store = store(files);
         let engine = self.network.engine(node);
         let shard = Shard::new(engine, store.clone(), Arc::new(settings), Census::default());
         self.hosts.push(Running {
@@ -97,6 +96,7 @@ impl World {
             shard,
             store,
             disk_due: false,
+            turn_due: false,
         });
         Host(self.hosts.len() - 1)
     }
@@ -108,16 +108,23 @@ impl World {
     pub fn listen(&mut self, host: Host, address: SocketAddr) {
         self.hosts[host.0]
             .shard
-            .listen(Bind {
-                address,
-                shared: false,
-            })
+            .listen(Bind::to(address))
             .expect("the address is free");
     }
 
     /// Lets a host start a transfer at a time.
     pub fn start_at(&mut self, at: Instant, host: Host, plan: Plan) {
         self.enter(at, What::Start(host, Box::new(plan)));
+    }
+
+    /// Starts a transfer at once.
+    ///
+    /// # Errors
+    /// If the host has no port left.
+    pub fn start(&mut self, host: Host, plan: Plan) -> io::Result<SlotId> {
+        let id = self.hosts[host.0].shard.start(plan)?;
+        self.turn(host);
+        Ok(id)
     }
 
     /// Lets [`World::step`] stop at a time, for whoever acts from outside.
@@ -128,6 +135,22 @@ impl World {
     /// Pulls a host's plug: it goes on, but nobody hears it and it hears nobody.
     pub fn cut_off(&self, host: Host) {
         self.network.cut_off(self.hosts[host.0].node);
+    }
+
+    /// A host's process ends without a word, and another one begins, with these files and settings.
+    pub fn restart(&mut self, host: Host, files: impl Backend, settings: Settings) {
+        let running = &mut self.hosts[host.0];
+        self.network.restart(running.node);
+        running.store = store(files);
+        let engine = self.network.engine(running.node);
+        let settings = Arc::new(settings);
+        running.shard = Shard::new(engine, running.store.clone(), settings, Census::default());
+        running.turn_due = false;
+    }
+
+    /// From now on, disks take so long for anything.
+    pub const fn set_disk(&mut self, disk: Duration) {
+        self.disk = disk;
     }
 
     /// Does what the stores of all hosts still have to do; says how much that was.
@@ -162,14 +185,13 @@ impl World {
                 What::Alarm => {}
                 What::Start(host, plan) => {
                     // The simulated network has a port for everybody.
-                    let _ = self.hosts[host.0].shard.start(*plan);
-                    self.turn(host);
+                    let _ = self.start(host, *plan);
                 }
             }
         }
         for index in 0..self.hosts.len() {
             let host = &self.hosts[index];
-            let due = host.shard.next_wake().is_some_and(|at| at <= now);
+            let due = self.host_event(host).is_some_and(|at| at <= now);
             if due || woken.contains(&host.node) {
                 self.turn(Host(index));
             }
@@ -192,24 +214,41 @@ impl World {
     #[must_use]
     pub fn next_event(&self) -> Option<Instant> {
         let agenda = self.agenda.peek().map(|Reverse(entry)| entry.at);
-        let shards = self
+        let hosts = self
             .hosts
             .iter()
-            .filter_map(|host| host.shard.next_wake())
+            .filter_map(|host| self.host_event(host))
             .min();
-        [agenda, shards, self.network.next_event()]
+        [agenda, hosts, self.network.next_event()]
             .into_iter()
             .flatten()
             .min()
     }
 
-    /// One round of a host's loop, or as many as it takes to read all that has arrived.
+    /// When a host next has something to do: what has arrived waits for its processor.
+    fn host_event(&self, host: &Running) -> Option<Instant> {
+        let wake = if host.turn_due || self.network.has_arrived(host.node) {
+            Some(Instant::ZERO)
+        } else {
+            host.shard.next_wake()
+        };
+        wake.map(|at| at.max(self.network.busy_until(host.node)))
+    }
+
+    /// One round of a host's loop, or as many as it takes to read all that has arrived, if that takes its
+    /// processor no time.
     fn turn(&mut self, host: Host) {
         let running = &mut self.hosts[host.0];
+        running.turn_due = self.network.busy_until(running.node) > self.network.now();
+        if running.turn_due {
+            return;
+        }
         loop {
             // A simulated engine never fails to wait.
             let _ = running.shard.turn();
-            if !self.network.has_arrived(running.node) {
+            self.network.work_done(running.node);
+            let is_busy = self.network.busy_until(running.node) > self.network.now();
+            if is_busy || !self.network.has_arrived(running.node) {
                 break;
             }
         }
@@ -257,6 +296,11 @@ impl World {
         &self.network
     }
 
+    /// From now on, a host's processor takes its time.
+    pub fn set_pace(&self, host: Host, pace: Pace) {
+        self.network.set_pace(self.hosts[host.0].node, pace);
+    }
+
     /// What a host has sent.
     #[must_use]
     pub fn sent(&self, host: Host) -> Traffic {
@@ -271,12 +315,44 @@ impl World {
 
     /// The transfers that a host asked for and that have ended since the last call.
     pub fn take_endings(&mut self, host: Host) -> Vec<Ending> {
-        self.hosts[host.0]
-            .shard
-            .take_endings()
-            .into_iter()
-            .map(|(_, ending): (SlotId, Ending)| ending)
-            .collect()
+        let endings = self.take_named_endings(host).into_iter();
+        endings.map(|(_, ending)| ending).collect()
+    }
+
+    /// The same, each with the name that [`World::start`] gave it.
+    pub fn take_named_endings(&mut self, host: Host) -> Vec<(SlotId, Ending)> {
+        self.hosts[host.0].shard.take_endings()
+    }
+
+    /// What a host's shard holds.
+    #[must_use]
+    pub fn holdings(&self, host: Host) -> Holdings {
+        self.hosts[host.0].shard.holdings()
+    }
+
+    /// How long any transfer has been past its idle time, at the hosts whose processors are not busy.
+    #[must_use]
+    pub fn overdue(&self) -> Duration {
+        let idle = self
+            .hosts
+            .iter()
+            .filter(|host| self.network.busy_until(host.node) <= self.now());
+        idle.map(|host| host.shard.overdue())
+            .max()
+            .unwrap_or_default()
+    }
+
+    /// Frames that are being made at any host.
+    #[must_use]
+    pub fn frames_pending(&self) -> u64 {
+        let stores = self.hosts.iter().map(|host| &host.store);
+        stores.map(|store| store.statistics().pending).sum()
+    }
+
+    /// The node that a host is in the network.
+    #[must_use]
+    pub fn node(&self, host: Host) -> NodeId {
+        self.hosts[host.0].node
     }
 
     /// Slots in the tables of all hosts.
@@ -289,6 +365,16 @@ impl World {
     pub fn shard_mut(&mut self, host: Host) -> &mut Shard<SimEngine> {
         &mut self.hosts[host.0].shard
     }
+}
+
+/// # Panics
+/// Never: a store without threads cannot fail to start one.
+fn store(files: impl Backend) -> Arc<Store> {
+    let options = StoreOptions {
+        frame_cache_octets: FRAME_CACHE_OCTETS,
+        threads: 0,
+    };
+    Store::new(files, options).expect("no thread is started")
 }
 
 impl PartialEq for Entry {

@@ -7,6 +7,9 @@
 //! cell (small files and the ends of large ones) comes from the heap instead, which is cleared first:
 //! that costs little where little is asked for, and no chunk wastes more than it holds.
 //!
+//! Who wants the kernel to know the memory of cells in advance, to send from it without a copy, sees by a
+//! token whether a cell still has the memory it had: a [`Stay`] ends when that goes back to the system.
+//!
 //! All memory counts against one bound, cells at rest included. Where it leaves no room, nothing is had
 //! within it; who cannot wait for room may exceed it.
 
@@ -31,11 +34,30 @@ pub(super) struct Arena {
 
 struct State {
     /// Free cells with memory behind them, the one that was given back last at the end.
-    warm: VecDeque<usize>,
+    warm: VecDeque<Warm>,
     /// Free cells without, the next to be used at the end.
     cold: Vec<usize>,
     /// Octets of all chunks and warm cells.
     resident: usize,
+}
+
+/// A free cell that keeps its memory.
+struct Warm {
+    cell: usize,
+    stay: Arc<Stay>,
+}
+
+/// Lives as long as a cell keeps the same memory, whoever uses it.
+#[derive(Debug, Default)]
+pub struct Stay(());
+
+/// Memory that stays what it is for longer than the frames in it.
+#[derive(Debug, Clone, Copy)]
+pub struct Lasting<'a> {
+    /// All of it: the frames, and what room is left behind them.
+    pub octets: &'a [u8],
+    /// For how long: once this is gone, other memory may lie at the same address.
+    pub stay: &'a Arc<Stay>,
 }
 
 impl Arena {
@@ -65,22 +87,27 @@ impl Arena {
         let cost = self.cost(octets);
         let mut state = self.lock();
         if let Some(region) = self.region.as_ref().filter(|_| wants_cell(octets)) {
-            let cell = if let Some(cell) = state.warm.pop_back() {
-                cell
+            let Warm { cell, stay } = if let Some(warm) = state.warm.pop_back() {
+                warm
             } else if state.resident + cost <= self.octets_max {
                 let cell = state.cold.pop()?;
                 state.resident += cost;
-                cell
+                let stay = Arc::new(Stay::default());
+                Warm { cell, stay }
             } else {
                 return None;
             };
             drop(state);
-            let memory = Memory::Cell(region.cell(cell), octets);
+            let memory = Memory::Cell {
+                cell: region.cell(cell),
+                octets,
+                stay,
+            };
             return Some(self.chunk(memory, cost, false));
         }
         while state.resident + cost > self.octets_max {
-            let cell = state.warm.pop_front()?;
-            self.cool(&mut state, cell);
+            let warm = state.warm.pop_front()?;
+            self.cool(&mut state, warm);
         }
         state.resident += cost;
         drop(state);
@@ -118,7 +145,8 @@ impl Arena {
     }
 
     /// Gives the memory behind a free cell back to the system.
-    fn cool(&self, state: &mut State, cell: usize) {
+    fn cool(&self, state: &mut State, Warm { cell, stay }: Warm) {
+        drop(stay);
         if let Some(region) = &self.region {
             region.release(cell);
         }
@@ -144,8 +172,12 @@ pub(super) struct Chunk {
 }
 
 enum Memory {
-    /// A cell, and how much of it was asked for.
-    Cell(region::Cell, usize),
+    Cell {
+        cell: region::Cell,
+        /// How much of it was asked for.
+        octets: usize,
+        stay: Arc<Stay>,
+    },
     Heap(Box<[u8]>),
 }
 
@@ -162,14 +194,25 @@ impl Chunk {
 
     pub(super) fn octets(&self) -> &[u8] {
         match &self.memory {
-            Memory::Cell(cell, octets) => &cell.octets()[..*octets],
+            Memory::Cell { cell, octets, .. } => &cell.octets()[..*octets],
             Memory::Heap(octets) => octets,
+        }
+    }
+
+    /// The memory, if it outlasts the chunk.
+    pub(super) fn lasting(&self) -> Option<Lasting<'_>> {
+        match &self.memory {
+            Memory::Cell { cell, stay, .. } => Some(Lasting {
+                octets: cell.octets(),
+                stay,
+            }),
+            Memory::Heap(_) => None,
         }
     }
 
     pub(super) fn octets_mut(&mut self) -> &mut [u8] {
         match &mut self.memory {
-            Memory::Cell(cell, octets) => &mut cell.octets_mut()[..*octets],
+            Memory::Cell { cell, octets, .. } => &mut cell.octets_mut()[..*octets],
             Memory::Heap(octets) => octets,
         }
     }
@@ -180,10 +223,17 @@ impl Drop for Chunk {
         let mut state = self.arena.lock();
         match &self.memory {
             Memory::Heap(_) => state.resident -= self.cost,
-            Memory::Cell(cell, _) if state.resident > self.arena.octets_max => {
-                self.arena.cool(&mut state, cell.index());
+            Memory::Cell { cell, stay, .. } => {
+                let warm = Warm {
+                    cell: cell.index(),
+                    stay: Arc::clone(stay),
+                };
+                if state.resident > self.arena.octets_max {
+                    self.arena.cool(&mut state, warm);
+                } else {
+                    state.warm.push_back(warm);
+                }
             }
-            Memory::Cell(cell, _) => state.warm.push_back(cell.index()),
         }
     }
 }
@@ -365,6 +415,7 @@ mod tests {
         let again = arena.take(CELL_OCTETS - 7).expect("room again");
         assert_eq!(address(&again), given);
         assert_eq!(again.octets().len(), CELL_OCTETS - 7);
+        assert_eq!(again.lasting().expect("a cell").octets.len(), CELL_OCTETS);
     }
 
     #[cfg(target_os = "linux")]
@@ -374,9 +425,18 @@ mod tests {
         let mut cells = [(); 2].map(|()| arena.take(CELL_OCTETS).expect("room"));
         assert!(arena.take(1).is_none());
         cells[0].octets_mut().fill(7);
+        let stays =
+            [0, 1].map(|place| Arc::downgrade(cells[place].lasting().expect("a cell").stay));
         drop(cells);
+        assert!(
+            stays.iter().all(|stay| stay.upgrade().is_some()),
+            "both are warm"
+        );
         let small = arena.take(1).expect("room");
         assert_eq!(arena.resident(), CELL_OCTETS + 1 + CHUNK_OCTETS);
+        assert!(small.lasting().is_none());
+        let warm = stays.iter().filter(|stay| stay.upgrade().is_some());
+        assert_eq!(warm.count(), 1, "the other gave its memory back");
         let other = arena
             .take(CELL_OCTETS)
             .expect("the cell that is still warm");

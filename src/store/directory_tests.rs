@@ -18,6 +18,7 @@ use crate::proto::block::{BlockIndex, Rollover};
 use crate::store::{
     Answer, Body, Done, Frames, FramesKey, Mailbox, ReadFailure, Store, StoreOptions, Ticket,
 };
+use crate::testing::skip;
 use crate::wire::{Mode, write_data_header};
 
 const RESOLVERS: [Resolver; 2] = [Resolver::Kernel, Resolver::Walk];
@@ -318,7 +319,7 @@ fn only_regular_files_are_opened() {
         );
         names.push("null");
     } else {
-        eprintln!("SKIPPED: making a device node is not permitted here");
+        skip("making a device node is not permitted here");
     }
     for resolver in RESOLVERS {
         let options = DirectoryOptions {
@@ -640,8 +641,7 @@ fn a_full_disk_is_told_and_nothing_is_left() {
         .arg(&root)
         .status();
     if !mounted.is_ok_and(|status| status.success()) {
-        eprintln!("SKIPPED: mounting a file system is not permitted here");
-        return;
+        return skip("mounting a file system is not permitted here");
     }
     let _mounted = Mounted(root.clone());
     for unnamed in [true, false] {

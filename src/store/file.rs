@@ -384,3 +384,22 @@ fn allocate(file: &File, octets: u64) -> Result<(), Errno> {
     let _ = (file, octets);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is the disk's fault is told as such, a quota that is used up included; what is broken is
+    /// not blamed on the client's name or its upload's length.
+    #[test]
+    fn clients_learn_whose_fault_it_is() {
+        for errno in [Errno::NOSPC, Errno::DQUOT, Errno::FBIG] {
+            assert_eq!(refusal(errno), Refusal::DiskFull);
+        }
+        for errno in [Errno::IO, Errno::STALE, Errno::NOMEM, Errno::MFILE] {
+            assert_eq!(refusal(errno), Refusal::Failed(errno.raw_os_error()));
+        }
+        let unknown = io::Error::other("no number");
+        assert_eq!(write_refusal(&unknown), Refusal::Failed(libc::EIO));
+    }
+}

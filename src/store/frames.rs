@@ -12,7 +12,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::arena::{Arena, CELL_OCTETS, Chunk};
+use super::arena::{Arena, CELL_OCTETS, Chunk, Lasting};
 use super::body::Body;
 use super::{Mailbox, ReadFailure, StoreStatistics};
 use crate::proto::block::{BlockIndex, Rollover};
@@ -138,6 +138,12 @@ impl Frames {
         octets
             .get(start..end)
             .map_or((&[], 0), |octets| (octets, count))
+    }
+
+    /// The memory that they lie in, if it outlasts them: the next frames there will have the same.
+    #[must_use]
+    pub fn lasting(&self) -> Option<Lasting<'_>> {
+        self.chunk.lasting()
     }
 
     /// Reads an extent into `chunk`, which has the length that the key says, and frames it there.

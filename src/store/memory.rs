@@ -48,6 +48,8 @@ pub enum Contents {
 pub struct Faults {
     /// Every read fails so, of files that are open already too.
     pub read: Option<ReadFailure>,
+    /// Every read gives less than was asked for, as of a file that has been cut.
+    pub short_reads: bool,
     /// The disk is full once an upload is longer than this.
     pub disk_octets: Option<u64>,
     /// Nothing can be opened without waiting.
@@ -123,15 +125,7 @@ impl Contents {
             Self::Octets(octets) => {
                 buffer.copy_from_slice(&octets[(octets.len() as u64 - rest) as usize..][..count])
             }
-            Self::Pattern { seed, .. } => {
-                let mut octets = [0; 8];
-                for (index, (octet, offset)) in buffer.iter_mut().zip(offset..).enumerate() {
-                    if index == 0 || offset % 8 == 0 {
-                        octets = pattern_octets(*seed, offset / 8);
-                    }
-                    *octet = octets[(offset % 8) as usize];
-                }
-            }
+            Self::Pattern { seed, .. } => pattern_fill(*seed, offset, buffer),
         }
         count
     }
@@ -143,13 +137,58 @@ pub const fn pattern_octet(seed: u64, offset: u64) -> u8 {
     pattern_octets(seed, offset / 8)[(offset % 8) as usize]
 }
 
-/// Eight octets of a pattern at once, by the mixing function of splitmix64.
+/// Writes the pattern `seed` from `offset` on.
+pub fn pattern_fill(seed: u64, offset: u64, buffer: &mut [u8]) {
+    let mut place = offset;
+    let mut rest = buffer;
+    while !rest.is_empty() {
+        let octets = pattern_octets(seed, place / 8);
+        let octets = &octets[(place % 8) as usize..];
+        let count = octets.len().min(rest.len());
+        let (front, back) = rest.split_at_mut(count);
+        front.copy_from_slice(&octets[..count]);
+        (place, rest) = (place + count as u64, back);
+    }
+}
+
+/// Whether `octets` are the pattern `seed` from `offset` on.
+#[must_use]
+pub fn pattern_holds(seed: u64, offset: u64, octets: &[u8]) -> bool {
+    // Up to the next whole word, by words, and what is left.
+    let head = ((8 - offset % 8) % 8).min(octets.len() as u64) as usize;
+    let (head, rest) = octets.split_at(head);
+    let (words, tail) = rest.as_chunks::<8>();
+    let first = (offset + head.len() as u64) / 8;
+    let mut word = seed.wrapping_add(first.wrapping_mul(PATTERN_STEP));
+    // No early end: what is checked is nearly always right, and the loop is the faster for it.
+    let mut differences = 0;
+    for octets in words {
+        differences |= u64::from_ne_bytes(*octets) ^ u64::from_ne_bytes(pattern_word(word));
+        word = word.wrapping_add(PATTERN_STEP);
+    }
+    let holds = |offset: u64, octets: &[u8]| {
+        (offset..)
+            .zip(octets)
+            .all(|(offset, &octet)| octet == pattern_octet(seed, offset))
+    };
+    differences == 0
+        && holds(offset, head)
+        && holds(offset + (octets.len() - tail.len()) as u64, tail)
+}
+
+/// Eight octets of a pattern at once.
 const fn pattern_octets(seed: u64, index: u64) -> [u8; 8] {
-    let mut word = seed.wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    word ^= word >> 31;
-    word.to_le_bytes()
+    pattern_word(seed.wrapping_add(index.wrapping_mul(PATTERN_STEP)))
+}
+
+/// From each word of a pattern to the next, before [`pattern_word`]: odd, so that each place among 2^64 has
+/// a word of its own, and in no ratio to anything (2^64 divided by the golden ratio).
+const PATTERN_STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The octets of a word: sums and shifts alone, which processors do several of at a time, for verification
+/// should cost little.
+const fn pattern_word(word: u64) -> [u8; 8] {
+    (word ^ (word >> 32)).to_le_bytes()
 }
 
 impl Backend for Memory {
@@ -216,8 +255,14 @@ impl Source for Reader {
         if let Some(failure) = state.faults.read {
             return Err(failure);
         }
+        let short_reads = state.faults.short_reads;
         drop(state);
-        Ok(self.contents.read(buffer, offset))
+        let most = if short_reads {
+            buffer.len() / 2
+        } else {
+            buffer.len()
+        };
+        Ok(self.contents.read(&mut buffer[..most], offset))
     }
 
     fn check(&self) -> Result<(), ReadFailure> {

@@ -26,6 +26,7 @@ use std::sync::mpsc::Sender;
 use std::task::Waker;
 use std::thread::{self, JoinHandle};
 
+pub use self::arena::{Lasting, Stay};
 pub use self::body::Body;
 pub use self::frames::{EXTENT_OCTETS, Frames, FramesKey};
 pub(crate) use self::resolve::Resolver;

@@ -1,6 +1,8 @@
 //! What the tests share: asking for other people's programs, and skipping aloud without them.
 #![allow(dead_code)] // Each test file is a crate of its own and uses only a part.
 
+#[cfg(target_os = "linux")]
+pub(crate) mod binary;
 pub(crate) mod peer;
 
 use std::env;

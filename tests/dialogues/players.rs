@@ -234,10 +234,7 @@ impl Loopback {
             let store = Store::new(backend, options).expect("threads");
             let engine = engine().expect("an engine");
             let mut shard = Shard::new(engine, store, settings, Census::default());
-            let bind = Bind {
-                address: SocketAddr::new(loopback(SHARD_NET, number), 0),
-                shared: false,
-            };
+            let bind = Bind::to(SocketAddr::new(loopback(SHARD_NET, number), 0));
             let address = shard.listen(bind).expect("a port");
             let told = ready.send((address, shard.engine().waker()));
             told.expect("the test waits for it");

@@ -34,14 +34,25 @@ impl Disabled {
         &self.0
     }
 
-    /// The ring at work. It takes these operations, with these flags, and registers nothing any more.
+    /// The ring at work. It takes these operations, with these flags, and registers nothing any more but
+    /// by these calls.
     ///
     /// # Errors
     /// As above.
-    pub(super) fn enable(self, operations: &[u8], flags: Flags) -> io::Result<IoUring> {
+    pub(super) fn enable(
+        self,
+        operations: &[u8],
+        flags: Flags,
+        registrations: &[u8],
+    ) -> io::Result<IoUring> {
         let mut restrictions: Vec<_> = operations
             .iter()
             .map(|&operation| Restriction::sqe_op(operation))
+            .chain(
+                registrations
+                    .iter()
+                    .map(|&call| Restriction::register_op(call)),
+            )
             .collect();
         restrictions.push(Restriction::sqe_flags_allowed(flags.bits()));
         let submitter = self.0.submitter();
@@ -89,7 +100,7 @@ mod tests {
     use io_uring::opcode;
 
     use super::*;
-    use crate::engine::skip;
+    use crate::testing::skip;
 
     #[test]
     fn refusals_are_told_in_words() {
@@ -108,7 +119,7 @@ mod tests {
     #[test]
     fn a_restricted_ring_does_nothing_else() {
         let ring = Disabled::new(4, 8)
-            .and_then(|ring| ring.enable(&[opcode::PollAdd::CODE], Flags::empty()));
+            .and_then(|ring| ring.enable(&[opcode::PollAdd::CODE], Flags::empty(), &[]));
         let mut ring = match ring {
             Ok(ring) => ring,
             Err(why) => return skip(&why.to_string()),

@@ -5,6 +5,8 @@ use std::io;
 
 use serde::Serialize;
 
+use super::super::Tally;
+use super::super::ramp::{self, Climb};
 use super::{QUANTILES, Report};
 use crate::metrics::{Latency, Packets};
 
@@ -14,6 +16,49 @@ use crate::metrics::{Latency, Packets};
 /// If `output` takes it not.
 pub fn write(report: &Report, output: impl io::Write) -> io::Result<()> {
     serde_json::to_writer_pretty(output, &Object::new(report)).map_err(io::Error::from)
+}
+
+/// Writes how a ramp went: each step with its report, and the highest load that held.
+///
+/// # Errors
+/// If `output` takes it not.
+pub fn write_climb(climb: &Climb, output: impl io::Write) -> io::Result<()> {
+    let steps = climb.steps.iter();
+    let steps = steps.map(|step| Step {
+        load: ramp::level(step.pace),
+        held: step.broken.is_none(),
+        broken_by: step.broken.map(|broken| broken.to_string()),
+        report: Object::new(&step.report),
+    });
+    let object = Ramp {
+        factor: climb.ramp.factor,
+        step_seconds: climb.ramp.step.as_secs_f64(),
+        bound_p99_seconds: climb.ramp.bound_p99.as_secs_f64(),
+        bound_failures: climb.ramp.bound_failures,
+        held: climb.held().and_then(|step| ramp::level(step.pace)),
+        broken_by: climb.broken().map(|broken| broken.to_string()),
+        steps: steps.collect(),
+    };
+    serde_json::to_writer_pretty(output, &object).map_err(io::Error::from)
+}
+
+#[derive(Serialize)]
+struct Ramp {
+    factor: f64,
+    step_seconds: f64,
+    bound_p99_seconds: f64,
+    bound_failures: f64,
+    held: Option<f64>,
+    broken_by: Option<String>,
+    steps: Vec<Step>,
+}
+
+#[derive(Serialize)]
+struct Step {
+    load: Option<f64>,
+    held: bool,
+    broken_by: Option<String>,
+    report: Object,
 }
 
 #[derive(Serialize)]
@@ -27,6 +72,9 @@ struct Object {
     transfers_failed: u64,
     probes: u64,
     lost_on_purpose: u64,
+    duplicated_on_purpose: u64,
+    reordered_on_purpose: u64,
+    delayed_on_purpose: u64,
     failures: BTreeMap<String, u64>,
     transfers_per_second: f64,
     octets: u64,
@@ -40,11 +88,26 @@ struct Object {
     receive_drops: u64,
     gro: bool,
     own_processor_seconds: f64,
+    own_processor_seconds_per_datagram: f64,
     own_busiest_thread: f64,
     own_starved_seconds: f64,
     own_memory_octets_max: u64,
     was_bottleneck: bool,
     server_process: Option<ServerProcess>,
+    latencies_seconds: BTreeMap<&'static str, Percentiles>,
+    groups: Vec<Group>,
+}
+
+/// One of several groups.
+#[derive(Serialize)]
+struct Group {
+    name: String,
+    transfers_begun: u64,
+    transfers_complete: u64,
+    transfers_left: u64,
+    transfers_failed: u64,
+    failures: BTreeMap<String, u64>,
+    octets: u64,
     latencies_seconds: BTreeMap<&'static str, Percentiles>,
 }
 
@@ -74,7 +137,6 @@ struct Percentiles {
 impl Object {
     fn new(report: &Report) -> Self {
         let tally = &report.tally;
-        let failures = tally.failures.iter();
         let terms = tally.terms.iter();
         let server = report.server.zip(report.server_costs());
         Self {
@@ -86,10 +148,11 @@ impl Object {
             transfers_left: tally.left,
             transfers_failed: tally.failed(),
             probes: tally.probes,
-            lost_on_purpose: tally.lost,
-            failures: failures
-                .map(|(failure, &count)| (failure.to_string(), count))
-                .collect(),
+            lost_on_purpose: tally.disturbed.lost,
+            duplicated_on_purpose: tally.disturbed.duplicated,
+            reordered_on_purpose: tally.disturbed.reordered,
+            delayed_on_purpose: tally.disturbed.delayed,
+            failures: failures(tally),
             transfers_per_second: report.rate(tally.complete),
             octets: tally.octets,
             octets_per_second: report.rate(tally.octets),
@@ -108,6 +171,7 @@ impl Object {
             receive_drops: tally.receive_drops,
             gro: report.load.gro,
             own_processor_seconds: tally.processor.as_secs_f64(),
+            own_processor_seconds_per_datagram: report.own_cost().as_secs_f64(),
             own_busiest_thread: tally.busiest,
             own_starved_seconds: tally.starved.as_secs_f64(),
             own_memory_octets_max: report.memory_max,
@@ -123,10 +187,38 @@ impl Object {
                 ("begun_late", percentiles(&tally.lateness)),
                 ("first_block", percentiles(&tally.first_block)),
                 ("round_trip", percentiles(&tally.round_trip)),
+                ("block", percentiles(&tally.block)),
+                ("transfer", percentiles(&tally.transfer)),
+            ]),
+            groups: report.named_groups().map(Group::new).collect(),
+        }
+    }
+}
+
+impl Group {
+    fn new((name, tally): (&str, &Tally)) -> Self {
+        Self {
+            name: name.to_owned(),
+            transfers_begun: tally.begun,
+            transfers_complete: tally.complete,
+            transfers_left: tally.left,
+            transfers_failed: tally.failed(),
+            failures: failures(tally),
+            octets: tally.octets,
+            latencies_seconds: BTreeMap::from([
+                ("begun_late", percentiles(&tally.lateness)),
+                ("first_block", percentiles(&tally.first_block)),
                 ("transfer", percentiles(&tally.transfer)),
             ]),
         }
     }
+}
+
+fn failures(tally: &Tally) -> BTreeMap<String, u64> {
+    let failures = tally.failures.iter();
+    failures
+        .map(|(failure, &count)| (failure.to_string(), count))
+        .collect()
 }
 
 fn by_type(packets: &Packets) -> BTreeMap<&'static str, u64> {

@@ -1,7 +1,9 @@
 //! How a run went, for people and for programs.
 
 pub mod hgrm;
+pub mod html;
 pub mod json;
+mod plot;
 pub mod text;
 
 use super::process::Usage;
@@ -23,6 +25,8 @@ pub struct Report {
     pub server: Option<Usage>,
     /// What was counted.
     pub tally: Tally,
+    /// What of it was counted of each group: transfers, and how long they took.
+    pub groups: Vec<Tally>,
 }
 
 /// From here on, a thread had no time left: what looks like the server's slowness may be its own.
@@ -64,6 +68,20 @@ impl Report {
     fn rate(&self, count: u64) -> f64 {
         // A run that took no time at all has no rate.
         count as f64 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+
+    /// This end's processor time for each datagram, in or out.
+    #[must_use]
+    pub fn own_cost(&self) -> Duration {
+        let datagrams = self.tally.received.total() + self.tally.sent.total();
+        self.tally.processor.div_f64(datagrams.max(1) as f64)
+    }
+
+    /// The groups with their names, where there are several.
+    fn named_groups(&self) -> impl Iterator<Item = (&str, &Tally)> {
+        let several = self.groups.len() > 1;
+        let names = self.load.groups.iter().map(|group| group.name.as_str());
+        names.zip(&self.groups).filter(move |_| several)
     }
 
     /// The server's processor time for each gigabyte transferred, and for each transfer.

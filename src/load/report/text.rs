@@ -3,19 +3,40 @@
 use std::fmt;
 
 use super::super::plan::Pace;
-use super::super::{Tally, Work};
+use super::super::ramp::{self, Broken, Climb};
+use super::super::{Disturbed, Group, Tally, Work};
 use super::{QUANTILES, Report};
 use crate::metrics::Latency;
 use crate::shard::Expected;
 
 /// Columns of the names of rows.
 const NAME_COLUMNS: usize = 26;
+/// What the one latency is called that tells of this end alone.
+pub(super) const LATENESS: &str = "begun late by";
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, value) in self.rows() {
+            writeln!(f, "{name:<NAME_COLUMNS$}{value}")?;
+        }
+        self.table_of_latencies(f)?;
+        for warning in self.warnings() {
+            writeln!(f, "WARNING: {warning}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Report {
+    /// What is told in words: the name of each fact, and the fact.
+    pub(super) fn rows(&self) -> Vec<(String, String)> {
         let tally = &self.tally;
-        row(f, "load", self.what())?;
-        row(f, "transfers complete", self.transfers())?;
+        let mut rows = vec![("load".to_owned(), self.what())];
+        for (group, (name, tally)) in self.load.groups.iter().zip(self.named_groups()) {
+            rows.push((format!("  {name}"), in_group(group, tally)));
+        }
+        let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
+        row("transfers complete", self.transfers());
         for (failure, count) in &tally.failures {
             let said = match failure {
                 super::super::Failure::ErrorCode(code) => tally.words.get(code),
@@ -24,10 +45,9 @@ impl fmt::Display for Report {
             let said = said
                 .map(|said| format!(" (\"{said}\")"))
                 .unwrap_or_default();
-            row(f, "FAILED", format!("{} {failure}{said}", grouped(*count)))?;
+            row("FAILED", format!("{} {failure}{said}", grouped(*count)));
         }
         row(
-            f,
             "octets",
             format!(
                 "{} in {:.3} s, {:.1} MB/s",
@@ -35,26 +55,24 @@ impl fmt::Display for Report {
                 self.elapsed.as_secs_f64(),
                 self.rate(tally.octets) / 1e6
             ),
-        )?;
-        row(f, "terms", terms(tally))?;
-        row(f, "contents", self.contents())?;
+        );
+        row("terms", terms(tally));
+        row("contents", self.contents().to_owned());
         row(
-            f,
             "repeated",
             format!(
                 "{} datagrams by this end, {} blocks by the server",
                 grouped(tally.retransmissions),
                 grouped(tally.duplicates)
             ),
-        )?;
-        if tally.lost > 0 {
-            row(f, "lost on purpose", grouped(tally.lost))?;
+        );
+        if tally.disturbed != Disturbed::default() {
+            row("on purpose", on_purpose(&tally.disturbed));
         }
         if tally.probes > 0 {
-            row(f, "asked for lengths", grouped(tally.probes))?;
+            row("asked for lengths", grouped(tally.probes));
         }
         row(
-            f,
             "datagrams",
             format!(
                 "{} in, {} out, {} dropped by this end",
@@ -62,34 +80,55 @@ impl fmt::Display for Report {
                 grouped(tally.sent.total()),
                 grouped(tally.receive_drops)
             ),
-        )?;
-        row(f, "this end", self.own_costs())?;
+        );
+        row("this end", self.own_costs());
         if let Some(text) = self.server_text() {
-            row(f, "the server", text)?;
+            row("the server", text);
         }
-        self.latencies(f)?;
-        self.warnings(f)
+        rows
     }
-}
 
-impl Report {
+    /// What took how long, each with its name; without what never happened.
+    pub(super) fn latencies(&self) -> Vec<(&'static str, &Latency)> {
+        let tally = &self.tally;
+        let mut latencies = vec![
+            (LATENESS, &tally.lateness),
+            ("first block", &tally.first_block),
+            ("round trip of a block", &tally.round_trip),
+            ("a block on average", &tally.block),
+            ("whole transfer", &tally.transfer),
+        ];
+        latencies.retain(|(_, latency)| latency.count() > 0);
+        latencies
+    }
+
+    /// Why the numbers may mislead.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let tally = &self.tally;
+        let mut warnings = Vec::new();
+        if self.is_bottleneck() {
+            warnings.push("this end had no time left, so the server may be faster than it looks; give it more --threads, or another machine".to_owned());
+        }
+        if self.is_starved() {
+            warnings.push(format!(
+                "this end waited {:.3} s for a processor that other programs had; the times above hold that too",
+                tally.starved.as_secs_f64()
+            ));
+        }
+        if tally.receive_drops > 0 {
+            warnings.push("this end's kernel dropped datagrams, which the server had to send again; raise net.core.rmem_max".to_owned());
+        }
+        if tally.received.total() == 0 && tally.begun > 0 {
+            warnings.push("nothing came from the server at all; see whether it runs, and listens on that port".to_owned());
+        }
+        warnings
+    }
+
     fn what(&self) -> String {
-        let verb = match self.load.work {
-            Work::Read => "reads from",
-            Work::Write(_) => "writes to",
-        };
-        let pace = match self.load.pace {
-            Pace::Closed { clients, .. } => {
-                format!("{} clients kept busy", grouped(clients.into()))
-            }
-            Pace::Open { per_second } => format!("{per_second} new clients a second"),
-            Pace::Storm { clients, within } => format!(
-                "a storm of {} clients within {:.3} s",
-                grouped(clients.into()),
-                within.as_secs_f64()
-            ),
-        };
-        format!("{verb} {}, {pace}", self.load.server)
+        match self.load.groups.as_slice() {
+            [group] => format!("{} {}, {}", verb(&group.work), self.load.server, group.pace),
+            groups => format!("{} groups of clients of {}", groups.len(), self.load.server),
+        }
     }
 
     fn transfers(&self) -> String {
@@ -113,12 +152,15 @@ impl Report {
     }
 
     fn contents(&self) -> &'static str {
-        if matches!(self.load.work, Work::Write(_)) {
-            return "from memory";
-        }
-        let every =
-            |is: fn(&Expected) -> bool| self.load.files.iter().all(|file| is(&file.expected));
-        if every(|expected| matches!(expected, Expected::Octets(_))) {
+        let groups = &self.load.groups;
+        let mut readers = groups
+            .iter()
+            .filter(|group| matches!(group.work, Work::Read));
+        let files: Vec<_> = readers.by_ref().flat_map(|group| &group.files).collect();
+        let every = |is: fn(&Expected) -> bool| files.iter().all(|file| is(&file.expected));
+        if files.is_empty() {
+            "from memory"
+        } else if every(|expected| matches!(expected, Expected::Octets(_) | Expected::Pattern)) {
             "every octet compared"
         } else if every(|expected| matches!(expected, Expected::Anything)) {
             "not compared (--verify FILE does), but for their length where it was announced"
@@ -129,8 +171,7 @@ impl Report {
 
     fn own_costs(&self) -> String {
         let tally = &self.tally;
-        let datagrams = tally.received.total() + tally.sent.total();
-        let micros = tally.processor.as_secs_f64() * 1e6 / datagrams.max(1) as f64;
+        let micros = self.own_cost().as_secs_f64() * 1e6;
         format!(
             "{:.3} CPU s, {:.0} % busy, {micros:.2} us a datagram, {} MiB at most, GRO {}",
             tally.processor.as_secs_f64(),
@@ -152,20 +193,13 @@ impl Report {
         ))
     }
 
-    fn latencies(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn table_of_latencies(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:<NAME_COLUMNS$}{:>10}", "latencies in ms", "count")?;
         for (name, _) in QUANTILES {
             write!(f, "{name:>11}")?;
         }
         writeln!(f)?;
-        let tally = &self.tally;
-        let rows: [(&str, &Latency); 4] = [
-            ("begun late by", &tally.lateness),
-            ("first block", &tally.first_block),
-            ("round trip of a block", &tally.round_trip),
-            ("whole transfer", &tally.transfer),
-        ];
-        for (name, latency) in rows.into_iter().filter(|(_, latency)| latency.count() > 0) {
+        for (name, latency) in self.latencies() {
             write!(
                 f,
                 "  {name:<width$}{:>10}",
@@ -179,40 +213,40 @@ impl Report {
         }
         Ok(())
     }
+}
 
-    fn warnings(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let tally = &self.tally;
-        if self.is_bottleneck() {
-            writeln!(
-                f,
-                "WARNING: this end had no time left, so the server may be faster than it looks; give it more --threads, or another machine"
-            )?;
-        }
-        if self.is_starved() {
-            writeln!(
-                f,
-                "WARNING: this end waited {:.3} s for a processor that other programs had; the times above hold that too",
-                tally.starved.as_secs_f64()
-            )?;
-        }
-        if tally.receive_drops > 0 {
-            writeln!(
-                f,
-                "WARNING: this end's kernel dropped datagrams, which the server had to send again; raise net.core.rmem_max"
-            )?;
-        }
-        if tally.received.total() == 0 && tally.begun > 0 {
-            writeln!(
-                f,
-                "WARNING: nothing came from the server at all; see whether it runs, and listens on that port"
-            )?;
-        }
-        Ok(())
+const fn verb(work: &Work) -> &'static str {
+    match work {
+        Work::Read => "reads from",
+        Work::Write(_) => "writes to",
     }
 }
 
-fn row(f: &mut fmt::Formatter<'_>, name: &str, value: impl fmt::Display) -> fmt::Result {
-    writeln!(f, "{name:<NAME_COLUMNS$}{value}")
+/// How one of several groups fared.
+fn in_group(group: &Group, tally: &Tally) -> String {
+    let [p50, p99] = [0.5, 0.99].map(|part| tally.transfer.quantile(part).as_secs_f64() * 1e3);
+    format!(
+        "{}: {} of {} complete, {} failed, p50 {p50:.3} ms, p99 {p99:.3} ms",
+        group.pace,
+        grouped(tally.complete),
+        grouped(tally.begun),
+        grouped(tally.failed()),
+    )
+}
+
+/// What the clients did to packets.
+fn on_purpose(disturbed: &Disturbed) -> String {
+    let counts = [
+        (disturbed.lost, "lost"),
+        (disturbed.duplicated, "duplicated"),
+        (disturbed.reordered, "reordered"),
+        (disturbed.delayed, "delayed"),
+    ];
+    let told = counts.iter().filter(|(count, _)| *count > 0);
+    let told: Vec<_> = told
+        .map(|(count, what)| format!("{} {what}", grouped(*count)))
+        .collect();
+    told.join(", ")
 }
 
 /// What was agreed, the most frequent first.
@@ -230,8 +264,75 @@ fn terms(tally: &Tally) -> String {
     }
 }
 
+impl fmt::Display for Climb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let heads = ["transfers", "failed", "MB/s", "p50 ms", "p99 ms"];
+        write!(f, "{:<RAMP_COLUMNS$}", "step")?;
+        for head in heads {
+            write!(f, "{head:>12}")?;
+        }
+        writeln!(f)?;
+        for step in &self.steps {
+            let (report, times) = (&step.report, ramp::first_answers(&step.report));
+            let cells = [
+                grouped(report.tally.begun),
+                grouped(report.tally.failed()),
+                format!("{:.1}", report.rate(report.tally.octets) / 1e6),
+                format!("{:.3}", times.quantile(0.5).as_secs_f64() * 1e3),
+                format!("{:.3}", times.quantile(0.99).as_secs_f64() * 1e3),
+            ];
+            write!(f, "{:<RAMP_COLUMNS$}", step.pace.to_string())?;
+            for cell in cells {
+                write!(f, "{cell:>12}")?;
+            }
+            match step.broken {
+                Some(broken) => writeln!(f, "  {broken}")?,
+                None => writeln!(f, "  held")?,
+            }
+        }
+        let Some(held) = self.held() else {
+            return writeln!(f, "not even the first step held");
+        };
+        writeln!(f, "{} is the highest load that held", held.pace)?;
+        match self.broken() {
+            None => writeln!(
+                f,
+                "WARNING: that is the top of the ramp, so the server may bear more; see --ramp-to"
+            ),
+            Some(Broken::Bottleneck) => writeln!(
+                f,
+                "WARNING: this end had no time left beyond that, so the server may bear more; give it more --threads, or another machine"
+            ),
+            Some(_) => Ok(()),
+        }
+    }
+}
+
+/// Columns of a step's load.
+const RAMP_COLUMNS: usize = 40;
+
+impl fmt::Display for Pace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Closed { clients, .. } => {
+                write!(f, "{} clients kept busy", grouped(clients.into()))
+            }
+            Self::Open { per_second, even } => {
+                let evenly = if even { ", evenly" } else { "" };
+                write!(f, "{per_second} new clients a second{evenly}")
+            }
+            Self::Storm { clients, within } => write!(
+                f,
+                "a storm of {} clients within {:.3} s",
+                grouped(clients.into()),
+                within.as_secs_f64()
+            ),
+        }
+    }
+}
+
 /// A number with a comma before every three digits.
-fn grouped(number: u64) -> String {
+pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {

@@ -1,5 +1,5 @@
-//! Clients as they are: the options that firmware and boot loaders ask for, in their order, and how
-//! long they wait.
+//! Clients as they are: the options that firmware and boot loaders ask for, in their order, how long
+//! they wait, from which ports they ask, and where they are slow.
 
 use crate::proto::negotiate::{ORDER_DEFAULT, Wanted, Wish};
 use crate::proto::timing::Patience;
@@ -18,6 +18,49 @@ pub struct Profile {
     pub probes: bool,
     /// How long it waits, and how often.
     pub patience: Patience,
+    /// The ports that it asks from, the first and the last; `None` for any that is free.
+    pub ports: Option<(u16, u16)>,
+    /// How long it takes before an ACK leaves.
+    pub slow: Duration,
+    /// Where it writes what comes, if that takes a while.
+    pub flash: Option<Flash>,
+}
+
+/// Memory that is slow to write: the client stands still now and then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flash {
+    /// After so many blocks, at least 1,
+    pub blocks: u16,
+    /// for this long.
+    pub pause: Duration,
+}
+
+impl Profile {
+    /// How a client asks unless something else is said: blocks that fit Ethernet with room for a tunnel,
+    /// as many of them under way as small receive rings hold.
+    pub const DEFAULT: Self = Self {
+        name: "default",
+        wanted: wanted(true, Some(1428), Some(16), None),
+        order: ORDER_DEFAULT,
+        probes: false,
+        patience: Patience {
+            // Like most: a crowd that repeats at once would make a busy server's work more.
+            receiver_floor_millis: 1_000,
+            idle: Duration::from_secs(10),
+            ..Patience::DEFAULT
+        },
+        ports: None,
+        slow: Duration::ZERO,
+        flash: None,
+    };
+
+    /// One that asks for nothing, like the clients before RFC 2347.
+    const PLAIN: Self = Self {
+        name: "plain",
+        wanted: wanted(false, None, None, None),
+        patience: patience(1_000, 30_000),
+        ..Self::DEFAULT
+    };
 }
 
 use Wish::{Blksize, Timeout, Tsize, Windowsize};
@@ -47,64 +90,101 @@ const fn patience(floor: u16, idle: u64) -> Patience {
 }
 
 /// The clients that are known.
-pub static PROFILES: [Profile; 8] = [
+pub static PROFILES: [Profile; 11] = [
     Profile {
         name: "ipxe",
         wanted: wanted(true, Some(1432), None, None),
         order: [Blksize, Tsize, Timeout, Windowsize],
-        probes: false,
         patience: patience(250, 15_750),
+        ..Profile::PLAIN
     },
     Profile {
         name: "edk2",
         wanted: wanted(true, Some(1468), Some(4), None),
         order: [Tsize, Blksize, Windowsize, Timeout],
-        probes: true,
         patience: patience(4_000, 24_000),
+        probes: true,
+        ..Profile::PLAIN
+    },
+    // Loaded by the same firmware, but with blocks of its own choice.
+    Profile {
+        name: "shim",
+        wanted: wanted(false, Some(512), Some(4), None),
+        order: [Blksize, Windowsize, Tsize, Timeout],
+        patience: patience(4_000, 24_000),
+        ..Profile::PLAIN
     },
     Profile {
         name: "uboot",
         wanted: wanted(true, Some(1468), None, Some(5)),
         order: [Timeout, Tsize, Blksize, Windowsize],
-        probes: false,
         patience: patience(5_000, 50_000),
+        ports: Some(UBOOT_PORTS),
+        ..Profile::PLAIN
+    },
+    // With CONFIG_SYS_DIRECT_FLASH_TFTP, which writes blocks to flash as they come.
+    Profile {
+        name: "uboot-flash",
+        wanted: wanted(true, Some(1468), None, Some(5)),
+        order: [Timeout, Tsize, Blksize, Windowsize],
+        patience: patience(5_000, 50_000),
+        ports: Some(UBOOT_PORTS),
+        flash: Some(NOR_FLASH),
+        ..Profile::PLAIN
     },
     Profile {
         name: "grub",
         wanted: wanted(true, Some(1024), None, None),
         order: [Blksize, Tsize, Timeout, Windowsize],
-        probes: false,
         patience: patience(400, 32_000),
+        ports: Some(GRUB_PORTS),
+        ..Profile::PLAIN
     },
     Profile {
         name: "pxelinux",
         wanted: wanted(true, Some(1408), None, None),
         order: [Tsize, Blksize, Timeout, Windowsize],
-        probes: false,
         patience: patience(110, 60_000),
+        ports: Some(EPHEMERAL_PORTS),
+        ..Profile::PLAIN
     },
     Profile {
         name: "rpi",
         wanted: wanted(true, Some(1468), None, None),
         order: [Tsize, Blksize, Timeout, Windowsize],
-        probes: false,
         patience: patience(1_000, 30_000),
+        ports: Some(EPHEMERAL_PORTS),
+        ..Profile::PLAIN
     },
     Profile {
         name: "curl",
         wanted: wanted(true, Some(512), None, Some(5)),
         order: [Tsize, Blksize, Timeout, Windowsize],
-        probes: false,
         patience: patience(5_000, 30_000),
+        ..Profile::PLAIN
     },
+    // Asks for what it is told to, and by itself for nothing.
     Profile {
-        name: "plain",
+        name: "atftp",
         wanted: wanted(false, None, None, None),
-        order: ORDER_DEFAULT,
-        probes: false,
-        patience: patience(1_000, 30_000),
+        order: [Tsize, Timeout, Blksize, Windowsize],
+        patience: patience(5_000, 25_000),
+        ..Profile::PLAIN
     },
+    Profile::PLAIN,
 ];
+
+/// U-Boot asks from 1024 + milliseconds % 3072.
+const UBOOT_PORTS: (u16, u16) = (1024, 4095);
+/// GRUB counts up from here.
+const GRUB_PORTS: (u16, u16) = (25_300, 32_767);
+/// PXELINUX and the Raspberry Pi count up from the first of the ports that IANA leaves to everybody.
+const EPHEMERAL_PORTS: (u16, u16) = (49_152, 57_343);
+/// A sector of 64 KiB, which takes about half a second to erase and write.
+const NOR_FLASH: Flash = Flash {
+    blocks: 45,
+    pause: Duration::from_millis(500),
+};
 
 /// The profile of this name.
 #[must_use]
@@ -134,11 +214,14 @@ mod tests {
         insta::assert_snapshot!(requests.join("\n"), @r#"
         ipxe: RRQ "n" octet blksize=1432 tsize=0
         edk2: RRQ "n" octet tsize=0 blksize=1468 windowsize=4
+        shim: RRQ "n" octet blksize=512 windowsize=4
         uboot: RRQ "n" octet timeout=5 tsize=0 blksize=1468
+        uboot-flash: RRQ "n" octet timeout=5 tsize=0 blksize=1468
         grub: RRQ "n" octet blksize=1024 tsize=0
         pxelinux: RRQ "n" octet tsize=0 blksize=1408
         rpi: RRQ "n" octet tsize=0 blksize=1468
         curl: RRQ "n" octet tsize=0 blksize=512 timeout=5
+        atftp: RRQ "n" octet
         plain: RRQ "n" octet
         "#);
     }

@@ -1,0 +1,44 @@
+//! `check`: a server examined, a line for each case as soon as it is there, and a summary.
+
+use std::io::{self, Write as _};
+
+use super::Trouble;
+use super::args::Check as Arguments;
+use super::errand::{Place, place};
+use crate::client::resolve;
+use crate::conformance::{Level, Target, examine};
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Trouble> {
+    let Place { server, name, .. } = place(&arguments.server, arguments.name.clone())?;
+    if name.is_empty() {
+        return Err(Trouble::arguments(
+            "the name of a file that the server lets you read is missing; give tftp://HOST/NAME",
+        ));
+    }
+    let servers = resolve(&server.host, server.port).map_err(Trouble::work)?;
+    let first = servers.first().copied();
+    let target = Target {
+        server: first.ok_or_else(|| Trouble::arguments("the server has no address"))?,
+        file: name,
+        folder: arguments.write.clone().map(String::into_bytes),
+    };
+    let mut output = io::stdout();
+    let report = examine(&target, &mut |finding| {
+        if !arguments.quiet || finding.verdict.differs() {
+            // Whoever reads no more has seen enough, and the exit code tells the rest.
+            let _ = writeln!(output, "{finding}");
+        }
+    });
+    let report = report
+        .map_err(|error| Trouble::Work(format!("{} cannot be examined: {error}", target.server)))?;
+    println!("\n{}: {}", target.server, report.facts);
+    println!("{report}");
+    match report.broken(Level::Must) {
+        _ if report.fell_silent => Err(Trouble::work("the server answers no more")),
+        0 => Ok(()),
+        1 => Err(Trouble::work("one rule does not hold that must")),
+        count => Err(Trouble::Work(format!(
+            "{count} rules do not hold that must"
+        ))),
+    }
+}

@@ -1,0 +1,212 @@
+//! `demo`: a boot storm with nothing to prepare. A server of its own in a process of its own, clients in
+//! this one, and what came of it: a table, and a page to look at.
+
+mod image;
+pub(super) mod server;
+
+use std::env;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use super::args::Demo;
+use super::errand::grouped;
+use super::live::View;
+use super::load::{failed, stop_on_interrupt};
+use super::{Trouble, page};
+use crate::load::plan::Pace;
+use crate::load::profile::Profile;
+use crate::load::report::Report;
+use crate::load::{self, File, Group, Live, Load};
+use crate::shard::Expected;
+use crate::time::Duration;
+use server::{Counted, Other};
+
+/// How long a transfer may stand still: long, for any machine should see the end of its demo.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Where the page goes unless something else is said.
+const PAGE: &str = "bootstorm-demo.html";
+/// Columns of the names of rows.
+const NAME_COLUMNS: usize = 20;
+
+pub(super) fn run(arguments: &Demo) -> Result<(), Trouble> {
+    let live = Arc::new(Live::default());
+    stop_on_interrupt(&live)?;
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let workers = (cores / 2).max(1);
+    let other = Other::start(arguments.size, workers)?;
+    println!(
+        "{} clients boot within {:.1} s, each from an image of {} octets: {}",
+        grouped(arguments.clients.into()),
+        arguments.within.as_secs_f64(),
+        grouped(arguments.size as u64),
+        other.ready()
+    );
+    let load = storm(arguments, &other, (cores - workers).max(1));
+    let view = (!arguments.quiet).then(|| View::bar(&live, arguments.clients.into()));
+    let report = load::run(&load, &live).map_err(|error| failed(&error, &load));
+    drop(view);
+    let report = report?;
+    let ready = other.ready().to_string();
+    let counted = other.end()?;
+    let outcome = Outcome {
+        clients: arguments.clients,
+        report: &report,
+        counted: &counted,
+    };
+    print!("{outcome}");
+    let facts = vec![
+        ("server", ready),
+        ("the server counted", counted.to_string()),
+    ];
+    let page = written(&report, &facts, arguments.html.as_deref())?;
+    println!("{:<NAME_COLUMNS$}{}", "look at", page.display());
+    outcome.verdict()
+}
+
+/// The clients.
+fn storm(arguments: &Demo, other: &Other, threads: usize) -> Load {
+    let expected = Expected::Octets(image::octets(arguments.size).into());
+    let file = File {
+        name: image::NAME.into(),
+        weight: 1,
+        expected: Arc::new(expected),
+    };
+    let mut profile = Profile::DEFAULT;
+    profile.patience.idle = PATIENCE;
+    let group = Group {
+        profiles: vec![(profile, 1)],
+        pace: Pace::Storm {
+            clients: arguments.clients,
+            within: arguments.within,
+        },
+        ..Group::new(vec![file], arguments.clients)
+    };
+    Load {
+        threads,
+        server_pid: Some(other.pid()),
+        ..Load::new(other.ready().address, vec![group])
+    }
+}
+
+/// Writes the page where it was asked for, or else here, or else, where this may not be written to, where
+/// temporary files go.
+fn written(
+    report: &Report,
+    facts: &[(&'static str, String)],
+    asked: Option<&Path>,
+) -> Result<PathBuf, Trouble> {
+    let write = |path: PathBuf| page::write(report, facts.to_vec(), &path).map(|()| path);
+    let path = match asked {
+        Some(path) => write(path.to_path_buf()),
+        None => write(PAGE.into()).or_else(|_| write(env::temp_dir().join(PAGE))),
+    }?;
+    Ok(path.canonicalize().unwrap_or(path))
+}
+
+/// What came of it.
+struct Outcome<'a> {
+    clients: u32,
+    report: &'a Report,
+    counted: &'a Counted,
+}
+
+impl Outcome<'_> {
+    /// Whether every client has what it came for.
+    fn verdict(&self) -> Result<(), Trouble> {
+        let tally = &self.report.tally;
+        let clients = self.clients;
+        if tally.failed() > 0 {
+            Err(Trouble::Work(format!(
+                "{} of {} clients were not served",
+                grouped(tally.failed()),
+                grouped(clients.into())
+            )))
+        } else if tally.complete < u64::from(clients) {
+            Err(Trouble::Work(format!(
+                "interrupted when {} of {} clients were served",
+                grouped(tally.complete),
+                grouped(clients.into())
+            )))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// The table.
+impl fmt::Display for Outcome<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Report {
+            tally,
+            elapsed,
+            server,
+            ..
+        } = self.report;
+        let seconds = elapsed.as_secs_f64().max(1e-9);
+        let mut row = |name: &str, value: String| writeln!(f, "{name:<NAME_COLUMNS$}{value}");
+        row(
+            "served",
+            format!(
+                "{} of {} clients, every octet compared",
+                grouped(tally.complete),
+                grouped(tally.begun)
+            ),
+        )?;
+        for (failure, count) in &tally.failures {
+            row("FAILED", format!("{} {failure}", grouped(*count)))?;
+        }
+        row(
+            "took",
+            format!("{seconds:.3} s, from the first request to the last octet"),
+        )?;
+        row(
+            "throughput",
+            format!(
+                "{:.1} MB/s, {:.1} copies of the image a second",
+                tally.octets as f64 / seconds / 1e6,
+                tally.complete as f64 / seconds
+            ),
+        )?;
+        let times = |latency: &crate::metrics::Latency| {
+            let at = |part| latency.quantile(part).as_secs_f64();
+            format!(
+                "p50 {:.3} s, p99 {:.3} s, at most {:.3} s",
+                at(0.5),
+                at(0.99),
+                at(1.0)
+            )
+        };
+        if tally.transfer.count() > 0 {
+            row("a boot", times(&tally.transfer))?;
+            row("its first block", times(&tally.first_block))?;
+        }
+        if let Some(server) = server {
+            row(
+                "the server used",
+                format!(
+                    "{:.2} CPU s, {:.2} CPU s/GB, {} MiB of memory",
+                    server.processor.as_secs_f64(),
+                    server.processor.as_secs_f64() / (tally.octets.max(1) as f64 / 1e9),
+                    server.memory_max >> 20
+                ),
+            )?;
+        }
+        let agrees = self.counted.agrees(self.report);
+        let verdict = if agrees {
+            "as the clients did"
+        } else {
+            "and the clients otherwise"
+        };
+        row("the server counted", format!("{}, {verdict}", self.counted))?;
+        row(
+            "the clients used",
+            format!(
+                "{:.2} CPU s, {} MiB of memory",
+                tally.processor.as_secs_f64(),
+                self.report.memory_max >> 20
+            ),
+        )
+    }
+}

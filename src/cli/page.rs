@@ -1,0 +1,70 @@
+//! The page of a run: what is known of this machine and this command, put beside the report.
+
+use std::env;
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+use std::thread;
+use std::time::SystemTime;
+
+use super::Trouble;
+use super::load::cannot_write;
+use crate::load::report::Report;
+use crate::load::report::html::{self, Head};
+
+/// Writes the page of a report to `path`, with what else is known of the server.
+pub(super) fn write(
+    report: &Report,
+    mut facts: Vec<(&'static str, String)>,
+    path: &Path,
+) -> Result<(), Trouble> {
+    facts.push(("this machine", machine()));
+    let head = Head {
+        command: command(env::args_os().map(|word| word.to_string_lossy().into_owned())),
+        made: Some(SystemTime::now()),
+        facts,
+    };
+    File::create(path)
+        .and_then(|file| html::write(report, &head, io::BufWriter::new(file)))
+        .map_err(|error| cannot_write(path, &error))
+}
+
+/// What the system says of the machine.
+fn machine() -> String {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!("{} {}, {cores} cores", env::consts::OS, kernel.trim())
+}
+
+/// The command as a shell takes it; of the program, the last part of its path.
+fn command(words: impl Iterator<Item = String>) -> String {
+    let words = words.enumerate().map(|(number, word)| {
+        let last = word.rsplit('/').next().unwrap_or_default().to_owned();
+        quoted(if number == 0 { last } else { word })
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// A word in quotes, if a shell would make anything of it.
+fn quoted(word: String) -> String {
+    let plain = |letter: char| letter.is_alphanumeric() || "-_=./:@%+,".contains(letter);
+    if !word.is_empty() && word.chars().all(plain) {
+        word
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_can_be_typed_again() {
+        let words = ["/a/b/bootstorm", "load", "tftp://h/it's;rm", "-n", "3", ""];
+        assert_eq!(
+            command(words.map(str::to_owned).into_iter()),
+            r"bootstorm load 'tftp://h/it'\''s;rm' -n 3 ''"
+        );
+    }
+}

@@ -1,0 +1,241 @@
+//! Frames' memory that the kernel knows in advance: it holds the pages, and sends from them without
+//! looking them up.
+//!
+//! A stretch of memory is registered when a burst first leaves from it, and stays so through all frames
+//! that come to lie there. Once the frame cache has given it back to the system, the ring alone keeps
+//! it, and lets go of it within a second of work: until then the memory counts twice.
+
+use std::collections::HashMap;
+use std::ptr;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use io_uring::IoUring;
+
+use crate::store::{Lasting, Stay};
+
+/// Stretches registered at most: the most that the kernel has places for, 16 GiB of frames.
+const PLACES: u16 = 1 << 14;
+
+/// How often memory is looked for that nobody else has any more.
+const TIDY_EVERY: Duration = Duration::from_secs(1);
+
+/// Stretches given up when the kernel takes no more. What it refuses for is, as a rule, the memory that a user
+/// may lock (`ulimit -l`), and bursts from elsewhere count against that too: as many as may be under way
+/// take four mebibytes.
+const SPARED: usize = 4;
+
+/// The call that fills and empties places (IORING_REGISTER_BUFFERS_UPDATE).
+pub(super) const UPDATE: u8 = 16;
+
+/// A ring's table of registered memory.
+pub(super) struct Registered {
+    /// The place of each stretch, by the address of what tells how long it stays: that is its alone while
+    /// `stays` holds it.
+    places: HashMap<usize, u16>,
+    /// What each place ever used holds.
+    stays: Vec<Option<Weak<Stay>>>,
+    free: Vec<u16>,
+    /// Whether the kernel takes no more, most likely because too little memory may be locked.
+    full: bool,
+    tidied: Instant,
+}
+
+impl Registered {
+    /// An empty table for a ring that is not enabled yet; `None` if the kernel gives none.
+    pub(super) fn new(ring: &IoUring) -> Option<Self> {
+        ring.submitter()
+            .register_buffers_sparse(PLACES.into())
+            .ok()?;
+        Some(Self {
+            places: HashMap::new(),
+            stays: Vec::new(),
+            free: Vec::new(),
+            full: false,
+            tidied: Instant::now(),
+        })
+    }
+
+    /// Where the memory is in the table; now, if need be. `None` if it cannot be there.
+    pub(super) fn place(&mut self, ring: &IoUring, memory: Option<Lasting<'_>>) -> Option<u16> {
+        let Lasting { octets, stay } = memory?;
+        let name = Arc::as_ptr(stay).addr();
+        if let Some(&place) = self.places.get(&name) {
+            return Some(place);
+        }
+        if self.full {
+            return None;
+        }
+        let place = self.free.pop().or_else(|| {
+            let unused = u16::try_from(self.stays.len()).ok();
+            unused.filter(|&unused| unused < PLACES)
+        });
+        let Some(place) = place else {
+            self.full = true;
+            return None;
+        };
+        if usize::from(place) == self.stays.len() {
+            self.stays.push(None);
+        }
+        let part = libc::iovec {
+            iov_base: octets.as_ptr().cast_mut().cast(),
+            iov_len: octets.len(),
+        };
+        if let Err(error) = update(ring, place, part) {
+            tracing::debug!(%error, registered = self.places.len(), "no more memory registered for sending");
+            self.free.push(place);
+            self.full = true;
+            self.empty(ring, |_| true, SPARED);
+            return None;
+        }
+        self.stays[usize::from(place)] = Some(Arc::downgrade(stay));
+        self.places.insert(name, place);
+        Some(place)
+    }
+
+    /// Now and then, empties the places of memory that the frame cache has given back.
+    pub(super) fn tidy(&mut self, ring: &IoUring) {
+        if self.places.is_empty() || self.tidied.elapsed() < TIDY_EVERY {
+            return;
+        }
+        self.tidied = Instant::now();
+        self.let_go(ring);
+    }
+
+    fn let_go(&mut self, ring: &IoUring) {
+        let emptied = self.empty(ring, |stay| stay.strong_count() == 0, usize::MAX);
+        self.full &= emptied == 0;
+    }
+
+    /// Empties at most `count` of the places whose memory `is_wanted` names; how many.
+    fn empty(
+        &mut self,
+        ring: &IoUring,
+        is_wanted: impl Fn(&Weak<Stay>) -> bool,
+        count: usize,
+    ) -> usize {
+        let nothing = libc::iovec {
+            iov_base: ptr::null_mut(),
+            iov_len: 0,
+        };
+        let held = (0..).zip(&mut self.stays);
+        let wanted =
+            held.filter_map(|(place, stay)| Some((place, stay.take_if(|stay| is_wanted(stay))?)));
+        let mut emptied = 0;
+        for (place, stay) in wanted.take(count) {
+            self.places.remove(&stay.as_ptr().addr());
+            // What the kernel does not empty is not used again.
+            if update(ring, place, nothing).is_ok() {
+                self.free.push(place);
+                emptied += 1;
+            }
+        }
+        emptied
+    }
+}
+
+/// Fills a place of the ring's table, or empties it.
+fn update(ring: &IoUring, place: u16, part: libc::iovec) -> std::io::Result<()> {
+    // SAFETY: the kernel holds the pages from now on, and reads from them alone, whatever becomes of the
+    // addresses; and only for bursts, each of which keeps the frames that it is a part of.
+    unsafe {
+        ring.submitter()
+            .register_buffers_update(place.into(), &[part], None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use io_uring::squeue::Flags;
+
+    use super::*;
+    use crate::engine::uring::ring::Disabled;
+    use crate::testing::skip;
+
+    /// A ring with an empty table, which may be filled or not.
+    fn ring(registrations: &[u8]) -> Option<(IoUring, Registered)> {
+        let disabled = match Disabled::new(4, 8) {
+            Ok(disabled) => disabled,
+            Err(why) => {
+                skip(&why.to_string());
+                return None;
+            }
+        };
+        let registered = Registered::new(disabled.ring()).expect("a table");
+        let ring = disabled.enable(&[], Flags::empty(), registrations);
+        Some((ring.expect("a ring"), registered))
+    }
+
+    #[test]
+    fn memory_has_its_place_until_it_is_given_back() {
+        let Some((ring, mut registered)) = ring(&[UPDATE]) else {
+            return;
+        };
+        let octets = vec![7; 8192];
+        let [first, second, third] = [(); 3].map(|()| Arc::new(Stay::default()));
+        let place = |registered: &mut Registered, stay: &Arc<Stay>| {
+            registered.place(
+                &ring,
+                Some(Lasting {
+                    octets: &octets,
+                    stay,
+                }),
+            )
+        };
+        assert_eq!(place(&mut registered, &first), Some(0));
+        assert_eq!(place(&mut registered, &second), Some(1));
+        assert_eq!(place(&mut registered, &first), Some(0));
+        assert_eq!(registered.place(&ring, None), None);
+        drop(first);
+        registered.let_go(&ring);
+        assert_eq!(place(&mut registered, &second), Some(1));
+        assert_eq!(
+            place(&mut registered, &third),
+            Some(0),
+            "the place is free again"
+        );
+    }
+
+    /// Goal: a refusal, as for want of memory that may be locked, is no failure, is met once, and leaves
+    /// some of that memory to others. Method: memory that may not be written to, which the kernel refuses.
+    #[test]
+    fn what_is_refused_has_no_place() {
+        let Some((ring, mut registered)) = ring(&[UPDATE]) else {
+            return;
+        };
+        static REFUSED: [u8; 4096] = [7; 4096];
+        let octets = vec![7; 8192];
+        let stays = [(); SPARED + 2].map(|()| Arc::new(Stay::default()));
+        for stay in &stays {
+            let memory = Lasting {
+                octets: &octets,
+                stay,
+            };
+            assert!(registered.place(&ring, Some(memory)).is_some());
+        }
+        let stay = Arc::new(Stay::default());
+        let memory = Lasting {
+            octets: &REFUSED,
+            stay: &stay,
+        };
+        assert_eq!(registered.place(&ring, Some(memory)), None);
+        assert_eq!(registered.places.len(), 2);
+        assert!(registered.full);
+        assert_eq!(registered.place(&ring, Some(memory)), None);
+        assert_eq!(registered.places.len(), 2);
+    }
+
+    #[test]
+    fn a_ring_that_may_register_nothing_has_no_places() {
+        let Some((ring, mut registered)) = ring(&[]) else {
+            return;
+        };
+        let octets = vec![7; 4096];
+        let stay = Arc::new(Stay::default());
+        let memory = Lasting {
+            octets: &octets,
+            stay: &stay,
+        };
+        assert_eq!(registered.place(&ring, Some(memory)), None);
+    }
+}

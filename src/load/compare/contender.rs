@@ -1,0 +1,229 @@
+//! A server that is compared, as processes: started, waited for until it answers, watched, and ended
+//! with all that it left behind.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{self, Child, Command, Stdio};
+use std::time::Instant;
+
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+
+use super::super::process::{Process, Usage, descendants, usage_of};
+use super::control_group::ControlGroup;
+use super::{Contender, Stop};
+use crate::time::Duration;
+use crate::wire::{Mode, Opcode, write_request};
+
+/// What is asked for to see whether a server answers: no file is called so.
+const NOTHING: &[u8] = b"bootstorm-nothing-of-this-name";
+/// How long each such question waits.
+const ANSWER_WITHIN: Duration = Duration::from_millis(100);
+/// How often processes are told to end before they are called undying: they may fork meanwhile.
+const ENDINGS_MAX: u32 = 500;
+/// How long between two such looks.
+const ENDING_PAUSE: Duration = Duration::from_millis(10);
+/// How often in a row nothing has to be seen before nothing is there: a process whose parent ends while
+/// the list is read is missing from it.
+const LOOKS: u32 = 3;
+/// Octets of what the kernel keeps of a process's name.
+const NAME_OCTETS_MAX: usize = 15;
+/// Characters of a server's last words that are told.
+const LAST_WORDS_MAX: usize = 200;
+
+impl Contender {
+    /// Why it cannot be had, if it cannot: its program is not there.
+    pub(super) fn missing(&self) -> Option<String> {
+        let program = self.command.first().map(String::as_str).unwrap_or_default();
+        let is_there = if program.contains('/') {
+            Path::new(program).is_file()
+        } else {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+        };
+        (!is_there).then(|| format!("{program} is not there"))
+    }
+}
+
+/// A server that was started, and is ended with this.
+#[derive(Debug)]
+pub(super) struct Running<'a> {
+    contender: &'a Contender,
+    child: Child,
+    log: PathBuf,
+    /// Where it is to take requests.
+    pub(super) listens: SocketAddr,
+}
+
+impl<'a> Running<'a> {
+    /// Starts the server; says why if that cannot be.
+    pub(super) fn start(contender: &'a Contender, root: &Path, log: &Path) -> Result<Self, String> {
+        let port = match contender.port {
+            Some(port) => port,
+            None => free_port(contender.address)
+                .map_err(|error| format!("no port of {} is free: {error}", contender.address))?,
+        };
+        let filled = |word: &String| {
+            word.replace("{root}", &root.display().to_string())
+                .replace("{address}", &contender.address.to_string())
+                .replace("{port}", &port.to_string())
+        };
+        let words: Vec<String> = contender.command.iter().map(filled).collect();
+        let (program, arguments) = words.split_first().ok_or("the command is empty")?;
+        let output = File::create(log).and_then(|file| Ok((file.try_clone()?, file)));
+        let (stdout, stderr) =
+            output.map_err(|error| format!("cannot write {}: {error}", log.display()))?;
+        let child = Command::new(program)
+            .args(arguments)
+            .envs(
+                contender
+                    .environment
+                    .iter()
+                    .map(|(name, value)| (name, value)),
+            )
+            .stdin(Stdio::null())
+            .stdout(stdout)
+            .stderr(stderr)
+            // A signal from the terminal reaches this process, which ends the server itself.
+            .process_group(0)
+            .spawn()
+            .map_err(|error| format!("cannot start {program}: {error}"))?;
+        Ok(Self {
+            contender,
+            child,
+            log: log.to_path_buf(),
+            listens: SocketAddr::new(contender.address, port),
+        })
+    }
+
+    /// Waits until it answers a request; says why if it does not.
+    pub(super) fn wait_until_ready(&mut self, stop: &Stop) -> Result<(), String> {
+        let began = Instant::now();
+        while began.elapsed() < self.contender.ready_within && !stop.is_stopped() {
+            if self.ended() {
+                let status = self.child.try_wait().ok().flatten();
+                let status = status.map(|status| status.to_string());
+                let status = status.unwrap_or_else(|| "nobody knows how".to_owned());
+                return Err(format!("it ended at once ({status}){}", self.last_words()));
+            }
+            if answers(self.listens) {
+                return Ok(());
+            }
+        }
+        let seconds = self.contender.ready_within.as_secs_f64();
+        let last_words = self.last_words();
+        Err(format!("no answer within {seconds} s{last_words}"))
+    }
+
+    /// Whether nothing of it runs any more.
+    pub(super) fn ended(&self) -> bool {
+        (0..LOOKS).all(|look| {
+            if look > 0 {
+                std::thread::sleep(ENDING_PAUSE);
+            }
+            let below = descendants(process::id());
+            below.iter().all(|process| process.ended)
+        })
+    }
+
+    /// What it used so far, of what counts: in the group that it runs in, if there is one.
+    pub(super) fn usage(&self, group: Option<&ControlGroup>) -> io::Result<Usage> {
+        let names = &self.contender.count;
+        let counts = |process: &Process| {
+            let kept = |name: &String| name.get(..NAME_OCTETS_MAX).unwrap_or(name) == process.name;
+            names.is_empty() || names.iter().any(kept)
+        };
+        let mut processes = descendants(process::id());
+        processes.retain(counts);
+        let mut usage = usage_of(&processes);
+        if let Some(group) = group {
+            usage.processor = group.processor()?;
+        }
+        Ok(usage)
+    }
+
+    /// Ends it, and all that it started.
+    pub(super) fn end(self) -> io::Result<()> {
+        end_all()
+    }
+
+    /// What it said last, to follow a sentence.
+    fn last_words(&self) -> String {
+        let said = fs::read(&self.log).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said);
+        let last = said.lines().rfind(|line| !line.trim().is_empty());
+        last.map_or_else(String::new, |line| {
+            let line: String = line
+                .chars()
+                .filter(|character| !character.is_control())
+                .take(LAST_WORDS_MAX)
+                .collect();
+            format!(": {line}")
+        })
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        // Whoever wants to know calls `end`.
+        let _ = end_all();
+    }
+}
+
+/// Ends every process that descends from this one.
+///
+/// # Errors
+/// If one does not end.
+pub fn end_all() -> io::Result<()> {
+    let mut left = Vec::new();
+    let mut nothing_seen = 0;
+    for _ in 0..ENDINGS_MAX {
+        left = descendants(process::id());
+        nothing_seen = if left.is_empty() { nothing_seen + 1 } else { 0 };
+        if nothing_seen == LOOKS {
+            return Ok(());
+        }
+        for process in &left {
+            let Some(pid) = i32::try_from(process.number).ok().and_then(Pid::from_raw) else {
+                continue;
+            };
+            if !process.ended {
+                // It may have ended by itself meanwhile.
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            if process.parent == process::id() {
+                let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+            }
+        }
+        std::thread::sleep(ENDING_PAUSE);
+    }
+    let left: Vec<_> = left
+        .iter()
+        .map(|process| format!("{} ({})", process.name, process.number))
+        .collect();
+    let left = left.join(", ");
+    Err(io::Error::other(format!("these do not end: {left}")))
+}
+
+/// A port that nobody has now.
+fn free_port(address: IpAddr) -> io::Result<u16> {
+    Ok(UdpSocket::bind((address, 0))?.local_addr()?.port())
+}
+
+/// Whether something answers a request for nothing.
+fn answers(server: SocketAddr) -> bool {
+    let ask = || {
+        let mut request = [0; 64];
+        let len = write_request(&mut request, Opcode::Rrq, NOTHING, Mode::Octet)
+            .map_err(io::Error::other)?
+            .len();
+        // Not connected, for the answer comes from another port.
+        let socket = UdpSocket::bind((server.ip(), 0))?;
+        socket.set_read_timeout(Some(ANSWER_WITHIN))?;
+        socket.send_to(&request[..len], server)?;
+        socket.recv_from(&mut [0; 512])
+    };
+    ask().is_ok_and(|(_, from)| from.ip() == server.ip())
+}

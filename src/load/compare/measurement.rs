@@ -1,0 +1,109 @@
+//! One server on one workload, once, in plain numbers.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use serde::Serialize;
+
+use super::super::Usage;
+use super::super::report::{Report, json};
+use crate::time::Duration;
+
+/// What came of one run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Measurement {
+    /// From the beginning to the end of the last transfer.
+    pub seconds: f64,
+    /// Transfers that completed.
+    pub complete: u64,
+    /// Transfers that should have, as far as they were begun where time is the bound.
+    pub wanted: u64,
+    /// Whether it was ended because it took too long.
+    pub cut: bool,
+    /// Whether the server was gone at the end.
+    pub died: bool,
+    /// Octets that arrived, a second.
+    pub octets_per_second: f64,
+    /// Transfers that completed, a second.
+    pub transfers_per_second: f64,
+    /// The server's processor time for each gigabyte that arrived.
+    pub processor_seconds_per_gigabyte: Option<f64>,
+    /// The server's processor time for each transfer that completed.
+    pub processor_seconds_per_transfer: Option<f64>,
+    /// The most memory that one of its processes held, in octets.
+    pub memory_octets_max: u64,
+    /// Until half of the clients had the whole file.
+    pub transfer_seconds_p50: f64,
+    /// Until all but one in a hundred had.
+    pub transfer_seconds_p99: f64,
+    /// Blocks that came more than once, for each that was needed.
+    pub repeated: f64,
+    /// Block size and window size that were agreed, the most frequent first.
+    pub terms: Vec<(u16, u16)>,
+    /// Why transfers failed, and how many.
+    pub failures: BTreeMap<String, u64>,
+    /// Whether this end had no time left, so that the server may be faster than it looks.
+    pub was_bottleneck: bool,
+    /// Whether other programs took this end's processors away for a good part of the run.
+    pub was_starved: bool,
+    /// All that the load generator tells.
+    pub report: serde_json::Value,
+}
+
+impl Measurement {
+    /// What `report` says of a server that used so much meanwhile, if that is known.
+    pub(super) fn new(
+        report: &Report,
+        transfers: Option<u64>,
+        used: Usage,
+        known: bool,
+    ) -> io::Result<Self> {
+        let tally = &report.tally;
+        // A run that took no time at all has no rate.
+        let seconds = report.elapsed.as_secs_f64().max(1e-9);
+        let processor = used.processor.as_secs_f64();
+        let costs = |count: f64| (known && count > 0.0).then(|| processor / count);
+        let mut terms: Vec<_> = tally.terms.iter().collect();
+        terms.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
+        let percentile = |part| tally.transfer.quantile(part).as_secs_f64();
+        Ok(Self {
+            seconds,
+            complete: tally.complete,
+            wanted: transfers.unwrap_or(tally.begun),
+            cut: report.interrupted,
+            died: false,
+            octets_per_second: tally.octets as f64 / seconds,
+            transfers_per_second: tally.complete as f64 / seconds,
+            processor_seconds_per_gigabyte: costs(tally.octets as f64 / 1e9),
+            processor_seconds_per_transfer: costs(tally.complete as f64),
+            memory_octets_max: used.memory_max,
+            transfer_seconds_p50: percentile(0.5),
+            transfer_seconds_p99: percentile(0.99),
+            repeated: tally.duplicates as f64 / tally.blocks.max(1) as f64,
+            terms: terms.into_iter().map(|(&terms, _)| terms).collect(),
+            failures: tally
+                .failures
+                .iter()
+                .map(|(failure, &count)| (failure.to_string(), count))
+                .collect(),
+            was_bottleneck: report.is_bottleneck(),
+            was_starved: report.is_starved(),
+            report: whole(report, used)?,
+        })
+    }
+
+    /// Whether every transfer completed.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        !self.cut && self.complete == self.wanted
+    }
+}
+
+/// The report, with what the server used.
+fn whole(report: &Report, used: Usage) -> io::Result<serde_json::Value> {
+    let mut report = report.clone();
+    report.server = (used.processor > Duration::ZERO || used.memory_max > 0).then_some(used);
+    let mut octets = Vec::new();
+    json::write(&report, &mut octets)?;
+    Ok(serde_json::from_slice(&octets)?)
+}

@@ -1,0 +1,162 @@
+//! What came of a comparison: medians, spread, and ratios that are taken within a round.
+
+use serde::Serialize;
+
+use super::{Measurement, Plan};
+
+/// What came of one run.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It ran.
+    Measured(Box<Measurement>),
+    /// The server did not come to answer: why.
+    Failed(String),
+}
+
+/// What came of a comparison so far.
+#[derive(Debug, Clone, Serialize)]
+pub struct Results {
+    /// Rounds that are over.
+    pub rounds: u32,
+    /// Rounds that are meant to be.
+    pub rounds_wanted: u32,
+    /// The servers' names.
+    pub contenders: Vec<String>,
+    /// Why some of them cannot be had.
+    pub missing: Vec<Option<String>>,
+    /// Which of them the others are held against.
+    pub baseline: usize,
+    /// The workloads' names.
+    pub workloads: Vec<String>,
+    /// Block size and window size that each workload asks for.
+    pub asked: Vec<(u16, u16)>,
+    /// What came of the runs: by workload, then by server, then by round.
+    pub outcomes: Vec<Vec<Vec<Outcome>>>,
+}
+
+impl Results {
+    pub(super) fn new(plan: &Plan) -> Self {
+        let names = plan.contenders.iter().map(|contender| &contender.name);
+        let asked = |workload: &super::Workload| {
+            let wanted = &workload.wanted;
+            // RFC 1350 §2: blocks are of 512 octets, one at a time, unless something else is agreed.
+            let blksize = wanted.blksize.unwrap_or(512);
+            (blksize, wanted.windowsize.unwrap_or(1))
+        };
+        Self {
+            rounds: 0,
+            rounds_wanted: plan.rounds,
+            contenders: names.cloned().collect(),
+            missing: vec![None; plan.contenders.len()],
+            baseline: plan.baseline,
+            workloads: plan
+                .workloads
+                .iter()
+                .map(|work| work.name.clone())
+                .collect(),
+            asked: plan.workloads.iter().map(asked).collect(),
+            outcomes: vec![vec![Vec::new(); plan.contenders.len()]; plan.workloads.len()],
+        }
+    }
+
+    /// The runs of this server on this workload that came to something.
+    pub(super) fn measured(
+        &self,
+        workload: usize,
+        contender: usize,
+    ) -> impl Iterator<Item = &Measurement> {
+        let outcomes = self.outcomes[workload][contender].iter();
+        outcomes.filter_map(Outcome::measurement)
+    }
+
+    /// The least, the median and the most of a number over the rounds.
+    pub(super) fn spread(
+        &self,
+        workload: usize,
+        contender: usize,
+        number: impl Fn(&Measurement) -> Option<f64>,
+    ) -> Option<Spread> {
+        Spread::of(
+            self.measured(workload, contender)
+                .filter_map(number)
+                .collect(),
+        )
+    }
+
+    /// How a number of this server compares with the baseline's: the median of the ratios within each
+    /// round, for machines drift from one round to the next.
+    pub(super) fn ratio(
+        &self,
+        workload: usize,
+        contender: usize,
+        number: impl Fn(&Measurement) -> Option<f64>,
+    ) -> Option<f64> {
+        let [these, those] =
+            [contender, self.baseline].map(|number| self.outcomes[workload][number].iter());
+        let ratios = these.zip(those).filter_map(|(this, that)| {
+            let (this, that) = (number(this.measurement()?)?, number(that.measurement()?)?);
+            (that > 0.0).then_some(this / that)
+        });
+        Spread::of(ratios.collect()).map(|spread| spread.median)
+    }
+}
+
+impl Outcome {
+    /// The measurement, if there is one.
+    #[must_use]
+    pub fn measurement(&self) -> Option<&Measurement> {
+        match self {
+            Self::Measured(measurement) => Some(measurement),
+            Self::Failed(_) => None,
+        }
+    }
+}
+
+/// A number over the rounds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Spread {
+    pub(super) least: f64,
+    pub(super) median: f64,
+    pub(super) most: f64,
+}
+
+impl Spread {
+    fn of(mut numbers: Vec<f64>) -> Option<Self> {
+        numbers.sort_by(f64::total_cmp);
+        let (least, most) = (*numbers.first()?, *numbers.last()?);
+        let middle = numbers.len() / 2;
+        let median = if numbers.len().is_multiple_of(2) {
+            f64::midpoint(numbers[middle - 1], numbers[middle])
+        } else {
+            numbers[middle]
+        };
+        Some(Self {
+            least,
+            median,
+            most,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_or_between_the_two_in_it() {
+        let spread = |numbers: &[f64]| Spread::of(numbers.to_vec());
+        assert_eq!(spread(&[]), None);
+        let median = |numbers: &[f64]| spread(numbers).map(|spread| spread.median);
+        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[4.0, 1.0]), Some(2.5));
+        assert_eq!(
+            spread(&[3.0, 1.0, 2.0]),
+            Some(Spread {
+                least: 1.0,
+                median: 2.0,
+                most: 3.0
+            })
+        );
+    }
+}

@@ -1,0 +1,818 @@
+//! The report as one page that needs nothing else: numbers in large type, plots, and a table of everything.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::super::plan::Pace;
+use super::super::timeline::{Point, Timeline};
+use super::super::{Failure, Work};
+use super::plot::{
+    COLOURS, Plot, Reading, Scale, Series, Shape, Text, digits, duration, octets, time,
+};
+use super::text::{LATENESS, grouped};
+use super::{QUANTILES, Report};
+use crate::metrics::Latency;
+use crate::shard::Expected;
+use crate::wire::Escaped;
+
+/// Intervals that are drawn: more would be noise, and too narrow to point at.
+const INTERVALS_MAX: usize = 120;
+/// Points of a line of percentiles for each decade: smooth on any screen.
+const POINTS_PER_DECADE: u32 = 24;
+/// Points of the distribution of times for each halving of what is left up to 100 %.
+const POINTS_PER_HALVING: u32 = 20;
+/// Beyond one in ten million, a percentile tells of single transfers.
+const DECADES_MAX: f64 = 7.0;
+/// From this ratio of the longest time to the shortest on, an axis in proportion would hide the short ones.
+const SPREAD_MAX: f64 = 50.0;
+/// Files that are listed; the others are counted.
+const FILES_MAX: usize = 20;
+/// What the page may load: nothing but the style that it holds. It has no script.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
+
+const STYLE: &str = include_str!("page.css");
+
+/// What the page says beside the report.
+#[derive(Debug, Clone, Default)]
+pub struct Head {
+    /// The command that made it.
+    pub command: String,
+    /// When that was.
+    pub made: Option<SystemTime>,
+    /// What else is known of either end: the name of each fact, and the fact.
+    pub facts: Vec<(&'static str, String)>,
+}
+
+/// Writes the page.
+///
+/// # Errors
+/// If `output` takes it not.
+pub fn write(report: &Report, head: &Head, mut output: impl io::Write) -> io::Result<()> {
+    write!(output, "{}", Page { report, head })?;
+    output.flush()
+}
+
+struct Page<'a> {
+    report: &'a Report,
+    head: &'a Head,
+}
+
+impl fmt::Display for Page<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let report = self.report;
+        let title = title(report);
+        write!(
+            f,
+            "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
+             <meta name=\"color-scheme\" content=\"light dark\">\
+             <meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\
+             <title>{title} – bootstorm</title><style>{STYLE}</style></head>\n<body><main>\n",
+        )?;
+        self.opening(f, &title)?;
+        self.numbers(f)?;
+        for warning in report.warnings() {
+            writeln!(
+                f,
+                "<p class=\"warning\"><strong>Warning.</strong> {}</p>",
+                Text(&sentence(&warning))
+            )?;
+        }
+        f.write_str("<section class=\"plots\">\n")?;
+        let timeline = report.tally.timeline.in_at_most(INTERVALS_MAX);
+        let intervals = Intervals::new(&timeline, report.elapsed);
+        for plot in [
+            throughput(report, &intervals),
+            active(&intervals),
+            failures(report, &intervals),
+            percentiles(report),
+            distribution(&report.tally.transfer),
+        ] {
+            writeln!(f, "{plot}")?;
+        }
+        f.write_str("</section>\n")?;
+        self.latencies(f)?;
+        self.details(f)?;
+        f.write_str("</main></body></html>\n")
+    }
+}
+
+impl Page<'_> {
+    fn opening(&self, f: &mut fmt::Formatter<'_>, title: &str) -> fmt::Result {
+        let Report { tally, .. } = self.report;
+        let (class, verdict) = match (self.report.is_good(), tally.left) {
+            (true, 0) => (
+                "good",
+                format!(
+                    "All {} transfers completed{}",
+                    grouped(tally.complete),
+                    if is_compared(self.report) {
+                        ", every octet compared"
+                    } else {
+                        ""
+                    }
+                ),
+            ),
+            (true, left) => (
+                "good",
+                format!(
+                    "None of {} transfers failed; {} were left on purpose",
+                    grouped(tally.begun),
+                    grouped(left)
+                ),
+            ),
+            (false, _) => (
+                "bad",
+                format!(
+                    "{} of {} transfers failed",
+                    grouped(tally.failed()),
+                    grouped(tally.begun)
+                ),
+            ),
+        };
+        let mark = if class == "good" { "✓" } else { "✗" };
+        write!(
+            f,
+            "<header><p class=\"brand\">bootstorm</p><h1>{title}</h1>\
+             <p class=\"verdict {class}\"><span aria-hidden=\"true\">{mark}</span> {}</p>",
+            Text(&verdict)
+        )?;
+        if !self.head.command.is_empty() {
+            write!(
+                f,
+                "<p class=\"command\"><code>{}</code></p>",
+                Text(&self.head.command)
+            )?;
+        }
+        f.write_str("</header>\n")
+    }
+
+    fn numbers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let report = self.report;
+        let tally = &report.tally;
+        let mut numbers = vec![
+            (
+                grouped(tally.complete),
+                format!(
+                    "of {} transfers complete, {} a second",
+                    grouped(tally.begun),
+                    digits(report.rate(tally.complete))
+                ),
+            ),
+            (
+                duration(report.elapsed),
+                "from the first request to the last octet".to_owned(),
+            ),
+            (
+                format!("{}/s", octets(report.rate(tally.octets))),
+                format!("{} in all", octets(tally.octets as f64)),
+            ),
+        ];
+        if tally.transfer.count() > 0 {
+            let [half, most] = [0.5, 0.99].map(|part| duration(tally.transfer.quantile(part)));
+            numbers.push((
+                most,
+                format!("is what 99 of 100 transfers took at most; half took {half}"),
+            ));
+        }
+        if let Some((per_gigabyte, _)) = report.server_costs() {
+            numbers.push((
+                time(per_gigabyte),
+                "is the server's processor time for each gigabyte".to_owned(),
+            ));
+        }
+        f.write_str("<section class=\"numbers\">")?;
+        for (number, words) in numbers {
+            write!(
+                f,
+                "<div><b>{}</b><span>{}</span></div>",
+                Text(&number),
+                Text(&words)
+            )?;
+        }
+        f.write_str("</section>\n")
+    }
+
+    fn latencies(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "<section><h2>Latencies</h2><div class=\"scroll\"><table class=\"latencies\"><thead><tr><th></th><th>count</th>",
+        )?;
+        for (name, _) in QUANTILES {
+            write!(f, "<th>{name}</th>")?;
+        }
+        f.write_str("</tr></thead><tbody>")?;
+        for (name, latency) in self.report.latencies() {
+            write!(
+                f,
+                "<tr><th>{name}</th><td>{}</td>",
+                grouped(latency.count())
+            )?;
+            for (_, part) in QUANTILES {
+                write!(f, "<td>{}</td>", duration(latency.quantile(part)))?;
+            }
+            f.write_str("</tr>")?;
+        }
+        f.write_str("</tbody></table></div></section>\n")
+    }
+
+    fn details(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<section><h2>Everything else</h2><table class=\"details\">")?;
+        let report = self.report;
+        let mut rows = report.rows();
+        rows.extend(files(report));
+        let facts = self.head.facts.iter();
+        rows.extend(facts.map(|(name, fact)| ((*name).to_owned(), fact.clone())));
+        rows.push((
+            "made by".to_owned(),
+            format!("bootstorm {}", env!("CARGO_PKG_VERSION")),
+        ));
+        rows.extend(
+            self.head
+                .made
+                .map(|made| ("made at".to_owned(), date(made))),
+        );
+        for (name, value) in rows {
+            let name = Text(&name);
+            write!(f, "<tr><th>{name}</th><td>{}</td></tr>", Text(&value))?;
+        }
+        f.write_str("</table></section>\n")
+    }
+}
+
+/// What was done, as a headline.
+fn title(report: &Report) -> String {
+    let [group] = report.load.groups.as_slice() else {
+        return format!("{} groups of clients", report.load.groups.len());
+    };
+    let files = match group.work {
+        Work::Read => "reads",
+        Work::Write(_) => "writes",
+    };
+    match group.pace {
+        Pace::Closed { clients, .. } => {
+            format!(
+                "{} clients, {files} without a pause",
+                grouped(clients.into())
+            )
+        }
+        Pace::Open { per_second, .. } => format!("{} new {files} a second", digits(per_second)),
+        Pace::Storm { clients, within } => format!(
+            "A storm of {} clients within {}",
+            grouped(clients.into()),
+            duration(within)
+        ),
+    }
+}
+
+/// Whether it is known that the right octets came.
+fn is_compared(report: &Report) -> bool {
+    let compared =
+        |expected: &Expected| matches!(expected, Expected::Octets(_) | Expected::Pattern);
+    report.load.groups.iter().all(|group| {
+        matches!(group.work, Work::Read) && group.files.iter().all(|file| compared(&file.expected))
+    })
+}
+
+/// The files, with what is known of them.
+fn files(report: &Report) -> Vec<(String, String)> {
+    let groups = report.load.groups.iter();
+    let all: Vec<_> = groups
+        .flat_map(|group| group.files.iter().map(move |file| (group, file)))
+        .collect();
+    let mut rows: Vec<_> = all
+        .iter()
+        .take(FILES_MAX)
+        .map(|(group, file)| {
+            let mut text = Escaped(&file.name).to_string();
+            if let Some(len) = file.expected.len() {
+                text.push_str(&format!(", {}", octets(len as f64)));
+            }
+            if group.files.len() > 1 {
+                text.push_str(&format!(", weight {}", file.weight));
+            }
+            if matches!(*file.expected, Expected::Anything) && matches!(group.work, Work::Read) {
+                text.push_str(", not compared");
+            }
+            ("file".to_owned(), text)
+        })
+        .collect();
+    if all.len() > FILES_MAX {
+        rows.push((
+            "file".to_owned(),
+            format!("and {} more", all.len() - FILES_MAX),
+        ));
+    }
+    rows
+}
+
+/// The timeline as it is drawn.
+struct Intervals<'a> {
+    /// The end of the axis, in seconds.
+    end: f64,
+    parts: Vec<Interval<'a>>,
+}
+
+struct Interval<'a> {
+    /// In seconds.
+    from: f64,
+    to: f64,
+    point: &'a Point,
+}
+
+impl<'a> Intervals<'a> {
+    fn new(timeline: &'a Timeline, elapsed: Duration) -> Self {
+        let width = timeline.interval().as_secs_f64();
+        let end = elapsed.as_secs_f64().max(1e-6);
+        let parts = timeline.points().iter().enumerate().map(|(index, point)| {
+            let from = index as f64 * width;
+            Interval {
+                from,
+                to: (from + width).min(end),
+                point,
+            }
+        });
+        // What comes after the end of the last transfer is nobody's.
+        let parts = parts.filter(|part| part.from < end).collect();
+        Self { end, parts }
+    }
+
+    fn place(&self, seconds: f64) -> f64 {
+        Scale::Linear(self.end).place(seconds)
+    }
+
+    fn ticks(&self) -> Vec<(f64, String)> {
+        let ticks = Scale::Linear(self.end).ticks();
+        ticks
+            .into_iter()
+            .map(|seconds| (self.place(seconds), time(seconds)))
+            .collect()
+    }
+
+    /// A line through the middle of intervals, from one end of the axis to the other.
+    fn line(&self, scale: Scale, value: impl Fn(&Interval<'_>) -> f64) -> Vec<(f64, f64)> {
+        let middle = |part: &Interval<'_>| {
+            (
+                self.place((part.from + part.to) / 2.0),
+                scale.place(value(part)),
+            )
+        };
+        let mut line: Vec<_> = self.parts.iter().map(middle).collect();
+        if let Some((&first, &last)) = line.first().zip(line.last()) {
+            line.insert(0, (0.0, first.1));
+            line.push((1.0, last.1));
+        }
+        line
+    }
+
+    fn readings(
+        &self,
+        values: impl Fn(&Interval<'_>) -> Vec<(String, Option<(usize, f64)>)>,
+    ) -> Vec<Reading> {
+        let reading = |part: &Interval<'_>| Reading {
+            from: self.place(part.from),
+            to: self.place(part.to),
+            title: format!("{} to {}", time(part.from), time(part.to)),
+            values: values(part),
+        };
+        self.parts.iter().map(reading).collect()
+    }
+}
+
+impl Interval<'_> {
+    /// Octets a second, on both ways together: one of them is all but nothing.
+    fn rate(&self) -> f64 {
+        (self.point.received + self.point.sent) as f64 / (self.to - self.from).max(1e-6)
+    }
+}
+
+fn throughput(report: &Report, intervals: &Intervals<'_>) -> Plot {
+    let max = intervals
+        .parts
+        .iter()
+        .map(Interval::rate)
+        .fold(0.0, f64::max);
+    let (unit, name) = match max {
+        _ if max < 1e6 => (1e3, "kB/s"),
+        _ if max < 1e9 => (1e6, "MB/s"),
+        _ => (1e9, "GB/s"),
+    };
+    let scale = Scale::linear_to(max / unit);
+    let groups = &report.load.groups;
+    let reads = |read: bool| {
+        groups
+            .iter()
+            .any(|group| matches!(group.work, Work::Read) == read)
+    };
+    let way = match (reads(true), reads(false)) {
+        (true, true) => "came from and went to",
+        (false, true) => "went to",
+        _ => "came from",
+    };
+    Plot {
+        id: "throughput",
+        title: "Throughput",
+        about: format!("Octets of files that {way} the server, repeats included."),
+        unit: name.to_owned(),
+        unit_x: TIME,
+        ticks_x: intervals.ticks(),
+        ticks_y: ticks(scale),
+        series: vec![Series {
+            name: name.to_owned(),
+            colour: 0,
+            shape: Shape::Area(intervals.line(scale, |part| part.rate() / unit)),
+        }],
+        readings: intervals.readings(|part| {
+            let Point {
+                begun,
+                complete,
+                active,
+                ..
+            } = part.point;
+            let failed = part.point.failed();
+            let mut values = vec![
+                (
+                    format!("{}/s", octets(part.rate())),
+                    Some((0, scale.place(part.rate() / unit))),
+                ),
+                (format!("{} began", grouped(*begun)), None),
+                (format!("{} completed", grouped(*complete)), None),
+                (format!("{} under way", grouped(*active)), None),
+            ];
+            if failed > 0 {
+                values.push((format!("{} failed", grouped(failed)), None));
+            }
+            values
+        }),
+        empty: None,
+    }
+}
+
+/// What the axis of time is called.
+const TIME: &str = "time since the beginning";
+
+fn active(intervals: &Intervals<'_>) -> Plot {
+    let max = intervals.parts.iter().map(|part| part.point.active).max();
+    let scale = Scale::linear_to(max.unwrap_or_default() as f64);
+    // It is known at the end of each interval.
+    let mut line = vec![(0.0, 0.0)];
+    line.extend(intervals.parts.iter().map(|part| {
+        (
+            intervals.place(part.to),
+            scale.place(part.point.active as f64),
+        )
+    }));
+    Plot {
+        id: "active",
+        title: "Clients under way",
+        about: "Transfers that have begun and not ended yet.".to_owned(),
+        unit: "clients".to_owned(),
+        unit_x: TIME,
+        ticks_x: intervals.ticks(),
+        ticks_y: ticks(scale),
+        series: vec![Series {
+            name: "under way".to_owned(),
+            colour: 2,
+            shape: Shape::Area(line),
+        }],
+        readings: intervals.readings(|part| {
+            let Point {
+                begun,
+                complete,
+                active,
+                ..
+            } = part.point;
+            vec![
+                (
+                    format!("{} under way", grouped(*active)),
+                    Some((2, scale.place(*active as f64))),
+                ),
+                (format!("{} began", grouped(*begun)), None),
+                (format!("{} completed", grouped(*complete)), None),
+            ]
+        }),
+        empty: None,
+    }
+}
+
+fn failures(report: &Report, intervals: &Intervals<'_>) -> Plot {
+    let totals = &report.tally.failures;
+    let none = totals.is_empty();
+    let max = intervals.parts.iter().map(|part| part.point.failed()).max();
+    let scale = Scale::linear_to(max.unwrap_or_default() as f64);
+    let mut bars: BTreeMap<&Failure, Vec<[f64; 4]>> = BTreeMap::new();
+    for part in &intervals.parts {
+        let mut bottom = 0;
+        for (failure, count) in &part.point.failures {
+            let [from, to] = [part.from, part.to].map(|seconds| intervals.place(seconds));
+            let [low, high] = [bottom, bottom + count].map(|count| scale.place(count as f64));
+            bars.entry(failure).or_default().push([from, to, low, high]);
+            bottom += count;
+        }
+    }
+    let colour = |failure: &Failure| {
+        let number = totals.keys().position(|other| other == failure);
+        (1 + number.unwrap_or_default()) % COLOURS
+    };
+    let mut series: Vec<_> = bars
+        .into_iter()
+        .map(|(failure, bars)| Series {
+            name: failure.to_string(),
+            colour: colour(failure),
+            shape: Shape::Bars(bars),
+        })
+        .collect();
+    if none {
+        series.push(Series {
+            name: "none".to_owned(),
+            colour: 2,
+            shape: Shape::Line(vec![(0.0, 0.0), (1.0, 0.0)]),
+        });
+    }
+    let about = match totals.len() {
+        0 => "No transfer failed.".to_owned(),
+        _ => format!(
+            "Of {} transfers, {} failed.",
+            grouped(report.tally.begun),
+            grouped(report.tally.failed())
+        ),
+    };
+    Plot {
+        id: "failures",
+        title: "Failures",
+        about,
+        unit: "transfers".to_owned(),
+        unit_x: TIME,
+        ticks_x: intervals.ticks(),
+        ticks_y: if none {
+            vec![(0.0, "0".to_owned())]
+        } else {
+            ticks(scale)
+        },
+        series,
+        readings: intervals.readings(|part| {
+            let failures = part.point.failures.iter();
+            let mut values: Vec<_> = failures
+                .map(|(failure, count)| {
+                    (
+                        format!("{} {failure}", grouped(*count)),
+                        Some((colour(failure), 0.0)),
+                    )
+                })
+                .collect();
+            if values.is_empty() {
+                values.push(("none".to_owned(), None));
+            }
+            values
+        }),
+        empty: none.then_some("None"),
+    }
+}
+
+fn percentiles(report: &Report) -> Plot {
+    let latencies: Vec<_> = report
+        .latencies()
+        .into_iter()
+        .filter(|(name, _)| *name != LATENESS)
+        .enumerate()
+        .map(|(colour, (name, latency))| Percentiles {
+            name,
+            colour: [0, 1, 3, 2][colour % 4],
+            latency,
+        })
+        .collect();
+    let decades = latencies
+        .iter()
+        .map(Percentiles::decades)
+        .fold(1.0, f64::max);
+    let across = Scale::Linear(decades);
+    let seconds =
+        |part: f64| move |line: &Percentiles<'_>| line.latency.quantile(part).as_secs_f64();
+    let min = latencies
+        .iter()
+        .map(seconds(0.0))
+        .fold(f64::INFINITY, f64::min);
+    let max = latencies.iter().map(seconds(1.0)).fold(0.0, f64::max);
+    let scale = if latencies.is_empty() {
+        Scale::Log(1e-3, 1.0)
+    } else {
+        Scale::log_around(min, max)
+    };
+    let steps = (decades * f64::from(POINTS_PER_DECADE)).ceil() as u32;
+    let step = |number: u32| decades * f64::from(number) / f64::from(steps);
+    let series = latencies.iter().map(|line| {
+        let own = line.decades();
+        let mut points: Vec<_> = (0..=steps)
+            .map(step)
+            .filter(|at| *at < own)
+            .map(|at| (across.place(at), scale.place(line.seconds(at))))
+            .collect();
+        points.push((across.place(own), scale.place(line.seconds(own))));
+        Series {
+            name: line.name.to_owned(),
+            colour: line.colour,
+            shape: Shape::Line(points),
+        }
+    });
+    let series = series.collect();
+    let readings = (0..steps).map(|number| {
+        let at = step(number) + decades / f64::from(steps) / 2.0;
+        let values = latencies
+            .iter()
+            .filter(|line| at <= line.decades())
+            .map(|line| {
+                let seconds = line.seconds(at);
+                (
+                    format!("{} {}", time(seconds), line.name),
+                    Some((line.colour, scale.place(seconds))),
+                )
+            });
+        Reading {
+            from: across.place(step(number)),
+            to: across.place(step(number + 1)),
+            title: format!("{} of 100 took at most", percent(at)),
+            values: values.collect(),
+        }
+    });
+    let readings = readings.collect();
+    let nines = [
+        "0", "90", "99", "99.9", "99.99", "99.999", "99.9999", "99.99999",
+    ];
+    let nines = nines.into_iter().enumerate();
+    let mut ticks_x: Vec<_> = nines.map(|(decade, text)| (decade as f64, text)).collect();
+    // Next to 50 there is no room for 0 unless there is for nothing else.
+    ticks_x[0] = (2_f64.log10(), "50");
+    ticks_x.retain(|(decade, _)| *decade <= decades);
+    Plot {
+        id: "percentiles",
+        title: "Percentiles",
+        about: "How long all but the slowest took: the further to the right, the rarer. \
+                Each line ends where its numbers do."
+            .to_owned(),
+        unit: "time, logarithmic".to_owned(),
+        unit_x: "% of all that took no longer",
+        ticks_x: ticks_x
+            .into_iter()
+            .map(|(decade, name)| (across.place(decade), name.to_owned()))
+            .collect(),
+        ticks_y: times(scale),
+        series,
+        readings,
+        empty: latencies.is_empty().then_some("Nothing was measured"),
+    }
+}
+
+/// A line of percentiles.
+struct Percentiles<'a> {
+    name: &'static str,
+    colour: usize,
+    latency: &'a Latency,
+}
+
+impl Percentiles<'_> {
+    /// How many nines its numbers can tell of.
+    fn decades(&self) -> f64 {
+        (self.latency.count() as f64)
+            .log10()
+            .clamp(0.1, DECADES_MAX)
+    }
+
+    /// The time that all but one in `10^at` did not exceed.
+    fn seconds(&self, at: f64) -> f64 {
+        let part = if at >= self.decades() {
+            1.0
+        } else {
+            1.0 - 10_f64.powf(-at)
+        };
+        self.latency.quantile(part).as_secs_f64()
+    }
+}
+
+/// The part of a hundred that so many nines are, with as many digits as tell it from its neighbours.
+fn percent(nines: f64) -> String {
+    let places = (nines.floor() as usize).max(1);
+    format!("{:.places$}", 100.0 * (1.0 - 10_f64.powf(-nines)))
+}
+
+fn distribution(latency: &Latency) -> Plot {
+    let [min, max] = [0.0, 1.0].map(|part| latency.quantile(part).as_secs_f64());
+    let scale = if max > min * SPREAD_MAX {
+        Scale::log_around(min, max)
+    } else {
+        Scale::linear_to(max)
+    };
+    let all = latency.count();
+    let mut points = vec![(scale.place(min), 0.0)];
+    if all > 0 {
+        let steps = latency.percentiles(POINTS_PER_HALVING);
+        points.extend(steps.map(|(value, _, count)| {
+            (scale.place(value.as_secs_f64()), count as f64 / all as f64)
+        }));
+        points.push((1.0, 1.0));
+    }
+    let readings = (0..INTERVALS_MAX).filter(|_| all > 0).map(|number| {
+        let [from, to] = [number, number + 1].map(|number| number as f64 / INTERVALS_MAX as f64);
+        let seconds = scale.value((from + to) / 2.0);
+        let count = latency.count_up_to(Duration::from_secs_f64(seconds));
+        let part = count as f64 / all as f64;
+        Reading {
+            from,
+            to,
+            title: format!("within {}", time(seconds)),
+            values: vec![(
+                format!("{:.1} %, {} transfers", part * 100.0, grouped(count)),
+                Some((0, part)),
+            )],
+        }
+    });
+    Plot {
+        id: "distribution",
+        title: "Times of whole transfers",
+        about: "The part of all transfers that were complete within a time.".to_owned(),
+        unit: "of all".to_owned(),
+        unit_x: match scale {
+            Scale::Linear(_) => "time of a transfer",
+            Scale::Log(..) => "time of a transfer, logarithmic",
+        },
+        ticks_x: times(scale),
+        ticks_y: [0, 25, 50, 75, 100]
+            .map(|part| (f64::from(part) / 100.0, format!("{part} %")))
+            .to_vec(),
+        series: vec![Series {
+            name: "complete".to_owned(),
+            colour: 0,
+            shape: Shape::Area(points),
+        }],
+        readings: readings.collect(),
+        empty: (all == 0).then_some("No transfer completed"),
+    }
+}
+
+/// The ticks of an axis of plain numbers.
+fn ticks(scale: Scale) -> Vec<(f64, String)> {
+    let text = |value: f64| {
+        if value >= 1000.0 {
+            grouped(value as u64)
+        } else {
+            digits(value)
+        }
+    };
+    scale
+        .ticks()
+        .into_iter()
+        .map(|value| (scale.place(value), text(value)))
+        .collect()
+}
+
+/// The ticks of an axis of times.
+fn times(scale: Scale) -> Vec<(f64, String)> {
+    scale
+        .ticks()
+        .into_iter()
+        .map(|value| (scale.place(value), time(value)))
+        .collect()
+}
+
+/// The words with a capital letter and a full stop.
+fn sentence(words: &str) -> String {
+    let mut letters = words.chars();
+    let first = letters.next().map(char::to_uppercase);
+    first
+        .into_iter()
+        .flatten()
+        .chain(letters)
+        .chain(['.'])
+        .collect()
+}
+
+/// A day and a time (UTC), by the calendar of today for all days.
+fn date(time: SystemTime) -> String {
+    let seconds = time
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    let (mut days, minutes) = (seconds / 86_400, seconds % 86_400 / 60);
+    let is_leap =
+        |year: u64| year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400);
+    let mut year = 1970;
+    while days >= 365 + u64::from(is_leap(year)) {
+        days -= 365 + u64::from(is_leap(year));
+        year += 1;
+    }
+    let february = 28 + u64::from(is_leap(year));
+    let mut month = 1;
+    for len in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+        if days < len {
+            break;
+        }
+        days -= len;
+        month += 1;
+    }
+    format!(
+        "{year}-{month:02}-{:02} {:02}:{:02} UTC",
+        days + 1,
+        minutes / 60,
+        minutes % 60
+    )
+}

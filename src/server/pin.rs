@@ -1,0 +1,117 @@
+//! Workers that stay on a processor each: caches stay warm, and the scheduler puts no two of them on one.
+
+use std::fmt;
+use std::io;
+
+/// The processors that workers are to stay on, the first worker's first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Processors(Vec<usize>);
+
+impl Processors {
+    /// One processor for each of `workers`, of those that this process may run on. Two workers on one
+    /// processor would only take it from each other, so that is refused.
+    ///
+    /// # Errors
+    /// If there are too few, or the system does not tell; the text says what to do.
+    pub(super) fn of(workers: usize) -> io::Result<Self> {
+        Self::among(platform::allowed()?, workers)
+    }
+
+    fn among(mut allowed: Vec<usize>, workers: usize) -> io::Result<Self> {
+        let count = allowed.len();
+        if workers > count {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!(
+                    "cannot pin {workers} workers: this process may run on {count} processors; take that many workers or fewer, or do not pin them"
+                ),
+            ));
+        }
+        allowed.truncate(workers);
+        Ok(Self(allowed))
+    }
+
+    /// Where the worker of this number, counted from 0, is to stay.
+    pub(super) fn get(&self, worker: usize) -> Option<usize> {
+        self.0.get(worker).copied()
+    }
+}
+
+/// The numbers, as in `0,1`.
+impl fmt::Display for Processors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().enumerate().try_for_each(|(place, number)| {
+            let comma = if place == 0 { "" } else { "," };
+            write!(f, "{comma}{number}")
+        })
+    }
+}
+
+/// Has the thread that calls this stay on a processor.
+///
+/// # Errors
+/// If the system does not let it, as when the processor was taken away meanwhile.
+pub(super) fn stay_on(processor: usize) -> io::Result<()> {
+    platform::stay_on(processor).map_err(|error| {
+        let text = format!("cannot pin a worker to processor {processor}: {error}");
+        io::Error::new(error.kind(), text)
+    })
+}
+
+#[cfg(target_os = "linux")]
+mod platform {
+    use std::io;
+
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+    pub(super) fn allowed() -> io::Result<Vec<usize>> {
+        let set = sched_getaffinity(None)?;
+        Ok((0..CpuSet::MAX_CPU)
+            .filter(|&number| set.is_set(number))
+            .collect())
+    }
+
+    pub(super) fn stay_on(processor: usize) -> io::Result<()> {
+        let mut set = CpuSet::new();
+        set.set(processor);
+        Ok(sched_setaffinity(None, &set)?)
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod platform {
+    use std::io;
+
+    pub(super) fn allowed() -> io::Result<Vec<usize>> {
+        let text = "workers can be pinned on Linux alone";
+        Err(io::Error::new(io::ErrorKind::Unsupported, text))
+    }
+
+    pub(super) fn stay_on(_: usize) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_worker_has_a_processor_of_its_own() {
+        let processors = Processors::among(vec![2, 3, 7], 2).expect("enough");
+        assert_eq!((processors.get(0), processors.get(1)), (Some(2), Some(3)));
+        assert_eq!(processors.get(2), None);
+        assert_eq!(processors.to_string(), "2,3");
+    }
+
+    #[test]
+    fn too_few_processors_are_refused_with_advice() {
+        let error = Processors::among(vec![4], 2).expect_err("one for two");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        let text = error.to_string();
+        assert!(
+            text.contains("2 workers") && text.contains("or fewer"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,326 @@
+//! What a seed makes of a fleet's world: the weather, the mishap, the files, and who asks for what.
+
+use std::ops::Range;
+
+use super::Fleet;
+use crate::engine::sim::{Pace, Weather};
+use crate::proto::negotiate::{ORDER_DEFAULT, Wanted};
+use crate::proto::profile::{PROFILES, Profile};
+use crate::proto::timing::Patience;
+use crate::shard::{Manner, Operation};
+use crate::time::{Duration, Instant};
+
+/// Kinds of weather.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Everything arrives, in order.
+    Fair,
+    /// The same, with 25 ms there and back.
+    Far,
+    /// One datagram in twenty arrives twice.
+    Duplicate,
+    /// Each datagram takes 1 to 4 ms: they overtake each other.
+    Jitter,
+    /// One datagram in a hundred is held back by ten round trips.
+    Reorder,
+    /// One datagram in a hundred is lost.
+    Loss1,
+    /// One datagram in twenty is lost.
+    Loss5,
+    /// Losses come in stretches.
+    Burst,
+    /// One datagram in fifty is garbled.
+    Corrupt,
+    /// One send in twenty finds the queue full.
+    Full,
+    /// Each datagram costs the server's processor its time.
+    Busy,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Fair,
+        Self::Far,
+        Self::Duplicate,
+        Self::Jitter,
+        Self::Reorder,
+        Self::Loss1,
+        Self::Loss5,
+        Self::Burst,
+        Self::Corrupt,
+        Self::Full,
+        Self::Busy,
+    ];
+
+    /// The word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fair => "fair",
+            Self::Far => "far",
+            Self::Duplicate => "duplicate",
+            Self::Jitter => "jitter",
+            Self::Reorder => "reorder",
+            Self::Loss1 => "loss 1 %",
+            Self::Loss5 => "loss 5 %",
+            Self::Burst => "burst",
+            Self::Corrupt => "corrupt",
+            Self::Full => "full",
+            Self::Busy => "busy",
+        }
+    }
+
+    /// What it does to datagrams.
+    #[must_use]
+    pub const fn weather(self) -> Weather {
+        let mut weather = Weather::FAIR;
+        match self {
+            Self::Fair | Self::Busy => {}
+            Self::Far => weather.delay = Duration::from_micros(12_500),
+            Self::Duplicate => {
+                weather.duplicate = 0.05;
+                weather.duplicate_delay = Duration::from_micros(150);
+            }
+            Self::Jitter => {
+                weather.delay = Duration::from_millis(1);
+                weather.jitter = Duration::from_millis(3);
+            }
+            Self::Reorder => weather.reorder = 0.01,
+            Self::Loss1 => weather.loss = 0.01,
+            Self::Loss5 => weather.loss = 0.05,
+            Self::Burst => {
+                weather.burst = 0.002;
+                weather.burst_end = 0.5;
+            }
+            Self::Corrupt => weather.corrupt = 0.02,
+            Self::Full => weather.full = 0.05,
+        }
+        weather
+    }
+
+    /// Whether nothing is lost or late: then every attempt succeeds.
+    #[must_use]
+    pub const fn spares_all(self) -> bool {
+        !matches!(
+            self,
+            Self::Loss1 | Self::Loss5 | Self::Burst | Self::Corrupt
+        )
+    }
+
+    /// Whether clients with equal work do not depend on luck, so that they can be held to equal shares.
+    pub(super) const fn is_equal(self) -> bool {
+        matches!(self, Self::Fair | Self::Far | Self::Jitter | Self::Full)
+    }
+}
+
+/// What goes wrong besides the weather, once in a world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mishap {
+    /// Nothing.
+    None,
+    /// The disk takes very long.
+    SlowDisk,
+    /// Reads fail with EIO.
+    ReadsFail,
+    /// Reads give less than there is.
+    ShortReads,
+    /// The clock leaps ahead, as after a suspend.
+    ClockLeaps,
+    /// The server's machine stands still.
+    ServerStalls,
+    /// The server's process ends without a word, and another one begins at the same address.
+    ServerRestarts,
+    /// Some clients are heard no more.
+    ClientsVanish,
+}
+
+impl Mishap {
+    const ALL: [Self; 7] = [
+        Self::SlowDisk,
+        Self::ReadsFail,
+        Self::ShortReads,
+        Self::ClockLeaps,
+        Self::ServerStalls,
+        Self::ServerRestarts,
+        Self::ClientsVanish,
+    ];
+
+    /// The words for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "no mishap",
+            Self::SlowDisk => "slow disk",
+            Self::ReadsFail => "reads fail",
+            Self::ShortReads => "short reads",
+            Self::ClockLeaps => "clock leaps",
+            Self::ServerStalls => "server stalls",
+            Self::ServerRestarts => "server restarts",
+            Self::ClientsVanish => "clients vanish",
+        }
+    }
+}
+
+/// Clients of one window size share a host, so that what they cost is counted apart.
+pub const WINDOWSIZES: [u16; 4] = [1, 4, 16, 64];
+/// Files that a world's server has.
+const FILES: usize = 8;
+/// One client in so many writes, but never more than the server takes at a time.
+const WRITERS_EACH: u32 = 10;
+const WRITERS_MAX: u32 = 200;
+/// One client in so many vanishes where clients do.
+const VANISH_EACH: u32 = 20;
+/// Clients that begin together with the same work.
+pub(super) const COHORT: usize = 16;
+/// Octets of the file that they read: a hundred blocks.
+const COHORT_FILE_OCTETS: u64 = 142_800;
+/// Receivers of other makes in a world: enough for each style twice, in both window sizes.
+pub(super) const FOREIGN: usize = 24;
+/// A server that takes a microsecond to receive, and less to send in bursts.
+const BUSY: Pace = Pace {
+    receive: Duration::from_micros(1),
+    send: Duration::from_nanos(600),
+    queue_max: usize::MAX,
+};
+
+/// Everything that is drawn.
+pub(super) struct Lot {
+    pub(super) kind: Kind,
+    pub(super) mishap: Mishap,
+    pub(super) mishap_at: Instant,
+    pub(super) mishap_for: Duration,
+    pub(super) single_port: bool,
+    pub(super) pace: Pace,
+    /// Lengths of the files, by number.
+    pub(super) files: Vec<u64>,
+    pub(super) askings: Vec<Asking>,
+    /// Which of them are alike and begin together.
+    pub(super) cohort: Range<usize>,
+}
+
+/// What one client is to do.
+pub(super) struct Asking {
+    pub(super) at: Instant,
+    pub(super) profile: Profile,
+    /// Its place in [`WINDOWSIZES`], and so its host.
+    pub(super) class: usize,
+    pub(super) operation: Operation,
+    pub(super) file: usize,
+    pub(super) manner: Manner,
+}
+
+impl Lot {
+    pub(super) fn draw(fleet: &Fleet) -> Self {
+        let mut random = fastrand::Rng::with_seed(fleet.seed);
+        let kind = Kind::ALL[random.usize(..Kind::ALL.len())];
+        // Half of the worlds are without: only there, what is sent can be counted to the datagram.
+        let mishap = if random.bool() {
+            Mishap::None
+        } else {
+            Mishap::ALL[random.usize(..Mishap::ALL.len())]
+        };
+        let within = Duration::from_millis([0, 200, 2_000, 10_000][random.usize(..4)]);
+        let mishap_at = Instant::ZERO + Duration::from_micros(random.u64(..2_000_000));
+        let mishap_for = Duration::from_millis([50, 500, 3_000, 40_000][random.usize(..4)]);
+        let mut files: Vec<u64> = (0..FILES).map(|_| length(&mut random)).collect();
+        files.push(COHORT_FILE_OCTETS);
+        let mut lot = Self {
+            kind,
+            mishap,
+            mishap_at,
+            mishap_for,
+            single_port: random.bool(),
+            pace: if kind == Kind::Busy {
+                BUSY
+            } else {
+                Pace::AT_ONCE
+            },
+            files,
+            askings: Vec::new(),
+            cohort: 0..0,
+        };
+        let writers_each = WRITERS_EACH.max(fleet.clients / WRITERS_MAX);
+        for _ in 0..fleet.clients {
+            let at = Instant::ZERO + Duration::from_nanos(random.u64(0..=within.as_nanos() as u64));
+            let profile = profile(&mut random);
+            let file = random.usize(..FILES);
+            let writes = random.u32(..writers_each) == 0;
+            let vanishes = mishap == Mishap::ClientsVanish && random.u32(..VANISH_EACH) == 0;
+            lot.askings.push(Asking {
+                at,
+                class: class(&profile),
+                profile,
+                operation: if writes {
+                    Operation::Write
+                } else {
+                    Operation::Read
+                },
+                file,
+                manner: if vanishes && !writes {
+                    Manner::Vanish(random.u64(..lot.files[file].max(1)))
+                } else {
+                    Manner::Whole
+                },
+            });
+        }
+        if kind.is_equal() && mishap == Mishap::None {
+            let first = lot.askings.len();
+            let profile = own(16, 1_428);
+            lot.askings.extend((0..COHORT).map(|_| Asking {
+                at: mishap_at,
+                class: class(&profile),
+                profile,
+                operation: Operation::Read,
+                file: FILES,
+                manner: Manner::Whole,
+            }));
+            lot.cohort = first..lot.askings.len();
+        }
+        lot
+    }
+}
+
+/// Mostly a few dozen blocks, sometimes next to nothing, seldom a kernel.
+fn length(random: &mut fastrand::Rng) -> u64 {
+    match random.u8(..16) {
+        0 => 0,
+        1 => 1,
+        2 => 512 * random.u64(1..4),
+        3 => 1_468 * random.u64(1..20),
+        4 => random.u64(100_000..300_000),
+        _ => random.u64(1_000..30_000),
+    }
+}
+
+/// Most are firmware and boot loaders; the others are clients like this program's own.
+fn profile(random: &mut fastrand::Rng) -> Profile {
+    let blksize = [64, 512, 1_428][random.usize(..3)];
+    match random.u8(..10) {
+        0 => own(16, blksize),
+        1 => own(64, blksize),
+        _ => PROFILES[random.usize(..PROFILES.len())],
+    }
+}
+
+const fn own(windowsize: u16, blksize: u16) -> Profile {
+    Profile {
+        name: "bootstorm",
+        wanted: Wanted {
+            blksize: Some(blksize),
+            windowsize: Some(windowsize),
+            timeout: None,
+            tsize: Some(0),
+        },
+        order: ORDER_DEFAULT,
+        probes: false,
+        patience: Patience::DEFAULT,
+        ..Profile::DEFAULT
+    }
+}
+
+fn class(profile: &Profile) -> usize {
+    let windowsize = profile.wanted.windowsize.unwrap_or(1);
+    let class = WINDOWSIZES.iter().position(|&size| size >= windowsize);
+    class.unwrap_or(WINDOWSIZES.len() - 1)
+}

@@ -1,0 +1,296 @@
+//! What is promised of every world, each promise by name.
+//!
+//! - *contents*: whoever completes has every octet of the file, uploads included;
+//! - *liveness*: every client that can finish does, within a bound of simulated time;
+//! - *no needless failure*: where nothing is lost and nothing breaks, the first attempt succeeds;
+//! - *economy*: no more datagrams than the weather and the mishap explain, the server's and the clients'
+//!   counted apart, and apart for each window size;
+//! - *fairness*: clients with equal work in equal weather get equal shares;
+//! - *idle rule*: no transfer stays past its deadline;
+//! - *nothing is left*: in the end the table, the timers, every counter and the store are empty.
+
+use super::lot::COHORT;
+use super::{Cost, Kind, Mishap, Report, Storm, WINDOWSIZES, upload_name};
+use crate::engine::sim::Traffic;
+use crate::shard::{Expected, Holdings, Operation};
+use crate::time::{Duration, Instant};
+
+/// Jain's index is 1 where all have the same, and 1/16 where one of 16 has everything.
+const FAIRNESS_MIN: f64 = 0.95;
+/// A transfer may be found so long after its deadline: the wheel's tick, and a round or two of the loop.
+const OVERDUE_MAX: Duration = Duration::from_millis(100);
+/// Simulated time after the last client began within which everybody has the file: in lock-step, every
+/// datagram lost costs up to five seconds, and the longest files have six hundred blocks.
+const FINISHED_WITHIN: Duration = Duration::from_secs(400);
+/// The same where one in twenty is lost, which strikes one block in ten: sixty of six hundred, and some
+/// of them twice.
+const FINISHED_WITHIN_LOSS5: Duration = Duration::from_secs(700);
+/// What a mishap adds, once it is over: whoever was struck waits until its patience is over, a minute at
+/// the most, and begins again.
+const STRUCK_WAITS: Duration = Duration::from_secs(100);
+/// What the server may send in vain to a client that was struck: its window, twice more for two silences,
+/// and one block for each silence after that, doubling up to the idle time.
+const STRUCK_WINDOWS: u64 = 3;
+const STRUCK_DATAGRAMS: u64 = 16;
+/// What such a client may send in vain: its repeats, doubling from a hundredth of a second up to a minute.
+const STRUCK_CLIENT_DATAGRAMS: u64 = 24;
+/// Where datagrams overtake each other, or wait in a queue that a crowd fills faster than round trips can
+/// be learned, a receiver with a window may ask for late ones: one in five.
+const LATE_EACH: u64 = 5;
+/// What a datagram lost or held back may cost a client in lock-step before the server's second is over:
+/// pxelinux repeats after 0.1, 0.3 and 0.7 s, and once more while the repeat is on its way.
+const REPEATS_PER_BLOW: u64 = 4;
+
+/// A promise that was not kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken {
+    /// Which one.
+    pub promise: &'static str,
+    /// What was seen instead.
+    pub what: String,
+}
+
+/// How much of a bound was used.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Use {
+    /// Which bound.
+    pub bound: String,
+    /// The part of it: 1.0 is all.
+    pub part: f64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Promises {
+    overdue: Duration,
+    uses: Vec<Use>,
+    broken: Vec<Broken>,
+}
+
+impl Promises {
+    pub(super) fn broken(&mut self, promise: &'static str, what: String) {
+        self.broken.push(Broken { promise, what });
+    }
+
+    pub(super) fn look_at_idle(&mut self, overdue: Duration) {
+        self.overdue = self.overdue.max(overdue);
+    }
+
+    /// Notes how much of a bound was used; all of it and more breaks the promise.
+    fn bound(&mut self, promise: &'static str, detail: &str, seen: f64, most: f64) {
+        let bound = format!("{promise}{detail}");
+        if seen > most {
+            self.broken(promise, format!("{bound}: {seen}, at most {most}"));
+        }
+        let part = if most > 0.0 { seen / most } else { 0.0 };
+        self.uses.push(Use { bound, part });
+    }
+}
+
+impl Storm {
+    /// Holds the world that has ended against everything that was promised.
+    pub(super) fn report(mut self) -> Report {
+        self.contents();
+        self.liveness();
+        self.economy();
+        self.fairness();
+        self.nothing_is_left();
+        let overdue = self.promises.overdue.as_secs_f64();
+        self.promises
+            .bound("idle rule", "", overdue, OVERDUE_MAX.as_secs_f64());
+        let settled = self.world.now() - Instant::ZERO;
+        let foreign = self.foreigners.iter();
+        let foreign = foreign.filter(|(_, one)| one.body().is_some()).count() as u64;
+        let network = self.world.network();
+        let mut client = network.sent(self.foreign_node);
+        let (mut sent, mut due) = ((0, 0), (0, 0));
+        for (&host, cost) in self.hosts.iter().zip(&self.costs) {
+            let by = self.world.sent(host);
+            client = sum(client, by);
+            sent.0 += network.addressed(self.world.node(host)).datagrams;
+            sent.1 += by.datagrams;
+            due.0 += cost.server;
+            due.1 += cost.client;
+        }
+        Report {
+            fleet: self.fleet,
+            kind: self.lot.kind,
+            mishap: self.lot.mishap,
+            complete: self.complete + foreign,
+            failed: self.failed,
+            settled,
+            server: self.world.sent(self.server),
+            client,
+            due,
+            sent,
+            retransmissions: self.world.metrics(self.server).retransmissions,
+            uses: self.promises.uses,
+            broken: self.promises.broken,
+        }
+    }
+
+    fn contents(&mut self) {
+        let uploads = self.files.uploads();
+        for (number, client) in self.clients.iter().enumerate() {
+            let Expected::Octets(expected) = &*self.expected[client.asking.file] else {
+                continue;
+            };
+            let upload = uploads.get(&upload_name(number));
+            let is_due = client.asking.operation == Operation::Write && client.done_at.is_some();
+            if upload.map_or(is_due, |octets| **octets != **expected) {
+                self.promises
+                    .broken("contents", format!("the upload of client {number}"));
+            }
+        }
+        for (number, (file, foreign)) in self.foreigners.iter().enumerate() {
+            if let (Some(body), Expected::Octets(expected)) =
+                (foreign.body(), &*self.expected[*file])
+                && body != &**expected
+            {
+                self.promises
+                    .broken("contents", format!("foreign receiver {number}"));
+            }
+        }
+    }
+
+    fn liveness(&mut self) {
+        let mut last = Instant::ZERO;
+        let mut begun = Instant::ZERO;
+        for (number, client) in self.clients.iter().enumerate() {
+            begun = begun.max(client.asking.at);
+            match client.done_at {
+                Some(at) => last = last.max(at),
+                None => self.promises.broken(
+                    "liveness",
+                    format!(
+                        "client {number} ({}, {}) has not finished in {} attempts",
+                        client.asking.profile.name, client.asking.operation, client.attempts
+                    ),
+                ),
+            }
+        }
+        // Receivers of other makes try once: they may fail where something breaks.
+        if self.lot.mishap == Mishap::None {
+            for (number, (_, foreign)) in self.foreigners.iter().enumerate() {
+                match foreign.ended_at() {
+                    Some(at) => last = last.max(at),
+                    None => self
+                        .promises
+                        .broken("liveness", format!("foreign receiver {number}")),
+                }
+            }
+        } else {
+            begun = begun.max(self.lot.mishap_at + self.lot.mishap_for);
+        }
+        let mut most = if self.lot.kind == Kind::Loss5 {
+            FINISHED_WITHIN_LOSS5
+        } else {
+            FINISHED_WITHIN
+        };
+        if self.lot.mishap != Mishap::None {
+            most += STRUCK_WAITS;
+        }
+        let took = (last - begun).as_secs_f64();
+        self.promises
+            .bound("liveness", "", took, most.as_secs_f64());
+    }
+
+    fn economy(&mut self) {
+        let calm = if self.lot.mishap == Mishap::None {
+            ""
+        } else {
+            ", mishap"
+        };
+        for (class, &windowsize) in WINDOWSIZES.iter().enumerate() {
+            let node = self.world.node(self.hosts[class]);
+            let network = self.world.network();
+            let (to, by) = (network.addressed(node), network.sent(node));
+            let cost = self.costs[class];
+            let (server, client) = most(self.lot.kind, windowsize, &cost, &to, &by);
+            let kind = self.lot.kind.name();
+            for (end, sent, most) in [
+                ("server", to.datagrams, server),
+                ("clients", by.datagrams, client),
+            ] {
+                let detail = format!(" of the {end}, {kind}{calm}, windowsize {windowsize}");
+                self.promises
+                    .bound("economy", &detail, sent as f64, most as f64);
+            }
+        }
+    }
+
+    fn fairness(&mut self) {
+        let cohort = self.lot.cohort.clone();
+        if cohort.len() < COHORT {
+            return;
+        }
+        let rates = self.clients[cohort]
+            .iter()
+            .map(|client| 1.0 / client.took.as_secs_f64().max(f64::MIN_POSITIVE));
+        let (sum, squares) = rates.fold((0.0, 0.0), |(sum, squares), rate| {
+            (sum + rate, squares + rate * rate)
+        });
+        let index: f64 = sum * sum / (COHORT as f64 * squares);
+        self.promises
+            .bound("fairness", "", 1.0 - index, 1.0 - FAIRNESS_MIN);
+    }
+
+    fn nothing_is_left(&mut self) {
+        let hosts = std::iter::once(&self.server).chain(&self.hosts);
+        for (number, &host) in hosts.enumerate() {
+            let holdings = self.world.holdings(host);
+            if holdings != Holdings::default() {
+                let what = format!("host {number}: {holdings:?}");
+                self.promises.broken("nothing is left", what);
+            }
+        }
+        let (work, frames) = (self.world.finish_store_work(), self.world.frames_pending());
+        if (work, frames) != (0, 0) {
+            let what = format!("{work} jobs of the stores, {frames} frames in the making");
+            self.promises.broken("nothing is left", what);
+        }
+        let active = self.world.metrics(self.server).active();
+        if active != 0 {
+            let what = format!("{active} transfers by the counters");
+            self.promises.broken("nothing is left", what);
+        }
+    }
+}
+
+/// Most datagrams that may go to clients of a window size, and come from them.
+///
+/// What is due goes once. A *blow*, a datagram that the weather took, doubled or held back, makes the
+/// sender go back by a window at most, and one blow in four does so twice, for a report and for its timer;
+/// and it makes a client say one thing again for each time that it loses patience.
+/// Whoever was struck by something else has an allowance of its own.
+fn most(kind: Kind, windowsize: u16, cost: &Cost, to: &Traffic, by: &Traffic) -> (u64, u64) {
+    let window = u64::from(windowsize);
+    let blows = to.lost + to.disturbed + by.lost + by.disturbed;
+    let late = if matches!(kind, Kind::Jitter | Kind::Full | Kind::Busy) && window > 1 {
+        (
+            cost.server.div_ceil(LATE_EACH) + 1,
+            cost.client.div_ceil(LATE_EACH) + 1,
+        )
+    } else {
+        (0, 0)
+    };
+    let struck = (
+        cost.struck * (STRUCK_WINDOWS * window + STRUCK_DATAGRAMS),
+        cost.struck * STRUCK_CLIENT_DATAGRAMS,
+    );
+    // A writer sends windows too.
+    let back = window + window / 4;
+    let server = cost.server + late.0 + struck.0 + blows * back;
+    let client = cost.client + late.1 + struck.1 + blows * back.max(REPEATS_PER_BLOW);
+    (server, client)
+}
+
+fn sum(one: Traffic, other: Traffic) -> Traffic {
+    Traffic {
+        datagrams: one.datagrams + other.datagrams,
+        data: one.data + other.data,
+        acks: one.acks + other.acks,
+        octets: one.octets + other.octets,
+        lost: one.lost + other.lost,
+        disturbed: one.disturbed + other.disturbed,
+    }
+}

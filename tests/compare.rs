@@ -1,0 +1,234 @@
+//! Comparisons of servers, from outside: what the tables and the JSON say, what is skipped and what fails,
+//! and that nothing is left running, however it ends.
+
+// Cores, orphans and what the system tells of processes are Linux's.
+#![cfg(target_os = "linux")]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Ours twice, once with smaller windows; one in the background, which its parent does not wait for; one
+/// that fails at once, one that never answers, and one that is not installed. Each writes down who it is.
+const PLAN: &str = r#"
+rounds = 2
+baseline = "ours"
+
+[[server]]
+name = "ours"
+command = ["sh", "-c", "echo $$ >> {plan}/pids; exec {bootstorm} serve {root} --listen {address}:{port} --workers 1"]
+
+[[server]]
+name = "ours, small windows"
+command = ["sh", "-c", "echo $$ >> {plan}/pids; exec {bootstorm} serve {root} --listen {address}:{port} --workers 1"]
+environment = { BOOTSTORM_MAX_WINDOWSIZE = "4" }
+
+[[server]]
+name = "in the background"
+command = ["sh", "-c", "setsid sh -c 'echo $$ >> {plan}/pids; exec {bootstorm} serve {root} --listen {address}:{port} --workers 1' & exit 0"]
+count = ["bootstorm"]
+
+[[server]]
+name = "fails"
+command = ["sh", "-c", "echo $$ >> {plan}/pids; echo no such luck >&2; exit 3"]
+
+[[server]]
+name = "mute"
+command = ["sh", "-c", "echo $$ >> {plan}/pids; sleep 1000 & echo $! >> {plan}/pids; wait"]
+ready-within = 0.3
+
+[[server]]
+name = "not installed"
+command = ["/nowhere/tftpd"]
+
+[[work]]
+name = "small"
+size = ["10KiB", "100KiB"]
+clients = 4
+transfers = 8
+blksize = 1428
+windowsize = 16
+
+[[work]]
+name = "without end"
+size = "1KiB"
+duration = 1000
+limit = 0.2
+"#;
+
+/// Goal: every number that the tables need is there, every trouble is told, and nothing is left. Method:
+/// one plan with all kinds of servers.
+#[test]
+fn servers_are_compared_and_nothing_is_left() {
+    let folder = folder(PLAN);
+    let output = compare(folder.path())
+        .args(["--json", "results.json", "--markdown", "results.md"])
+        .output()
+        .expect("it runs");
+    let [text, told] =
+        [&output.stdout, &output.stderr].map(|octets| String::from_utf8_lossy(octets));
+    assert!(output.status.success(), "{text}\n{told}");
+
+    assert!(
+        told.contains("SKIPPED: not installed: /nowhere/tftpd is not there"),
+        "{told}"
+    );
+    assert!(told.contains("round 1: small: ours: 8 of 8 in "), "{told}");
+    assert_eq!(text.matches("Medians of 1 round,").count(), 1, "{text}");
+    assert_eq!(text.matches("Medians of 2 rounds,").count(), 1, "{text}");
+    let last = &text[text.find("Medians of 2 rounds").expect("a table")..];
+    for told in [
+        "fails: it ended at once (exit status: 3): no such luck (2 times)",
+        "mute: no answer within 0.3 s (2 times)",
+        "SKIPPED: not installed: /nowhere/tftpd is not there",
+        "1428/4 (asked 1428/16)",
+    ] {
+        assert!(last.contains(told), "{told}: {last}");
+    }
+    let markdown = read(folder.path(), "results.md");
+    assert!(markdown.contains("| ours, small windows | "), "{markdown}");
+
+    let results: Value = serde_json::from_str(&read(folder.path(), "results.json")).expect("JSON");
+    assert_eq!(results["rounds"], 2);
+    for contender in 0..3 {
+        let [small, endless] = [0, 1].map(|work| &results["outcomes"][work][contender]);
+        assert_eq!(small.as_array().map(Vec::len), Some(2), "{small}");
+        let run = &small[1]["measured"];
+        assert_eq!((&run["complete"], &run["cut"]), (&8.into(), &false.into()));
+        let octets = run["report"]["octets"].as_u64().expect("a number");
+        assert!((8 * 10_240..=8 * 102_400).contains(&octets), "{octets}");
+        assert!(run["memory_octets_max"].as_u64() > Some(0), "{run}");
+        let run = &endless[0]["measured"];
+        assert_eq!(run["cut"], true, "{run}");
+        assert!(run["complete"].as_u64() > Some(0), "{run}");
+    }
+    assert_nothing_is_left(folder.path());
+}
+
+/// Goal: a ratio is to the server that the plan names, and is 1 for itself. Method: the line of that
+/// server, and a part of the plan alone.
+#[test]
+fn ratios_are_to_the_baseline() {
+    let folder = folder(PLAN);
+    let output = compare(folder.path())
+        .args([
+            "--only", "ours", "--works", "small", "--rounds", "1", "--quiet",
+        ])
+        .output()
+        .expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{text}"
+    );
+    let mut lines = text.lines().filter(|line| line.trim().starts_with("ours"));
+    let cells: Vec<_> = lines
+        .next()
+        .expect("a line")
+        .split_ascii_whitespace()
+        .collect();
+    assert_eq!((cells[0], cells[2]), ("ours", "1.00"), "{text}");
+    assert!(
+        lines.next().expect("a line").contains("small windows"),
+        "{text}"
+    );
+    assert_nothing_is_left(folder.path());
+}
+
+/// Goal: whoever has seen enough leaves nothing behind. Method: SIGINT amid a run that would last long.
+#[test]
+fn an_interrupt_leaves_nothing() {
+    let plan = PLAN.replace("limit = 0.2", "limit = 1000");
+    let folder = folder(&plan);
+    let mut child = compare(folder.path())
+        .args([
+            "--only",
+            "in the background",
+            "--works",
+            "small",
+            "--works",
+            "without end",
+        ])
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("it runs");
+    let told = BufReader::new(child.stderr.take().expect("a pipe"));
+    let mut told = told.lines().map_while(Result::ok);
+    // The next run is the one without end, whether it has begun or not.
+    assert!(told.any(|line| line.starts_with("round 1: small: ")));
+    kill_process(Pid::from_child(&child), Signal::INT).expect("it runs");
+    let told: Vec<_> = told.collect();
+    child.wait().expect("it ends");
+    assert!(
+        told.iter().any(|line| line.starts_with("interrupted")),
+        "{told:?}"
+    );
+    assert_nothing_is_left(folder.path());
+}
+
+/// Goal: what is wrong with a plan is said, with its name. Method: a few mistakes.
+#[test]
+fn mistakes_in_a_plan_are_said() {
+    for (from, to, hint) in [
+        ("rounds = 2", "rounds =", "plan.toml"),
+        ("count =", "cuont =", "unknown field `cuont`"),
+        ("{port}", "{prot}", "{prot} is unknown"),
+    ] {
+        let folder = folder(&PLAN.replace(from, to));
+        let output = compare(folder.path()).output().expect("it runs");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains(hint), "{told}");
+    }
+}
+
+/// A folder of the test's own that holds the plan.
+fn folder(plan: &str) -> TempDir {
+    let folder = tempfile::tempdir().expect("a directory");
+    assert_eq!(
+        folder.path().canonicalize().ok().as_deref(),
+        Some(folder.path())
+    );
+    fs::write(folder.path().join("plan.toml"), plan).expect("a plan");
+    folder
+}
+
+fn compare(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bootstorm"));
+    let plan = folder.join("plan.toml");
+    command.args(["load", "compare"]).arg(plan);
+    command.current_dir(folder).env("TMPDIR", folder);
+    command
+}
+
+/// No process that a server wrote down runs, nor any other that works in the folder, and no file that a
+/// comparison made is there.
+fn assert_nothing_is_left(folder: &Path) {
+    let pids = read(folder, "pids");
+    assert!(pids.lines().count() > 0, "no server was started");
+    let processes = fs::read_dir("/proc").expect("Linux").flatten();
+    for process in processes {
+        // The numbers alone do not tell: somebody else's process may have one of them by now.
+        let Ok(works_in) = fs::read_link(process.path().join("cwd")) else {
+            continue;
+        };
+        let pid = process.file_name().display().to_string();
+        let was_told = pids.lines().any(|told| told == pid);
+        assert!(works_in != folder, "{pid} is left (told: {was_told})");
+    }
+    let files = fs::read_dir(folder).expect("a directory").flatten();
+    for file in files {
+        let name = file.file_name().display().to_string();
+        assert!(!name.starts_with("bootstorm-compare"), "{name} is left");
+    }
+}
+
+fn read(folder: &Path, name: &str) -> String {
+    fs::read_to_string(folder.join(name)).expect("a file")
+}

@@ -1,0 +1,36 @@
+//! What a machine does to a server: limits, refusals, full disks, broken cables, signals. The program
+//! serves on, or ends with an error that says what to do, on either engine.
+//!
+//! Much of it needs root; where that or a tool is missing, the test says so aloud. Nothing outside the
+//! test is touched: disks and networks are those of namespaces that end with it.
+
+#![cfg(target_os = "linux")]
+
+mod common;
+#[path = "faults/crash.rs"]
+mod crash;
+#[path = "faults/disk.rs"]
+mod disk;
+#[path = "faults/limits.rs"]
+mod limits;
+#[path = "faults/network.rs"]
+mod network;
+#[path = "faults/pause.rs"]
+mod pause;
+
+use std::process::{Command, Stdio};
+
+/// Whether a command of preparation works here; said aloud if not.
+fn works(words: &[&str]) -> bool {
+    let output = Command::new(words[0])
+        .args(&words[1..])
+        .stdin(Stdio::null())
+        .output();
+    let why = match output {
+        Ok(output) if output.status.success() => return true,
+        Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        Err(error) => error.to_string(),
+    };
+    common::skip(&format!("`{}` does not work here: {why}", words.join(" ")));
+    false
+}

@@ -1,0 +1,237 @@
+//! A network of two machines that is slow, or is unplugged.
+
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::common::binary::{Binary, Engine, on_both_engines};
+use crate::common::peer::{self, Peer, RRQ, WRQ, data, number, request, until};
+use crate::works;
+
+on_both_engines! {
+    an_interface_that_goes_down_and_up
+    a_line_slower_than_its_server
+}
+
+/// Two namespaces with a wire between them, gone when this is.
+struct Wire {
+    server: String,
+    client: String,
+}
+
+/// The server's address, and the client's. The server listens at all, for one would be gone with the interface.
+const SERVER: &str = "10.99.0.1";
+const CLIENT: &str = "10.99.0.2";
+
+impl Wire {
+    /// `None`, said aloud, where none can be had.
+    fn lay() -> Option<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = |end| format!("bootstorm-{}-{number}-{end}", std::process::id());
+        let wire = Self {
+            server: name("s"),
+            client: name("c"),
+        };
+        let (server, client) = (wire.server.as_str(), wire.client.as_str());
+        let laid = works(&["ip", "netns", "add", server])
+            && works(&["ip", "netns", "add", client])
+            && works(&[
+                "ip", "-n", server, "link", "add", "wire", "type", "veth", "peer", "name", "wire",
+                "netns", client,
+            ]);
+        for (end, address) in [(server, SERVER), (client, CLIENT)] {
+            let network = format!("{address}/24");
+            let up = laid
+                && works(&["ip", "-n", end, "address", "add", &network, "dev", "wire"])
+                && works(&["ip", "-n", end, "link", "set", "lo", "up"])
+                && works(&["ip", "-n", end, "link", "set", "wire", "up"]);
+            if !up {
+                return None;
+            }
+        }
+        Some(wire)
+    }
+
+    /// Has the server's interface go `down` or `up`.
+    fn set(&self, state: &str) {
+        assert!(works(&[
+            "ip",
+            "-n",
+            &self.server,
+            "link",
+            "set",
+            "wire",
+            state
+        ]));
+    }
+
+    fn serve(&self, engine: Engine, root: &Path, arguments: &[&str]) -> Binary {
+        let listening = [&["--listen", "0.0.0.0:6969"][..], arguments].concat();
+        at(&self.server, || Binary::start(engine, root, &listening))
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        for end in [&self.server, &self.client] {
+            // It may never have been there.
+            let _ = Command::new("ip").args(["netns", "delete", end]).output();
+        }
+    }
+}
+
+/// Does something on a thread that lives in a network namespace: sockets stay in the one they were made in.
+fn at<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
+    let place = File::open(format!("/run/netns/{namespace}")).expect("it is there");
+    let within = || {
+        move_into_link_name_space(place.as_fd(), Some(LinkNameSpaceType::Network)).expect("root");
+        work()
+    };
+    thread::scope(|scope| scope.spawn(within).join())
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Blocks of each file.
+const BLOCKS: u16 = 20;
+/// For how long nothing gets through: long enough that the server repeats what it sent.
+const DOWN: Duration = Duration::from_millis(1_500);
+
+/// Goal: an interface that goes down, and comes up again before `--idle-timeout`, costs nobody a transfer;
+/// meanwhile the system refuses to send, which is counted. Method: a read and a write are half done then.
+fn an_interface_that_goes_down_and_up(engine: Engine) {
+    let Some(wire) = Wire::lay() else { return };
+    let root = tempfile::tempdir().expect("a directory");
+    let contents = peer::octets(1, 512 * usize::from(BLOCKS) - 1);
+    fs::write(root.path().join("file"), &contents).expect("a file");
+    let server = wire.serve(engine, root.path(), &["--write", "create"]);
+    let to = format!("{SERVER}:6969").parse().expect("an address");
+    let (mut reader, mut writer) = at(&wire.client, || (Peer::new(to), Peer::new(to)));
+
+    let mut arrived = Vec::new();
+    reader.send(&request(RRQ, b"file", &[]));
+    writer.send(&request(WRQ, b"copy", &[]));
+    writer.next_ack(0);
+    for block in 1..=BLOCKS {
+        arrived.extend(reader.next_data(block));
+        let start = 512 * (usize::from(block) - 1);
+        let part = &contents[start..contents.len().min(start + 512)];
+        if block == BLOCKS / 2 {
+            wire.set("down");
+        }
+        reader.ack(block);
+        writer.send(&data(block, part));
+        if block == BLOCKS / 2 {
+            let heard = reader.receive_within(DOWN);
+            assert!(heard.is_none_or(|packet| number(&packet) <= block));
+            let refused = || {
+                at(&wire.server, || {
+                    server.metrics().sum("tftp_send_errors_total{")
+                })
+            };
+            until("the system refuses what the server repeats", || {
+                refused() > 0
+            });
+            wire.set("up");
+            // As clients do that have waited long enough, until they are heard.
+            while repeated(&mut reader, block).is_none() {
+                reader.ack(block);
+            }
+            loop {
+                writer.send(&data(block, part));
+                match writer.receive_within(DOWN / 10) {
+                    Some(answer) if number(&answer) == block => break,
+                    _ => {}
+                }
+            }
+            continue;
+        }
+        writer.next_ack(block);
+    }
+    assert!(arrived == contents);
+    assert!(fs::read(root.path().join("copy")).expect("there") == contents);
+}
+
+/// Looks whether the block after `block` has come, and leaves it to be received again by the caller.
+fn repeated(reader: &mut Peer, block: u16) -> Option<()> {
+    let mut buffer = [0; 600];
+    reader
+        .socket
+        .set_read_timeout(Some(DOWN / 10))
+        .expect("a timeout");
+    let (len, _) = reader.socket.peek_from(&mut buffer).ok()?;
+    if number(&buffer[..len]) == block + 1 {
+        return Some(());
+    }
+    reader.receive();
+    None
+}
+
+/// Clients at once; with windows this large they ask for more than a socket's send buffer holds.
+const CLIENTS: &str = "150";
+
+/// Goal: EAGAIN is no error: where the line takes less than is to be sent, transfers wait for room, and
+/// every one completes. Method: a line of 200 Mbit/s with a queue longer than the socket's.
+fn a_line_slower_than_its_server(engine: Engine) {
+    let Some(wire) = Wire::lay() else { return };
+    let slow = [
+        "tc",
+        "-n",
+        &wire.server,
+        "qdisc",
+        "add",
+        "dev",
+        "wire",
+        "root",
+        "tbf",
+        "rate",
+        "200mbit",
+        "burst",
+        "64k",
+        "limit",
+        "64m",
+    ];
+    if !works(&slow) {
+        return;
+    }
+    let root = tempfile::tempdir().expect("a directory");
+    let contents = peer::octets(1, 300_000);
+    fs::write(root.path().join("file"), &contents).expect("a file");
+    let server = wire.serve(engine, root.path(), &[]);
+    let load = at(&wire.client, || {
+        let mut load = Command::new(env!("CARGO_BIN_EXE_bootstorm"));
+        load.args([
+            "load",
+            &format!("tftp://{SERVER}:6969/file"),
+            "--clients",
+            CLIENTS,
+        ]);
+        load.args([
+            "--windowsize",
+            "64",
+            "--patience",
+            "60",
+            "--json",
+            "-",
+            "--quiet",
+        ]);
+        load.arg("--verify").arg(root.path().join("file"));
+        load.output().expect("it runs")
+    });
+    let said = String::from_utf8_lossy(&load.stderr);
+    assert!(load.status.success(), "{said}");
+    let metrics = at(&wire.server, || server.metrics());
+    let complete = metrics.value("tftp_transfers_ended_total{outcome=\"complete\"}");
+    assert_eq!(complete.to_string(), CLIENTS);
+    assert_ne!(
+        metrics.value("tftp_send_full_total"),
+        0,
+        "there was always room"
+    );
+}

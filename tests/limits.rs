@@ -1,0 +1,322 @@
+//! Limits with a name, met: the real shard in simulated time, where a second is a second to the datagram.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use bootstorm::config::{
+    DRAIN_LINGER, LINGER_READ, LINGERING_MAX, STRANGER_ERRORS_PER_SECOND, Settings,
+    UNVALIDATED_PER_PREFIX_MAX,
+};
+use bootstorm::engine::Bind;
+use bootstorm::engine::sim::{Network, NodeId, SimEngine, Weather};
+use bootstorm::metrics::Suppressed;
+use bootstorm::proto::timing::Patience;
+use bootstorm::shard::{Census, Shard};
+use bootstorm::simulate::{CLIENT, SERVER};
+use bootstorm::store::memory::{Contents, Memory};
+use bootstorm::store::{Store, StoreOptions, Writes};
+use bootstorm::time::{Duration, Instant};
+use bootstorm::wire::{self, Mode, Opcode, WireBlock};
+
+/// Datagrams that a shard takes in one round, and the simulated network holds for it.
+const BATCH: usize = 400;
+/// Octets of the file, which takes two blocks, and of another, which takes one.
+const LONG: u64 = 700;
+const SHORT: u64 = 100;
+
+/// A server, and clients that are only addresses.
+struct Lab {
+    network: Network,
+    server: NodeId,
+    store: Arc<Store>,
+    shard: Shard<SimEngine>,
+    /// Where its answers come from.
+    answers: SocketAddr,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let network = Network::new(1, Weather::FAIR);
+        let files = Memory::new(Writes::Create);
+        for (name, len) in [(&b"long"[..], LONG), (b"short", SHORT)] {
+            files.insert(name, Contents::Pattern { seed: 1, len });
+        }
+        let options = StoreOptions {
+            frame_cache_octets: 1 << 20,
+            threads: 0,
+        };
+        let store = Store::new(files, options).expect("no thread is started");
+        let server = network.add_node("S", SERVER.ip(), 1500);
+        let engine = network.engine(server);
+        let settings = Arc::new(Settings::default());
+        let mut shard = Shard::new(engine, store.clone(), settings, Census::default());
+        let bind = Bind::to(SERVER);
+        shard.listen(bind).expect("the address is free");
+        let mut lab = Self {
+            network,
+            server,
+            store,
+            shard,
+            answers: SERVER,
+        };
+        // Somebody asks once, so that it is known where answers come from.
+        let node = lab.network.add_node("C", CLIENT, 1500);
+        let (_, client) = lab.network.bind(node, 0);
+        lab.ask(client, Opcode::Rrq, b"short");
+        lab.settle();
+        let (_, path, _) = lab.network.receive(node).expect("an answer");
+        lab.answers = path.peer;
+        lab.ack(client, 1);
+        lab.settle();
+        lab.pass(LINGER_READ * 2);
+        assert!(lab.shard.is_empty());
+        lab
+    }
+
+    fn ask(&self, client: SocketAddr, opcode: Opcode, name: &[u8]) {
+        let mut buffer = [0; 64];
+        let request = wire::write_request(&mut buffer, opcode, name, Mode::Octet);
+        let len = request.expect("a short name fits").len();
+        self.network.inject(client, SERVER, &buffer[..len]);
+    }
+
+    fn ack(&self, client: SocketAddr, block: u16) {
+        let ack = wire::write_ack(WireBlock(block));
+        self.network.inject(client, self.answers, &ack);
+    }
+
+    fn error(&self, client: SocketAddr, code: u16) {
+        let [high, low] = code.to_be_bytes();
+        self.network
+            .inject(client, self.answers, &[0, 5, high, low, 0]);
+    }
+
+    /// Lets arrive what is under way, and all be done that follows at once.
+    fn settle(&mut self) {
+        loop {
+            self.turn();
+            let worked = self.store.run_next();
+            let flying = self.network.flying() > 0;
+            if flying {
+                self.arrive();
+            }
+            if !worked && !flying && self.shard.next_wake() != Some(Instant::ZERO) {
+                return;
+            }
+        }
+    }
+
+    /// Lets time pass, with all that happens meanwhile.
+    fn pass(&mut self, time: Duration) {
+        let until = self.network.now() + time;
+        while self.network.now() < until {
+            let wake = self.shard.next_wake().map_or(until, |wake| wake.min(until));
+            let event = self
+                .network
+                .next_event()
+                .map_or(wake, |event| event.min(wake));
+            self.network.advance(event.max(self.network.now()));
+            self.turn();
+            self.store.run_next();
+        }
+    }
+
+    fn turn(&mut self) {
+        self.shard.turn().expect("a simulated engine never fails");
+    }
+
+    /// Has the next datagrams arrive.
+    fn arrive(&self) {
+        let at = self.network.next_event().expect("something is under way");
+        self.network.advance(at);
+    }
+
+    fn suppressed(&self, why: Suppressed) -> u64 {
+        let metrics = self.shard.metrics();
+        metrics.suppressed.get(&why).copied().unwrap_or(0)
+    }
+}
+
+/// A client by number.
+fn client(number: usize) -> SocketAddr {
+    let ip = Ipv4Addr::from_bits(0x0a00_0000 + number as u32);
+    SocketAddr::from((ip, 2_000))
+}
+
+/// Goal: ERROR 5 is a courtesy, and no tool to make the server send: so many a second.
+#[test]
+fn strangers_are_told_so_often() {
+    let mut lab = Lab::new();
+    let allowed = u64::from(STRANGER_ERRORS_PER_SECOND);
+    for second in 1..=3 {
+        for number in 0..2 * STRANGER_ERRORS_PER_SECOND as usize {
+            lab.ack(client(number), 7);
+        }
+        lab.settle();
+        let told = lab.shard.metrics().errors_sent.get("5").copied();
+        assert_eq!(told, Some(second * allowed));
+        assert_eq!(lab.suppressed(Suppressed::Stranger), second * allowed);
+        lab.pass(Duration::from_secs(1));
+    }
+}
+
+/// Goal: finished transfers are remembered, but only so many: the oldest is forgotten for the newest.
+#[test]
+fn finished_transfers_are_remembered_up_to_a_bound() {
+    let mut lab = Lab::new();
+    let count = LINGERING_MAX + BATCH;
+    for first in (0..count).step_by(BATCH) {
+        let batch = first..count.min(first + BATCH);
+        batch
+            .clone()
+            .for_each(|number| lab.ask(client(number), Opcode::Rrq, b"short"));
+        lab.settle();
+        batch.for_each(|number| lab.ack(client(number), 1));
+        lab.settle();
+    }
+    let complete = lab.shard.metrics().ended.get("complete").copied();
+    assert_eq!(complete, Some(count as u64 + 1));
+    assert_eq!(lab.shard.len(), LINGERING_MAX);
+    // A late copy of its last ACK: the first is a stranger by now, the last is not.
+    lab.ack(client(0), 1);
+    lab.ack(client(count - 1), 1);
+    lab.settle();
+    assert_eq!(lab.shard.metrics().errors_sent.get("5"), Some(&1));
+    lab.pass(LINGER_READ * 2);
+    assert!(lab.shard.is_empty());
+}
+
+/// Goal: a server that drains stays a while for the client that did not hear its last ACK, and for no
+/// other that has finished.
+#[test]
+fn a_draining_server_stays_for_repeats_of_the_last_block() {
+    let mut lab = Lab::new();
+    lab.ask(client(1), Opcode::Rrq, b"short");
+    lab.settle();
+    lab.ack(client(1), 1);
+    lab.settle();
+    lab.shard.drain();
+    assert!(lab.shard.is_idle(), "who has read a file has all of it");
+
+    let mut lab = Lab::new();
+    let last = [0, 3, 0, 1, b'x'];
+    lab.ask(client(1), Opcode::Wrq, b"new");
+    lab.settle();
+    lab.network.inject(client(1), lab.answers, &last);
+    lab.settle();
+    lab.shard.drain();
+    let acks = |lab: &Lab| lab.network.sent(lab.server).acks;
+    assert_eq!(acks(&lab), 2);
+    lab.pass(DRAIN_LINGER - Duration::from_millis(10));
+    assert!(!lab.shard.is_idle());
+    lab.network.inject(client(1), lab.answers, &last);
+    lab.settle();
+    assert_eq!(acks(&lab), 3, "acknowledged again");
+    lab.pass(Duration::from_millis(20));
+    assert!(lab.shard.is_idle());
+}
+
+/// Goal: who sends errors does not decide how many series the counters have.
+#[test]
+fn error_codes_beyond_the_standards_share_a_label() {
+    let mut lab = Lab::new();
+    let codes = (0..20).chain([255, 256, 32_768, u16::MAX]);
+    for (number, code) in codes.enumerate() {
+        lab.ask(client(number), Opcode::Rrq, b"long");
+        lab.settle();
+        lab.error(client(number), code);
+        lab.settle();
+    }
+    let metrics = lab.shard.metrics();
+    let labels: Vec<&str> = metrics.errors_received.keys().copied().collect();
+    assert_eq!(
+        labels,
+        ["0", "1", "2", "3", "4", "5", "6", "7", "8", "other"]
+    );
+    assert_eq!(metrics.errors_received["other"], 11 + 4);
+    assert_eq!(metrics.ended["peer_error"], 24);
+}
+
+/// Datagrams that one round sends at the most.
+const ROUND_MAX: u64 = 512;
+
+/// Goal: a crowd that waits for the same blocks does not keep the shard from looking what has arrived.
+/// Method: they all become ready at once; in one round, some are served, and the rest in the next.
+#[test]
+fn a_crowd_is_served_in_rounds() {
+    let mut lab = Lab::new();
+    let crowd = 2 * ROUND_MAX as usize - 100;
+    (0..crowd).for_each(|number| lab.ask(client(number), Opcode::Rrq, b"long"));
+    // All are open and wait for the frames, which nobody has made yet.
+    lab.arrive();
+    lab.turn();
+    lab.turn();
+    assert_eq!(lab.shard.len(), crowd);
+    let sent = |lab: &Lab| lab.network.sent(lab.server).data;
+    let before = sent(&lab);
+    while lab.store.run_next() {}
+    lab.turn();
+    assert_eq!(sent(&lab) - before, ROUND_MAX);
+    assert_eq!(
+        lab.shard.next_wake(),
+        Some(Instant::ZERO),
+        "there is more to do at once"
+    );
+    lab.turn();
+    assert_eq!(sent(&lab) - before, crowd as u64);
+}
+
+/// Datagrams in a round that make it a busy one, and rounds in a row that may keep timers waiting.
+const BUSY: usize = 40;
+const BUSY_ROUNDS_MAX: usize = 32;
+
+/// Goal: while much arrives, timers wait for what may be among it, but not for ever.
+#[test]
+fn timers_wait_for_a_crowd_but_not_for_long() {
+    for busy in [false, true] {
+        let mut lab = Lab::new();
+        lab.ask(client(1), Opcode::Rrq, b"long");
+        lab.settle();
+        let repeated = |lab: &Lab| lab.shard.metrics().retransmissions;
+        assert_eq!(repeated(&lab), 0);
+        let mut rounds = 0;
+        let due = lab.network.now() + Patience::DEFAULT.lockstep_floor * 2;
+        lab.network.advance(due);
+        while repeated(&lab) == 0 {
+            if busy {
+                // To the listening port, where it is passed over.
+                for number in 0..BUSY {
+                    lab.network.inject(client(number), SERVER, &[0, 9]);
+                }
+                lab.arrive();
+            }
+            lab.turn();
+            rounds += 1;
+            assert!(rounds <= BUSY_ROUNDS_MAX, "the timer was not looked at");
+        }
+        assert_eq!(rounds > 1, busy, "{rounds} rounds");
+    }
+}
+
+/// Goal: one address, forged or not, cannot have all the places of those who have yet to prove themselves.
+#[test]
+fn one_address_has_its_share_of_the_unproven() {
+    let mut lab = Lab::new();
+    let most = UNVALIDATED_PER_PREFIX_MAX as usize;
+    let greedy = |number: usize| SocketAddr::from(([10, 9, 9, 9], 2_000 + number as u16));
+    for first in (0..most + BATCH).step_by(BATCH) {
+        for number in first..(most + BATCH).min(first + BATCH) {
+            lab.ask(greedy(number), Opcode::Rrq, b"long");
+        }
+        lab.settle();
+    }
+    assert_eq!(lab.shard.metrics().unvalidated, most as u64);
+    let evicted = lab.shard.metrics().ended.get("evicted").copied();
+    assert_eq!(evicted, Some(BATCH as u64));
+    // Another's request goes beside them.
+    lab.ask(client(1), Opcode::Rrq, b"long");
+    lab.settle();
+    assert_eq!(lab.shard.metrics().unvalidated, most as u64 + 1);
+    lab.pass(Patience::DEFAULT.idle + Duration::from_secs(1));
+    assert!(lab.shard.is_empty());
+}

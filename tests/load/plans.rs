@@ -1,0 +1,390 @@
+//! What a load can be made of: weather, kinds of clients, a pattern, a ramp, a scenario.
+
+use std::process::Output;
+
+use bootstorm::load::Weather;
+use bootstorm::load::plan::Bounds;
+use bootstorm::load::profile::Flash;
+use bootstorm::load::ramp::{self, Broken, Ramp};
+use bootstorm::store::memory::pattern_fill;
+
+use super::*;
+
+/// Transfers that the server of the ramp takes at a time: between those of the first step and the second.
+const TRANSFERS_MAX: usize = 6;
+
+/// Goal: each kind of weather does what it says, on reads and writes, and spoils nothing. Method: one run
+/// for each, whose contents are compared.
+#[test]
+fn weather_disturbs_and_spoils_nothing() {
+    let _turn = turn();
+    let root = tempfile::tempdir().expect("a directory");
+    let contents = peer::octets(11, 60_000);
+    fs::write(root.path().join("image"), &contents).expect("a file");
+    let mut options = peer::options(root.path());
+    options.directory.writes = Writes::Create;
+    let server = peer::start(&options);
+    let address = server.addresses()[0];
+    let fair = Weather::FAIR;
+    let delay = (Duration::from_millis(1), Duration::from_millis(3));
+    let kinds = [
+        Weather {
+            duplicate: 0.1,
+            ..fair
+        },
+        Weather {
+            reorder: 0.1,
+            ..fair
+        },
+        Weather { delay, ..fair },
+    ];
+    for (number, weather) in kinds.into_iter().enumerate() {
+        let mut load = reads(address, 10, octets(&contents));
+        load.groups[0].weather = weather;
+        let report = run(&load);
+        assert!(report.is_good(), "{report}");
+        assert_eq!(happened(&report), [number], "{report}");
+
+        load.groups[0].work = Work::Write(Contents::Octets(contents.clone().into()));
+        load.groups[0].files[0].name = format!("{number}-{{number}}").into_bytes();
+        let report = run(&load);
+        assert!(report.is_good(), "{report}");
+        assert_eq!(happened(&report), [number], "{report}");
+        for transfer in 0..10 {
+            let written = fs::read(root.path().join(format!("{number}-{transfer}")));
+            assert!(written.expect("a file") == contents, "{transfer}");
+        }
+    }
+}
+
+/// What was done to packets: duplicated, reordered, delayed or lost, by number.
+fn happened(report: &Report) -> Vec<usize> {
+    let done = report.tally.disturbed;
+    let counts = [done.duplicated, done.reordered, done.delayed, done.lost];
+    (0..4).filter(|&kind| counts[kind] > 0).collect()
+}
+
+/// Goal: a group's weather is its own, and so are its numbers. Method: one group loses everything, another
+/// nothing.
+#[test]
+fn each_group_has_its_own_weather() {
+    let _turn = turn();
+    let root = tempfile::tempdir().expect("a directory");
+    let contents = peer::octets(12, 60_000);
+    fs::write(root.path().join("image"), &contents).expect("a file");
+    let (_server, address) = peer::serve(root.path());
+    let mut load = reads(address, 5, octets(&contents));
+    let mut lost = load.groups[0].clone();
+    lost.weather.loss = 1.0;
+    lost.profiles[0].0.patience.idle = Duration::from_millis(300);
+    load.groups.push(lost);
+    let report = run(&load);
+    let counts = report
+        .groups
+        .iter()
+        .map(|tally| (tally.complete, tally.failed()));
+    assert_eq!(counts.collect::<Vec<_>>(), [(5, 0), (0, 5)], "{report}");
+    assert_eq!((report.tally.complete, report.tally.failed()), (5, 5));
+}
+
+/// Goal: nobody waits for a server that is not there. Method: clients of a port that nobody has, which ask
+/// once each; and of a server that goes away after its first block.
+#[test]
+fn who_is_refused_does_not_wait() {
+    let _turn = turn();
+    for any in ["127.0.0.1:0", "[::1]:0"] {
+        let Ok(nobody) = UdpSocket::bind(any) else {
+            common::skip("this machine has no IPv6");
+            continue;
+        };
+        let address = nobody.local_addr().expect("bound");
+        drop(nobody);
+        let report = run(&reads(address, 50, Expected::Anything));
+        let failures: Vec<_> = report.tally.failures.iter().collect();
+        assert_eq!(failures, [(&Failure::Refused, &50)], "{report}");
+        assert_eq!(report.tally.sent.total(), 50, "{report}");
+    }
+
+    let server = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let address = server.local_addr().expect("bound");
+    let load = reads(address, 1, Expected::Anything);
+    let client = thread::spawn(move || run(&load));
+    let (_, from) = server.recv_from(&mut [0; 512]).expect("a request");
+    let transfer = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let block = [&[0, 3, 0, 1][..], &[7; 512]].concat();
+    transfer.send_to(&block, from).expect("sends");
+    drop(transfer);
+    let report = client.join().expect("a run");
+    assert_eq!(
+        report.tally.failures.get(&Failure::Refused),
+        Some(&1),
+        "{report}"
+    );
+}
+
+/// Goal: clients that have ports of their own ask from them, and clients that write to flash stand still.
+/// Method: a server that never answers is asked by GRUB; one that does, by a client with a slow flash.
+#[test]
+fn quirks_of_clients() {
+    let _turn = turn();
+    let silent = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let address = silent.local_addr().expect("bound");
+    let grub = profile::find("grub").expect("a profile");
+    let (first, last) = grub.ports.expect("ports of its own");
+    let live = Arc::new(Live::default());
+    let load = with(reads(address, 2, Expected::Anything), grub);
+    let waiting = {
+        let live = live.clone();
+        thread::spawn(move || load::run(&load, &live).expect("a run"))
+    };
+    let mut buffer = [0; 512];
+    let asked = [0; 2].map(|_| silent.recv_from(&mut buffer).expect("a request").1);
+    live.stop();
+    waiting.join().expect("a run");
+    assert_ne!(asked[0].ip(), asked[1].ip());
+    for address in asked {
+        assert!((first..=last).contains(&address.port()), "{address}");
+    }
+
+    let root = tempfile::tempdir().expect("a directory");
+    let contents = peer::octets(13, 20_000);
+    fs::write(root.path().join("image"), &contents).expect("a file");
+    let (_server, address) = peer::serve(root.path());
+    let mut load = reads(address, 1, octets(&contents));
+    let pause = Duration::from_millis(50);
+    load.groups[0].profiles[0].0.flash = Some(Flash { blocks: 8, pause });
+    let report = run(&load);
+    assert!(report.is_good(), "{report}");
+    // 15 blocks: one pause.
+    assert!(report.tally.transfer.quantile(1.0) >= pause, "{report}");
+}
+
+/// Goal: several kinds of clients come together. Method: the terms of both are agreed to.
+#[test]
+fn clients_of_several_kinds() {
+    let _turn = turn();
+    let root = tempfile::tempdir().expect("a directory");
+    let contents = peer::octets(14, 30_000);
+    fs::write(root.path().join("image"), &contents).expect("a file");
+    let (_server, address) = peer::serve(root.path());
+    let mut load = reads(address, 100, octets(&contents));
+    let profile = |name| *profile::find(name).expect("a profile");
+    load.groups[0].profiles = vec![(profile("ipxe"), 3), (profile("edk2"), 1)];
+    let report = run(&load);
+    assert!(report.is_good(), "{report}");
+    let terms: Vec<_> = report.tally.terms.keys().copied().collect();
+    assert_eq!(terms, [(1432, 1), (1468, 4)]);
+    assert_eq!(report.tally.probes, report.tally.terms[&(1468, 4)]);
+}
+
+/// Goal: the pattern is verified at any length, read and written, and each file of a directory against its
+/// own. Method: the command, as operators use it; then one octet is changed.
+#[test]
+fn contents_are_verified_without_a_copy_or_against_a_directory() {
+    let _turn = turn();
+    let root = tempfile::tempdir().expect("a directory");
+    let image = root.path().join("image");
+    let written = Command::new(env!("CARGO_BIN_EXE_bootstorm"))
+        .args(["load", "pattern", "--size", "300001"])
+        .arg(&image)
+        .status();
+    assert!(written.expect("it runs").success());
+    fs::write(root.path().join("other"), peer::octets(15, 5_000)).expect("a file");
+    let mut options = peer::options(root.path());
+    options.directory.writes = Writes::Create;
+    let server = peer::start(&options);
+    let host = format!("tftp://{}", server.addresses()[0]);
+    let url = format!("{host}/image");
+    let directory = root.path().to_str().expect("text").to_owned();
+
+    let good = load_command(&[&url, "--verify", "pattern", "-n", "5"]);
+    assert!(good.status.success(), "{good:?}");
+    let both = [&url, "other", "--verify", &directory, "--transfers", "20"];
+    assert!(load_command(&both).status.success());
+    let upload = format!("{host}/up");
+    let write = [&upload, "--write", "pattern", "--size", "100000"];
+    assert!(load_command(&write).status.success());
+    let mut expected = vec![0; 100_000];
+    pattern_fill(bootstorm::shard::PATTERN_SEED, 0, &mut expected);
+    assert!(fs::read(root.path().join("up")).expect("a file") == expected);
+
+    let copy = tempfile::tempdir().expect("a directory");
+    fs::copy(&image, copy.path().join("image")).expect("a file");
+    let mut contents = fs::read(&image).expect("a file");
+    contents[299_000] ^= 1;
+    fs::write(&image, &contents).expect("a file");
+    for verify in ["pattern", copy.path().to_str().expect("text")] {
+        let bad = load_command(&[&url, "--verify", verify]);
+        assert_eq!(bad.status.code(), Some(1), "{bad:?}");
+        let text = String::from_utf8_lossy(&bad.stdout).into_owned();
+        assert!(
+            text.contains("FAILED                    1 corrupt"),
+            "{text}"
+        );
+    }
+}
+
+/// Goal: a ramp ends once the server no longer keeps up, and names the load before. Method: a server that
+/// takes six transfers at a time is asked by four clients, then by eight, which keep their transfers for
+/// longer than the others wait.
+#[test]
+fn a_ramp_ends_and_names_the_load_that_held() {
+    let _turn = turn();
+    let root = tempfile::tempdir().expect("a directory");
+    let contents = peer::octets(16, 14_000);
+    fs::write(root.path().join("image"), &contents).expect("a file");
+    let mut options = peer::options(root.path());
+    options.settings.transfers_max = TRANSFERS_MAX;
+    let server = peer::start(&options);
+    let mut load = reads(server.addresses()[0], 4, octets(&contents));
+    let profile = &mut load.groups[0].profiles[0].0;
+    profile.wanted.windowsize = None;
+    // Ten blocks make 2 s.
+    profile.slow = Duration::from_millis(200);
+    profile.patience.idle = Duration::from_millis(1_500);
+    let ramp = Ramp {
+        factor: 2.0,
+        step: Duration::from_millis(500),
+        bound_p99: Duration::from_secs(60),
+        ..Ramp::DEFAULT
+    };
+    let climb = ramp::run(&load, ramp, &Arc::new(Live::default())).expect("a ramp");
+    let levels: Vec<_> = climb
+        .steps
+        .iter()
+        .map(|step| ramp::level(step.pace))
+        .collect();
+    assert_eq!(levels, [Some(4.0), Some(8.0)], "{climb}");
+    let held = climb.held().and_then(|step| ramp::level(step.pace));
+    assert_eq!(held, Some(4.0), "{climb}");
+    assert!(
+        matches!(climb.broken(), Some(Broken::Failures(_))),
+        "{climb}"
+    );
+    let text = climb.to_string();
+    assert!(
+        text.contains("4 clients kept busy is the highest load that held"),
+        "{text}"
+    );
+}
+
+/// Goal: the ramp of the command tells each step, as text and as JSON, and that it came to its top. Method:
+/// two small steps up to a top that any server bears.
+#[test]
+fn a_ramp_that_comes_to_its_top() {
+    let _turn = turn();
+    let root = tempfile::tempdir().expect("a directory");
+    fs::write(root.path().join("image"), peer::octets(17, 1_000)).expect("a file");
+    let (_server, address) = peer::serve(root.path());
+    let url = format!("tftp://{address}/image");
+    let json = root.path().join("report.json");
+    let output = load_command(&[
+        &url,
+        "--ramp=2",
+        "--ramp-to=20",
+        "--rate=10",
+        "--duration=0.3",
+        "--bound-p99=60000",
+        "--json",
+        json.to_str().expect("text"),
+    ]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}");
+    assert!(
+        text.contains("20 new clients a second is the highest load that held"),
+        "{text}"
+    );
+    assert!(text.contains("--ramp-to"), "{text}");
+    let json = fs::read(json).expect("a file");
+    let json: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+    assert_eq!(json["held"].as_f64(), Some(20.0), "{json}");
+    let steps = json["steps"].as_array().expect("steps");
+    assert_eq!(steps.len(), 2);
+    assert_eq!(steps[0]["load"].as_f64(), Some(10.0));
+    assert!(steps[1]["report"]["latencies_seconds"]["first_block"]["p99"].is_number());
+}
+
+/// Goal: the scenario that comes with the program works as its own text says. Method: its files are made
+/// as it says, and it is run.
+#[test]
+fn the_scenario_that_is_shipped() {
+    let _turn = turn();
+    let root = tempfile::tempdir().expect("a directory");
+    let scenario = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/storm.toml");
+    let text = fs::read_to_string(scenario).expect("a scenario");
+    let recipes = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("#     bootstorm "));
+    let mut files = 0;
+    for recipe in recipes.filter(|recipe| recipe.starts_with("load pattern")) {
+        let made = Command::new(env!("CARGO_BIN_EXE_bootstorm"))
+            .args(recipe.split(' '))
+            .current_dir(root.path())
+            .status();
+        assert!(made.expect("it runs").success(), "{recipe}");
+        files += 1;
+    }
+    assert!(files > 0);
+    let mut options = peer::options(root.path());
+    options.directory.writes = Writes::Overwrite;
+    let server = peer::start(&options);
+    let url = format!("tftp://{}", server.addresses()[0]);
+    let output = load_command(&[&url, "--scenario", scenario, "--json", "-"]);
+    assert!(output.status.success(), "{output:?}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let groups = report["groups"].as_array().expect("groups");
+    assert_eq!(groups.len(), text.matches("[[group]]").count());
+    for group in groups {
+        assert_eq!(group["transfers_failed"], 0, "{group}");
+        assert!(group["transfers_complete"].as_u64() > Some(0), "{group}");
+    }
+}
+
+/// Goal: a mistake in a scenario is told with its file and line. Method: a key that there is not.
+#[test]
+fn a_scenario_with_a_mistake() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let path = folder.path().join("storm.toml");
+    fs::write(
+        &path,
+        "seed = 1\n\n[[group]]\nfiles = [\"a\"]\nclints = 3\n",
+    )
+    .expect("a file");
+    let path = path.to_str().expect("text");
+    let output = load_command(&["tftp://127.0.0.1", "--scenario", path]);
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        text.contains("storm.toml:5: there is no key \"clints\""),
+        "{text}"
+    );
+}
+
+/// Goal: an even rate is even. Method: as many transfers as there are ticks in the time.
+#[test]
+fn an_even_rate() {
+    let _turn = turn();
+    let root = tempfile::tempdir().expect("a directory");
+    fs::write(root.path().join("image"), peer::octets(18, 1_000)).expect("a file");
+    let (_server, address) = peer::serve(root.path());
+    let mut load = reads(address, 1, Expected::Anything);
+    load.groups[0].pace = Pace::Open {
+        per_second: 100.0,
+        even: true,
+    };
+    load.groups[0].bounds = Bounds {
+        transfers: None,
+        duration: Some(Duration::from_millis(505)),
+    };
+    let report = run(&load);
+    assert!(report.is_good(), "{report}");
+    assert_eq!(report.tally.begun, 50);
+}
+
+fn load_command(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_bootstorm"))
+        .arg("load")
+        .args(arguments)
+        .output()
+        .expect("it runs")
+}

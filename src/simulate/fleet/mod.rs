@@ -259,7 +259,8 @@ impl Storm {
                 }
             }
             self.turn_foreigners(now);
-            // Only once everything that is due now has been done.
+            // Only once everything that is due now has been done; the clock may have leapt.
+            let now = self.world.now();
             if now >= look_at && self.world.next_event().is_none_or(|at| at > now) {
                 look_at = now + LOOK_EVERY;
                 self.promises.look_at_idle(self.world.overdue());

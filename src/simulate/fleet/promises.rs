@@ -66,6 +66,7 @@ pub struct Use {
 #[derive(Debug, Default)]
 pub(super) struct Promises {
     overdue: Duration,
+    overdue_before: Duration,
     uses: Vec<Use>,
     broken: Vec<Broken>,
 }
@@ -75,8 +76,11 @@ impl Promises {
         self.broken.push(Broken { promise, what });
     }
 
+    /// What is overdue at two looks in a row is: after a leap of the clock, the first may come before the
+    /// shard has had its turn, or while it waits for room to send.
     pub(super) fn look_at_idle(&mut self, overdue: Duration) {
-        self.overdue = self.overdue.max(overdue);
+        self.overdue = self.overdue.max(overdue.min(self.overdue_before));
+        self.overdue_before = overdue;
     }
 
     /// Notes how much of a bound was used; all of it and more breaks the promise.

@@ -47,6 +47,8 @@ pub struct Sender {
     next: BlockIndex,
     /// The highest ever sent.
     sent: BlockIndex,
+    /// The highest sent more than once.
+    copied: BlockIndex,
     /// Whether the peer has proved that it is there.
     validated: bool,
     retries: u8,
@@ -105,6 +107,7 @@ impl Sender {
             acked: BlockIndex::ZERO,
             next: BlockIndex::FIRST,
             sent: BlockIndex::ZERO,
+            copied: BlockIndex::ZERO,
             validated: false,
             retries: 0,
             timer: Retransmission::new(&params, &patience, End::Sender),
@@ -228,7 +231,11 @@ impl Sender {
             self.window_sent_at = now;
         }
         let end = self.next.plus(count - 1);
-        self.retransmissions += end.min(self.sent).plus(1).past(self.next);
+        let copies = end.min(self.sent).plus(1).past(self.next);
+        if copies > 0 {
+            self.copied = self.copied.max(end.min(self.sent));
+        }
+        self.retransmissions += copies;
         if end > self.sent {
             self.sample = Some((self.next.max(self.sent.plus(1)), now));
         }
@@ -380,6 +387,12 @@ impl Sender {
     fn repeated(&mut self, now: Instant) {
         // RFC 1123 §4.2.3.1: a duplicate ACK must never cause a send, or each is answered for ever.
         if self.params.is_lockstep() || self.sent == self.acked || self.resumed {
+            return;
+        }
+        // EDK2 acknowledges each block that it had already by an ACK of the last one. After a window that was
+        // sent twice such ACKs are due; going back for them would send the next one twice as well, and so on
+        // to the end of the file. A true gap is left to the timer.
+        if self.acked > BlockIndex::ZERO && self.acked <= self.copied {
             return;
         }
         // A report about blocks sent just now cannot be here yet: the network made this one, or the

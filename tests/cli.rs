@@ -847,3 +847,27 @@ fn a_hundred_thousand_random_datagrams_change_nothing() {
     }
     assert_eq!(server.end().0.code(), Some(0));
 }
+
+/// Goal: whoever closes the pipe that a command speaks into makes it neither panic nor fail in another way.
+/// Method: both of its pipes are closed before it has anything to say.
+#[test]
+fn a_command_that_nobody_listens_to_does_not_panic() {
+    let here = scratch();
+    let nowhere = here.path().join("nowhere");
+    let arguments: [&[&str]; 3] = [
+        &["serve", nowhere.to_str().expect("text")],
+        &["load", "tftp://127.0.0.1:9/x", "--patience", "0.1"],
+        &["check", "tftp://localhost.invalid/x"],
+    ];
+    for arguments in arguments {
+        let mut child = bootstorm(here.path())
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        drop((child.stdout.take(), child.stderr.take()));
+        let status = child.wait().expect("ended");
+        assert_eq!(status.code(), Some(1), "{arguments:?}");
+    }
+}

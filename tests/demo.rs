@@ -132,6 +132,20 @@ fn the_page_goes_where_it_can() {
     );
 }
 
+/// Goal: whoever has had enough of what it says spoils nothing. Method: its pipe is closed before the table.
+#[test]
+fn a_demo_that_nobody_listens_to_comes_to_its_end() {
+    let place = Place::new();
+    let mut demo = place
+        .demo("--clients 3 --size 1K --within 0 --quiet")
+        .spawn()
+        .expect("the demo starts");
+    drop(demo.stdout.take());
+    let output = demo.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(names(place.here.path()), ["bootstorm-demo.html"]);
+}
+
 /// Goal: Ctrl-C ends it with a summary, and nothing stays behind. Method: SIGINT while clients come.
 #[test]
 fn an_interrupt_leaves_nothing_behind() {

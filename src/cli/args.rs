@@ -275,7 +275,8 @@ pub(super) struct Serve {
         long,
         env = "BOOTSTORM_ADMIN",
         hide_env_values = true,
-        value_name = "ADDR:PORT"
+        value_name = "ADDR:PORT",
+        value_parser = values::address
     )]
     pub(super) admin: Option<SocketAddr>,
     /// Repeat only once to a client that has not proved that it is there.

@@ -2,9 +2,9 @@
 
 use std::io::{self, Write as _};
 
-use super::Trouble;
 use super::args::Check as Arguments;
 use super::errand::{Place, place};
+use super::{Trouble, say};
 use crate::client::resolve;
 use crate::conformance::{Level, Target, examine};
 
@@ -31,8 +31,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Trouble> {
     });
     let report = report
         .map_err(|error| Trouble::Work(format!("{} cannot be examined: {error}", target.server)))?;
-    println!("\n{}: {}", target.server, report.facts);
-    println!("{report}");
+    say(format_args!(
+        "\n{}: {}\n{report}\n",
+        target.server, report.facts
+    ))?;
     match report.broken(Level::Must) {
         _ if report.fell_silent => Err(Trouble::work("the server answers no more")),
         0 => Ok(()),

@@ -1,7 +1,7 @@
 //! `load compare`: a plan as written, in TOML, as one that is meant, then tables after each round.
 
 use std::fs;
-use std::io::{self, IsTerminal, Write as _};
+use std::io::{self, IsTerminal};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::args::Compare as Arguments;
-use super::{FAILED, Trouble, values};
+use super::{FAILED, Trouble, remark, say, values};
 use crate::control;
 use crate::load::compare::{
     self, Contender, Event, Form, Outcome, Plan, Results, Stop, Workload, allowed_cores,
@@ -54,7 +54,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Trouble> {
     trouble?;
     if stop.is_stopped() {
         // The last whole round was shown when it was over.
-        eprintln!("interrupted in round {}", results.rounds + 1);
+        remark(format_args!("interrupted in round {}", results.rounds + 1));
         show(&results, arguments)?;
     }
     let measured = results.outcomes.iter().flatten().flatten();
@@ -80,10 +80,10 @@ fn stop_on_interrupt(stop: &Arc<Stop>) -> Result<(), Trouble> {
 
 fn tell(event: &Event<'_>, arguments: &Arguments) -> Result<(), Trouble> {
     match event {
-        Event::Uncounted(why) => eprintln!(
+        Event::Uncounted(why) => remark(format_args!(
             "WARNING: without a control group ({why}) processor time lacks that of children for which a server does not wait; root may make one"
-        ),
-        Event::Missing(name, why) => eprintln!("SKIPPED: {name}: {why}"),
+        )),
+        Event::Missing(name, why) => remark(format_args!("SKIPPED: {name}: {why}")),
         Event::Measured {
             round,
             workload,
@@ -91,12 +91,16 @@ fn tell(event: &Event<'_>, arguments: &Arguments) -> Result<(), Trouble> {
             outcome,
         } => {
             if !arguments.quiet {
-                eprintln!("round {round}: {workload}: {contender}: {}", brief(outcome));
+                let outcome = brief(outcome);
+                remark(format_args!(
+                    "round {round}: {workload}: {contender}: {outcome}"
+                ));
             }
         }
         Event::Round(results) => {
             if results.rounds < results.rounds_wanted && io::stdout().is_terminal() {
-                println!("\nAfter {} of {}:", results.rounds, results.rounds_wanted);
+                let rounds = (results.rounds, results.rounds_wanted);
+                say(format_args!("\nAfter {} of {}:\n", rounds.0, rounds.1))?;
             }
             show(results, arguments)?;
         }
@@ -113,9 +117,7 @@ fn show(results: &Results, arguments: &Arguments) -> Result<(), Trouble> {
     if let Some(path) = &arguments.markdown {
         write(path, results.tables(Form::Markdown).as_bytes())?;
     }
-    println!("{}", results.tables(Form::Text));
-    // Whoever reads no more does not want the rest.
-    io::stdout().flush().map_err(Trouble::work)
+    say(format_args!("{}\n", results.tables(Form::Text)))
 }
 
 fn write(path: &Path, octets: &[u8]) -> Result<(), Trouble> {

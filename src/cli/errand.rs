@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::args::Terms;
 use super::url::{self, Server, Url};
-use super::{FAILED, Trouble};
+use super::{FAILED, Trouble, remark};
 use crate::client::{Job, LocalFile, Offer, Progress, Stop, Summary, Transfer, Turn, resolve};
 use crate::control;
 use crate::shard::Operation;
@@ -78,7 +78,7 @@ pub(super) fn run(
     let summary = transfer(job, stop, &bar, terms.quiet).inspect_err(|_| bar.clear())?;
     bar.clear();
     if !terms.quiet {
-        eprintln!("{}", line(operation, &summary));
+        remark(line(operation, &summary));
     }
     Ok(())
 }
@@ -152,8 +152,8 @@ impl Bar {
     /// Prints a line that stays.
     fn above(&self, line: &str) {
         match &self.0 {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bar) => bar.suspend(|| remark(line)),
+            None => remark(line),
         }
     }
 

@@ -86,6 +86,7 @@ impl<W: Write> Shared<W> {
                 state
             };
         }
+        state.write_out();
     }
 }
 
@@ -201,5 +202,20 @@ mod tests {
         // The thread ends with the last handle, and lets go of what it wrote to.
         drop(gather);
         assert!(writes.recv().is_err());
+    }
+
+    /// Goal: the last lines are written although the last handle goes before the thread has seen them.
+    /// Method: lines that follow each other so closely that the second always waits.
+    #[test]
+    fn what_waits_is_written_when_the_last_handle_goes() {
+        for _ in 0..100 {
+            let (sender, writes) = mpsc::channel();
+            let gather = Gather::new(Told(sender)).expect("a thread");
+            (&gather).write_all(b"one\n").expect("taken");
+            (&gather).write_all(b"two\n").expect("taken");
+            drop(gather);
+            let written: Vec<Vec<u8>> = writes.iter().collect();
+            assert_eq!(written.concat(), b"one\ntwo\n");
+        }
     }
 }

@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::errand::grouped;
+use super::remark;
 use crate::load::Live;
 use crate::time::Duration;
 
@@ -58,7 +59,8 @@ impl View {
                 let [served, failed, running] = [complete, failed, running].map(grouped);
                 let under_way = format!("{failed} failed, {running} running, {rate:.1} MB/s");
                 if !moves {
-                    eprintln!("{:>4} s: {served} served, {under_way}", passed.as_secs());
+                    let seconds = passed.as_secs();
+                    remark(format_args!("{seconds:>4} s: {served} served, {under_way}"));
                 } else if drawn.length().is_some() {
                     drawn.set_message(under_way);
                     drawn.set_position(complete);

@@ -14,7 +14,7 @@ use super::args::{Load as Arguments, LoadRun, Pattern};
 use super::errand::grouped;
 use super::live::View;
 use super::page;
-use super::{FAILED, Trouble};
+use super::{FAILED, Trouble, say};
 use crate::control;
 use crate::load::ramp::{self, Ramp};
 use crate::load::report::{Report, hgrm, json};
@@ -41,6 +41,8 @@ fn once(load: &Load, live: &Arc<Live>, run: &LoadRun, view: Option<View>) -> Res
     let report = load::run(load, live).map_err(|error| failed(&error, load));
     drop(view);
     let report = report?;
+    // First of all, so that a file that cannot be written takes nothing away.
+    print(&report, run)?;
     if let Some(path) = &run.json {
         write_json(path, |output| json::write(&report, output))?;
     }
@@ -52,7 +54,6 @@ fn once(load: &Load, live: &Arc<Live>, run: &LoadRun, view: Option<View>) -> Res
     if let Some(path) = &run.html {
         page::write(&report, Vec::new(), path)?;
     }
-    print(&report, run)?;
     good(&report)
 }
 
@@ -79,10 +80,10 @@ fn climb(
     let climb = ramp::run(load, ramp, live).map_err(|error| failed(&error, load));
     drop(view);
     let climb = climb?;
+    print(&climb, run)?;
     if let Some(path) = &run.json {
         write_json(path, |output| json::write_climb(&climb, output))?;
     }
-    print(&climb, run)?;
     if climb.held().is_some() {
         Ok(())
     } else {
@@ -95,11 +96,7 @@ fn print(table: &impl Display, run: &LoadRun) -> Result<(), Trouble> {
     if run.json.as_deref() == Some(Path::new("-")) {
         return Ok(());
     }
-    match write!(io::stdout(), "{table}") {
-        // Whoever read it has had enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        printed => printed.map_err(|error| Trouble::Work(format!("cannot print: {error}"))),
-    }
+    say(table)
 }
 
 /// `load pattern`: writes a file that `--verify pattern` knows.

@@ -25,7 +25,9 @@ pub(super) fn set_up(arguments: &Arguments) -> Result<(), Trouble> {
         _ => "trace",
     };
     let filter = EnvFilter::try_new(log.log_filter.as_deref().unwrap_or(level))
-        .map_err(|error| Trouble::arguments(format!("in --log-filter, {error}")))?;
+        .map_err(|error| Trouble::arguments(format!(
+                "in --log-filter, {error}; a level is expected, or some by module, as in bootstorm::shard=debug"
+            )))?;
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let lines = Gather::new(io::stderr()).map_err(Trouble::work)?;
     let lines = LINES.get_or_init(|| lines);

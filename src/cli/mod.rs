@@ -19,6 +19,7 @@ pub(crate) mod values;
 
 use std::ffi::OsString;
 use std::fmt;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -52,7 +53,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             BAD_ARGUMENTS
         }
         Err(Trouble::Work(why)) => {
-            eprintln!("bootstorm: {why}");
+            remark(format_args!("bootstorm: {why}"));
             FAILED
         }
     };
@@ -85,6 +86,23 @@ pub(crate) fn is_well_formed(arguments: impl IntoIterator<Item = OsString>) -> b
 /// Prints what clap has to say; if nobody takes it, there is nobody else to tell.
 fn print(message: &clap::Error) -> u8 {
     u8::from(message.print().is_err())
+}
+
+/// Writes what somebody asked for to standard output.
+///
+/// # Errors
+/// If that cannot be, unless whoever read it has had enough.
+fn say(text: impl fmt::Display) -> Result<(), Trouble> {
+    let mut output = io::stdout().lock();
+    match write!(output, "{text}").and_then(|()| output.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        said => said.map_err(|error| Trouble::Work(format!("cannot print: {error}"))),
+    }
+}
+
+/// Writes a line besides to standard error; if nobody takes it, there is nobody else to tell.
+fn remark(line: impl fmt::Display) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Why a command came to nothing.

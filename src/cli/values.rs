@@ -42,6 +42,12 @@ impl BlksizeMax {
     }
 }
 
+/// Reads `ADDR:PORT`.
+pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
+    let expected = "an IP address and a port are expected, as in 127.0.0.1:9100 or [::1]:9100";
+    text.parse().map_err(|_| expected.to_owned())
+}
+
 /// Reads `ADDR:PORT`, `:PORT` or `NAME:PORT`.
 pub(crate) fn listen(text: &str) -> Result<Listen, String> {
     if let Ok(address) = text.parse::<SocketAddr>() {
@@ -356,6 +362,16 @@ mod tests {
         ] {
             let error = listen(typed).unwrap_err();
             assert!(error.contains(hint), "{typed}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_address_has_a_port() {
+        let expected = SocketAddr::from(([127, 0, 0, 1], 9100));
+        assert_eq!(address("127.0.0.1:9100"), Ok(expected));
+        for typed in ["9100", ":9100", "127.0.0.1", "localhost:9100", ""] {
+            let error = address(typed).expect_err("no address");
+            assert!(error.contains("as in 127.0.0.1:9100"), "{error}");
         }
     }
 

@@ -458,5 +458,26 @@ fn shown(octets: &[u8]) -> String {
 }
 
 fn is_silence(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+    // A process that is stopped and goes on is interrupted.
+    matches!(
+        error.kind(),
+        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_time_ends_is_silence() {
+        for kind in [
+            ErrorKind::WouldBlock,
+            ErrorKind::TimedOut,
+            ErrorKind::Interrupted,
+        ] {
+            assert!(is_silence(&kind.into()), "{kind}");
+        }
+        assert!(!is_silence(&ErrorKind::NetworkUnreachable.into()));
+    }
 }

@@ -5,7 +5,7 @@ mod openmetrics;
 mod signals;
 
 use std::cell::{Cell, RefCell};
-use std::io;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -72,11 +72,12 @@ async fn run(options: &ServerOptions, control: &ControlOptions) -> io::Result<()
         writes = ?options.directory.writes,
         "serving"
     );
+    // A server whose words nobody takes serves all the same.
     for address in server.addresses() {
-        eprintln!("listening on udp {address}");
+        let _ = writeln!(io::stderr(), "listening on udp {address}");
     }
     if let Some(admin) = &admin {
-        eprintln!("admin on http://{}", admin.local_addr()?);
+        let _ = writeln!(io::stderr(), "admin on http://{}", admin.local_addr()?);
     }
 
     let house = Rc::new(House {

@@ -487,7 +487,7 @@ mod tests {
     }
 
     /// The longest burst of blocks of 1428, amid a file that is large enough for memory that lasts.
-    fn longest_burst() -> (Arc<Frames>, BlockIndex, u64) {
+    pub(super) fn longest_burst() -> (Arc<Frames>, BlockIndex, u64) {
         let (len, blksize, first) = (3 << 20, 1428, BlockIndex::FIRST.plus(100));
         let memory = Memory::new(Writes::Off);
         memory.insert(b"image", Contents::Pattern { seed: 1, len });

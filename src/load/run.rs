@@ -286,8 +286,12 @@ impl Driver {
         self.tally.disturbed = self.shard.engine().disturbed();
         self.tally.processor = processor_time();
         self.tally.starved = process::starved();
-        self.tally.busiest =
-            self.tally.processor.as_secs_f64() / elapsed.as_secs_f64().max(f64::MIN_POSITIVE);
+        self.tally.busiest = if elapsed.is_zero() {
+            // Nothing began that could have ended.
+            0.0
+        } else {
+            self.tally.processor.as_secs_f64() / elapsed.as_secs_f64()
+        };
         let groups: Vec<_> = self.crowds.into_iter().map(|crowd| crowd.tally).collect();
         for group in &groups {
             self.tally.merge(group);

@@ -4,15 +4,18 @@
 //! generator and simulator all run it; they differ in who starts the transfers (a request or a
 //! [`Plan`]) and in the engine underneath.
 //!
-//! A read request goes this way: [`Shard::turn`] → `handle` → `requests::request` → the store opens
-//! the file → `requests::opened` negotiates and makes a [`Sender`](crate::proto::sender::Sender) in a
-//! slot → `pump` → `transmit` finds the frames of the next blocks and gives them to the engine. Each ACK
-//! goes `handle` → `packet` → `settle` → `pump`. The end goes through `finish`.
+//! A read request goes this way: [`Shard::turn`] → `packets::handle` → `requests::request` → the store
+//! opens the file → `requests::opened` negotiates and makes a [`Sender`](crate::proto::sender::Sender) in
+//! a slot → `pump` → `transmit` finds the frames of the next blocks and gives them to the engine. Each ACK
+//! goes `packets::handle` → `packet` → `lifecycle::settle` → `pump`. The end goes through
+//! `lifecycle::finish`.
 
 mod admission;
 mod check;
 mod holdings;
+mod lifecycle;
 mod log;
+mod packets;
 mod requests;
 mod slot;
 mod table;
@@ -36,20 +39,18 @@ pub use table::SlotId;
 pub use timers::Wheel;
 
 use crate::config::{self, Settings};
-use crate::engine::{Bind, Datagram, Engine, Inbox, Local, SocketId};
+use crate::engine::{Bind, Engine, Inbox, Local, SocketId};
 use crate::metrics::{Metrics, Suppressed};
 use crate::proto::outcome::Outcome;
-use crate::proto::receiver::Verdict;
 use crate::proto::timing::earlier;
 use crate::proto::transfer::Transfer;
-use crate::store::{Done, FramesKey, Mailbox, Refusal, Store};
+use crate::store::{Done, FramesKey, Mailbox, Store};
 use crate::time::Instant;
-use crate::wire::{self, ErrorCode, Packet};
+use crate::wire::ErrorCode;
 use admission::{Budget, Unvalidated};
 use requests::OpenedTogether;
-use slot::{Flow, Key, Slot, Stage};
+use slot::{Flow, Slot, Stage};
 use table::Table;
-use upload::Next;
 
 /// One core's transfers, and what moves them.
 #[derive(Debug)]
@@ -272,154 +273,6 @@ impl<E: Engine> Shard<E> {
         waited
     }
 
-    /// A datagram arrived: for the transfer that it belongs to, or to begin one, or for nobody.
-    fn handle(&mut self, datagram: &Datagram<'_>, now: Instant) {
-        self.metrics.received.count(datagram.octets, 1);
-        if datagram.broadcast || datagram.path.peer.port() == 0 {
-            let reason = if datagram.broadcast {
-                Suppressed::Broadcast
-            } else {
-                Suppressed::PortZero
-            };
-            return self.suppress(reason);
-        }
-        let Some(&purpose) = self.sockets.get(&datagram.socket) else {
-            return;
-        };
-        let key = match purpose {
-            Purpose::Requests {
-                answers,
-                everywhere,
-            } if wire::is_request(datagram.octets) => {
-                let answers = if everywhere {
-                    self.answers_at(datagram.path.local, answers)
-                } else {
-                    answers
-                };
-                return self.request(datagram, answers, now);
-            }
-            // Other packets belong to the listening port only where transfers are answered from it.
-            Purpose::Requests { answers, .. } if answers != datagram.socket => {
-                return self.suppress(Suppressed::NotARequest);
-            }
-            Purpose::Requests { .. } | Purpose::Answers => Key::Peer(datagram.path.peer),
-            Purpose::Shared { by_address: true } => {
-                Key::Own(datagram.socket, datagram.path.local.address)
-            }
-            Purpose::Errand | Purpose::Shared { .. } => Key::Own(datagram.socket, None),
-        };
-        match self.table.find(&key) {
-            Some(id) => self.packet(id, datagram, now),
-            // RFC 1350 §4 wants ERROR 5; to the listening port it would be an answer to anybody's ERROR or junk.
-            None if matches!(purpose, Purpose::Requests { .. }) => {
-                self.suppress(Suppressed::NotARequest);
-            }
-            None => self.stranger(datagram, now),
-        }
-    }
-
-    /// A packet for a transfer.
-    fn packet(&mut self, id: SlotId, datagram: &Datagram<'_>, now: Instant) {
-        let Ok(packet) = Packet::parse(datagram.octets) else {
-            return self.suppress(Suppressed::Unexpected);
-        };
-        tracing::trace!(peer = %datagram.path.peer, %packet, "received");
-        if !self.belongs(id, datagram, &packet) {
-            return self.stranger(datagram, now);
-        }
-        let Some(slot) = self.table.get_mut(id) else {
-            return;
-        };
-        match (&mut slot.stage, packet) {
-            (Stage::Running(Transfer::Send(sender), _), Packet::Ack { block }) => {
-                slot.heard_at = now;
-                if let Some(round_trip) = sender.handle_ack(block, now) {
-                    self.metrics.latencies.round_trip.record(round_trip);
-                }
-                // What a timer sends later is no answer to it.
-                slot.answering = sender.poll_transmit(1).is_some();
-            }
-            (
-                Stage::Running(Transfer::Receive(receiver), Flow::In(inflow)),
-                Packet::Data { block, payload },
-            ) => match receiver.handle_data(block, payload.len(), now) {
-                Verdict::Next(index) => inflow.append(index, payload, receiver.received()),
-                Verdict::Ahead(index) => inflow.keep(index, payload),
-                Verdict::Ignore => {}
-                Verdict::TooLong => {
-                    return self.fail(id, ErrorCode::ILLEGAL, "block longer than agreed", now);
-                }
-            },
-            (
-                Stage::Running(Transfer::Receive(receiver), Flow::Check(check)),
-                Packet::Data { block, payload },
-            ) => match receiver.handle_data(block, payload.len(), now) {
-                Verdict::Next(index) => {
-                    check.look(index, payload);
-                    let since_start = now - slot.started;
-                    if let Some(took) = check.advance(receiver.received(), since_start, now) {
-                        self.metrics.latencies.round_trip.record(took);
-                    }
-                }
-                Verdict::Ahead(index) => check.look(index, payload),
-                Verdict::Ignore => check.duplicates += 1,
-                Verdict::TooLong => {
-                    return self.fail(id, ErrorCode::ILLEGAL, "block longer than agreed", now);
-                }
-            },
-            (Stage::Running(transfer, _), Packet::Error { code, message }) => {
-                transfer.handle_error(code);
-                *self
-                    .metrics
-                    .errors_received
-                    .entry(code.label())
-                    .or_default() += 1;
-                if let Some(errand) = &mut slot.errand {
-                    errand.text = message.to_vec();
-                }
-            }
-            // The client left before it was answered.
-            (Stage::Opening(_), Packet::Error { code, .. }) if slot.errand.is_none() => {
-                return self.finish(id, Outcome::PeerError(code), now);
-            }
-            (Stage::Running(..), Packet::Oack(options)) if slot.errand.is_some() => {
-                return self.agreed(id, options, now);
-            }
-            (Stage::Lingering { last, .. }, Packet::Data { block, .. }) if *last == Some(block) => {
-                let (socket, path, ack) = (slot.socket, slot.path, wire::write_ack(block));
-                return self.send_packet(socket, &path, &ack);
-            }
-            (Stage::Lingering { .. }, _) => return,
-            _ => return self.suppress(Suppressed::Unexpected),
-        }
-        if let Stage::Running(transfer, _) = &slot.stage
-            && transfer.moved_at() == now
-        {
-            // The client is where it was: what looked like a new beginning was none.
-            slot.again = None;
-        }
-        self.settle(id, now);
-    }
-
-    /// A packet to a transfer's port from somebody who has none. RFC 1350 §4: "an error packet should be
-    /// sent to the source of the incorrect packet, while not disturbing the transfer".
-    fn stranger(&mut self, datagram: &Datagram<'_>, now: Instant) {
-        let answerable = matches!(
-            Packet::parse(datagram.octets),
-            Ok(Packet::Ack { .. } | Packet::Data { .. } | Packet::Oack(_))
-        );
-        if answerable && self.stranger_errors.take(now) {
-            self.send_error(
-                datagram.socket,
-                &datagram.path,
-                ErrorCode::UNKNOWN_TID,
-                "unknown transfer",
-            );
-        } else {
-            self.suppress(Suppressed::Stranger);
-        }
-    }
-
     /// The store answered.
     fn handle_result(&mut self, done: Done, now: Instant) {
         match done {
@@ -501,227 +354,6 @@ impl<E: Engine> Shard<E> {
             self.settle(id, now);
         }
         self.fired = fired;
-    }
-
-    /// After anything that touched a transfer: notes that the peer has proved itself, gives the store
-    /// what it should write, arms the timer, queues what is to be sent, and sees to the end.
-    fn settle(&mut self, id: SlotId, now: Instant) {
-        let Some(slot) = self.table.get_mut(id) else {
-            return;
-        };
-        let Stage::Running(transfer, flow) = &mut slot.stage else {
-            return;
-        };
-        if slot.unvalidated && transfer.is_validated() {
-            slot.unvalidated = false;
-            self.unvalidated.leave(slot.path.peer.ip());
-            // A client's request and a server's OACK have been answered.
-            slot.opening = Box::default();
-        }
-        if let Some(outcome) = transfer.outcome() {
-            return self.finish(id, outcome, now);
-        }
-        if let (Flow::Check(check), Transfer::Receive(receiver)) = (&mut *flow, &mut *transfer) {
-            let whole = receiver.is_whole();
-            let announced = slot.errand.as_ref().and_then(|errand| errand.announced);
-            let flaw = check.flaw(whole).or_else(|| {
-                let short = whole && announced.is_some_and(|announced| announced != check.octets());
-                short.then_some(Flaw::Short)
-            });
-            if let Some(flaw) = flaw {
-                if let Some(errand) = &mut slot.errand {
-                    errand.flaw = Some(flaw);
-                }
-                return self.fail(id, ErrorCode::UNDEFINED, flaw.text(), now);
-            }
-            if check.is_to_vanish() {
-                return self.finish(id, Outcome::Stopped, now);
-            }
-            receiver.publish();
-        }
-        if let (Flow::In(inflow), Transfer::Receive(receiver)) = (flow, &*transfer) {
-            let announced = slot.errand.as_ref().and_then(|errand| errand.announced);
-            let octets = inflow.octets();
-            let belied =
-                |announced| octets > announced || (receiver.is_whole() && octets < announced);
-            if announced.is_some_and(belied) {
-                return self.fail(
-                    id,
-                    ErrorCode::UNDEFINED,
-                    "the length is not the one announced",
-                    now,
-                );
-            }
-            match inflow.next(receiver.is_whole()) {
-                Next::Write(upload, chunk) => {
-                    self.store.write(id.ticket(), upload, chunk, &self.mailbox)
-                }
-                Next::Publish(upload) => self.store.publish(id.ticket(), upload, &self.mailbox),
-                Next::Nothing => {}
-            }
-        }
-        // Whoever has something to send is armed once that has left.
-        if !self.queue(id) {
-            self.arm(id);
-        }
-    }
-
-    /// Sees to it that the wheel looks at the transfer no later than its deadline.
-    fn arm(&mut self, id: SlotId) {
-        let Some(slot) = self.table.get_mut(id) else {
-            return;
-        };
-        let Stage::Running(transfer, _) = &slot.stage else {
-            return;
-        };
-        if let Some(deadline) = transfer.poll_timeout()
-            && slot.armed.is_none_or(|armed| deadline < armed)
-        {
-            slot.armed = Some(deadline);
-            self.timers.insert(deadline, id);
-        }
-    }
-
-    /// Queues the transfer if it has something to send and can; says whether it is queued.
-    fn queue(&mut self, id: SlotId) -> bool {
-        let Some(slot) = self.table.get_mut(id) else {
-            return false;
-        };
-        let Stage::Running(transfer, flow) = &slot.stage else {
-            return false;
-        };
-        let held_up = match flow {
-            Flow::Out(out) => out.waiting,
-            Flow::In(inflow) => inflow.is_backlogged(),
-            Flow::Check(_) => false,
-        };
-        // A client that may have begun anew has no use for what its old transfer has to send.
-        let held_up = held_up || slot.again.is_some();
-        if !slot.queued && !held_up && transfer.poll_transmit(1).is_some() {
-            slot.queued = true;
-            self.ready.push_back(id);
-        }
-        slot.queued
-    }
-
-    /// Gives a transfer up, with an ERROR to the peer.
-    fn fail(&mut self, id: SlotId, code: ErrorCode, text: &str, now: Instant) {
-        self.abort(id, code, text, Outcome::Refused(code), now);
-    }
-
-    fn abort(&mut self, id: SlotId, code: ErrorCode, text: &str, outcome: Outcome, now: Instant) {
-        let Some(slot) = self.table.get_mut(id) else {
-            return;
-        };
-        if slot.is_lingering() {
-            return;
-        }
-        // A server that has not answered yet has nothing to be told.
-        let mut heard = true;
-        if let Some(errand) = &mut slot.errand {
-            errand.text = text.as_bytes().to_vec();
-            heard = errand.answered;
-        }
-        let (socket, path) = (slot.socket, slot.path);
-        if heard {
-            self.send_error(socket, &path, code, text);
-        }
-        self.finish(id, outcome, now);
-    }
-
-    fn give_up(&mut self, id: SlotId, refusal: Refusal, now: Instant) {
-        let (code, text) = refusal.error();
-        // The system's own word on it is what the operator needs, and no client's business.
-        if let (Refusal::Failed(errno), Some(slot)) = (refusal, self.table.get(id))
-            && slot.errand.is_none()
-            && self.failure_lines.take(now)
-        {
-            log::failure(slot, errno, self.failure_lines.take_denied());
-        }
-        self.fail(id, code, text, now);
-    }
-
-    /// A transfer is over: it is counted and logged, and lingers if its last packet may be asked for again.
-    fn finish(&mut self, id: SlotId, outcome: Outcome, now: Instant) {
-        let Some(slot) = self.table.get_mut(id) else {
-            return;
-        };
-        if slot.is_lingering() {
-            return;
-        }
-        let ending = log::ending(slot, outcome, now);
-        let unvalidated = std::mem::take(&mut slot.unvalidated);
-        if unvalidated {
-            self.unvalidated.leave(slot.path.peer.ip());
-        }
-        if slot.operation == Operation::Write && slot.errand.is_none() {
-            self.uploads -= 1;
-        }
-        let sent = matches!(&slot.stage, Stage::Running(Transfer::Send(_), _));
-        *if sent {
-            &mut self.metrics.octets_sent
-        } else {
-            &mut self.metrics.octets_received
-        } += ending.octets;
-        *self.metrics.ended.entry(log::name(outcome)).or_default() += 1;
-        self.census.leave();
-        let trifling = unvalidated && outcome != Outcome::Unanswered;
-        if trifling || outcome == Outcome::Probed {
-            // What makes room for others, and size probes, are not worth a line unless asked for.
-            log::trifle(&ending);
-        } else if outcome == Outcome::Complete || self.failure_lines.take(now) {
-            log::transfer(&ending, self.failure_lines.take_denied());
-        }
-        if outcome == Outcome::Complete {
-            self.metrics.latencies.transfer.record(ending.elapsed);
-        }
-        if slot.errand.is_some() {
-            self.endings.push((id, ending));
-        }
-        let (linger, last) = match &slot.stage {
-            Stage::Running(Transfer::Receive(receiver), _) => {
-                let params = receiver.params();
-                let linger = config::LINGER.max(params.timeout().unwrap_or_default() * 2);
-                (linger, Some(params.rollover().wire(receiver.received())))
-            }
-            _ => (config::LINGER_READ, None),
-        };
-        let errand = slot.errand.as_ref();
-        let linger = errand.map_or(linger, |errand| errand.linger);
-        if outcome != Outcome::Complete || linger.is_zero() {
-            return self.remove(id);
-        }
-        slot.stage = Stage::Lingering { last, since: now };
-        slot.opening = Box::default();
-        slot.armed = Some(now + linger);
-        self.timers.insert(now + linger, id);
-        self.timers.insert(now + config::DRAIN_LINGER, id);
-        self.lingering.push_back(id);
-        if self.lingering.len() > config::LINGERING_MAX
-            && let Some(oldest) = self.lingering.pop_front()
-            && self.table.get(oldest).is_some_and(Slot::is_lingering)
-        {
-            self.remove(oldest);
-        }
-    }
-
-    fn remove(&mut self, id: SlotId) {
-        let Some(slot) = self.table.remove(id) else {
-            return;
-        };
-        if slot
-            .errand
-            .is_some_and(|errand| errand.origin == Origin::Own)
-        {
-            self.sockets.remove(&slot.socket);
-            self.engine.close(slot.socket);
-        }
-        if let Stage::Running(_, Flow::In(inflow)) = slot.stage
-            && let Some(upload) = inflow.into_upload()
-        {
-            // To give up a long file takes the disk a while.
-            self.store.discard(upload);
-        }
     }
 
     fn suppress(&mut self, reason: Suppressed) {

@@ -360,6 +360,39 @@ fn a_scenario_with_a_mistake() {
     );
 }
 
+/// Goal: a page that cannot be written takes the table away from nobody, and a run of no time at all has
+/// sound numbers. Method: both at once.
+#[test]
+fn the_table_comes_whatever_becomes_of_the_page() {
+    let arguments = ["--duration", "0", "--html", "/nonexistent/page.html"];
+    let output = load_command(&[&["tftp://127.0.0.1:9/x"], &arguments[..]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("cannot write /nonexistent/page.html"),
+        "{said}"
+    );
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert!(table.contains("CPU s, 0 % busy, "), "{table}");
+}
+
+/// Goal: a file that comes to nothing is told, though its first octets were taken. Method: a disk that is full.
+#[test]
+fn a_full_disk_is_told() {
+    for option in ["--hgrm", "--html", "--json"] {
+        let output = load_command(&[
+            "tftp://127.0.0.1:9/x",
+            "--duration",
+            "0",
+            option,
+            "/dev/full",
+        ]);
+        assert_eq!(output.status.code(), Some(1), "{option}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("cannot write /dev/full"), "{option}: {said}");
+    }
+}
+
 /// Goal: an even rate is even. Method: as many transfers as there are ticks in the time.
 #[test]
 fn an_even_rate() {

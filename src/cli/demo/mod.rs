@@ -14,7 +14,7 @@ use super::args::Demo;
 use super::errand::grouped;
 use super::live::View;
 use super::load::{failed, stop_on_interrupt};
-use super::{Trouble, page};
+use super::{Trouble, page, say};
 use crate::load::plan::Pace;
 use crate::load::profile::Profile;
 use crate::load::report::Report;
@@ -36,13 +36,13 @@ pub(super) fn run(arguments: &Demo) -> Result<(), Trouble> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let workers = (cores / 2).max(1);
     let other = Other::start(arguments.size, workers)?;
-    println!(
-        "{} clients boot within {:.1} s, each from an image of {} octets: {}",
+    say(format_args!(
+        "{} clients boot within {:.1} s, each from an image of {} octets: {}\n",
         grouped(arguments.clients.into()),
         arguments.within.as_secs_f64(),
         grouped(arguments.size as u64),
         other.ready()
-    );
+    ))?;
     let load = storm(arguments, &other, (cores - workers).max(1));
     let view = (!arguments.quiet).then(|| View::bar(&live, arguments.clients.into()));
     let report = load::run(&load, &live).map_err(|error| failed(&error, &load));
@@ -55,13 +55,14 @@ pub(super) fn run(arguments: &Demo) -> Result<(), Trouble> {
         report: &report,
         counted: &counted,
     };
-    print!("{outcome}");
+    say(&outcome)?;
     let facts = vec![
         ("server", ready),
         ("the server counted", counted.to_string()),
     ];
     let page = written(&report, &facts, arguments.html.as_deref())?;
-    println!("{:<NAME_COLUMNS$}{}", "look at", page.display());
+    let page = page.display();
+    say(format_args!("{:<NAME_COLUMNS$}{page}\n", "look at"))?;
     outcome.verdict()
 }
 

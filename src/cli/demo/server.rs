@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::args::DemoServer;
 use super::super::errand::grouped;
-use super::super::{FAILED, Trouble};
+use super::super::{FAILED, Trouble, remark};
 use super::image;
 use crate::config::{Settings, frame_cache_octets_default};
 use crate::control;
@@ -210,7 +210,7 @@ fn serve(root: &Path, workers: usize) -> io::Result<()> {
     };
     let server = Server::start(&options, |ended| {
         if let Err(error) = ended {
-            eprintln!("bootstorm: a shard failed: {error}");
+            remark(format_args!("bootstorm: a shard failed: {error}"));
         }
     })?;
     say(&Ready {

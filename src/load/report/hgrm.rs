@@ -42,5 +42,6 @@ pub fn write(report: &Report, mut output: impl io::Write) -> io::Result<()> {
         output,
         "#[Max     = {max:>12.3}, Total count    = {:>12}]",
         latency.count()
-    )
+    )?;
+    output.flush()
 }

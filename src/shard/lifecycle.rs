@@ -1,0 +1,243 @@
+//! What becomes of a transfer: it is looked at after all that touches it, and seen to its end.
+
+use super::check::Flaw;
+use super::slot::{Flow, Operation, Origin, Slot, Stage};
+use super::upload::Next;
+use super::{Shard, SlotId, log};
+use crate::config;
+use crate::engine::Engine;
+use crate::proto::outcome::Outcome;
+use crate::proto::transfer::Transfer;
+use crate::store::Refusal;
+use crate::time::Instant;
+use crate::wire::ErrorCode;
+
+impl<E: Engine> Shard<E> {
+    /// After anything that touched a transfer: notes that the peer has proved itself, gives the store
+    /// what it should write, arms the timer, queues what is to be sent, and sees to the end.
+    pub(super) fn settle(&mut self, id: SlotId, now: Instant) {
+        let Some(slot) = self.table.get_mut(id) else {
+            return;
+        };
+        let Stage::Running(transfer, flow) = &mut slot.stage else {
+            return;
+        };
+        if slot.unvalidated && transfer.is_validated() {
+            slot.unvalidated = false;
+            self.unvalidated.leave(slot.path.peer.ip());
+            // A client's request and a server's OACK have been answered.
+            slot.opening = Box::default();
+        }
+        if let Some(outcome) = transfer.outcome() {
+            return self.finish(id, outcome, now);
+        }
+        if let (Flow::Check(check), Transfer::Receive(receiver)) = (&mut *flow, &mut *transfer) {
+            let whole = receiver.is_whole();
+            let announced = slot.errand.as_ref().and_then(|errand| errand.announced);
+            let flaw = check.flaw(whole).or_else(|| {
+                let short = whole && announced.is_some_and(|announced| announced != check.octets());
+                short.then_some(Flaw::Short)
+            });
+            if let Some(flaw) = flaw {
+                if let Some(errand) = &mut slot.errand {
+                    errand.flaw = Some(flaw);
+                }
+                return self.fail(id, ErrorCode::UNDEFINED, flaw.text(), now);
+            }
+            if check.is_to_vanish() {
+                return self.finish(id, Outcome::Stopped, now);
+            }
+            receiver.publish();
+        }
+        if let (Flow::In(inflow), Transfer::Receive(receiver)) = (flow, &*transfer) {
+            let announced = slot.errand.as_ref().and_then(|errand| errand.announced);
+            let octets = inflow.octets();
+            let belied =
+                |announced| octets > announced || (receiver.is_whole() && octets < announced);
+            if announced.is_some_and(belied) {
+                return self.fail(
+                    id,
+                    ErrorCode::UNDEFINED,
+                    "the length is not the one announced",
+                    now,
+                );
+            }
+            match inflow.next(receiver.is_whole()) {
+                Next::Write(upload, chunk) => {
+                    self.store.write(id.ticket(), upload, chunk, &self.mailbox)
+                }
+                Next::Publish(upload) => self.store.publish(id.ticket(), upload, &self.mailbox),
+                Next::Nothing => {}
+            }
+        }
+        // Whoever has something to send is armed once that has left.
+        if !self.queue(id) {
+            self.arm(id);
+        }
+    }
+
+    /// Sees to it that the wheel looks at the transfer no later than its deadline.
+    pub(super) fn arm(&mut self, id: SlotId) {
+        let Some(slot) = self.table.get_mut(id) else {
+            return;
+        };
+        let Stage::Running(transfer, _) = &slot.stage else {
+            return;
+        };
+        if let Some(deadline) = transfer.poll_timeout()
+            && slot.armed.is_none_or(|armed| deadline < armed)
+        {
+            slot.armed = Some(deadline);
+            self.timers.insert(deadline, id);
+        }
+    }
+
+    /// Queues the transfer if it has something to send and can; says whether it is queued.
+    pub(super) fn queue(&mut self, id: SlotId) -> bool {
+        let Some(slot) = self.table.get_mut(id) else {
+            return false;
+        };
+        let Stage::Running(transfer, flow) = &slot.stage else {
+            return false;
+        };
+        let held_up = match flow {
+            Flow::Out(out) => out.waiting,
+            Flow::In(inflow) => inflow.is_backlogged(),
+            Flow::Check(_) => false,
+        };
+        // A client that may have begun anew has no use for what its old transfer has to send.
+        let held_up = held_up || slot.again.is_some();
+        if !slot.queued && !held_up && transfer.poll_transmit(1).is_some() {
+            slot.queued = true;
+            self.ready.push_back(id);
+        }
+        slot.queued
+    }
+
+    /// Gives a transfer up, with an ERROR to the peer.
+    pub(super) fn fail(&mut self, id: SlotId, code: ErrorCode, text: &str, now: Instant) {
+        self.abort(id, code, text, Outcome::Refused(code), now);
+    }
+
+    pub(super) fn abort(
+        &mut self,
+        id: SlotId,
+        code: ErrorCode,
+        text: &str,
+        outcome: Outcome,
+        now: Instant,
+    ) {
+        let Some(slot) = self.table.get_mut(id) else {
+            return;
+        };
+        if slot.is_lingering() {
+            return;
+        }
+        // A server that has not answered yet has nothing to be told.
+        let mut heard = true;
+        if let Some(errand) = &mut slot.errand {
+            errand.text = text.as_bytes().to_vec();
+            heard = errand.answered;
+        }
+        let (socket, path) = (slot.socket, slot.path);
+        if heard {
+            self.send_error(socket, &path, code, text);
+        }
+        self.finish(id, outcome, now);
+    }
+
+    pub(super) fn give_up(&mut self, id: SlotId, refusal: Refusal, now: Instant) {
+        let (code, text) = refusal.error();
+        // The system's own word on it is what the operator needs, and no client's business.
+        if let (Refusal::Failed(errno), Some(slot)) = (refusal, self.table.get(id))
+            && slot.errand.is_none()
+            && self.failure_lines.take(now)
+        {
+            log::failure(slot, errno, self.failure_lines.take_denied());
+        }
+        self.fail(id, code, text, now);
+    }
+
+    /// A transfer is over: it is counted and logged, and lingers if its last packet may be asked for again.
+    pub(super) fn finish(&mut self, id: SlotId, outcome: Outcome, now: Instant) {
+        let Some(slot) = self.table.get_mut(id) else {
+            return;
+        };
+        if slot.is_lingering() {
+            return;
+        }
+        let ending = log::ending(slot, outcome, now);
+        let unvalidated = std::mem::take(&mut slot.unvalidated);
+        if unvalidated {
+            self.unvalidated.leave(slot.path.peer.ip());
+        }
+        if slot.operation == Operation::Write && slot.errand.is_none() {
+            self.uploads -= 1;
+        }
+        let sent = matches!(&slot.stage, Stage::Running(Transfer::Send(_), _));
+        *if sent {
+            &mut self.metrics.octets_sent
+        } else {
+            &mut self.metrics.octets_received
+        } += ending.octets;
+        *self.metrics.ended.entry(log::name(outcome)).or_default() += 1;
+        self.census.leave();
+        let trifling = unvalidated && outcome != Outcome::Unanswered;
+        if trifling || outcome == Outcome::Probed {
+            // What makes room for others, and size probes, are not worth a line unless asked for.
+            log::trifle(&ending);
+        } else if outcome == Outcome::Complete || self.failure_lines.take(now) {
+            log::transfer(&ending, self.failure_lines.take_denied());
+        }
+        if outcome == Outcome::Complete {
+            self.metrics.latencies.transfer.record(ending.elapsed);
+        }
+        if slot.errand.is_some() {
+            self.endings.push((id, ending));
+        }
+        let (linger, last) = match &slot.stage {
+            Stage::Running(Transfer::Receive(receiver), _) => {
+                let params = receiver.params();
+                let linger = config::LINGER.max(params.timeout().unwrap_or_default() * 2);
+                (linger, Some(params.rollover().wire(receiver.received())))
+            }
+            _ => (config::LINGER_READ, None),
+        };
+        let errand = slot.errand.as_ref();
+        let linger = errand.map_or(linger, |errand| errand.linger);
+        if outcome != Outcome::Complete || linger.is_zero() {
+            return self.remove(id);
+        }
+        slot.stage = Stage::Lingering { last, since: now };
+        slot.opening = Box::default();
+        slot.armed = Some(now + linger);
+        self.timers.insert(now + linger, id);
+        self.timers.insert(now + config::DRAIN_LINGER, id);
+        self.lingering.push_back(id);
+        if self.lingering.len() > config::LINGERING_MAX
+            && let Some(oldest) = self.lingering.pop_front()
+            && self.table.get(oldest).is_some_and(Slot::is_lingering)
+        {
+            self.remove(oldest);
+        }
+    }
+
+    pub(super) fn remove(&mut self, id: SlotId) {
+        let Some(slot) = self.table.remove(id) else {
+            return;
+        };
+        if slot
+            .errand
+            .is_some_and(|errand| errand.origin == Origin::Own)
+        {
+            self.sockets.remove(&slot.socket);
+            self.engine.close(slot.socket);
+        }
+        if let Stage::Running(_, Flow::In(inflow)) = slot.stage
+            && let Some(upload) = inflow.into_upload()
+        {
+            // To give up a long file takes the disk a while.
+            self.store.discard(upload);
+        }
+    }
+}

@@ -167,7 +167,10 @@ impl<E: Engine> Shard<E> {
             self.open_answers(bind.address)?
         };
         self.sockets.insert(answers, Purpose::Answers);
-        let everywhere = bind.address.ip().is_unspecified() && !self.settings.single_port;
+        // The ports of a range are counted, and other shards want theirs.
+        let everywhere = bind.address.ip().is_unspecified()
+            && !self.settings.single_port
+            && self.settings.port_range.is_none();
         self.sockets.insert(
             requests,
             Purpose::Requests {

@@ -328,6 +328,10 @@ fn watch(server: &Binary, seconds: u64) -> Vec<Sample> {
     while began.elapsed() < Duration::from_secs(seconds) {
         thread::sleep(SAMPLE_EVERY);
         let metrics = server.metrics();
+        // A machine that is too busy may keep a worker from answering in time.
+        if !metrics.is_answer() {
+            continue;
+        }
         samples.push(Sample {
             seconds: began.elapsed().as_secs_f64(),
             memory: server.resident(),

@@ -69,12 +69,16 @@ async fn respond(
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (status, kind, page) = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/metrics") => {
-            let page = openmetrics::render(
-                &house.report().await,
-                house.server.engine(),
-                house.server.frame_cache(),
-            );
-            (StatusCode::OK, openmetrics::CONTENT_TYPE, page)
+            let (metrics, whole) = house.report().await;
+            if whole {
+                let cache = house.server.frame_cache();
+                let page = openmetrics::render(&metrics, house.server.engine(), cache);
+                (StatusCode::OK, openmetrics::CONTENT_TYPE, page)
+            } else {
+                // Counters that fall look like a restart.
+                let why = "a worker is too busy to answer in time: ask again\n";
+                (StatusCode::SERVICE_UNAVAILABLE, TEXT, why.to_owned())
+            }
         }
         (&Method::GET | &Method::HEAD, "/healthz") => (StatusCode::OK, TEXT, "alive\n".to_owned()),
         (&Method::GET | &Method::HEAD, "/readyz") => {

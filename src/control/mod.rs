@@ -22,7 +22,7 @@ pub use signals::{Signal, Signals, on_interrupt};
 
 /// How long shards may take to answer a question. A round of their loop takes milliseconds; one that is
 /// stuck must not hold up signals.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
+const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
 /// How long threads may take to end. To tell all clients takes milliseconds; a disk that has come to a halt
 /// must not keep the process alive.
 const END_PATIENCE: Duration = Duration::from_secs(1);
@@ -138,7 +138,7 @@ async fn tend(
             }
             signal = signals.next() => match signal {
                 Signal::Hangup => tracing::info!("hung up: there is no configuration file to read anew, and the log goes to stderr"),
-                Signal::Report => tracing::info!("{}", house.report().await),
+                Signal::Report => tracing::info!("{}", house.report().await.0),
                 Signal::Interrupt if house.is_draining() => {
                     tracing::warn!("interrupted again: ending at once");
                     return house.cut().await;
@@ -186,11 +186,12 @@ impl House {
         self.draining.get()
     }
 
-    /// The counters of all shards together, but for those that are stuck.
-    async fn report(&self) -> Metrics {
-        let mut total = total(&answers(self.ask()).await);
+    /// The counters of all shards together, but for those that are stuck; and whether none is.
+    async fn report(&self) -> (Metrics, bool) {
+        let (all, whole) = answers(self.ask()).await;
+        let mut total = total(&all);
         total.merge(&self.gone.borrow());
-        total
+        (total, whole)
     }
 
     /// Ends every transfer, telling the clients; an error says how many there were, if any.
@@ -198,7 +199,7 @@ impl House {
         // A shard is asked first, and told to stop then, so that it counts what it cuts.
         let replies = self.ask();
         self.server.stop();
-        let total = total(&answers(replies).await);
+        let total = total(&answers(replies).await.0);
         match total.active_reads + total.active_writes {
             0 => Ok(()),
             count => Err(io::Error::other(format!(
@@ -223,18 +224,22 @@ impl House {
         self.server.list(max, move |some| {
             let _ = sender.send(some);
         });
-        answers(replies).await.into_iter().flatten().collect()
+        let (all, _) = answers(replies).await;
+        all.into_iter().flatten().collect()
     }
 }
 
-/// What shards answer in time. The channel ends once all that still run have answered.
-async fn answers<Answer>(mut replies: UnboundedReceiver<Answer>) -> Vec<Answer> {
+/// What shards answer in time, and whether that is all. The channel ends once all that still run have answered.
+async fn answers<Answer>(mut replies: UnboundedReceiver<Answer>) -> (Vec<Answer>, bool) {
     let latest = Instant::now() + ANSWER_PATIENCE;
     let mut all = Vec::new();
-    while let Ok(Some(answer)) = timeout_at(latest, replies.recv()).await {
-        all.push(answer);
+    loop {
+        match timeout_at(latest, replies.recv()).await {
+            Ok(Some(answer)) => all.push(answer),
+            Ok(None) => return (all, true),
+            Err(_) => return (all, false),
+        }
     }
-    all
 }
 
 fn total(all: &[Metrics]) -> Metrics {
@@ -265,7 +270,7 @@ mod tests {
         let stuck = sender.clone();
         sender.send(7).expect("somebody listens");
         drop(sender);
-        assert_eq!(runtime.block_on(answers(replies)), [7]);
+        assert_eq!(runtime.block_on(answers(replies)), (vec![7], false));
         drop(stuck);
     }
 }

@@ -247,6 +247,11 @@ impl Drop for Binary {
 pub(crate) struct Page(String);
 
 impl Page {
+    /// Whether it has counters, and does not say that they cannot be had now.
+    pub(crate) fn is_answer(&self) -> bool {
+        self.0.starts_with("HTTP/1.1 200 ")
+    }
+
     /// The value of a series with these labels, 0 if there is none.
     pub(crate) fn value(&self, series: &str) -> u64 {
         let value = self.0.lines().find_map(|line| {

@@ -596,7 +596,7 @@ pub(super) struct LoadRun {
     #[arg(long, value_name = "FILE", conflicts_with = "ramp")]
     pub(super) hgrm: Option<PathBuf>,
     /// Write a page with plots too, which any browser shows.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "ramp")]
     pub(super) html: Option<PathBuf>,
     /// Show nothing while it runs.
     #[arg(short, long)]

@@ -107,8 +107,13 @@ impl fmt::Display for Table<'_> {
         let Self(summary, took) = self;
         writeln!(
             f,
-            "{:<12}{:>8}{:>12}{:>15}{:>18}{:>16}",
-            "weather", "worlds", "transfers", "simulated", "sent again", "sent for each due"
+            "{:<12}{:>8}{:>12}{:>15}{:>18}  {}",
+            "weather",
+            "worlds",
+            "transfers",
+            "simulated",
+            "sent again",
+            "sent for each that was due: server, clients"
         )?;
         for (kind, of) in &summary.kinds {
             row(f, kind.name(), of)?;

@@ -107,13 +107,8 @@ impl fmt::Display for Table<'_> {
         let Self(summary, took) = self;
         writeln!(
             f,
-            "{:<12}{:>8}{:>12}{:>15}{:>18}  {}",
-            "weather",
-            "worlds",
-            "transfers",
-            "simulated",
-            "sent again",
-            "sent for each that was due: server, clients"
+            "{:<12}{:>8}{:>12}{:>15}{:>18}  sent for each that was due: server, clients",
+            "weather", "worlds", "transfers", "simulated", "sent again"
         )?;
         for (kind, of) in &summary.kinds {
             row(f, kind.name(), of)?;

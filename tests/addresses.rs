@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::collections::HashSet;
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind};
@@ -12,6 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use bootstorm::config::ANSWER_ADDRESSES_MAX;
 use bootstorm::server::{Server, ServerOptions};
 use common::peer::{self, DATA, ERROR, Peer, RRQ, ack, data, oack, opcode, request};
 use tempfile::TempDir;
@@ -132,6 +134,30 @@ fn answers_leave_from_the_address_that_was_asked() {
             }
         }
     }
+}
+
+/// Goal: whoever asks at one address of a network after the other cannot have a socket opened for each.
+/// Method: more addresses than have sockets of their own, told apart by the ports that answer.
+#[test]
+fn the_sockets_that_answer_are_bounded() {
+    let root = root();
+    let mut options = options(root.path(), &["0.0.0.0:0"]);
+    options.workers = 1;
+    let server = peer::start(&options);
+    let port = server.addresses()[0].port();
+    let asked = ANSWER_ADDRESSES_MAX as u8 + 20;
+    let mut ports = HashSet::new();
+    for last in 1..=asked {
+        let ip = IpAddr::from([127, 0, 3, last]);
+        let mut peer = Peer::new((ip, port).into());
+        peer.send(&request(RRQ, b"file", &[]));
+        assert_eq!(opcode(&peer.receive()), DATA);
+        assert_eq!(peer.server.ip(), ip);
+        ports.insert(peer.server.port());
+        peer.send(&peer::error(0, b"enough"));
+    }
+    // All the others are answered from the one for every address.
+    assert!(ports.len() <= ANSWER_ADDRESSES_MAX + 1, "{}", ports.len());
 }
 
 #[test]

@@ -105,8 +105,6 @@ impl<E: Engine> Shard<E> {
             Flow::In(inflow) => inflow.is_backlogged(),
             Flow::Check(_) => false,
         };
-        // A client that may have begun anew has no use for what its old transfer has to send.
-        let held_up = held_up || slot.again.is_some();
         if !slot.queued && !held_up && transfer.poll_transmit(1).is_some() {
             slot.queued = true;
             self.ready.push_back(id);

@@ -120,6 +120,15 @@ impl Retransmission {
             .min(INTERVAL_MAX.max(self.floor))
     }
 
+    /// How long to wait for the rest of a window that has begun to come: its blocks leave together, and
+    /// what a crowd's queue may add to a round trip does not come between them.
+    pub(super) fn interval_within_window(&self) -> Duration {
+        match (self.fixed, self.round_trip()) {
+            (None, Some(mean)) => (mean + VARIATION_MIN).max(self.floor),
+            _ => self.interval(),
+        }
+    }
+
     /// After how long an answer is overdue, whatever the client set; `None` while nothing was measured.
     pub(super) fn overdue(&self) -> Option<Duration> {
         self.smoothed.map(|s| {

@@ -70,8 +70,9 @@ impl<E: Engine> Shard<E> {
                 Next::Nothing => {}
             }
         }
-        // Whoever has something to send is armed once that has left.
-        if !self.queue(id) {
+        // Whoever has something to send is armed once that has left; who waits for that longer, meanwhile.
+        let waits = slot.queued;
+        if !self.queue(id) || waits {
             self.arm(id);
         }
     }

@@ -84,6 +84,8 @@ pub struct Shard<E> {
     full: bool,
     draining: bool,
     fingerprints: RandomState,
+    /// When those that waited for that were last seen to.
+    waiting_armed_at: Option<Instant>,
     stranger_errors: Budget,
     refusal_lines: Budget,
     failure_lines: Budget,
@@ -146,6 +148,7 @@ impl<E: Engine> Shard<E> {
             full: false,
             draining: false,
             fingerprints: RandomState::new(),
+            waiting_armed_at: None,
             stranger_errors: Budget::new(config::STRANGER_ERRORS_PER_SECOND),
             refusal_lines: Budget::new(config::REFUSAL_LINES_PER_SECOND),
             failure_lines: Budget::new(config::FAILURE_LINES_PER_SECOND),

@@ -78,7 +78,10 @@ impl Answers {
             return None;
         }
         self.looked_at = Some(now);
-        let (&address, stalest) = self.places.iter_mut().min_by_key(|(_, place)| place.used_at)?;
+        let (&address, stalest) = self
+            .places
+            .iter_mut()
+            .min_by_key(|(_, place)| place.used_at)?;
         if now - stalest.used_at < STALE_AFTER {
             return None;
         }
@@ -132,9 +135,16 @@ mod tests {
         assert_eq!(answers.find(address(0), at(64)), Found::At(SocketId(0)));
         let all_of_use = at(1 + 59);
         assert_eq!(answers.make_place(|_| false, all_of_use), None);
-        assert_eq!(answers.make_place(|_| false, at(64)), Some(Some(SocketId(1))));
+        assert_eq!(
+            answers.make_place(|_| false, at(64)),
+            Some(Some(SocketId(1)))
+        );
         assert_eq!(answers.find(address(1), at(64)), Found::Unknown);
-        assert_eq!(answers.make_place(|_| false, at(64)), Some(None), "one place is free");
+        assert_eq!(
+            answers.make_place(|_| false, at(64)),
+            Some(None),
+            "one place is free"
+        );
     }
 
     #[test]
@@ -142,7 +152,11 @@ mod tests {
         let mut answers = taken();
         let in_use = |socket| socket == SocketId(0);
         assert_eq!(answers.make_place(in_use, at(100)), None);
-        assert_eq!(answers.make_place(in_use, at(100)), None, "looked for just now");
+        assert_eq!(
+            answers.make_place(in_use, at(100)),
+            None,
+            "looked for just now"
+        );
         assert_eq!(answers.make_place(in_use, at(101)), Some(Some(SocketId(1))));
         assert_eq!(answers.find(address(0), at(102)), Found::At(SocketId(0)));
     }

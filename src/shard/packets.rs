@@ -31,7 +31,7 @@ impl<E: Engine> Shard<E> {
                 everywhere,
             } if wire::is_request(datagram.octets) => {
                 let answers = if everywhere {
-                    self.answers_at(datagram.path.local, answers)
+                    self.answers_at(datagram.path.local, answers, now)
                 } else {
                     answers
                 };

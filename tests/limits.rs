@@ -298,6 +298,26 @@ fn timers_wait_for_a_crowd_but_not_for_long() {
     }
 }
 
+/// Goal: who waits for room in the queue to send is given up at the idle deadline, however long there is none.
+/// Method: the queue stays full; the transfers that wait behind the first must end with it.
+#[test]
+fn transfers_that_wait_for_room_end_at_their_deadline() {
+    let mut lab = Lab::new();
+    lab.network.set_weather(Weather {
+        full: 1.0,
+        ..Weather::FAIR
+    });
+    for number in 0..10 {
+        lab.ask(client(number), Opcode::Rrq, b"long");
+    }
+    lab.settle();
+    let idle = Patience::DEFAULT.idle;
+    lab.pass(idle - Duration::from_secs(1));
+    assert_eq!(lab.shard.len(), 10);
+    lab.pass(Duration::from_secs(2));
+    assert_eq!(lab.shard.len(), 0);
+}
+
 /// Goal: one address, forged or not, cannot have all the places of those who have yet to prove themselves.
 #[test]
 fn one_address_has_its_share_of_the_unproven() {

@@ -192,6 +192,8 @@ impl Receiver {
             self.deadline = None;
         } else if self.received.past(self.acked) >= window {
             self.due = true;
+        } else {
+            self.deadline = Some(now + self.timer.interval_within_window());
         }
         Verdict::Next(index)
     }

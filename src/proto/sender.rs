@@ -391,8 +391,9 @@ impl Sender {
         }
         // EDK2 acknowledges each block that it had already by an ACK of the last one. After a window that was
         // sent twice such ACKs are due; going back for them would send the next one twice as well, and so on
-        // to the end of the file. A true gap is left to the timer.
-        if self.acked > BlockIndex::ZERO && self.acked <= self.copied {
+        // to the end of the file. A true gap is left to the timer; once that has fired, such ACKs are all in.
+        let answers_copies = self.acked > BlockIndex::ZERO && self.acked <= self.copied;
+        if answers_copies && self.timer.silences() == 0 {
             return;
         }
         // A report about blocks sent just now cannot be here yet: the network made this one, or the

@@ -348,6 +348,9 @@ impl<E: Engine> Shard<E> {
         let mut fired = std::mem::take(&mut self.fired);
         self.timers.expire(now, |id| fired.push(id));
         for id in fired.drain(..) {
+            if self.begin_again(id, now) {
+                continue;
+            }
             let Some(slot) = self.table.get_mut(id) else {
                 continue;
             };

@@ -7,7 +7,6 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::mpsc::channel;
 use std::task::Waker;
 use std::thread;
 
@@ -18,6 +17,7 @@ use crate::proto::block::{BlockIndex, Rollover};
 use crate::store::{
     Answer, Body, Done, Frames, FramesKey, Mailbox, ReadFailure, Store, StoreOptions, Ticket,
 };
+use crate::sync::mpsc::{Receiver, channel};
 use crate::testing::skip;
 use crate::wire::{Mode, write_data_header};
 
@@ -688,7 +688,7 @@ fn a_full_disk_is_told_and_nothing_is_left() {
 struct Served {
     store: std::sync::Arc<Store>,
     mailbox: Mailbox,
-    inbox: std::sync::mpsc::Receiver<Done>,
+    inbox: Receiver<Done>,
 }
 
 impl Served {

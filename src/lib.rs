@@ -15,6 +15,7 @@ pub mod server;
 pub mod shard;
 pub mod simulate;
 pub mod store;
+mod sync;
 #[cfg(test)]
 mod testing;
 pub mod time;

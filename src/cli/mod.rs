@@ -17,13 +17,14 @@ mod simulate;
 pub(crate) mod url;
 pub(crate) mod values;
 
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write as _};
 use std::process::{self, ExitCode};
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, FromArgMatches, Parser};
 
 use args::{Arguments, Command, LoadCommand};
 
@@ -82,7 +83,14 @@ fn act(arguments: Arguments) -> Result<(), Trouble> {
 
 /// Whether arguments, the first being the program's name, are well formed; nothing is done.
 pub(crate) fn is_well_formed(arguments: impl IntoIterator<Item = OsString>) -> bool {
-    Arguments::try_parse_from(arguments).is_ok()
+    thread_local! {
+        // Made once: to set it up takes a hundred times as long as to read a line by it.
+        static COMMAND: RefCell<clap::Command> = RefCell::new(Arguments::command());
+    }
+    COMMAND.with_borrow_mut(|command| {
+        let matches = command.try_get_matches_from_mut(arguments);
+        matches.is_ok_and(|mut matches| Arguments::from_arg_matches_mut(&mut matches).is_ok())
+    })
 }
 
 /// Ends the process here and now, as one whose work failed: somebody interrupted it twice.

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use bootstorm::load::plan::Pace;
 use bootstorm::load::profile::{self, Profile};
-use bootstorm::load::report::Report;
+use bootstorm::load::report::{Report, json};
 use bootstorm::load::timeline::Point;
 use bootstorm::load::{self, Failure, File, Group, Live, Load, Work};
 use bootstorm::metrics::Metrics;
@@ -146,6 +146,8 @@ fn clients_with_manners_of_their_own() {
     let report = run(&with(reads(address, 10, octets(&contents)), firmware));
     assert!(report.is_good(), "{report}");
     assert_eq!((report.tally.probes, report.tally.complete), (10, 10));
+    // A client that asks twice waits for the first answer once.
+    assert_eq!(report.tally.oack.count(), 10);
     assert_eq!(report.tally.terms.keys().next(), Some(&(1468, 4)));
     let metrics = metrics_at_rest(&server);
     assert_eq!(metrics.ended.get("probed"), Some(&10));
@@ -291,6 +293,40 @@ fn an_interrupt_ends_with_a_summary() {
     assert!(
         written.contains("Total count    =            0"),
         "{written}"
+    );
+}
+
+/// Goal: what never happened has no percentiles, which is not the same as 0. Method: clients that know no
+/// options, of a server that is asked for what it has not.
+#[test]
+fn percentiles_of_nothing_are_no_numbers() {
+    let _turn = turn();
+    let root = tempfile::tempdir().expect("a directory");
+    fs::write(root.path().join("image"), peer::octets(9, 1_000)).expect("a file");
+    let (_server, address) = peer::serve(root.path());
+    let plain = profile::find("plain").expect("a profile");
+    let mut load = with(reads(address, 3, Expected::Anything), plain);
+    let text = run(&load).to_string();
+    let row = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.trim().starts_with(name));
+        let line = line.unwrap_or_else(|| panic!("no {name}: {text}"));
+        let cells = line.trim()[name.len()..].split_ascii_whitespace();
+        cells.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(row(&text, "OACK"), ["0", "–", "–", "–", "–", "–"]);
+    assert_eq!(row(&text, "first block")[0], "3");
+
+    load.groups[0].files[0].name = b"absent".to_vec();
+    let report = run(&load);
+    let text = report.to_string();
+    assert_eq!(row(&text, "whole transfer"), row(&text, "OACK"));
+    let mut json = Vec::new();
+    json::write(&report, &mut json).expect("memory takes it");
+    let json: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+    let transfer = &json["latencies_seconds"]["transfer"];
+    assert_eq!(
+        (&transfer["count"], &transfer["p99"]),
+        (&0.into(), &().into())
     );
 }
 

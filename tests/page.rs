@@ -49,7 +49,9 @@ fn a_browser_shows_every_plot() {
     assert_eq!(shapes(&document, "failures"), ["grid", "bars c1"]);
     assert_eq!(
         shapes(&document, "percentiles"),
-        ["grid", "line c0", "line c1", "line c3", "line c2"]
+        [
+            "grid", "line c4", "line c0", "line c1", "line c3", "line c2"
+        ]
     );
     assert_eq!(
         shapes(&document, "distribution"),

@@ -6,7 +6,7 @@ use std::io;
 use serde::Serialize;
 
 use super::super::Usage;
-use super::super::report::{Report, json};
+use super::super::report::{Report, json, quantile};
 use crate::time::Duration;
 
 /// What came of one run.
@@ -32,10 +32,10 @@ pub struct Measurement {
     pub processor_seconds_per_transfer: Option<f64>,
     /// The most memory that one of its processes held, in octets.
     pub memory_octets_max: u64,
-    /// Until half of the clients had the whole file.
-    pub transfer_seconds_p50: f64,
-    /// Until all but one in a hundred had.
-    pub transfer_seconds_p99: f64,
+    /// Until half of the transfers were complete, of those that were.
+    pub transfer_seconds_p50: Option<f64>,
+    /// Until all but one in a hundred of them were.
+    pub transfer_seconds_p99: Option<f64>,
     /// Blocks that came more than once, for each that was needed.
     pub repeated: f64,
     /// Block size and window size that were agreed, the most frequent first.
@@ -65,7 +65,7 @@ impl Measurement {
         let costs = |count: f64| (known && count > 0.0).then(|| processor / count);
         let mut terms: Vec<_> = tally.terms.iter().collect();
         terms.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
-        let percentile = |part| tally.transfer.quantile(part).as_secs_f64();
+        let percentile = |part| quantile(&tally.transfer, part).map(|time| time.as_secs_f64());
         Ok(Self {
             seconds,
             complete: tally.complete,

@@ -114,10 +114,7 @@ impl Results {
             spread(|run| run.processor_seconds_per_gigabyte, 2),
             ratio(|run| run.processor_seconds_per_gigabyte),
             spread(|run| Some(run.transfers_per_second), 0),
-            spread(
-                |run| (run.complete > 0).then_some(run.transfer_seconds_p99),
-                3,
-            ),
+            spread(|run| run.transfer_seconds_p99, 3),
             self.complete(workload, contender),
             self.agreed(workload, contender),
         ]

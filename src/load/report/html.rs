@@ -12,7 +12,7 @@ use super::plot::{
     COLOURS, Plot, Reading, Scale, Series, Shape, Text, digits, duration, octets, time,
 };
 use super::text::{LATENESS, grouped};
-use super::{QUANTILES, Report};
+use super::{NOTHING, QUANTILES, Report, quantile};
 use crate::metrics::Latency;
 use crate::shard::Expected;
 use crate::wire::Escaped;
@@ -210,7 +210,8 @@ impl Page<'_> {
                 grouped(latency.count())
             )?;
             for (_, part) in QUANTILES {
-                write!(f, "<td>{}</td>", duration(latency.quantile(part)))?;
+                let time = quantile(latency, part).map(duration);
+                write!(f, "<td>{}</td>", time.as_deref().unwrap_or(NOTHING))?;
             }
             f.write_str("</tr>")?;
         }
@@ -575,10 +576,12 @@ fn percentiles(report: &Report) -> Plot {
         .latencies()
         .into_iter()
         .filter(|(name, _)| *name != LATENESS)
-        .enumerate()
-        .map(|(colour, (name, latency))| Percentiles {
+        // Each keeps its colour, whichever others there are.
+        .zip([4, 0, 1, 3, 2])
+        .filter(|((_, latency), _)| latency.count() > 0)
+        .map(|((name, latency), colour)| Percentiles {
             name,
-            colour: [0, 1, 3, 2][colour % 4],
+            colour,
             latency,
         })
         .collect();

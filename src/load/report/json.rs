@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::super::Tally;
 use super::super::ramp::{self, Climb};
-use super::{QUANTILES, Report};
+use super::{QUANTILES, Report, quantile};
 use crate::metrics::{Latency, Packets};
 
 /// Writes the report.
@@ -131,7 +131,8 @@ struct ServerProcess {
 struct Percentiles {
     count: u64,
     #[serde(flatten)]
-    at: BTreeMap<&'static str, f64>,
+    /// Without a number where there is nothing to count.
+    at: BTreeMap<&'static str, Option<f64>>,
 }
 
 impl Object {
@@ -185,6 +186,7 @@ impl Object {
             }),
             latencies_seconds: BTreeMap::from([
                 ("begun_late", percentiles(&tally.lateness)),
+                ("oack", percentiles(&tally.oack)),
                 ("first_block", percentiles(&tally.first_block)),
                 ("round_trip", percentiles(&tally.round_trip)),
                 ("block", percentiles(&tally.block)),
@@ -207,6 +209,7 @@ impl Group {
             octets: tally.octets,
             latencies_seconds: BTreeMap::from([
                 ("begun_late", percentiles(&tally.lateness)),
+                ("oack", percentiles(&tally.oack)),
                 ("first_block", percentiles(&tally.first_block)),
                 ("transfer", percentiles(&tally.transfer)),
             ]),
@@ -226,7 +229,7 @@ fn by_type(packets: &Packets) -> BTreeMap<&'static str, u64> {
 }
 
 fn percentiles(latency: &Latency) -> Percentiles {
-    let at = |(name, part)| (name, latency.quantile(part).as_secs_f64());
+    let at = |(name, part)| (name, quantile(latency, part).map(|time| time.as_secs_f64()));
     Percentiles {
         count: latency.count(),
         at: QUANTILES.into_iter().map(at).collect(),

@@ -5,7 +5,7 @@ use std::fmt;
 use super::super::plan::Pace;
 use super::super::ramp::{self, Broken, Climb};
 use super::super::{Disturbed, Group, Tally, Work};
-use super::{QUANTILES, Report};
+use super::{NOTHING, QUANTILES, Report, quantile};
 use crate::metrics::Latency;
 use crate::shard::Expected;
 
@@ -88,18 +88,17 @@ impl Report {
         rows
     }
 
-    /// What took how long, each with its name; without what never happened.
-    pub(super) fn latencies(&self) -> Vec<(&'static str, &Latency)> {
+    /// What took how long, each with its name, from the intended start on or for each block.
+    pub(super) const fn latencies(&self) -> [(&'static str, &Latency); 6] {
         let tally = &self.tally;
-        let mut latencies = vec![
+        [
             (LATENESS, &tally.lateness),
+            ("OACK", &tally.oack),
             ("first block", &tally.first_block),
             ("round trip of a block", &tally.round_trip),
             ("a block on average", &tally.block),
             ("whole transfer", &tally.transfer),
-        ];
-        latencies.retain(|(_, latency)| latency.count() > 0);
-        latencies
+        ]
     }
 
     /// Why the numbers may mislead.
@@ -207,7 +206,7 @@ impl Report {
                 width = NAME_COLUMNS - 2
             )?;
             for (_, part) in QUANTILES {
-                write!(f, "{:>11.3}", latency.quantile(part).as_secs_f64() * 1e3)?;
+                write!(f, "{:>11}", millis(latency, part))?;
             }
             writeln!(f)?;
         }
@@ -224,9 +223,9 @@ const fn verb(work: &Work) -> &'static str {
 
 /// How one of several groups fared.
 fn in_group(group: &Group, tally: &Tally) -> String {
-    let [p50, p99] = [0.5, 0.99].map(|part| tally.transfer.quantile(part).as_secs_f64() * 1e3);
+    let [p50, p99] = [0.5, 0.99].map(|part| millis(&tally.transfer, part));
     format!(
-        "{}: {} of {} complete, {} failed, p50 {p50:.3} ms, p99 {p99:.3} ms",
+        "{}: {} of {} complete, {} failed, p50 {p50} ms, p99 {p99} ms",
         group.pace,
         grouped(tally.complete),
         grouped(tally.begun),
@@ -278,8 +277,8 @@ impl fmt::Display for Climb {
                 grouped(report.tally.begun),
                 grouped(report.tally.failed()),
                 format!("{:.1}", report.rate(report.tally.octets) / 1e6),
-                format!("{:.3}", times.quantile(0.5).as_secs_f64() * 1e3),
-                format!("{:.3}", times.quantile(0.99).as_secs_f64() * 1e3),
+                millis(times, 0.5),
+                millis(times, 0.99),
             ];
             write!(f, "{:<RAMP_COLUMNS$}", step.pace.to_string())?;
             for cell in cells {
@@ -329,6 +328,14 @@ impl fmt::Display for Pace {
             ),
         }
     }
+}
+
+/// What this part of all took at most, in milliseconds.
+fn millis(latency: &Latency, part: f64) -> String {
+    quantile(latency, part).map_or_else(
+        || NOTHING.to_owned(),
+        |time| format!("{:.3}", time.as_secs_f64() * 1e3),
+    )
 }
 
 /// A number with a comma before every three digits.

@@ -553,8 +553,9 @@ pub(super) struct LoadGroup {
 /// How the whole run goes: on the command line, and at the top of a scenario.
 #[derive(Debug, Clone, Args)]
 pub(super) struct LoadRun {
-    /// Raise the load step by step, FACTOR times each, until a bound is passed; the highest load that held
-    /// is named. The first step has --clients or --rate, and each lasts --duration, or 5 s. [default: 1.5]
+    /// Raise the load step by step, FACTOR times each, until a bound is passed, then try loads in between;
+    /// the highest load that held is named, to 10 %. The first step has --clients or --rate, and each lasts
+    /// --duration, or 5 s. [default: 1.5]
     #[arg(
         long,
         value_name = "FACTOR",
@@ -596,7 +597,7 @@ pub(super) struct LoadRun {
     #[arg(long, value_name = "FILE", conflicts_with = "ramp")]
     pub(super) hgrm: Option<PathBuf>,
     /// Write a page with plots too, which any browser shows.
-    #[arg(long, value_name = "FILE", conflicts_with = "ramp")]
+    #[arg(long, value_name = "FILE")]
     pub(super) html: Option<PathBuf>,
     /// Show nothing while it runs.
     #[arg(short, long)]

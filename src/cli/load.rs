@@ -11,7 +11,7 @@ use std::process;
 use std::sync::Arc;
 
 use super::args::{Load as Arguments, LoadRun, Pattern};
-use super::errand::grouped;
+use super::errand::{counted, grouped};
 use super::live::View;
 use super::page;
 use super::{FAILED, Trouble, say};
@@ -62,9 +62,9 @@ fn good(report: &Report) -> Result<(), Trouble> {
         Ok(())
     } else {
         Err(Trouble::Work(format!(
-            "{} of {} transfers failed",
+            "{} of {} failed",
             grouped(report.tally.failed()),
-            grouped(report.tally.begun)
+            counted(report.tally.begun, "transfer")
         )))
     }
 }
@@ -84,10 +84,14 @@ fn climb(
     if let Some(path) = &run.json {
         write_json(path, |output| json::write_climb(&climb, output))?;
     }
-    if climb.held().is_some() {
-        Ok(())
-    } else {
-        Err(Trouble::work("the first step did not hold already"))
+    if let Some(path) = &run.html {
+        page::write_climb(&climb, path)?;
+    }
+    match climb.steps.first().and_then(|step| step.broken) {
+        None => Ok(()),
+        Some(why) => Err(Trouble::Work(format!(
+            "not even the first step held ({why}); begin with less, by --clients or --rate"
+        ))),
     }
 }
 

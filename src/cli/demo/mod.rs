@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::thread;
 
 use super::args::Demo;
-use super::errand::grouped;
+use super::errand::{counted, grouped};
 use super::live::View;
 use super::load::{failed, stop_on_interrupt};
 use super::{Trouble, page, say};
@@ -37,10 +37,15 @@ pub(super) fn run(arguments: &Demo) -> Result<(), Trouble> {
     let workers = (cores / 2).max(1);
     let other = Other::start(arguments.size, workers)?;
     say(format_args!(
-        "{} clients boot within {:.1} s, each from an image of {} octets: {}\n",
-        grouped(arguments.clients.into()),
+        "{} {} within {:.1} s, each from an image of {}: {}\n",
+        counted(arguments.clients.into(), "client"),
+        if arguments.clients == 1 {
+            "boots"
+        } else {
+            "boot"
+        },
         arguments.within.as_secs_f64(),
-        grouped(arguments.size as u64),
+        counted(arguments.size as u64, "octet"),
         other.ready()
     ))?;
     let load = storm(arguments, &other, (cores - workers).max(1));
@@ -120,15 +125,17 @@ impl Outcome<'_> {
         let clients = self.clients;
         if tally.failed() > 0 {
             Err(Trouble::Work(format!(
-                "{} of {} clients were not served",
+                "{} of {} {} not served",
                 grouped(tally.failed()),
-                grouped(clients.into())
+                counted(clients.into(), "client"),
+                if tally.failed() == 1 { "was" } else { "were" }
             )))
         } else if tally.complete < u64::from(clients) {
             Err(Trouble::Work(format!(
-                "interrupted when {} of {} clients were served",
+                "interrupted when {} of {} {} served",
                 grouped(tally.complete),
-                grouped(clients.into())
+                counted(clients.into(), "client"),
+                if tally.complete == 1 { "was" } else { "were" }
             )))
         } else {
             Ok(())
@@ -150,9 +157,9 @@ impl fmt::Display for Outcome<'_> {
         row(
             "served",
             format!(
-                "{} of {} clients, every octet compared",
+                "{} of {}, every octet compared",
                 grouped(tally.complete),
-                grouped(tally.begun)
+                counted(tally.begun, "client")
             ),
         )?;
         for (failure, count) in &tally.failures {

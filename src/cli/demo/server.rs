@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::super::args::DemoServer;
-use super::super::errand::grouped;
+use super::super::errand::{counted, grouped};
 use super::super::{FAILED, Trouble, remark};
 use super::image;
 use crate::config::{Settings, frame_cache_octets_default};
@@ -58,9 +58,9 @@ impl fmt::Display for Ready {
             workers,
             ..
         } = self;
-        let threads = if *workers == 1 { "thread" } else { "threads" };
+        let workers = counted(*workers as u64, "thread");
         let gso = if self.gso { ", GSO" } else { "" };
-        write!(f, "{address}, {engine}{gso}, {workers} {threads}")
+        write!(f, "{address}, {engine}{gso}, {workers}")
     }
 }
 
@@ -84,10 +84,10 @@ impl fmt::Display for Counted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} requests, {} complete, {} octets",
-            grouped(self.requests),
+            "{}, {} complete, {}",
+            counted(self.requests, "request"),
             grouped(self.complete),
-            grouped(self.octets)
+            counted(self.octets, "octet")
         )
     }
 }

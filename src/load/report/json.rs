@@ -30,13 +30,16 @@ pub fn write_climb(climb: &Climb, output: impl io::Write) -> io::Result<()> {
         broken_by: step.broken.map(|broken| broken.to_string()),
         report: Object::new(&step.report),
     });
+    let not_held = climb.not_held();
     let object = Ramp {
         factor: climb.ramp.factor,
         step_seconds: climb.ramp.step.as_secs_f64(),
         bound_p99_seconds: climb.ramp.bound_p99.as_secs_f64(),
         bound_failures: climb.ramp.bound_failures,
+        precision: ramp::PRECISION,
         held: climb.held().and_then(|step| ramp::level(step.pace)),
-        broken_by: climb.broken().map(|broken| broken.to_string()),
+        not_held: not_held.and_then(|step| ramp::level(step.pace)),
+        broken_by: not_held.and_then(|step| Some(step.broken?.to_string())),
         steps: steps.collect(),
     };
     serde_json::to_writer_pretty(output, &object).map_err(io::Error::from)
@@ -48,7 +51,9 @@ struct Ramp {
     step_seconds: f64,
     bound_p99_seconds: f64,
     bound_failures: f64,
+    precision: f64,
     held: Option<f64>,
+    not_held: Option<f64>,
     broken_by: Option<String>,
     steps: Vec<Step>,
 }

@@ -5,6 +5,7 @@ pub mod html;
 pub mod json;
 mod plot;
 pub mod text;
+pub mod words;
 
 use super::process::Usage;
 use super::{Load, Tally};

@@ -3,8 +3,9 @@
 use std::fmt;
 
 use super::super::plan::Pace;
-use super::super::ramp::{self, Broken, Climb};
+use super::super::ramp::{self, Climb};
 use super::super::{Disturbed, Group, Tally, Work};
+use super::words::{counted, grouped};
 use super::{NOTHING, QUANTILES, Report, quantile};
 use crate::metrics::Latency;
 use crate::shard::Expected;
@@ -289,20 +290,25 @@ impl fmt::Display for Climb {
                 None => writeln!(f, "  held")?,
             }
         }
+        writeln!(f, "{}", self.verdict())?;
+        for warning in self.warnings() {
+            writeln!(f, "WARNING: {warning}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Climb {
+    /// What the server bears, in a sentence.
+    pub(super) fn verdict(&self) -> String {
         let Some(held) = self.held() else {
-            return writeln!(f, "not even the first step held");
+            return "not even the first step held".to_owned();
         };
-        writeln!(f, "{} is the highest load that held", held.pace)?;
-        match self.broken() {
-            None => writeln!(
-                f,
-                "WARNING: that is the top of the ramp, so the server may bear more; see --ramp-to"
-            ),
-            Some(Broken::Bottleneck) => writeln!(
-                f,
-                "WARNING: this end had no time left beyond that, so the server may bear more; give it more --threads, or another machine"
-            ),
-            Some(_) => Ok(()),
+        let held = format!("{} is the highest load that held", held.pace);
+        let not_held = self.not_held();
+        match not_held.and_then(|step| Some((step.pace, step.broken?))) {
+            Some((pace, broken)) => format!("{held}; {pace} did not ({broken})"),
+            None => held,
         }
     }
 }
@@ -314,16 +320,17 @@ impl fmt::Display for Pace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Closed { clients, .. } => {
-                write!(f, "{} clients kept busy", grouped(clients.into()))
+                write!(f, "{} kept busy", counted(clients.into(), "client"))
             }
             Self::Open { per_second, even } => {
                 let evenly = if even { ", evenly" } else { "" };
-                write!(f, "{per_second} new clients a second{evenly}")
+                let plural = if per_second == 1.0 { "" } else { "s" };
+                write!(f, "{per_second} new client{plural} a second{evenly}")
             }
             Self::Storm { clients, within } => write!(
                 f,
-                "a storm of {} clients within {:.3} s",
-                grouped(clients.into()),
+                "a storm of {} within {:.3} s",
+                counted(clients.into(), "client"),
                 within.as_secs_f64()
             ),
         }
@@ -336,17 +343,4 @@ fn millis(latency: &Latency, part: f64) -> String {
         || NOTHING.to_owned(),
         |time| format!("{:.3}", time.as_secs_f64() * 1e3),
     )
-}
-
-/// A number with a comma before every three digits.
-pub(super) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }

@@ -38,6 +38,9 @@ pub(super) enum Command {
     /// The server of the demo.
     #[command(hide = true)]
     DemoServer(DemoServer),
+    /// What cleans up after a comparison that is killed.
+    #[command(hide = true)]
+    CompareGuard(CompareGuard),
     /// Serve the files of a directory.
     ///
     /// Every flag can also be set by an environment variable, several values of one separated by
@@ -140,6 +143,13 @@ pub(super) struct DemoServer {
     pub(super) size: usize,
     /// Threads that serve.
     pub(super) workers: usize,
+}
+
+/// What the guard of a comparison is told.
+#[derive(Debug, Args)]
+pub(super) struct CompareGuard {
+    /// The process that compares.
+    pub(super) comparer: u32,
 }
 
 /// What `serve` is told.

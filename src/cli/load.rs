@@ -18,12 +18,7 @@ use super::{FAILED, Trouble, say};
 use crate::control;
 use crate::load::ramp::{self, Ramp};
 use crate::load::report::{Report, hgrm, json};
-use crate::load::{self, Live, Load};
-use crate::shard::PATTERN_SEED;
-use crate::store::memory::pattern_fill;
-
-/// Octets of a pattern that are written at a time.
-const PATTERN_STRETCH: usize = 1 << 16;
+use crate::load::{self, Live, Load, contents};
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Trouble> {
     let (load, ramp, run) = meaning::load(arguments)?;
@@ -106,20 +101,8 @@ fn print(table: &impl Display, run: &LoadRun) -> Result<(), Trouble> {
 /// `load pattern`: writes a file that `--verify pattern` knows.
 pub(super) fn pattern(arguments: &Pattern) -> Result<(), Trouble> {
     let Pattern { size, ref file } = *arguments;
-    let write = || -> io::Result<()> {
-        let mut output = Output::create(file)?;
-        let mut stretch = vec![0; PATTERN_STRETCH];
-        let mut offset = 0;
-        while offset < size {
-            let rest = usize::try_from(size - offset).unwrap_or(usize::MAX);
-            let stretch = &mut stretch[..rest.min(PATTERN_STRETCH)];
-            pattern_fill(PATTERN_SEED, offset, stretch);
-            output.write_all(stretch)?;
-            offset += stretch.len() as u64;
-        }
-        Ok(())
-    };
-    write().map_err(|error| cannot_write(file, &error))
+    let written = Output::create(file).and_then(|output| contents::write(size, output));
+    written.map_err(|error| cannot_write(file, &error))
 }
 
 pub(super) fn failed(error: &io::Error, load: &Load) -> Trouble {

@@ -1,7 +1,6 @@
 //! `demo`: a boot storm with nothing to prepare. A server of its own in a process of its own, clients in
 //! this one, and what came of it: a table, and a page to look at.
 
-mod image;
 pub(super) mod server;
 
 use std::env;
@@ -18,13 +17,15 @@ use super::{Trouble, page, say};
 use crate::load::plan::Pace;
 use crate::load::profile::Profile;
 use crate::load::report::Report;
-use crate::load::{self, File, Group, Live, Load};
+use crate::load::{self, File, Group, Live, Load, contents};
 use crate::shard::Expected;
 use crate::time::Duration;
 use server::{Counted, Other};
 
 /// How long a transfer may stand still: long, for any machine should see the end of its demo.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// What the image that everybody boots from is called at the server.
+const IMAGE: &str = "image";
 /// Where the page goes unless something else is said.
 const PAGE: &str = "bootstorm-demo.html";
 /// Columns of the names of rows.
@@ -73,9 +74,9 @@ pub(super) fn run(arguments: &Demo) -> Result<(), Trouble> {
 
 /// The clients.
 fn storm(arguments: &Demo, other: &Other, threads: usize) -> Load {
-    let expected = Expected::Octets(image::octets(arguments.size).into());
+    let expected = Expected::Octets(contents::octets(arguments.size).into());
     let file = File {
-        name: image::NAME.into(),
+        name: IMAGE.into(),
         weight: 1,
         expected: Arc::new(expected),
     };

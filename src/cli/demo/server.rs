@@ -6,7 +6,7 @@
 use std::env;
 use std::fmt;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
@@ -20,9 +20,10 @@ use serde::{Deserialize, Serialize};
 use super::super::args::DemoServer;
 use super::super::errand::{counted, grouped};
 use super::super::{FAILED, Trouble, remark};
-use super::image;
+use super::IMAGE;
 use crate::config::{Settings, frame_cache_octets_default};
 use crate::control;
+use crate::load::contents;
 use crate::load::report::Report;
 use crate::metrics::Metrics;
 use crate::server::{EngineChoice, Server, ServerOptions};
@@ -191,9 +192,8 @@ fn make_folder() -> io::Result<PathBuf> {
 }
 
 fn fill(folder: &Path, size: usize) -> io::Result<()> {
-    let mut file = BufWriter::new(File::create(folder.join(image::NAME))?);
-    image::write(size, &mut file)?;
-    file.flush()
+    let file = File::create(folder.join(IMAGE))?;
+    contents::write(size as u64, file)
 }
 
 fn serve(root: &Path, workers: usize) -> io::Result<()> {

@@ -22,6 +22,8 @@ pub struct Measurement {
     pub cut: bool,
     /// Whether the server was gone at the end.
     pub died: bool,
+    /// Of uploads, those that lay at the server whole and right afterwards.
+    pub stored: Option<u64>,
     /// Octets that arrived, a second.
     pub octets_per_second: f64,
     /// Transfers that completed, a second.
@@ -72,6 +74,7 @@ impl Measurement {
             wanted: transfers.unwrap_or(tally.begun),
             cut: report.interrupted,
             died: false,
+            stored: None,
             octets_per_second: tally.octets as f64 / seconds,
             transfers_per_second: tally.complete as f64 / seconds,
             processor_seconds_per_gigabyte: costs(tally.octets as f64 / 1e9),
@@ -95,7 +98,8 @@ impl Measurement {
     /// Whether every transfer completed.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        !self.cut && self.complete == self.wanted
+        let lost = self.stored.is_some_and(|stored| stored < self.complete);
+        !self.cut && !lost && self.complete == self.wanted
     }
 }
 

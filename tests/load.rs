@@ -21,7 +21,7 @@ use bootstorm::load::plan::Pace;
 use bootstorm::load::profile::{self, Profile};
 use bootstorm::load::report::{Report, json};
 use bootstorm::load::timeline::Point;
-use bootstorm::load::{self, Failure, File, Group, Live, Load, Work};
+use bootstorm::load::{self, Failure, File, Group, Live, Load, Work, contents};
 use bootstorm::metrics::Metrics;
 use bootstorm::server::Server;
 use bootstorm::shard::{Expected, Flaw};
@@ -35,6 +35,13 @@ const CROWD: u32 = 2_000;
 /// Descriptors for all of them: 32 sockets, the poll and its waker, a probe, and those of the server
 /// and the test.
 const DESCRIPTORS_MAX: usize = 80;
+/// Clients that one process is to bear, each with all that a client has.
+const MANY: u64 = 10_000;
+/// Octets of the file that each of them reads: small, so that this is over within seconds.
+const MANY_SIZE: u64 = 64 << 10;
+/// What that process may hold at most: some 3 KiB a client, beside the program and its histograms, and as much
+/// again for builds that check more.
+const MANY_MEMORY_MAX: u64 = 64 << 20;
 /// How long the server is stopped.
 const STOPPED: Duration = Duration::from_secs(1);
 /// What of that the tail has to show at least: a second less what the busy machine may take away.
@@ -232,6 +239,56 @@ fn a_server_that_stalls_cannot_hide() {
         "{transfer}"
     );
     assert!(report["server_process"]["memory_octets_max"].as_u64() > Some(0));
+}
+
+/// Goal: one process is ten thousand clients, each of whose octets are compared, within a memory that the report
+/// tells. Method: a storm of all at once against another process; the report as JSON and as text.
+#[test]
+fn ten_thousand_verified_clients_in_little_memory() {
+    let _turn = turn();
+    let root = tempfile::tempdir().expect("a directory");
+    let image = fs::File::create(root.path().join("image")).expect("a file");
+    contents::write(MANY_SIZE, image).expect("a file");
+    let (mut server, address) = spawn_server(root.path());
+    let json = root.path().join("report.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_bootstorm"))
+        .args([
+            "load",
+            &format!("tftp://{address}/image"),
+            "--verify",
+            "pattern",
+        ])
+        .args(["--clients", &MANY.to_string(), "--within", "0"])
+        .args([
+            "--blksize",
+            "1428",
+            "--windowsize",
+            "16",
+            "--patience",
+            "120",
+        ])
+        .arg("--json")
+        .arg(&json)
+        .output()
+        .expect("the generator runs");
+    server.kill().expect("a server");
+    server.wait().expect("a server");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("every octet compared"), "{text}");
+    let report = fs::read(json).expect("a file");
+    let report: serde_json::Value = serde_json::from_slice(&report).expect("JSON");
+    assert_eq!(report["transfers_complete"], MANY, "{text}");
+    assert_eq!(report["octets"], MANY * MANY_SIZE, "{text}");
+    let terms = serde_json::json!([{ "blksize": 1428, "windowsize": 16, "transfers": MANY }]);
+    assert_eq!(report["terms"], terms);
+    let memory = report["own_memory_octets_max"].as_u64().expect("a number");
+    assert!(
+        (1..=MANY_MEMORY_MAX).contains(&memory),
+        "{memory} octets of memory"
+    );
+    let told = format!(", {} MiB at most, ", memory >> 20);
+    assert!(text.contains(&told), "{told}: {text}");
 }
 
 /// Goal: where clients have no addresses of their own, they take over each other's sockets, and threads

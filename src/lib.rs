@@ -10,6 +10,7 @@ pub mod engine;
 pub mod fuzzing;
 pub mod load;
 pub mod metrics;
+pub mod processors;
 pub mod proto;
 pub mod server;
 pub mod shard;

@@ -10,19 +10,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::args::{Load as Arguments, LoadRun, Pattern};
-use super::errand::grouped;
+use super::errand::{counted, grouped};
 use super::live::View;
 use super::page;
 use super::{Trouble, end_at_once, say};
 use crate::control;
 use crate::load::ramp::{self, Ramp};
 use crate::load::report::{Report, hgrm, json};
-use crate::load::{self, Live, Load};
-use crate::shard::PATTERN_SEED;
-use crate::store::memory::pattern_fill;
-
-/// Octets of a pattern that are written at a time.
-const PATTERN_STRETCH: usize = 1 << 16;
+use crate::load::{self, Live, Load, contents};
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Trouble> {
     let (load, ramp, run) = meaning::load(arguments)?;
@@ -61,9 +56,9 @@ fn good(report: &Report) -> Result<(), Trouble> {
         Ok(())
     } else {
         Err(Trouble::Work(format!(
-            "{} of {} transfers failed",
+            "{} of {} failed",
             grouped(report.tally.failed()),
-            grouped(report.tally.begun)
+            counted(report.tally.begun, "transfer")
         )))
     }
 }
@@ -83,10 +78,14 @@ fn climb(
     if let Some(path) = &run.json {
         write_json(path, |output| json::write_climb(&climb, output))?;
     }
-    if climb.held().is_some() {
-        Ok(())
-    } else {
-        Err(Trouble::work("the first step did not hold already"))
+    if let Some(path) = &run.html {
+        page::write_climb(&climb, path)?;
+    }
+    match climb.steps.first().and_then(|step| step.broken) {
+        None => Ok(()),
+        Some(why) => Err(Trouble::Work(format!(
+            "not even the first step held ({why}); begin with less, by --clients or --rate"
+        ))),
     }
 }
 
@@ -101,20 +100,8 @@ fn print(table: &impl Display, run: &LoadRun) -> Result<(), Trouble> {
 /// `load pattern`: writes a file that `--verify pattern` knows.
 pub(super) fn pattern(arguments: &Pattern) -> Result<(), Trouble> {
     let Pattern { size, ref file } = *arguments;
-    let write = || -> io::Result<()> {
-        let mut output = Output::create(file)?;
-        let mut stretch = vec![0; PATTERN_STRETCH];
-        let mut offset = 0;
-        while offset < size {
-            let rest = usize::try_from(size - offset).unwrap_or(usize::MAX);
-            let stretch = &mut stretch[..rest.min(PATTERN_STRETCH)];
-            pattern_fill(PATTERN_SEED, offset, stretch);
-            output.write_all(stretch)?;
-            offset += stretch.len() as u64;
-        }
-        Ok(())
-    };
-    write().map_err(|error| cannot_write(file, &error))
+    let written = Output::create(file).and_then(|output| contents::write(size, output));
+    written.map_err(|error| cannot_write(file, &error))
 }
 
 pub(super) fn failed(error: &io::Error, load: &Load) -> Trouble {

@@ -68,6 +68,7 @@ fn act(arguments: Arguments) -> Result<(), Trouble> {
     match arguments.command {
         Command::Demo(demo) => demo::run(&demo),
         Command::DemoServer(server) => demo::server::run(&server),
+        Command::CompareGuard(guard) => compare::guard(&guard),
         Command::Serve(serve) => serve::run(&serve),
         Command::Get(get) => get::run(get),
         Command::Put(put) => put::run(put),

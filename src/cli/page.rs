@@ -2,31 +2,49 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, BufWriter};
 use std::path::Path;
 use std::thread;
 use std::time::SystemTime;
 
 use super::Trouble;
 use super::load::cannot_write;
+use crate::load::ramp::Climb;
 use crate::load::report::Report;
 use crate::load::report::html::{self, Head};
 
 /// Writes the page of a report to `path`, with what else is known of the server.
 pub(super) fn write(
     report: &Report,
-    mut facts: Vec<(&'static str, String)>,
+    facts: Vec<(&'static str, String)>,
     path: &Path,
 ) -> Result<(), Trouble> {
+    to_file(path, |file| html::write(report, &head(facts), file))
+}
+
+/// Writes the page of a ramp to `path`.
+pub(super) fn write_climb(climb: &Climb, path: &Path) -> Result<(), Trouble> {
+    to_file(path, |file| {
+        html::write_climb(climb, &head(Vec::new()), file)
+    })
+}
+
+fn to_file(
+    path: &Path,
+    write: impl FnOnce(BufWriter<File>) -> io::Result<()>,
+) -> Result<(), Trouble> {
+    File::create(path)
+        .and_then(|file| write(BufWriter::new(file)))
+        .map_err(|error| cannot_write(path, &error))
+}
+
+fn head(mut facts: Vec<(&'static str, String)>) -> Head {
     facts.push(("this machine", machine()));
-    let head = Head {
+    Head {
         command: command(env::args_os().map(|word| word.to_string_lossy().into_owned())),
         made: Some(SystemTime::now()),
         facts,
-    };
-    File::create(path)
-        .and_then(|file| html::write(report, &head, io::BufWriter::new(file)))
-        .map_err(|error| cannot_write(path, &error))
+    }
 }
 
 /// What the system says of the machine.

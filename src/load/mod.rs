@@ -8,6 +8,7 @@
 //! servers bear the same by turns.
 
 pub mod compare;
+pub mod contents;
 mod mix;
 mod places;
 pub mod plan;

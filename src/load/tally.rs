@@ -91,6 +91,8 @@ pub struct Tally {
     pub duplicates: u64,
     /// Block size and window size that were agreed, by how often.
     pub terms: BTreeMap<(u16, u16), u64>,
+    /// From the intended start to the first OACK, of transfers whose options the server acknowledged.
+    pub oack: Latency,
     /// From the intended start to the first block of a read.
     pub first_block: Latency,
     /// From an ACK to the block that it asks for, or from a block to its ACK.
@@ -118,6 +120,13 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Counts the OACK, if there was one, to a client's first request, which left `late`.
+    pub(super) fn agreed(&mut self, ending: &Ending, late: Duration) {
+        if let Some(oack) = ending.oack {
+            self.oack.record(late + oack);
+        }
+    }
+
     /// Counts a transfer that is over at `time` in the run, and that began `late`.
     pub(super) fn count(&mut self, ending: &Ending, late: Duration, time: Duration) {
         self.octets += ending.octets;
@@ -184,6 +193,7 @@ impl Tally {
         for (&terms, count) in &other.terms {
             *self.terms.entry(terms).or_default() += count;
         }
+        self.oack.merge(&other.oack);
         self.first_block.merge(&other.first_block);
         self.round_trip.merge(&other.round_trip);
         self.block.merge(&other.block);

@@ -454,6 +454,7 @@ impl<E: Engine> Shard<E> {
             linger,
             flaw: None,
             answered: false,
+            oack: None,
             announced: None,
             text: Vec::new(),
             remote,
@@ -650,11 +651,13 @@ impl<E: Engine> Shard<E> {
             mode,
             socket,
             path,
+            started,
             ..
         }) = self.table.get_mut(id)
         else {
             return;
         };
+        errand.oack.get_or_insert(now - *started);
         let probe = matches!(flow, Flow::Check(check) if check.is_probe());
         let accepted = match negotiate::accept(options, &errand.wanted) {
             Ok(accepted) => accepted,

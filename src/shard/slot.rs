@@ -140,6 +140,8 @@ pub struct Ending {
     pub text: Vec<u8>,
     /// What was wrong with the octets, where they are checked.
     pub flaw: Option<Flaw>,
+    /// From the request to the OACK, if the server acknowledged options.
+    pub oack: Option<Duration>,
     /// From the request to the first block, where blocks are checked.
     pub first_block: Option<Duration>,
     /// Blocks that came more than once, where they are checked.
@@ -260,6 +262,8 @@ pub(super) struct Errand {
     pub(super) flaw: Option<Flaw>,
     /// Whether the port that the server answers from is known.
     pub(super) answered: bool,
+    /// From the request to the first OACK.
+    pub(super) oack: Option<Duration>,
     /// The length that the server announced.
     pub(super) announced: Option<u64>,
     /// What the peer's ERROR said, or why this end gave up.

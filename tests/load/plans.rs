@@ -5,12 +5,12 @@ use std::process::Output;
 use bootstorm::load::Weather;
 use bootstorm::load::plan::Bounds;
 use bootstorm::load::profile::Flash;
-use bootstorm::load::ramp::{self, Broken, Ramp};
+use bootstorm::load::ramp::{self, Broken, Ramp, Step};
 use bootstorm::store::memory::pattern_fill;
 
 use super::*;
 
-/// Transfers that the server of the ramp takes at a time: between those of the first step and the second.
+/// Transfers that the server of the ramp takes at a time.
 const TRANSFERS_MAX: usize = 6;
 
 /// Goal: each kind of weather does what it says, on reads and writes, and spoils nothing. Method: one run
@@ -224,9 +224,9 @@ fn contents_are_verified_without_a_copy_or_against_a_directory() {
     }
 }
 
-/// Goal: a ramp ends once the server no longer keeps up, and names the load before. Method: a server that
-/// takes six transfers at a time is asked by four clients, then by eight, which keep their transfers for
-/// longer than the others wait.
+/// Goal: a ramp ends once the server no longer keeps up, and finds the highest load that it bears. Method: a
+/// server that takes six transfers at a time is asked by four clients, then by eight, which keep their
+/// transfers for longer than the others wait; then by those between.
 #[test]
 fn a_ramp_ends_and_names_the_load_that_held() {
     let _turn = turn();
@@ -245,6 +245,7 @@ fn a_ramp_ends_and_names_the_load_that_held() {
     let ramp = Ramp {
         factor: 2.0,
         step: Duration::from_millis(500),
+        rest: Duration::ZERO,
         bound_p99: Duration::from_secs(60),
         ..Ramp::DEFAULT
     };
@@ -254,16 +255,17 @@ fn a_ramp_ends_and_names_the_load_that_held() {
         .iter()
         .map(|step| ramp::level(step.pace))
         .collect();
-    assert_eq!(levels, [Some(4.0), Some(8.0)], "{climb}");
-    let held = climb.held().and_then(|step| ramp::level(step.pace));
-    assert_eq!(held, Some(4.0), "{climb}");
-    assert!(
-        matches!(climb.broken(), Some(Broken::Failures(_))),
-        "{climb}"
-    );
+    assert_eq!(levels, [4.0, 8.0, 6.0, 7.0].map(Some), "{climb}");
+    let level = |step: Option<&Step>| step.and_then(|step| ramp::level(step.pace));
+    assert_eq!(level(climb.held()), Some(6.0), "{climb}");
+    assert_eq!(level(climb.not_held()), Some(7.0), "{climb}");
+    let broken = climb.not_held().and_then(|step| step.broken);
+    assert!(matches!(broken, Some(Broken::Failures(_))), "{climb}");
     let text = climb.to_string();
     assert!(
-        text.contains("4 clients kept busy is the highest load that held"),
+        text.contains(
+            "6 clients kept busy is the highest load that held; 7 clients kept busy did not ("
+        ),
         "{text}"
     );
 }

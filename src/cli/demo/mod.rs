@@ -1,7 +1,6 @@
 //! `demo`: a boot storm with nothing to prepare. A server of its own in a process of its own, clients in
 //! this one, and what came of it: a table, and a page to look at.
 
-mod image;
 pub(super) mod server;
 
 use std::env;
@@ -11,20 +10,22 @@ use std::sync::Arc;
 use std::thread;
 
 use super::args::Demo;
-use super::errand::grouped;
+use super::errand::{counted, grouped};
 use super::live::View;
 use super::load::{failed, stop_on_interrupt};
 use super::{Trouble, page, say};
 use crate::load::plan::Pace;
 use crate::load::profile::Profile;
 use crate::load::report::Report;
-use crate::load::{self, File, Group, Live, Load};
+use crate::load::{self, File, Group, Live, Load, contents};
 use crate::shard::Expected;
 use crate::time::Duration;
 use server::{Counted, Other};
 
 /// How long a transfer may stand still: long, for any machine should see the end of its demo.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// What the image that everybody boots from is called at the server.
+const IMAGE: &str = "image";
 /// Where the page goes unless something else is said.
 const PAGE: &str = "bootstorm-demo.html";
 /// Columns of the names of rows.
@@ -37,10 +38,15 @@ pub(super) fn run(arguments: &Demo) -> Result<(), Trouble> {
     let workers = (cores / 2).max(1);
     let other = Other::start(arguments.size, workers)?;
     say(format_args!(
-        "{} clients boot within {:.1} s, each from an image of {} octets: {}\n",
-        grouped(arguments.clients.into()),
+        "{} {} within {:.1} s, each from an image of {}: {}\n",
+        counted(arguments.clients.into(), "client"),
+        if arguments.clients == 1 {
+            "boots"
+        } else {
+            "boot"
+        },
         arguments.within.as_secs_f64(),
-        grouped(arguments.size as u64),
+        counted(arguments.size as u64, "octet"),
         other.ready()
     ))?;
     let load = storm(arguments, &other, (cores - workers).max(1));
@@ -68,9 +74,9 @@ pub(super) fn run(arguments: &Demo) -> Result<(), Trouble> {
 
 /// The clients.
 fn storm(arguments: &Demo, other: &Other, threads: usize) -> Load {
-    let expected = Expected::Octets(image::octets(arguments.size).into());
+    let expected = Expected::Octets(contents::octets(arguments.size).into());
     let file = File {
-        name: image::NAME.into(),
+        name: IMAGE.into(),
         weight: 1,
         expected: Arc::new(expected),
     };
@@ -120,15 +126,17 @@ impl Outcome<'_> {
         let clients = self.clients;
         if tally.failed() > 0 {
             Err(Trouble::Work(format!(
-                "{} of {} clients were not served",
+                "{} of {} {} not served",
                 grouped(tally.failed()),
-                grouped(clients.into())
+                counted(clients.into(), "client"),
+                if tally.failed() == 1 { "was" } else { "were" }
             )))
         } else if tally.complete < u64::from(clients) {
             Err(Trouble::Work(format!(
-                "interrupted when {} of {} clients were served",
+                "interrupted when {} of {} {} served",
                 grouped(tally.complete),
-                grouped(clients.into())
+                counted(clients.into(), "client"),
+                if tally.complete == 1 { "was" } else { "were" }
             )))
         } else {
             Ok(())
@@ -150,9 +158,9 @@ impl fmt::Display for Outcome<'_> {
         row(
             "served",
             format!(
-                "{} of {} clients, every octet compared",
+                "{} of {}, every octet compared",
                 grouped(tally.complete),
-                grouped(tally.begun)
+                counted(tally.begun, "client")
             ),
         )?;
         for (failure, count) in &tally.failures {

@@ -301,6 +301,7 @@ fn ramp(factor: f64, run: &LoadRun, groups: &[Group]) -> Result<Ramp, Trouble> {
     Ok(Ramp {
         factor,
         step: group.bounds.duration.unwrap_or(Ramp::DEFAULT.step),
+        rest: Ramp::DEFAULT.rest,
         most: run.ramp_to.unwrap_or(Ramp::DEFAULT.most),
         bound_p99: run.bound_p99.unwrap_or(Ramp::DEFAULT.bound_p99),
         bound_failures: run.bound_failures.unwrap_or(Ramp::DEFAULT.bound_failures),

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::super::Tally;
 use super::super::ramp::{self, Climb};
-use super::{QUANTILES, Report};
+use super::{QUANTILES, Report, quantile};
 use crate::metrics::{Latency, Packets};
 
 /// Writes the report.
@@ -30,13 +30,16 @@ pub fn write_climb(climb: &Climb, output: impl io::Write) -> io::Result<()> {
         broken_by: step.broken.map(|broken| broken.to_string()),
         report: Object::new(&step.report),
     });
+    let not_held = climb.not_held();
     let object = Ramp {
         factor: climb.ramp.factor,
         step_seconds: climb.ramp.step.as_secs_f64(),
         bound_p99_seconds: climb.ramp.bound_p99.as_secs_f64(),
         bound_failures: climb.ramp.bound_failures,
+        precision: ramp::PRECISION,
         held: climb.held().and_then(|step| ramp::level(step.pace)),
-        broken_by: climb.broken().map(|broken| broken.to_string()),
+        not_held: not_held.and_then(|step| ramp::level(step.pace)),
+        broken_by: not_held.and_then(|step| Some(step.broken?.to_string())),
         steps: steps.collect(),
     };
     serde_json::to_writer_pretty(output, &object).map_err(io::Error::from)
@@ -48,7 +51,9 @@ struct Ramp {
     step_seconds: f64,
     bound_p99_seconds: f64,
     bound_failures: f64,
+    precision: f64,
     held: Option<f64>,
+    not_held: Option<f64>,
     broken_by: Option<String>,
     steps: Vec<Step>,
 }
@@ -131,7 +136,8 @@ struct ServerProcess {
 struct Percentiles {
     count: u64,
     #[serde(flatten)]
-    at: BTreeMap<&'static str, f64>,
+    /// Without a number where there is nothing to count.
+    at: BTreeMap<&'static str, Option<f64>>,
 }
 
 impl Object {
@@ -185,6 +191,7 @@ impl Object {
             }),
             latencies_seconds: BTreeMap::from([
                 ("begun_late", percentiles(&tally.lateness)),
+                ("oack", percentiles(&tally.oack)),
                 ("first_block", percentiles(&tally.first_block)),
                 ("round_trip", percentiles(&tally.round_trip)),
                 ("block", percentiles(&tally.block)),
@@ -207,6 +214,7 @@ impl Group {
             octets: tally.octets,
             latencies_seconds: BTreeMap::from([
                 ("begun_late", percentiles(&tally.lateness)),
+                ("oack", percentiles(&tally.oack)),
                 ("first_block", percentiles(&tally.first_block)),
                 ("transfer", percentiles(&tally.transfer)),
             ]),
@@ -226,7 +234,7 @@ fn by_type(packets: &Packets) -> BTreeMap<&'static str, u64> {
 }
 
 fn percentiles(latency: &Latency) -> Percentiles {
-    let at = |(name, part)| (name, latency.quantile(part).as_secs_f64());
+    let at = |(name, part)| (name, quantile(latency, part).map(|time| time.as_secs_f64()));
     Percentiles {
         count: latency.count(),
         at: QUANTILES.into_iter().map(at).collect(),

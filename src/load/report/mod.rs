@@ -5,9 +5,11 @@ pub mod html;
 pub mod json;
 mod plot;
 pub mod text;
+pub mod words;
 
 use super::process::Usage;
 use super::{Load, Tally};
+use crate::metrics::Latency;
 use crate::time::Duration;
 
 /// How a run went.
@@ -43,6 +45,14 @@ const QUANTILES: [(&str, f64); 5] = [
     ("p99.9", 0.999),
     ("max", 1.0),
 ];
+
+/// What stands where there is no number: a percentile of nothing is not 0.
+const NOTHING: &str = "–";
+
+/// What this part of all took at most; `None` if there are none.
+pub(super) fn quantile(latency: &Latency, part: f64) -> Option<Duration> {
+    (latency.count() > 0).then(|| latency.quantile(part))
+}
 
 impl Report {
     /// Whether no transfer failed.

@@ -101,7 +101,7 @@ fn act(arguments: Arguments) -> Result<(), Trouble> {
         Command::Demo(demo) => demo::run(&demo),
         Command::DemoServer(server) => demo::server::run(&server),
         Command::CompareGuard(guard) => compare::guard(&guard),
-        Command::Serve(serve) => serve::run(&serve),
+        Command::Serve(serve) => serve::run(&serve, arguments.log.log_format),
         Command::Get(get) => get::run(get),
         Command::Put(put) => put::run(put),
         Command::Load(load) => match &load.command {

@@ -179,6 +179,17 @@ fn ticks(scale: Scale) -> Vec<(f64, String)> {
         .collect()
 }
 
+/// The ticks of an axis of things that are whole.
+fn whole_ticks(scale: Scale) -> Vec<(f64, String)> {
+    let whole = scale
+        .ticks()
+        .into_iter()
+        .filter(|value| value.fract() == 0.0);
+    whole
+        .map(|value| (scale.place(value), number(value)))
+        .collect()
+}
+
 /// A plain number, to three digits at least.
 fn number(value: f64) -> String {
     if value >= 1000.0 {

@@ -16,7 +16,7 @@ use super::output::Output;
 use super::page;
 use super::{FAILED, Trouble, say};
 use crate::control;
-use crate::load::ramp::{self, Ramp};
+use crate::load::ramp::{self, Broken, Ramp};
 use crate::load::report::{Report, hgrm, json};
 use crate::load::{self, Live, Load, contents};
 
@@ -117,6 +117,7 @@ fn climb(
     }
     match climb.steps.first().and_then(|step| step.broken) {
         None => Ok(()),
+        Some(Broken::Interrupted) => Err(Trouble::work("interrupted amid the first step")),
         Some(why) => Err(Trouble::Work(format!(
             "not even the first step held ({why}); begin with less, by --clients or --rate"
         ))),

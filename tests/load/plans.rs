@@ -6,6 +6,7 @@ use bootstorm::load::Weather;
 use bootstorm::load::plan::Bounds;
 use bootstorm::load::profile::Flash;
 use bootstorm::load::ramp::{self, Broken, Ramp, Step};
+use bootstorm::load::report::html;
 use bootstorm::store::memory::pattern_fill;
 
 use super::*;
@@ -304,6 +305,28 @@ fn a_ramp_that_comes_to_its_top() {
     assert_eq!(steps.len(), 2);
     assert_eq!(steps[0]["load"].as_f64(), Some(10.0));
     assert!(steps[1]["report"]["latencies_seconds"]["first_block"]["p99"].is_number());
+}
+
+/// Goal: a ramp that is ended says so, and blames nobody. Method: one that is over before it begins, as text and
+/// as a page.
+#[test]
+fn a_ramp_that_is_ended_blames_nobody() {
+    let _turn = turn();
+    let silent = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let load = reads(silent.local_addr().expect("bound"), 1, Expected::Anything);
+    let live = Arc::new(Live::default());
+    live.stop();
+    let climb = ramp::run(&load, Ramp::DEFAULT, &live).expect("a ramp");
+    assert_eq!(climb.steps.len(), 1);
+    assert!(climb.held().is_none() && climb.not_held().is_none());
+    let text = climb.to_string();
+    assert!(text.contains("ended amid the first step"), "{text}");
+    assert!(!text.contains("held\n"), "{text}");
+    let mut page = Vec::new();
+    html::write_climb(&climb, &html::Head::default(), &mut page).expect("memory takes it");
+    let page = String::from_utf8(page).expect("text");
+    assert!(page.contains("Ended amid the first step"), "{page}");
+    assert!(!page.contains("NaN") && !page.contains("inf"), "{page}");
 }
 
 /// Goal: the scenario that comes with the program works as its own text says. Method: its files are made

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::super::plan::Pace;
-use super::super::ramp::{self, Climb};
+use super::super::ramp::{self, Broken, Climb};
 use super::super::{Disturbed, FirstFailure, Group, Tally, Work};
 use super::words::{counted, grouped};
 use super::{NOTHING, QUANTILES, Report, quantile};
@@ -304,7 +304,10 @@ impl Climb {
     /// What the server bears, in a sentence.
     pub(super) fn verdict(&self) -> String {
         let Some(held) = self.held() else {
-            return "not even the first step held".to_owned();
+            return match self.steps.first().and_then(|step| step.broken) {
+                Some(Broken::Interrupted) => "ended amid the first step".to_owned(),
+                _ => "not even the first step held".to_owned(),
+            };
         };
         let held = format!("{} is the highest load that held", held.pace);
         let not_held = self.not_held();

@@ -8,7 +8,7 @@ use super::super::plot::{
 };
 use super::super::words::{counted, grouped};
 use super::super::{NOTHING, Report, quantile};
-use super::{Page, Table, number, run, sentence, ticks, times};
+use super::{Page, Table, number, run, ticks, times, uppercased};
 
 /// The colours of steps that held, of those that did not, and of the line through them.
 const COLOURS: [usize; 3] = [2, 1, 0];
@@ -23,7 +23,7 @@ pub(super) fn page(climb: &Climb) -> Page {
     let shown = held.or_else(|| climb.steps.last());
     let title = match held {
         Some(step) => format!("Holds up to {}", run::title(&step.report)),
-        None => "Not even the first step held".to_owned(),
+        None => uppercased(&climb.verdict()),
     };
     let mut tables = vec![steps(climb)];
     let mut details = Vec::new();
@@ -34,13 +34,11 @@ pub(super) fn page(climb: &Climb) -> Page {
         details.extend(run::files(&step.report));
     }
     details.insert(0, ("bounds".to_owned(), bounds(climb)));
-    let mut verdict = sentence(&climb.verdict());
-    verdict.pop();
     let plots = Loads::new(climb).plots();
     Page {
         title,
         is_good: held.is_some(),
-        verdict,
+        verdict: uppercased(&climb.verdict()),
         numbers: numbers(climb),
         warnings: climb.warnings(),
         plots,

@@ -210,14 +210,14 @@ fn times(scale: Scale) -> Vec<(f64, String)> {
 
 /// The words with a capital letter and a full stop.
 fn sentence(words: &str) -> String {
+    uppercased(words) + "."
+}
+
+/// The words with a capital letter.
+fn uppercased(words: &str) -> String {
     let mut letters = words.chars();
     let first = letters.next().map(char::to_uppercase);
-    first
-        .into_iter()
-        .flatten()
-        .chain(letters)
-        .chain(['.'])
-        .collect()
+    first.into_iter().flatten().chain(letters).collect()
 }
 
 /// A day and a time (UTC), by the calendar of today for all days.

@@ -130,6 +130,9 @@ fn wrong_contents_are_seen() {
     missing.groups[0].files[0].name = b"nothing".to_vec();
     let report = run(&missing);
     assert_eq!(report.tally.failures.get(&Failure::ErrorCode(1)), Some(&5));
+    let text = report.to_string();
+    let told = "5 error 1 (\"file not found\"), the first of \"nothing\"";
+    assert!(text.contains(told), "{text}");
     assert!(!report.is_good());
 }
 

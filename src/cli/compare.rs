@@ -12,6 +12,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::args::{Compare as Arguments, CompareGuard};
+use super::output::Output;
 use super::{Trouble, end_at_once, remark, say, values};
 use crate::control;
 use crate::load::compare::{self, Contender, Event, Form, Outcome, Plan, Results, Stop, Workload};
@@ -43,12 +44,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Trouble> {
     let mut plan = read(&arguments.plan)?;
     plan.rounds = arguments.rounds.unwrap_or(plan.rounds);
     keep(&mut plan, &arguments.only, &arguments.works)?;
+    let outputs = Outputs::open(arguments)?;
     let stop = Arc::new(Stop::default());
     stop_on_interrupt(&stop)?;
     let guard = Guard::start()?;
     let mut trouble = Ok(());
     let results = compare::run(&plan, &stop, &mut |event| {
-        if let Err(error) = tell(&event, arguments) {
+        if let Err(error) = tell(&event, arguments.quiet, &outputs) {
             trouble = Err(error);
             stop.stop();
         }
@@ -59,7 +61,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Trouble> {
     if stop.is_stopped() {
         // The last whole round was shown when it was over.
         remark(format_args!("interrupted in round {}", results.rounds + 1));
-        show(&results, arguments)?;
+        show(&results, &outputs)?;
     }
     let measured = results.outcomes.iter().flatten().flatten();
     if measured.filter_map(Outcome::measurement).next().is_none() {
@@ -118,7 +120,7 @@ fn stop_on_interrupt(stop: &Arc<Stop>) -> Result<(), Trouble> {
         .map_err(|error| Trouble::Work(format!("cannot catch signals: {error}")))
 }
 
-fn tell(event: &Event<'_>, arguments: &Arguments) -> Result<(), Trouble> {
+fn tell(event: &Event<'_>, quiet: bool, outputs: &Outputs) -> Result<(), Trouble> {
     match event {
         Event::Uncounted(why) => remark(format_args!(
             "WARNING: without a control group ({why}) processor time lacks that of children for which a server does not wait; root may make one"
@@ -130,7 +132,7 @@ fn tell(event: &Event<'_>, arguments: &Arguments) -> Result<(), Trouble> {
             contender,
             outcome,
         } => {
-            if !arguments.quiet {
+            if !quiet {
                 let outcome = brief(outcome);
                 remark(format_args!(
                     "round {round}: {workload}: {contender}: {outcome}"
@@ -142,27 +144,37 @@ fn tell(event: &Event<'_>, arguments: &Arguments) -> Result<(), Trouble> {
                 let rounds = (results.rounds, results.rounds_wanted);
                 say(format_args!("\nAfter {} of {}:\n", rounds.0, rounds.1))?;
             }
-            show(results, arguments)?;
+            show(results, outputs)?;
         }
     }
     Ok(())
 }
 
 /// Prints the tables and writes the files, so that whoever loses patience has what there is.
-fn show(results: &Results, arguments: &Arguments) -> Result<(), Trouble> {
-    if let Some(path) = &arguments.json {
-        let octets = serde_json::to_vec_pretty(results).map_err(Trouble::work)?;
-        write(path, &octets)?;
+fn show(results: &Results, outputs: &Outputs) -> Result<(), Trouble> {
+    if let Some(output) = &outputs.json {
+        output.write(|output| Ok(serde_json::to_writer_pretty(output, results)?))?;
     }
-    if let Some(path) = &arguments.markdown {
-        write(path, results.tables(Form::Markdown).as_bytes())?;
+    if let Some(output) = &outputs.markdown {
+        output.write(|output| output.write_all(results.tables(Form::Markdown).as_bytes()))?;
     }
     say(format_args!("{}\n", results.tables(Form::Text)))
 }
 
-fn write(path: &Path, octets: &[u8]) -> Result<(), Trouble> {
-    fs::write(path, octets)
-        .map_err(|error| Trouble::Work(format!("cannot write {}: {error}", path.display())))
+/// Where results go, besides the tables.
+struct Outputs {
+    json: Option<Output>,
+    markdown: Option<Output>,
+}
+
+impl Outputs {
+    fn open(arguments: &Arguments) -> Result<Self, Trouble> {
+        let open = |path: &Option<PathBuf>| path.as_deref().map(Output::open).transpose();
+        Ok(Self {
+            json: open(&arguments.json)?,
+            markdown: open(&arguments.markdown)?,
+        })
+    }
 }
 
 /// An outcome in a few words.

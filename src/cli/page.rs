@@ -1,41 +1,28 @@
 //! The page of a run: what is known of this machine and this command, put beside the report.
 
 use std::env;
-use std::fs::{self, File};
-use std::io::{self, BufWriter};
-use std::path::Path;
+use std::fs;
 use std::thread;
 use std::time::SystemTime;
 
 use super::Trouble;
-use super::load::cannot_write;
+use super::output::Output;
 use crate::load::ramp::Climb;
 use crate::load::report::Report;
 use crate::load::report::html::{self, Head};
 
-/// Writes the page of a report to `path`, with what else is known of the server.
+/// Writes the page of a report, with what else is known of the server.
 pub(super) fn write(
     report: &Report,
     facts: Vec<(&'static str, String)>,
-    path: &Path,
+    output: &Output,
 ) -> Result<(), Trouble> {
-    to_file(path, |file| html::write(report, &head(facts), file))
+    output.write(|output| html::write(report, &head(facts), output))
 }
 
-/// Writes the page of a ramp to `path`.
-pub(super) fn write_climb(climb: &Climb, path: &Path) -> Result<(), Trouble> {
-    to_file(path, |file| {
-        html::write_climb(climb, &head(Vec::new()), file)
-    })
-}
-
-fn to_file(
-    path: &Path,
-    write: impl FnOnce(BufWriter<File>) -> io::Result<()>,
-) -> Result<(), Trouble> {
-    File::create(path)
-        .and_then(|file| write(BufWriter::new(file)))
-        .map_err(|error| cannot_write(path, &error))
+/// Writes the page of a ramp.
+pub(super) fn write_climb(climb: &Climb, output: &Output) -> Result<(), Trouble> {
+    output.write(|output| html::write_climb(climb, &head(Vec::new()), output))
 }
 
 fn head(mut facts: Vec<(&'static str, String)>) -> Head {

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::thread;
 
 use super::Trouble;
-use super::args::Serve;
+use super::args::{LogFormat, Serve};
 use super::values::{Listen, PORT};
 use crate::config::{self, STRICT_RETRIES, Settings};
 use crate::control::{self, ControlOptions};
@@ -16,11 +16,12 @@ use crate::store::directory::DirectoryOptions;
 /// The first port that any user may listen on.
 const UNPRIVILEGED_PORT_MIN: u16 = 1024;
 
-pub(super) fn run(arguments: &Serve) -> Result<(), Trouble> {
+pub(super) fn run(arguments: &Serve, log_format: LogFormat) -> Result<(), Trouble> {
     let options = options(arguments, has_ipv6())?;
     let control = ControlOptions {
         drain_timeout: arguments.drain_timeout,
         admin: arguments.admin,
+        objects: log_format == LogFormat::Json,
     };
     control::serve(&options, &control).map_err(|error| failed(&error, &options))
 }

@@ -3,6 +3,7 @@
 mod admin;
 mod openmetrics;
 mod signals;
+mod tell;
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, Write as _};
@@ -34,6 +35,8 @@ pub struct ControlOptions {
     pub drain_timeout: Duration,
     /// Where the admin side answers over HTTP, if it does.
     pub admin: Option<SocketAddr>,
+    /// Whether log lines are objects, in which no program should have to read a table.
+    pub objects: bool,
 }
 
 /// Serves until told to end: SIGTERM or SIGINT lets running transfers finish, for as long as the
@@ -85,7 +88,7 @@ async fn run(options: &ServerOptions, control: &ControlOptions) -> io::Result<()
         draining: Cell::new(false),
         gone: RefCell::default(),
     });
-    let tended = tend(&house, admin, signals, &mut ended, control.drain_timeout).await;
+    let tended = tend(&house, admin, signals, &mut ended, control).await;
     // Nobody else has it any more: the admin side went with its connections.
     let all_ended = Rc::into_inner(house).is_none_or(|House { server, gone, .. }| {
         let all_ended = server.end(END_PATIENCE);
@@ -93,9 +96,7 @@ async fn run(options: &ServerOptions, control: &ControlOptions) -> io::Result<()
         while let Ok(Ok(metrics)) = ended.try_recv() {
             total.merge(&metrics);
         }
-        if !total.latencies.is_empty() {
-            tracing::info!("how long things took{}", total.latencies);
-        }
+        tell::latencies(&total.latencies, control.objects);
         all_ended
     });
     tended?;
@@ -114,7 +115,7 @@ async fn tend(
     admin: Option<TcpListener>,
     mut signals: Signals,
     ended: &mut UnboundedReceiver<io::Result<Metrics>>,
-    drain_timeout: Duration,
+    control: &ControlOptions,
 ) -> io::Result<()> {
     let answering = async {
         match admin {
@@ -138,17 +139,17 @@ async fn tend(
             }
             signal = signals.next() => match signal {
                 Signal::Hangup => tracing::info!("hung up: there is no configuration file to read anew, and the log goes to stderr"),
-                Signal::Report => tracing::info!("{}", house.report().await.0),
+                Signal::Report => tell::counters(&house.report().await.0, control.objects),
                 Signal::Interrupt if house.is_draining() => {
                     tracing::warn!("interrupted again: ending at once");
                     return house.cut().await;
                 }
                 Signal::Interrupt | Signal::Terminate => {
-                    let seconds = drain_timeout.as_secs();
+                    let seconds = control.drain_timeout.as_secs();
                     tracing::info!(seconds, "draining: no new requests, running transfers may finish");
                     house.draining.set(true);
                     house.server.drain();
-                    deadline.get_or_insert_with(|| Instant::now() + drain_timeout);
+                    deadline.get_or_insert_with(|| Instant::now() + control.drain_timeout);
                 }
             },
             () = until(deadline) => {

@@ -13,7 +13,8 @@ use super::args::Demo;
 use super::errand::{counted, grouped};
 use super::live::View;
 use super::load::{failed, stop_on_interrupt};
-use super::{Trouble, page, say};
+use super::output::Output;
+use super::{Trouble, page, remark, say};
 use crate::load::plan::Pace;
 use crate::load::profile::Profile;
 use crate::load::report::Report;
@@ -32,6 +33,7 @@ const PAGE: &str = "bootstorm-demo.html";
 const NAME_COLUMNS: usize = 20;
 
 pub(super) fn run(arguments: &Demo) -> Result<(), Trouble> {
+    let (page, path) = opened(arguments.html.as_deref())?;
     let live = Arc::new(Live::default());
     stop_on_interrupt(&live)?;
     let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -66,9 +68,13 @@ pub(super) fn run(arguments: &Demo) -> Result<(), Trouble> {
         ("server", ready),
         ("the server counted", counted.to_string()),
     ];
-    let page = written(&report, &facts, arguments.html.as_deref())?;
-    let page = page.display();
-    say(format_args!("{:<NAME_COLUMNS$}{page}\n", "look at"))?;
+    page::write(&report, facts, &page)?;
+    let path = path.canonicalize().unwrap_or(path);
+    let path = path.display();
+    say(format_args!("{:<NAME_COLUMNS$}{path}\n", "look at"))?;
+    for warning in report.warnings() {
+        remark(format_args!("WARNING: {warning}"));
+    }
     outcome.verdict()
 }
 
@@ -97,19 +103,14 @@ fn storm(arguments: &Demo, other: &Other, threads: usize) -> Load {
     }
 }
 
-/// Writes the page where it was asked for, or else here, or else, where this may not be written to, where
-/// temporary files go.
-fn written(
-    report: &Report,
-    facts: &[(&'static str, String)],
-    asked: Option<&Path>,
-) -> Result<PathBuf, Trouble> {
-    let write = |path: PathBuf| page::write(report, facts.to_vec(), &path).map(|()| path);
-    let path = match asked {
-        Some(path) => write(path.to_path_buf()),
-        None => write(PAGE.into()).or_else(|_| write(env::temp_dir().join(PAGE))),
-    }?;
-    Ok(path.canonicalize().unwrap_or(path))
+/// Opens the page where it was asked for, or else here, or else, where this may not be written to, where
+/// temporary files go; says which.
+fn opened(asked: Option<&Path>) -> Result<(Output, PathBuf), Trouble> {
+    let open = |path: PathBuf| Output::open(&path).map(|output| (output, path));
+    match asked {
+        Some(path) => open(path.to_path_buf()),
+        None => open(PAGE.into()).or_else(|_| open(env::temp_dir().join(PAGE))),
+    }
 }
 
 /// What came of it.

@@ -5,8 +5,8 @@ use std::io;
 
 use serde::Serialize;
 
-use super::super::Tally;
 use super::super::ramp::{self, Climb};
+use super::super::{FirstFailure, Tally};
 use super::{QUANTILES, Report, quantile};
 use crate::metrics::{Latency, Packets};
 
@@ -81,6 +81,7 @@ struct Object {
     reordered_on_purpose: u64,
     delayed_on_purpose: u64,
     failures: BTreeMap<String, u64>,
+    first_failures: BTreeMap<String, First>,
     transfers_per_second: f64,
     octets: u64,
     octets_per_second: f64,
@@ -101,6 +102,13 @@ struct Object {
     server_process: Option<ServerProcess>,
     latencies_seconds: BTreeMap<&'static str, Percentiles>,
     groups: Vec<Group>,
+}
+
+/// The first transfer that failed for a reason.
+#[derive(Serialize)]
+struct First {
+    file: String,
+    said: Option<String>,
 }
 
 /// One of several groups.
@@ -159,6 +167,7 @@ impl Object {
             reordered_on_purpose: tally.disturbed.reordered,
             delayed_on_purpose: tally.disturbed.delayed,
             failures: failures(tally),
+            first_failures: first_failures(tally),
             transfers_per_second: report.rate(tally.complete),
             octets: tally.octets,
             octets_per_second: report.rate(tally.octets),
@@ -226,6 +235,17 @@ fn failures(tally: &Tally) -> BTreeMap<String, u64> {
     let failures = tally.failures.iter();
     failures
         .map(|(failure, &count)| (failure.to_string(), count))
+        .collect()
+}
+
+fn first_failures(tally: &Tally) -> BTreeMap<String, First> {
+    let first = |FirstFailure { file, said }: &FirstFailure| First {
+        file: file.clone(),
+        said: said.clone(),
+    };
+    let firsts = tally.first_failures.iter();
+    firsts
+        .map(|(failure, failed)| (failure.to_string(), first(failed)))
         .collect()
 }
 

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::super::plan::Pace;
-use super::super::ramp::{self, Climb};
-use super::super::{Disturbed, Group, Tally, Work};
+use super::super::ramp::{self, Broken, Climb};
+use super::super::{Disturbed, FirstFailure, Group, Tally, Work};
 use super::words::{counted, grouped};
 use super::{NOTHING, QUANTILES, Report, quantile};
 use crate::metrics::Latency;
@@ -39,14 +39,15 @@ impl Report {
         let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
         row("transfers complete", self.transfers());
         for (failure, count) in &tally.failures {
-            let said = match failure {
-                super::super::Failure::ErrorCode(code) => tally.words.get(code),
-                _ => None,
-            };
-            let said = said
-                .map(|said| format!(" (\"{said}\")"))
-                .unwrap_or_default();
-            row("FAILED", format!("{} {failure}{said}", grouped(*count)));
+            let mut what = format!("{} {failure}", grouped(*count));
+            if let Some(FirstFailure { file, said }) = tally.first_failures.get(failure) {
+                if let Some(said) = said {
+                    what.push_str(&format!(" (\"{said}\")"));
+                }
+                let first = if *count == 1 { "" } else { "the first " };
+                what.push_str(&format!(", {first}of \"{file}\""));
+            }
+            row("FAILED", what);
         }
         row(
             "octets",
@@ -103,7 +104,8 @@ impl Report {
     }
 
     /// Why the numbers may mislead.
-    pub(super) fn warnings(&self) -> Vec<String> {
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
         let tally = &self.tally;
         let mut warnings = Vec::new();
         if self.is_bottleneck() {
@@ -302,7 +304,10 @@ impl Climb {
     /// What the server bears, in a sentence.
     pub(super) fn verdict(&self) -> String {
         let Some(held) = self.held() else {
-            return "not even the first step held".to_owned();
+            return match self.steps.first().and_then(|step| step.broken) {
+                Some(Broken::Interrupted) => "ended amid the first step".to_owned(),
+                _ => "not even the first step held".to_owned(),
+            };
         };
         let held = format!("{} is the highest load that held", held.pace);
         let not_held = self.not_held();

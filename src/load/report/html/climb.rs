@@ -8,7 +8,7 @@ use super::super::plot::{
 };
 use super::super::words::{counted, grouped};
 use super::super::{NOTHING, Report, quantile};
-use super::{Page, Table, number, run, sentence, ticks, times};
+use super::{Page, Table, number, run, ticks, times, uppercased};
 
 /// The colours of steps that held, of those that did not, and of the line through them.
 const COLOURS: [usize; 3] = [2, 1, 0];
@@ -20,10 +20,10 @@ const READING_HALF_MAX: f64 = 0.05;
 pub(super) fn page(climb: &Climb) -> Page {
     let held = climb.held();
     // What a step was like is told of the one that counts most.
-    let shown = held.or(climb.steps.last());
+    let shown = held.or_else(|| climb.steps.last());
     let title = match held {
         Some(step) => format!("Holds up to {}", run::title(&step.report)),
-        None => "Not even the first step held".to_owned(),
+        None => uppercased(&climb.verdict()),
     };
     let mut tables = vec![steps(climb)];
     let mut details = Vec::new();
@@ -34,13 +34,11 @@ pub(super) fn page(climb: &Climb) -> Page {
         details.extend(run::files(&step.report));
     }
     details.insert(0, ("bounds".to_owned(), bounds(climb)));
-    let mut verdict = sentence(&climb.verdict());
-    verdict.pop();
     let plots = Loads::new(climb).plots();
     Page {
         title,
         is_good: held.is_some(),
-        verdict,
+        verdict: uppercased(&climb.verdict()),
         numbers: numbers(climb),
         warnings: climb.warnings(),
         plots,
@@ -75,8 +73,8 @@ fn numbers(climb: &Climb) -> Vec<(String, String)> {
         ));
     }
     numbers.push((
-        grouped(climb.steps.len() as u64),
-        format!("steps, each of {}", duration(climb.ramp.step)),
+        counted(climb.steps.len() as u64, "step"),
+        format!("of {} each", duration(climb.ramp.step)),
     ));
     numbers
 }
@@ -112,7 +110,7 @@ fn is_writing(report: &Report) -> bool {
 /// Every step, in the order in which they were tried.
 fn steps(climb: &Climb) -> Table {
     let heads = [
-        "Step",
+        "step",
         "transfers",
         "failed",
         "throughput",
@@ -332,9 +330,10 @@ impl<'a> Loads<'a> {
                 Some(why) => (broken, why.to_string()),
             };
             let report = &step.report;
-            let value = value(report).map_or((NOTHING.to_owned(), None), |(words, place)| {
-                (words, Some((colour, place)))
-            });
+            let value = match value(report) {
+                Some((words, place)) => (words, Some((colour, place))),
+                None => (NOTHING.to_owned(), None),
+            };
             Reading {
                 from: here - half,
                 to: here + half,

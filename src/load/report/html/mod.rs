@@ -179,6 +179,17 @@ fn ticks(scale: Scale) -> Vec<(f64, String)> {
         .collect()
 }
 
+/// The ticks of an axis of things that are whole.
+fn whole_ticks(scale: Scale) -> Vec<(f64, String)> {
+    let whole = scale
+        .ticks()
+        .into_iter()
+        .filter(|value| value.fract() == 0.0);
+    whole
+        .map(|value| (scale.place(value), number(value)))
+        .collect()
+}
+
 /// A plain number, to three digits at least.
 fn number(value: f64) -> String {
     if value >= 1000.0 {
@@ -199,14 +210,14 @@ fn times(scale: Scale) -> Vec<(f64, String)> {
 
 /// The words with a capital letter and a full stop.
 fn sentence(words: &str) -> String {
+    uppercased(words) + "."
+}
+
+/// The words with a capital letter.
+fn uppercased(words: &str) -> String {
     let mut letters = words.chars();
     let first = letters.next().map(char::to_uppercase);
-    first
-        .into_iter()
-        .flatten()
-        .chain(letters)
-        .chain(['.'])
-        .collect()
+    first.into_iter().flatten().chain(letters).collect()
 }
 
 /// A day and a time (UTC), by the calendar of today for all days.

@@ -11,7 +11,7 @@ use super::super::plot::{
 use super::super::text::LATENESS;
 use super::super::words::{counted, grouped};
 use super::super::{NOTHING, QUANTILES, Report, quantile};
-use super::{Page, Table, ticks, times};
+use super::{Page, Table, ticks, times, whole_ticks};
 use crate::metrics::Latency;
 use crate::shard::Expected;
 use crate::time::Duration;
@@ -371,7 +371,7 @@ fn active(intervals: &Intervals<'_>) -> Plot {
         unit: "clients".to_owned(),
         unit_x: TIME,
         ticks_x: intervals.ticks(),
-        ticks_y: ticks(scale),
+        ticks_y: whole_ticks(scale),
         series: vec![Series {
             name: "under way".to_owned(),
             colour: 2,
@@ -449,7 +449,7 @@ fn failures(report: &Report, intervals: &Intervals<'_>) -> Plot {
         ticks_y: if none {
             vec![(0.0, "0".to_owned())]
         } else {
-            ticks(scale)
+            whole_ticks(scale)
         },
         series,
         readings: intervals.readings(|part| {

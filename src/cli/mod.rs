@@ -67,7 +67,7 @@ fn act(arguments: Arguments) -> Result<(), Trouble> {
     match arguments.command {
         Command::Demo(demo) => demo::run(&demo),
         Command::DemoServer(server) => demo::server::run(&server),
-        Command::Serve(serve) => serve::run(&serve),
+        Command::Serve(serve) => serve::run(&serve, arguments.log.log_format),
         Command::Get(get) => get::run(get),
         Command::Put(put) => put::run(put),
         Command::Load(load) => match &load.command {

@@ -192,6 +192,23 @@ pub struct Subnet {
 }
 
 impl Subnet {
+    /// Its first address, and how many bits of it count.
+    #[must_use]
+    pub fn network(&self) -> (IpAddr, u8) {
+        let rest = |bits: u32| bits.saturating_sub(self.prefix.into());
+        let first = match self.address {
+            IpAddr::V4(own) => {
+                let mask = u32::MAX.checked_shl(rest(32)).unwrap_or(0);
+                IpAddr::from((own.to_bits() & mask).to_be_bytes())
+            }
+            IpAddr::V6(own) => {
+                let mask = u128::MAX.checked_shl(rest(128)).unwrap_or(0);
+                IpAddr::from((own.to_bits() & mask).to_be_bytes())
+            }
+        };
+        (first, self.prefix)
+    }
+
     /// Whether `peer` belongs to it.
     #[must_use]
     pub fn holds(&self, peer: IpAddr) -> bool {

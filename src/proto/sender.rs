@@ -263,13 +263,6 @@ impl Sender {
         self.outcome
     }
 
-    /// Ends the transfer from this side.
-    pub const fn end(&mut self, outcome: Outcome) {
-        if self.outcome.is_none() {
-            self.outcome = Some(outcome);
-        }
-    }
-
     /// The terms.
     #[must_use]
     pub const fn params(&self) -> &Params {
@@ -310,12 +303,6 @@ impl Sender {
     #[must_use]
     pub const fn retransmissions(&self) -> u64 {
         self.retransmissions
-    }
-
-    /// The smoothed round trip, if one was measured.
-    #[must_use]
-    pub fn round_trip(&self) -> Option<Duration> {
-        self.timer.round_trip()
     }
 
     fn opened(&mut self, now: Instant) -> Option<Duration> {
@@ -452,6 +439,12 @@ impl Sender {
             if self.timer.silences() > 1 && !self.params.is_lockstep() {
                 self.strike(self.acked);
             }
+        }
+    }
+
+    const fn end(&mut self, outcome: Outcome) {
+        if self.outcome.is_none() {
+            self.outcome = Some(outcome);
         }
     }
 

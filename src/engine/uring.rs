@@ -574,7 +574,7 @@ mod tests {
     /// with a second burst.
     #[test]
     fn a_device_takes_bursts_from_where_they_lie() {
-        let alone = std::thread::spawn(|| {
+        let alone = thread::spawn(|| {
             // SAFETY: only this thread moves, and it takes no descriptors along that others use.
             let moved = unsafe { unshare_unsafe(UnshareFlags::NEWNET) };
             if moved.is_err() {

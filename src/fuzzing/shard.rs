@@ -70,6 +70,8 @@ struct Play {
     reader: Foreign,
     reader_node: NodeId,
     reader_received: u64,
+    /// Whether the reader has been sent any of the file.
+    reader_is_amid: bool,
     /// Whether anything happened that excuses a reader who gives up.
     excused: bool,
 }
@@ -135,6 +137,7 @@ impl Play {
             reader,
             reader_node,
             reader_received: 0,
+            reader_is_amid: false,
             excused: transfers_max < ROOM,
         }
     }
@@ -263,6 +266,10 @@ impl Play {
         }
         while let Some((_, path, octets)) = self.world.network().receive(self.reader_node) {
             self.reader_received += 1;
+            let packet = Packet::parse(&octets);
+            // A request that it had to repeat was overtaken, and taken for a client that began anew, as below.
+            self.excused |= self.reader_is_amid && matches!(packet, Ok(Packet::Oack(_)));
+            self.reader_is_amid |= matches!(packet, Ok(Packet::Data { .. }));
             self.reader.handle(&mut self.world, path.peer, &octets);
         }
         self.reader.expire(&mut self.world);

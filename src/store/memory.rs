@@ -1,11 +1,12 @@
 //! Files in memory, with faults that can be switched on: for the simulator and for tests.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use super::{
     Backend, Identity, OpenError, Opened, Patience, ReadFailure, Refusal, Sink, Source, Writes,
 };
+use crate::sync::{Mutex, MutexGuard};
 
 /// Files by name. Clones are handles of the same files.
 #[derive(Debug, Clone, Default)]

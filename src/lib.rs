@@ -10,11 +10,13 @@ pub mod engine;
 pub mod fuzzing;
 pub mod load;
 pub mod metrics;
+pub mod processors;
 pub mod proto;
 pub mod server;
 pub mod shard;
 pub mod simulate;
 pub mod store;
+mod sync;
 #[cfg(test)]
 mod testing;
 pub mod time;

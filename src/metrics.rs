@@ -185,9 +185,10 @@ fn merge_map<K: Copy + Ord>(into: &mut BTreeMap<K, u64>, from: &BTreeMap<K, u64>
     }
 }
 
-/// A line a counter, those that are zero left out.
-impl fmt::Display for Metrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Metrics {
+    /// Each counter that is not zero, with its name.
+    #[must_use]
+    pub fn rows(&self) -> Vec<(String, u64)> {
         let plain = [
             ("active reads", self.active_reads),
             ("active writes", self.active_writes),
@@ -205,39 +206,46 @@ impl fmt::Display for Metrics {
             ("bursts sent without a copy", self.engine.zero_copy_sends),
             ("of them, copied all the same", self.engine.zero_copy_copied),
         ];
-        f.write_str("counters")?;
-        for (name, count) in plain {
-            line(f, name, &"", count)?;
-        }
+        let mut rows: Vec<_> = plain.map(|(name, count)| (name.to_owned(), count)).to_vec();
+        let mut row = |name: &str, label: &dyn fmt::Display, count: u64| {
+            rows.push((format!("{name} {label}"), count));
+        };
         for ((operation, result), &count) in &self.requests {
-            line(
-                f,
-                "requests to",
-                &format_args!("{operation}: {result}"),
-                count,
-            )?;
+            row("requests to", &format_args!("{operation}: {result}"), count);
         }
-        self.ended
-            .iter()
-            .try_for_each(|(how, &count)| line(f, "ended", how, count))?;
-        self.sent
-            .by_type()
-            .try_for_each(|(name, count)| line(f, "sent", &name, count))?;
-        self.received
-            .by_type()
-            .try_for_each(|(name, count)| line(f, "received", &name, count))?;
-        self.errors_sent
-            .iter()
-            .try_for_each(|(code, &count)| line(f, "error sent", code, count))?;
-        self.errors_received
-            .iter()
-            .try_for_each(|(code, &count)| line(f, "error received", code, count))?;
-        self.suppressed
-            .iter()
-            .try_for_each(|(why, &count)| line(f, "suppressed", why, count))?;
-        self.send_errors
-            .iter()
-            .try_for_each(|(errno, &count)| line(f, "send error", errno, count))?;
+        for (how, &count) in &self.ended {
+            row("ended", how, count);
+        }
+        for (name, count) in self.sent.by_type() {
+            row("sent", &name, count);
+        }
+        for (name, count) in self.received.by_type() {
+            row("received", &name, count);
+        }
+        for (code, &count) in &self.errors_sent {
+            row("error sent", code, count);
+        }
+        for (code, &count) in &self.errors_received {
+            row("error received", code, count);
+        }
+        for (why, &count) in &self.suppressed {
+            row("suppressed", why, count);
+        }
+        for (errno, &count) in &self.send_errors {
+            row("send error", errno, count);
+        }
+        rows.retain(|&(_, count)| count > 0);
+        rows
+    }
+}
+
+/// A line a counter, those that are zero left out.
+impl fmt::Display for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("counters")?;
+        for (name, count) in self.rows() {
+            write!(f, "\n  {name:<40}{count:>16}")?;
+        }
         write!(f, "{}", self.latencies)
     }
 }
@@ -397,19 +405,6 @@ impl Default for Latency {
 impl fmt::Debug for Latency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Latency({} recorded)", self.count())
-    }
-}
-
-fn line(
-    f: &mut fmt::Formatter<'_>,
-    name: &str,
-    label: &dyn fmt::Display,
-    count: u64,
-) -> fmt::Result {
-    if count == 0 {
-        Ok(())
-    } else {
-        write!(f, "\n  {:<40}{count:>16}", format!("{name} {label}"))
     }
 }
 

@@ -4,11 +4,14 @@
 // Cores, orphans and what the system tells of processes are Linux's.
 #![cfg(target_os = "linux")]
 
+mod common;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use common::peer;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -110,6 +113,69 @@ fn servers_are_compared_and_nothing_is_left() {
     assert_nothing_is_left(folder.path());
 }
 
+/// Servers of uploads: ours, one that is known to take none, and one that loses what it has acknowledged.
+const UPLOADS: &str = r#"
+rounds = 1
+
+[[server]]
+name = "ours"
+command = ["sh", "-c", "echo $$ >> {plan}/pids; exec {bootstorm} serve {root} --listen {address}:{port} --workers 1 --write create"]
+
+[[server]]
+name = "reads alone"
+command = ["/bin/sh", "-c", "echo $$ >> {plan}/pids; exec sleep 1000"]
+uploads = false
+
+[[server]]
+name = "forgetful"
+command = [
+    "sh", "-c",
+    "echo $$ >> {plan}/pids; {bootstorm} serve {root} --listen {address}:{port} --workers 1 --write create & while :; do rm -f {root}/upload-3; sleep 0.02; done",
+]
+
+[[work]]
+name = "uploads"
+op = "write"
+size = "100KB"
+clients = 4
+transfers = 8
+blksize = 1428
+windowsize = 16
+"#;
+
+/// Goal: servers are compared by uploads too, what they acknowledge is looked for in their files, and those that
+/// take none are told so. Method: one of each kind.
+#[test]
+fn uploads_are_compared_and_looked_for() {
+    let folder = folder(UPLOADS);
+    let output = compare(folder.path())
+        .args(["--json", "results.json"])
+        .output()
+        .expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    let line = |name: &str| {
+        let line = text.lines().find(|line| line.trim().starts_with(name));
+        line.unwrap_or_else(|| panic!("no {name}: {text}"))
+            .to_owned()
+    };
+    assert!(line("ours").contains("  all "), "{text}");
+    assert!(
+        line("reads alone").contains("it takes no uploads"),
+        "{text}"
+    );
+    let told =
+        "forgetful: of 8 uploads that it acknowledged, 7 could be read there as they were sent";
+    assert!(text.contains(told), "{text}");
+    let results: Value = serde_json::from_str(&read(folder.path(), "results.json")).expect("JSON");
+    let outcomes = &results["outcomes"][0];
+    let ours = &outcomes[0][0]["measured"];
+    assert_eq!((&ours["complete"], &ours["stored"]), (&8.into(), &8.into()));
+    assert_eq!(ours["report"]["octets"], 800_000);
+    assert_eq!(outcomes[1].as_array().map(Vec::len), Some(0), "{results}");
+    assert_nothing_is_left(folder.path());
+}
+
 /// Goal: a ratio is to the server that the plan names, and is 1 for itself. Method: the line of that
 /// server, and a part of the plan alone.
 #[test]
@@ -172,6 +238,48 @@ fn an_interrupt_leaves_nothing() {
     assert_nothing_is_left(folder.path());
 }
 
+/// Goal: not even a comparison that is killed leaves its servers or files behind, wherever those have gone.
+/// Method: SIGKILL amid a run without end, of a server whose parent is gone.
+#[test]
+fn a_comparison_that_is_killed_leaves_nothing() {
+    let plan = PLAN.replace("limit = 0.2", "limit = 1000");
+    let folder = folder(&plan);
+    let mut child = compare(folder.path())
+        .args(["--only", "in the background", "--works", "without end"])
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("it runs");
+    peer::until("a server is there", || {
+        fs::read_to_string(folder.path().join("pids")).is_ok_and(|pids| !pids.is_empty())
+    });
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+    peer::until("nothing is left", || left(folder.path()).is_empty());
+}
+
+/// Goal: a comparison ends what it has started, and nothing else. Method: a shell that starts a job, and then
+/// becomes the comparison.
+#[test]
+fn jobs_of_the_shell_live_on() {
+    let folder = folder(PLAN);
+    let mut shell = Command::new("sh");
+    let script = "sleep 1000 > /dev/null 2>&1 & echo $! > \"$TMPDIR/job\"; \
+                  exec \"$0\" load compare \"$TMPDIR/plan.toml\" --only ours --works small --rounds 1 --quiet";
+    shell.args(["-c", script, env!("CARGO_BIN_EXE_bootstorm")]);
+    shell
+        .current_dir(folder.path())
+        .env("TMPDIR", folder.path());
+    let output = shell.output();
+    let output = output.expect("it runs");
+    let job = read(folder.path(), "job");
+    let job = job.trim().parse().ok().and_then(Pid::from_raw);
+    let lives = kill_process(job.expect("a job"), Signal::KILL);
+    assert!(output.status.success(), "{output:?}");
+    assert!(lives.is_ok(), "the job is gone");
+    peer::until("nothing is left", || left(folder.path()).is_empty());
+}
+
 /// Goal: what is wrong with a plan is said, with its name. Method: a few mistakes.
 #[test]
 fn mistakes_in_a_plan_are_said() {
@@ -212,21 +320,24 @@ fn compare(folder: &Path) -> Command {
 fn assert_nothing_is_left(folder: &Path) {
     let pids = read(folder, "pids");
     assert!(pids.lines().count() > 0, "no server was started");
+    let left = left(folder);
+    assert!(left.is_empty(), "{left:?} (told: {pids})");
+}
+
+/// Processes that work in the folder, and files there that a comparison made.
+fn left(folder: &Path) -> Vec<String> {
+    let mut left = Vec::new();
     let processes = fs::read_dir("/proc").expect("Linux").flatten();
     for process in processes {
-        // The numbers alone do not tell: somebody else's process may have one of them by now.
-        let Ok(works_in) = fs::read_link(process.path().join("cwd")) else {
-            continue;
-        };
-        let pid = process.file_name().display().to_string();
-        let was_told = pids.lines().any(|told| told == pid);
-        assert!(works_in != folder, "{pid} is left (told: {was_told})");
+        // Numbers do not tell: somebody else's process may have one of them by now.
+        if fs::read_link(process.path().join("cwd")).is_ok_and(|works_in| works_in == folder) {
+            left.push(process.file_name().display().to_string());
+        }
     }
     let files = fs::read_dir(folder).expect("a directory").flatten();
-    for file in files {
-        let name = file.file_name().display().to_string();
-        assert!(!name.starts_with("bootstorm-compare"), "{name} is left");
-    }
+    let names = files.map(|file| file.file_name().display().to_string());
+    left.extend(names.filter(|name| name.starts_with("bootstorm-compare")));
+    left
 }
 
 fn read(folder: &Path, name: &str) -> String {

@@ -143,11 +143,22 @@ fn the_command_tells_by_its_exit_code() {
     assert!(text.contains(" 11 not tried"), "{text}");
     let (code, text) = check("absent");
     assert_eq!(code, Some(1), "{text}");
-    assert!(
-        text.contains("cannot be examined") && text.contains("ERROR 1"),
-        "{text}"
-    );
+    let told = "refuses \"absent\" (ERROR 1 \"file not found\"); name a file";
+    assert!(text.contains(told), "{text}");
     assert_eq!(check("").0, Some(2));
+
+    let nobody = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let silent = nobody.local_addr().expect("bound");
+    // A port that nobody has is as silent as one that nobody reads.
+    for nobody in [Some(nobody), None] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bootstorm"));
+        let output = command.args(["check", &format!("tftp://{silent}/image")]);
+        let output = output.output().expect("it runs");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{nobody:?}: {text}");
+        let told = format!("{silent} cannot be examined: no answer came within 2 s; see whether");
+        assert!(text.contains(&told), "{text}");
+    }
 }
 
 /// Starts a server, and examines it in everything.

@@ -106,7 +106,12 @@ fn the_page_goes_where_it_can() {
         .output()
         .expect("the demo runs");
     succeeded(&output);
-    assert!(output.stderr.is_empty(), "{output:?}");
+    // But for what a busy machine has it say.
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        stderr.lines().all(|line| line.starts_with("WARNING: ")),
+        "{stderr}"
+    );
     assert_eq!(names(place.here.path()), ["mine.html"]);
 
     let gone = place.here.path().join("gone");

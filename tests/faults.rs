@@ -6,6 +6,8 @@
 
 #![cfg(target_os = "linux")]
 
+#[path = "faults/calls.rs"]
+mod calls;
 mod common;
 #[path = "faults/crash.rs"]
 mod crash;

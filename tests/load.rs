@@ -19,9 +19,9 @@ use std::time::Duration;
 
 use bootstorm::load::plan::Pace;
 use bootstorm::load::profile::{self, Profile};
-use bootstorm::load::report::Report;
+use bootstorm::load::report::{Report, json};
 use bootstorm::load::timeline::Point;
-use bootstorm::load::{self, Failure, File, Group, Live, Load, Work};
+use bootstorm::load::{self, Failure, File, Group, Live, Load, Work, contents};
 use bootstorm::metrics::Metrics;
 use bootstorm::server::Server;
 use bootstorm::shard::{Expected, Flaw};
@@ -35,6 +35,15 @@ const CROWD: u32 = 2_000;
 /// Descriptors for all of them: 32 sockets, the poll and its waker, a probe, and those of the server
 /// and the test.
 const DESCRIPTORS_MAX: usize = 80;
+/// Clients that one process is to bear, each with all that a client has.
+const MANY: u64 = 10_000;
+/// Octets of the file that each of them reads: small, so that this is over within seconds.
+const MANY_SIZE: u64 = 64 << 10;
+/// What that process may hold at most: some 3 KiB a client, beside the program and its histograms, and as much
+/// again for builds that check more.
+const MANY_MEMORY_MAX: u64 = 64 << 20;
+/// How long either end of those waits for the other: the test has nothing to say about busy machines.
+const PATIENT_SECONDS: &str = "600";
 /// How long the server is stopped.
 const STOPPED: Duration = Duration::from_secs(1);
 /// What of that the tail has to show at least: a second less what the busy machine may take away.
@@ -121,6 +130,9 @@ fn wrong_contents_are_seen() {
     missing.groups[0].files[0].name = b"nothing".to_vec();
     let report = run(&missing);
     assert_eq!(report.tally.failures.get(&Failure::ErrorCode(1)), Some(&5));
+    let text = report.to_string();
+    let told = "5 error 1 (\"file not found\"), the first of \"nothing\"";
+    assert!(text.contains(told), "{text}");
     assert!(!report.is_good());
 }
 
@@ -146,6 +158,8 @@ fn clients_with_manners_of_their_own() {
     let report = run(&with(reads(address, 10, octets(&contents)), firmware));
     assert!(report.is_good(), "{report}");
     assert_eq!((report.tally.probes, report.tally.complete), (10, 10));
+    // A client that asks twice waits for the first answer once.
+    assert_eq!(report.tally.oack.count(), 10);
     assert_eq!(report.tally.terms.keys().next(), Some(&(1468, 4)));
     let metrics = metrics_at_rest(&server);
     assert_eq!(metrics.ended.get("probed"), Some(&10));
@@ -232,6 +246,51 @@ fn a_server_that_stalls_cannot_hide() {
     assert!(report["server_process"]["memory_octets_max"].as_u64() > Some(0));
 }
 
+/// Goal: one process is ten thousand clients, each of whose octets are compared, within a memory that the report
+/// tells. Method: a storm against another process, of clients that are slow enough to be under way together;
+/// neither end gives up however busy the machine is. The report as JSON and as text.
+#[test]
+fn ten_thousand_verified_clients_in_little_memory() {
+    let _turn = turn();
+    let root = tempfile::tempdir().expect("a directory");
+    let image = fs::File::create(root.path().join("image")).expect("a file");
+    contents::write(MANY_SIZE, image).expect("a file");
+    let (mut server, address) = spawn_patient_server(root.path());
+    let json = root.path().join("report.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_bootstorm"))
+        .args([
+            "load",
+            &format!("tftp://{address}/image"),
+            "--verify",
+            "pattern",
+        ])
+        .args(["--clients", &MANY.to_string(), "--within", "3"])
+        .args(["--blksize", "1428", "--windowsize", "16", "--slow", "500"])
+        .args(["--patience", PATIENT_SECONDS])
+        .arg("--json")
+        .arg(&json)
+        .output()
+        .expect("the generator runs");
+    server.kill().expect("a server");
+    server.wait().expect("a server");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("every octet compared"), "{text}");
+    let report = fs::read(json).expect("a file");
+    let report: serde_json::Value = serde_json::from_slice(&report).expect("JSON");
+    assert_eq!(report["transfers_complete"], MANY, "{text}");
+    assert_eq!(report["octets"], MANY * MANY_SIZE, "{text}");
+    let terms = serde_json::json!([{ "blksize": 1428, "windowsize": 16, "transfers": MANY }]);
+    assert_eq!(report["terms"], terms);
+    let memory = report["own_memory_octets_max"].as_u64().expect("a number");
+    assert!(
+        (1..=MANY_MEMORY_MAX).contains(&memory),
+        "{memory} octets of memory"
+    );
+    let told = format!(", {} MiB at most, ", memory >> 20);
+    assert!(text.contains(&told), "{told}: {text}");
+}
+
 /// Goal: where clients have no addresses of their own, they take over each other's sockets, and threads
 /// share the work. Method: IPv6's one loopback address, two threads, a pause between transfers.
 #[test]
@@ -291,6 +350,40 @@ fn an_interrupt_ends_with_a_summary() {
     assert!(
         written.contains("Total count    =            0"),
         "{written}"
+    );
+}
+
+/// Goal: what never happened has no percentiles, which is not the same as 0. Method: clients that know no
+/// options, of a server that is asked for what it has not.
+#[test]
+fn percentiles_of_nothing_are_no_numbers() {
+    let _turn = turn();
+    let root = tempfile::tempdir().expect("a directory");
+    fs::write(root.path().join("image"), peer::octets(9, 1_000)).expect("a file");
+    let (_server, address) = peer::serve(root.path());
+    let plain = profile::find("plain").expect("a profile");
+    let mut load = with(reads(address, 3, Expected::Anything), plain);
+    let text = run(&load).to_string();
+    let row = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.trim().starts_with(name));
+        let line = line.unwrap_or_else(|| panic!("no {name}: {text}"));
+        let cells = line.trim()[name.len()..].split_ascii_whitespace();
+        cells.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(row(&text, "OACK"), ["0", "–", "–", "–", "–", "–"]);
+    assert_eq!(row(&text, "first block")[0], "3");
+
+    load.groups[0].files[0].name = b"absent".to_vec();
+    let report = run(&load);
+    let text = report.to_string();
+    assert_eq!(row(&text, "whole transfer"), row(&text, "OACK"));
+    let mut json = Vec::new();
+    json::write(&report, &mut json).expect("memory takes it");
+    let json: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+    let transfer = &json["latencies_seconds"]["transfer"];
+    assert_eq!(
+        (&transfer["count"], &transfer["p99"]),
+        (&0.into(), &().into())
     );
 }
 
@@ -367,8 +460,23 @@ fn metrics_at_rest(server: &Server) -> Metrics {
 
 /// Starts the command as a server, and says where it listens.
 fn spawn_server(root: &Path) -> (Child, SocketAddr) {
+    spawn(serve_command(), root)
+}
+
+/// The same, of a server that gives nobody up.
+fn spawn_patient_server(root: &Path) -> (Child, SocketAddr) {
+    let mut server = serve_command();
+    server.args(["--idle-timeout", PATIENT_SECONDS]);
+    spawn(server, root)
+}
+
+fn serve_command() -> Command {
     let mut server = Command::new(env!("CARGO_BIN_EXE_bootstorm"));
     server.args(["serve", ".", "--listen", "127.0.0.1:0", "--workers", "1"]);
+    server
+}
+
+fn spawn(mut server: Command, root: &Path) -> (Child, SocketAddr) {
     let mut server = server
         .args(["--log-filter", "warn"])
         .current_dir(root)

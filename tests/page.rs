@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bootstorm::load::plan::Pace;
+use bootstorm::load::ramp::{self, Ramp};
 use bootstorm::load::report::Report;
 use bootstorm::load::report::html::{self, Head};
 use bootstorm::load::{self, File, Group, Live, Load};
@@ -49,7 +50,9 @@ fn a_browser_shows_every_plot() {
     assert_eq!(shapes(&document, "failures"), ["grid", "bars c1"]);
     assert_eq!(
         shapes(&document, "percentiles"),
-        ["grid", "line c0", "line c1", "line c3", "line c2"]
+        [
+            "grid", "line c4", "line c0", "line c1", "line c3", "line c2"
+        ]
     );
     assert_eq!(
         shapes(&document, "distribution"),
@@ -88,18 +91,71 @@ fn a_browser_shows_an_empty_run() {
     assert!(!document.contains("NaN") && !document.contains("inf"));
 }
 
+/// Goal: the page of a ramp shows each step, and which of them held. Method: a server that takes two transfers
+/// at a time, and clients that keep theirs for longer than others wait.
+#[test]
+fn a_browser_shows_a_ramp() {
+    let Some(chromium) = common::require("chromium") else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a directory");
+    fs::write(folder.path().join("image"), peer::octets(2, 6_000)).expect("a file");
+    let mut options = peer::options(folder.path());
+    options.settings.transfers_max = 2;
+    let server = peer::start(&options);
+    let mut load = reads(server.addresses()[0], &[b"image"]);
+    load.groups[0].pace = Pace::Closed {
+        clients: 1,
+        think: Duration::ZERO,
+    };
+    let profile = &mut load.groups[0].profiles[0].0;
+    profile.wanted.windowsize = None;
+    // Five blocks make 2 s.
+    profile.slow = Duration::from_millis(400);
+    profile.patience.idle = Duration::from_millis(1_500);
+    let ramp = Ramp {
+        factor: 4.0,
+        step: Duration::from_millis(100),
+        rest: Duration::ZERO,
+        bound_p99: Duration::from_secs(60),
+        ..Ramp::DEFAULT
+    };
+    let climb = ramp::run(&load, ramp, &Arc::new(Live::default())).expect("a ramp");
+    let mut page = Vec::new();
+    html::write_climb(&climb, &head(), &mut page).expect("memory takes it");
+    let page = String::from_utf8(page).expect("text");
+    refers_to_nothing(&page);
+    let document = opened(&chromium, folder.path(), &page);
+    assert!(document.contains("Holds up to 2 clients"), "{climb}");
+    for plot in ["p99", "failed"] {
+        assert_eq!(shapes(&document, plot), ["grid", "line c0", "line c5"]);
+    }
+    assert_eq!(shapes(&document, "throughput"), ["grid", "line c0"]);
+    // One, two, and those that were too many: four, and three.
+    let figure = between(&document, "<figure id=\"failed\">", "</figure>");
+    for (dot, count) in [("dot c2", 2), ("dot c1", 2)] {
+        assert_eq!(figure.matches(dot).count(), count, "{dot}: {figure}");
+    }
+    let steps = between(&document, "<h2>Steps</h2>", "</table>");
+    assert_eq!(steps.matches(" kept busy</th>").count(), 4, "{steps}");
+}
+
 /// Goal: nobody who opens the page tells anybody. Method: what it refers to.
 #[test]
 fn the_page_refers_to_nothing() {
     let folder = tempfile::tempdir().expect("a directory");
     let page = page(&run(folder.path()));
+    refers_to_nothing(&page);
+    for plot in PLOTS {
+        assert_eq!(page.matches(&format!("<figure id=\"{plot}\">")).count(), 1);
+    }
+}
+
+fn refers_to_nothing(page: &str) {
     for way in [
         "http:", "https:", "//", "url(", "@import", " src=", "<link", "<script",
     ] {
         assert!(!page.contains(way), "{way}");
-    }
-    for plot in PLOTS {
-        assert_eq!(page.matches(&format!("<figure id=\"{plot}\">")).count(), 1);
     }
 }
 
@@ -132,13 +188,16 @@ fn reads(server: std::net::SocketAddr, names: &[&[u8]]) -> Load {
 }
 
 fn page(report: &Report) -> String {
-    let head = Head {
+    let mut page = Vec::new();
+    html::write(report, &head(), &mut page).expect("memory takes it");
+    String::from_utf8(page).expect("text")
+}
+
+fn head() -> Head {
+    Head {
         command: format!("bootstorm load {}", String::from_utf8_lossy(HOSTILE)),
         ..Head::default()
-    };
-    let mut page = Vec::new();
-    html::write(report, &head, &mut page).expect("memory takes it");
-    String::from_utf8(page).expect("text")
+    }
 }
 
 /// The document that the browser makes of a page, which gives it no reason to complain.

@@ -37,6 +37,9 @@ pub(super) enum Command {
     /// The server of the demo.
     #[command(hide = true)]
     DemoServer(DemoServer),
+    /// What cleans up after a comparison that is killed.
+    #[command(hide = true)]
+    CompareGuard(CompareGuard),
     /// Serve the files of a directory.
     ///
     /// Every flag can also be set by an environment variable, several values of one separated by
@@ -139,6 +142,13 @@ pub(super) struct DemoServer {
     pub(super) size: usize,
     /// Threads that serve.
     pub(super) workers: usize,
+}
+
+/// What the guard of a comparison is told.
+#[derive(Debug, Args)]
+pub(super) struct CompareGuard {
+    /// The process that compares.
+    pub(super) comparer: u32,
 }
 
 /// What `serve` is told.
@@ -552,8 +562,9 @@ pub(super) struct LoadGroup {
 /// How the whole run goes: on the command line, and at the top of a scenario.
 #[derive(Debug, Clone, Args)]
 pub(super) struct LoadRun {
-    /// Raise the load step by step, FACTOR times each, until a bound is passed; the highest load that held
-    /// is named. The first step has --clients or --rate, and each lasts --duration, or 5 s. [default: 1.5]
+    /// Raise the load step by step, FACTOR times each, until a bound is passed, then try loads in between;
+    /// the highest load that held is named, to 10 %. The first step has --clients or --rate, and each lasts
+    /// --duration, or 5 s. [default: 1.5]
     #[arg(
         long,
         value_name = "FACTOR",
@@ -595,7 +606,7 @@ pub(super) struct LoadRun {
     #[arg(long, value_name = "FILE", conflicts_with = "ramp")]
     pub(super) hgrm: Option<PathBuf>,
     /// Write a page with plots too, which any browser shows.
-    #[arg(long, value_name = "FILE", conflicts_with = "ramp")]
+    #[arg(long, value_name = "FILE")]
     pub(super) html: Option<PathBuf>,
     /// Show nothing while it runs.
     #[arg(short, long)]

@@ -1,22 +1,26 @@
 //! `load compare`: a plan as written, in TOML, as one that is meant, then tables after each round.
 
+use std::env;
 use std::fs;
 use std::io::{self, IsTerminal};
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{self, Child, Command, Stdio};
 use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::args::Compare as Arguments;
+use super::args::{Compare as Arguments, CompareGuard};
+use super::output::Output;
 use super::{Trouble, end_at_once, remark, say, values};
 use crate::control;
-use crate::load::compare::{
-    self, Contender, Event, Form, Outcome, Plan, Results, Stop, Workload, allowed_cores,
-};
+use crate::load::compare::{self, Contender, Event, Form, Outcome, Plan, Results, Stop, Workload};
 use crate::load::plan::{Bounds, Pace};
+use crate::processors;
 use crate::proto::negotiate::{BLKSIZE_MAX, BLKSIZE_MIN, Wanted};
 use crate::proto::timing::Patience;
+use crate::shard::Operation;
 use crate::time::Duration;
 
 /// Rounds unless something else is said: the least that has a median with something on either side.
@@ -40,27 +44,66 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Trouble> {
     let mut plan = read(&arguments.plan)?;
     plan.rounds = arguments.rounds.unwrap_or(plan.rounds);
     keep(&mut plan, &arguments.only, &arguments.works)?;
+    let outputs = Outputs::open(arguments)?;
     let stop = Arc::new(Stop::default());
     stop_on_interrupt(&stop)?;
+    let guard = Guard::start()?;
     let mut trouble = Ok(());
     let results = compare::run(&plan, &stop, &mut |event| {
-        if let Err(error) = tell(&event, arguments) {
+        if let Err(error) = tell(&event, arguments.quiet, &outputs) {
             trouble = Err(error);
             stop.stop();
         }
     });
+    drop(guard);
     let results = results.map_err(|error| Trouble::Work(format!("cannot compare: {error}")))?;
     trouble?;
     if stop.is_stopped() {
         // The last whole round was shown when it was over.
         remark(format_args!("interrupted in round {}", results.rounds + 1));
-        show(&results, arguments)?;
+        show(&results, &outputs)?;
     }
     let measured = results.outcomes.iter().flatten().flatten();
     if measured.filter_map(Outcome::measurement).next().is_none() {
         return Err(Trouble::work("nothing was measured"));
     }
     Ok(())
+}
+
+/// A process of its own that outlives this one if this one is killed, to end the servers and remove what is
+/// left of the comparison. It lives as long as this one holds its standard input open.
+struct Guard(Child);
+
+impl Guard {
+    fn start() -> Result<Self, Trouble> {
+        let start = || {
+            Command::new(env::current_exe()?)
+                .args(["compare-guard", &process::id().to_string()])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                // An interrupt at the terminal is for this process, which then ends the servers itself.
+                .process_group(0)
+                .spawn()
+        };
+        let started = start();
+        started
+            .map(Self)
+            .map_err(|error| Trouble::Work(format!("cannot start a guard: {error}")))
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        // It finds nothing to do, and ends.
+        let _ = self.0.wait();
+    }
+}
+
+/// Is the guard of a comparison, until nobody holds its standard input open.
+pub(super) fn guard(arguments: &CompareGuard) -> Result<(), Trouble> {
+    io::copy(&mut io::stdin().lock(), &mut io::sink()).map_err(Trouble::work)?;
+    compare::clean_up_after(arguments.comparer).map_err(Trouble::work)
 }
 
 /// Ends the comparison at the first signal; at the next, every server and then this process.
@@ -77,7 +120,7 @@ fn stop_on_interrupt(stop: &Arc<Stop>) -> Result<(), Trouble> {
         .map_err(|error| Trouble::Work(format!("cannot catch signals: {error}")))
 }
 
-fn tell(event: &Event<'_>, arguments: &Arguments) -> Result<(), Trouble> {
+fn tell(event: &Event<'_>, quiet: bool, outputs: &Outputs) -> Result<(), Trouble> {
     match event {
         Event::Uncounted(why) => remark(format_args!(
             "WARNING: without a control group ({why}) processor time lacks that of children for which a server does not wait; root may make one"
@@ -89,7 +132,7 @@ fn tell(event: &Event<'_>, arguments: &Arguments) -> Result<(), Trouble> {
             contender,
             outcome,
         } => {
-            if !arguments.quiet {
+            if !quiet {
                 let outcome = brief(outcome);
                 remark(format_args!(
                     "round {round}: {workload}: {contender}: {outcome}"
@@ -101,27 +144,37 @@ fn tell(event: &Event<'_>, arguments: &Arguments) -> Result<(), Trouble> {
                 let rounds = (results.rounds, results.rounds_wanted);
                 say(format_args!("\nAfter {} of {}:\n", rounds.0, rounds.1))?;
             }
-            show(results, arguments)?;
+            show(results, outputs)?;
         }
     }
     Ok(())
 }
 
 /// Prints the tables and writes the files, so that whoever loses patience has what there is.
-fn show(results: &Results, arguments: &Arguments) -> Result<(), Trouble> {
-    if let Some(path) = &arguments.json {
-        let octets = serde_json::to_vec_pretty(results).map_err(Trouble::work)?;
-        write(path, &octets)?;
+fn show(results: &Results, outputs: &Outputs) -> Result<(), Trouble> {
+    if let Some(output) = &outputs.json {
+        output.write(|output| Ok(serde_json::to_writer_pretty(output, results)?))?;
     }
-    if let Some(path) = &arguments.markdown {
-        write(path, results.tables(Form::Markdown).as_bytes())?;
+    if let Some(output) = &outputs.markdown {
+        output.write(|output| output.write_all(results.tables(Form::Markdown).as_bytes()))?;
     }
     say(format_args!("{}\n", results.tables(Form::Text)))
 }
 
-fn write(path: &Path, octets: &[u8]) -> Result<(), Trouble> {
-    fs::write(path, octets)
-        .map_err(|error| Trouble::Work(format!("cannot write {}: {error}", path.display())))
+/// Where results go, besides the tables.
+struct Outputs {
+    json: Option<Output>,
+    markdown: Option<Output>,
+}
+
+impl Outputs {
+    fn open(arguments: &Arguments) -> Result<Self, Trouble> {
+        let open = |path: &Option<PathBuf>| path.as_deref().map(Output::open).transpose();
+        Ok(Self {
+            json: open(&arguments.json)?,
+            markdown: open(&arguments.markdown)?,
+        })
+    }
 }
 
 /// An outcome in a few words.
@@ -178,12 +231,20 @@ struct WrittenServer {
     ready_within: Option<f64>,
     #[serde(default)]
     count: Vec<String>,
+    #[serde(default = "yes")]
+    uploads: bool,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct WrittenWork {
     name: String,
+    #[serde(default)]
+    op: WrittenOperation,
     size: WrittenSizes,
     #[serde(default = "one")]
     clients: u32,
@@ -196,6 +257,14 @@ struct WrittenWork {
     windowsize: Option<u16>,
     /// Seconds.
     limit: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum WrittenOperation {
+    #[default]
+    Read,
+    Write,
 }
 
 const fn one() -> u32 {
@@ -266,8 +335,8 @@ fn meant(written: Written, folder: &Path) -> Result<Plan, String> {
 }
 
 fn contender(written: WrittenServer, folder: &Path) -> Result<Contender, String> {
-    let own = std::env::current_exe()
-        .map_err(|error| format!("{{bootstorm}} cannot be told: {error}"))?;
+    let own =
+        env::current_exe().map_err(|error| format!("{{bootstorm}} cannot be told: {error}"))?;
     let (own, folder) = (own.display().to_string(), folder.display().to_string());
     let word = |word: String| {
         if let Some(unknown) = unknown_placeholder(&word) {
@@ -297,6 +366,7 @@ fn contender(written: WrittenServer, folder: &Path) -> Result<Contender, String>
         cores: cores(written.cores)?,
         ready_within: time(written.ready_within, "ready-within")?.unwrap_or(READY_WITHIN),
         count: written.count,
+        uploads: written.uploads,
     })
 }
 
@@ -326,9 +396,14 @@ fn workload(written: WrittenWork) -> Result<Workload, String> {
             size => Ok(size),
         })
         .collect::<Result<Vec<_>, _>>()?;
-    if sizes.is_empty() {
-        return Err("one size at least is expected".to_owned());
-    }
+    let operation = match (written.op, sizes.as_slice()) {
+        (_, []) => return Err("one size at least is expected".to_owned()),
+        (WrittenOperation::Read, _) => Operation::Read,
+        (WrittenOperation::Write, [_]) => Operation::Write,
+        (WrittenOperation::Write, _) => {
+            return Err("one size is expected for op = \"write\"".to_owned());
+        }
+    };
     let clients = within(written.clients, 1, CLIENTS_MAX, "clients")?;
     let duration = time(written.duration, "duration")?;
     let pace = match time_or_none(written.within, "within")? {
@@ -352,6 +427,7 @@ fn workload(written: WrittenWork) -> Result<Workload, String> {
         .map(|blocks| above_zero(blocks, "windowsize"));
     Ok(Workload {
         name: written.name,
+        operation,
         sizes,
         pace,
         bounds: Bounds {
@@ -408,7 +484,8 @@ fn unique<'a>(names: impl Iterator<Item = &'a String>, what: &str) -> Result<(),
 }
 
 fn cores(wanted: Vec<usize>) -> Result<Vec<usize>, String> {
-    let allowed = allowed_cores();
+    // Where the system does not tell, none may be chosen.
+    let allowed = processors::allowed().unwrap_or_default();
     match wanted.iter().find(|core| !allowed.contains(core)) {
         None => Ok(wanted),
         Some(core) => Err(format!(
@@ -502,7 +579,10 @@ mod tests {
             .replace("cores = [0]", "")
             .replace("cores = [1]", "");
         let plan = plan(&anywhere).expect("a plan");
-        assert_eq!((plan.contenders.len(), plan.workloads.len()), (7, 7));
+        assert_eq!((plan.contenders.len(), plan.workloads.len()), (7, 8));
+        // All but dnsmasq take uploads.
+        let uploads = plan.contenders.iter().filter(|contender| contender.uploads);
+        assert_eq!(uploads.count(), 6);
     }
 
     #[test]
@@ -520,6 +600,8 @@ mod tests {
             ("clients = 64", "clients = 0", "clients has to be from 1"),
             ("limit = 2.5", "limit = 0", "more than 0"),
             ("limit = 2.5", "within = 1\ntransfers = 2", "within has all"),
+            ("limit = 2.5", "op = \"write\"", "one size is expected"),
+            ("limit = 2.5", "op = \"remove\"", "unknown variant `remove`"),
             ("limit = 2.5", "blksize = 7", "blksize has to be from 8"),
             ("port = 69", "port = 0", "free one"),
             ("port = 69", "cores = [4095]", "core 4095 is none"),

@@ -12,6 +12,7 @@ use super::url::{self, Server, Url};
 use super::{Trouble, end_at_once, remark};
 use crate::client::{Job, LocalFile, Offer, Progress, Stop, Summary, Transfer, Turn, resolve};
 use crate::control;
+pub(super) use crate::load::report::words::{counted, grouped};
 use crate::shard::Operation;
 use crate::time::Duration;
 use crate::wire::Mode;
@@ -184,19 +185,6 @@ fn line(operation: Operation, summary: &Summary) -> String {
     )
 }
 
-/// A number with a comma before every three digits.
-pub(super) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,12 +204,6 @@ mod tests {
             line(Operation::Read, &summary),
             "got 12,345,678 octets in 1.234 s, 10.0 MB/s (24,113 blocks of 512, window 1, 0 retransmissions)"
         );
-    }
-
-    #[test]
-    fn digits_in_groups() {
-        let texts = [0, 999, 1000, 1_234_567].map(grouped);
-        assert_eq!(texts, ["0", "999", "1,000", "1,234,567"]);
     }
 
     #[test]

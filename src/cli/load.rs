@@ -4,54 +4,82 @@ mod meaning;
 mod scenario;
 
 use std::fmt::Display;
-use std::fs::File as Output;
-use std::io::{self, Write as _};
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::args::{Load as Arguments, LoadRun, Pattern};
-use super::errand::grouped;
+use super::errand::{counted, grouped};
 use super::live::View;
+use super::output::Output;
 use super::page;
 use super::{Trouble, end_at_once, say};
 use crate::control;
-use crate::load::ramp::{self, Ramp};
+use crate::load::ramp::{self, Broken, Ramp};
 use crate::load::report::{Report, hgrm, json};
-use crate::load::{self, Live, Load};
-use crate::shard::PATTERN_SEED;
-use crate::store::memory::pattern_fill;
-
-/// Octets of a pattern that are written at a time.
-const PATTERN_STRETCH: usize = 1 << 16;
+use crate::load::{self, Live, Load, contents};
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Trouble> {
     let (load, ramp, run) = meaning::load(arguments)?;
+    let outputs = Outputs::open(&run)?;
     let live = Arc::new(Live::default());
     stop_on_interrupt(&live)?;
     let view = if run.quiet { None } else { View::line(&live) };
     match ramp {
-        None => once(&load, &live, &run, view),
-        Some(ramp) => climb(&load, ramp, &live, &run, view),
+        None => once(&load, &live, &outputs, view),
+        Some(ramp) => climb(&load, ramp, &live, &outputs, view),
+    }
+}
+
+/// Where reports go, besides the table.
+struct Outputs {
+    json: Option<Output>,
+    hgrm: Option<Output>,
+    html: Option<Output>,
+    /// Whether the table would only be in the way of the numbers on standard output.
+    no_table: bool,
+}
+
+impl Outputs {
+    fn open(run: &LoadRun) -> Result<Self, Trouble> {
+        let open = |path: &Option<PathBuf>| path.as_deref().map(Output::open).transpose();
+        let json = run.json.as_deref();
+        Ok(Self {
+            json: json.map(Output::open_or_standard).transpose()?,
+            hgrm: open(&run.hgrm)?,
+            html: open(&run.html)?,
+            no_table: json == Some(Path::new("-")),
+        })
+    }
+
+    /// Prints the table; first of all, so that a file that cannot be written takes nothing away.
+    fn print(&self, table: &impl Display) -> Result<(), Trouble> {
+        if self.no_table {
+            return Ok(());
+        }
+        say(table)
     }
 }
 
 /// One run, and its report.
-fn once(load: &Load, live: &Arc<Live>, run: &LoadRun, view: Option<View>) -> Result<(), Trouble> {
+fn once(
+    load: &Load,
+    live: &Arc<Live>,
+    outputs: &Outputs,
+    view: Option<View>,
+) -> Result<(), Trouble> {
     let report = load::run(load, live).map_err(|error| failed(&error, load));
     drop(view);
     let report = report?;
-    // First of all, so that a file that cannot be written takes nothing away.
-    print(&report, run)?;
-    if let Some(path) = &run.json {
-        write_json(path, |output| json::write(&report, output))?;
+    outputs.print(&report)?;
+    if let Some(output) = &outputs.json {
+        output.write(|output| json::write(&report, output))?;
     }
-    if let Some(path) = &run.hgrm {
-        let written =
-            Output::create(path).and_then(|file| hgrm::write(&report, io::BufWriter::new(file)));
-        written.map_err(|error| cannot_write(path, &error))?;
+    if let Some(output) = &outputs.hgrm {
+        output.write(|output| hgrm::write(&report, output))?;
     }
-    if let Some(path) = &run.html {
-        page::write(&report, Vec::new(), path)?;
+    if let Some(output) = &outputs.html {
+        page::write(&report, Vec::new(), output)?;
     }
     good(&report)
 }
@@ -61,9 +89,9 @@ fn good(report: &Report) -> Result<(), Trouble> {
         Ok(())
     } else {
         Err(Trouble::Work(format!(
-            "{} of {} transfers failed",
+            "{} of {} failed",
             grouped(report.tally.failed()),
-            grouped(report.tally.begun)
+            counted(report.tally.begun, "transfer")
         )))
     }
 }
@@ -73,48 +101,33 @@ fn climb(
     load: &Load,
     ramp: Ramp,
     live: &Arc<Live>,
-    run: &LoadRun,
+    outputs: &Outputs,
     view: Option<View>,
 ) -> Result<(), Trouble> {
     let climb = ramp::run(load, ramp, live).map_err(|error| failed(&error, load));
     drop(view);
     let climb = climb?;
-    print(&climb, run)?;
-    if let Some(path) = &run.json {
-        write_json(path, |output| json::write_climb(&climb, output))?;
+    outputs.print(&climb)?;
+    if let Some(output) = &outputs.json {
+        output.write(|output| json::write_climb(&climb, output))?;
     }
-    if climb.held().is_some() {
-        Ok(())
-    } else {
-        Err(Trouble::work("the first step did not hold already"))
+    if let Some(output) = &outputs.html {
+        page::write_climb(&climb, output)?;
     }
-}
-
-/// Prints the table; with the numbers on standard output, it would only be in the way.
-fn print(table: &impl Display, run: &LoadRun) -> Result<(), Trouble> {
-    if run.json.as_deref() == Some(Path::new("-")) {
-        return Ok(());
+    match climb.steps.first().and_then(|step| step.broken) {
+        None => Ok(()),
+        Some(Broken::Interrupted) => Err(Trouble::work("interrupted amid the first step")),
+        Some(why) => Err(Trouble::Work(format!(
+            "not even the first step held ({why}); begin with less, by --clients or --rate"
+        ))),
     }
-    say(table)
 }
 
 /// `load pattern`: writes a file that `--verify pattern` knows.
 pub(super) fn pattern(arguments: &Pattern) -> Result<(), Trouble> {
     let Pattern { size, ref file } = *arguments;
-    let write = || -> io::Result<()> {
-        let mut output = Output::create(file)?;
-        let mut stretch = vec![0; PATTERN_STRETCH];
-        let mut offset = 0;
-        while offset < size {
-            let rest = usize::try_from(size - offset).unwrap_or(usize::MAX);
-            let stretch = &mut stretch[..rest.min(PATTERN_STRETCH)];
-            pattern_fill(PATTERN_SEED, offset, stretch);
-            output.write_all(stretch)?;
-            offset += stretch.len() as u64;
-        }
-        Ok(())
-    };
-    write().map_err(|error| cannot_write(file, &error))
+    let output = Output::open(file)?;
+    output.write(|output| contents::write(size, output))
 }
 
 pub(super) fn failed(error: &io::Error, load: &Load) -> Trouble {
@@ -137,25 +150,4 @@ pub(super) fn stop_on_interrupt(live: &Arc<Live>) -> Result<(), Trouble> {
     };
     control::on_interrupt(action)
         .map_err(|error| Trouble::Work(format!("cannot catch signals: {error}")))
-}
-
-fn write_json(
-    path: &Path,
-    write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
-) -> Result<(), Trouble> {
-    let written = if path == Path::new("-") {
-        let mut output = io::stdout().lock();
-        write(&mut output).and_then(|()| writeln!(output))
-    } else {
-        Output::create(path).and_then(|file| {
-            let mut output = io::BufWriter::new(file);
-            write(&mut output)?;
-            output.flush()
-        })
-    };
-    written.map_err(|error| cannot_write(path, &error))
-}
-
-pub(super) fn cannot_write(path: &Path, error: &io::Error) -> Trouble {
-    Trouble::Work(format!("cannot write {}: {error}", path.display()))
 }

@@ -10,6 +10,7 @@ mod get;
 mod live;
 mod load;
 mod log;
+mod output;
 mod page;
 mod put;
 mod serve;
@@ -17,13 +18,14 @@ mod simulate;
 pub(crate) mod url;
 pub(crate) mod values;
 
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write as _};
 use std::process::{self, ExitCode};
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, FromArgMatches, Parser};
 
 use args::{Arguments, Command, LoadCommand};
 
@@ -35,11 +37,15 @@ const BAD_ARGUMENTS: u8 = 2;
 /// Does what the arguments say, the first being the program's name; 0 if all went well.
 #[must_use]
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let done = {
+    let (done, name) = {
         let _lines = log::written_at_last();
-        Arguments::try_parse_from(arguments)
-            .map_err(Trouble::Clap)
-            .and_then(act)
+        match Arguments::try_parse_from(arguments) {
+            Ok(arguments) => {
+                let name = name(&arguments.command);
+                (act(arguments), name)
+            }
+            Err(error) => (Err(Trouble::Clap(error)), ""),
+        }
     };
     let code = match done {
         Ok(()) => 0,
@@ -50,8 +56,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             BAD_ARGUMENTS
         }
         Err(Trouble::Arguments(why)) => {
-            let mut command = Arguments::command();
-            print(&command.error(ErrorKind::ValueValidation, why));
+            print(&named(name).error(ErrorKind::ValueValidation, why));
             BAD_ARGUMENTS
         }
         Err(Trouble::Work(why)) => {
@@ -62,11 +67,43 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// What a command is called on the command line; several words of one below another.
+const fn name(command: &Command) -> &'static str {
+    match command {
+        Command::Demo(_) => "demo",
+        Command::DemoServer(_) => "demo-server",
+        Command::CompareGuard(_) => "compare-guard",
+        Command::Serve(_) => "serve",
+        Command::Get(_) => "get",
+        Command::Put(_) => "put",
+        Command::Load(load) => match load.command {
+            Some(LoadCommand::Compare(_)) => "load compare",
+            Some(LoadCommand::Pattern(_)) => "load pattern",
+            None => "load",
+        },
+        Command::Check(_) => "check",
+        Command::Simulate(_) => "simulate",
+    }
+}
+
+/// The command of this name, which knows its usage.
+fn named(name: &str) -> clap::Command {
+    let mut command = Arguments::command();
+    command.build();
+    for word in name.split_whitespace() {
+        if let Some(below) = command.find_subcommand(word) {
+            command = below.clone();
+        }
+    }
+    command
+}
+
 fn act(arguments: Arguments) -> Result<(), Trouble> {
     log::set_up(&arguments)?;
     match arguments.command {
         Command::Demo(demo) => demo::run(&demo),
         Command::DemoServer(server) => demo::server::run(&server),
+        Command::CompareGuard(guard) => compare::guard(&guard),
         Command::Serve(serve) => serve::run(&serve, arguments.log.log_format),
         Command::Get(get) => get::run(get),
         Command::Put(put) => put::run(put),
@@ -82,7 +119,14 @@ fn act(arguments: Arguments) -> Result<(), Trouble> {
 
 /// Whether arguments, the first being the program's name, are well formed; nothing is done.
 pub(crate) fn is_well_formed(arguments: impl IntoIterator<Item = OsString>) -> bool {
-    Arguments::try_parse_from(arguments).is_ok()
+    thread_local! {
+        // Made once: to set it up takes a hundred times as long as to read a line by it.
+        static COMMAND: RefCell<clap::Command> = RefCell::new(Arguments::command());
+    }
+    COMMAND.with_borrow_mut(|command| {
+        let matches = command.try_get_matches_from_mut(arguments);
+        matches.is_ok_and(|mut matches| Arguments::from_arg_matches_mut(&mut matches).is_ok())
+    })
 }
 
 /// Ends the process here and now, as one whose work failed: somebody interrupted it twice.

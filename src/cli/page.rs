@@ -1,32 +1,37 @@
 //! The page of a run: what is known of this machine and this command, put beside the report.
 
 use std::env;
-use std::fs::{self, File};
-use std::io;
-use std::path::Path;
+use std::fs;
 use std::thread;
 use std::time::SystemTime;
 
 use super::Trouble;
-use super::load::cannot_write;
+use super::output::Output;
+use crate::load::ramp::Climb;
 use crate::load::report::Report;
 use crate::load::report::html::{self, Head};
 
-/// Writes the page of a report to `path`, with what else is known of the server.
+/// Writes the page of a report, with what else is known of the server.
 pub(super) fn write(
     report: &Report,
-    mut facts: Vec<(&'static str, String)>,
-    path: &Path,
+    facts: Vec<(&'static str, String)>,
+    output: &Output,
 ) -> Result<(), Trouble> {
+    output.write(|output| html::write(report, &head(facts), output))
+}
+
+/// Writes the page of a ramp.
+pub(super) fn write_climb(climb: &Climb, output: &Output) -> Result<(), Trouble> {
+    output.write(|output| html::write_climb(climb, &head(Vec::new()), output))
+}
+
+fn head(mut facts: Vec<(&'static str, String)>) -> Head {
     facts.push(("this machine", machine()));
-    let head = Head {
+    Head {
         command: command(env::args_os().map(|word| word.to_string_lossy().into_owned())),
         made: Some(SystemTime::now()),
         facts,
-    };
-    File::create(path)
-        .and_then(|file| html::write(report, &head, io::BufWriter::new(file)))
-        .map_err(|error| cannot_write(path, &error))
+    }
 }
 
 /// What the system says of the machine.

@@ -26,7 +26,7 @@ pub(super) fn run(arguments: &Serve, log_format: LogFormat) -> Result<(), Troubl
     let control = ControlOptions {
         drain_timeout: arguments.drain_timeout,
         admin,
-        tables: log_format == LogFormat::Text,
+        objects: log_format == LogFormat::Json,
     };
     control::serve(&options, &control).map_err(|error| failed(&error, &options))
 }

@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::time::Duration;
+use crate::wire::Escaped;
 
 use dialogue::{Answer, Dialogue};
 
@@ -176,6 +177,7 @@ pub fn examine(target: &Target, tell: &mut dyn FnMut(&Finding)) -> io::Result<Re
         target: target.clone(),
         facts: Facts::default(),
     };
+    examination.can_begin()?;
     examination.facts = examination.facts().map_err(|fault| match fault {
         Fault::System(error) => error,
         Fault::Verdict(verdict) => io::Error::other(text::in_a_sentence(&verdict)),
@@ -320,6 +322,30 @@ impl Examination {
             Ok(self.facts.contents.len())
         } else {
             Err(untried("the file is too large to learn its length"))
+        }
+    }
+
+    /// Makes sure that somebody is there, and lets the file be read: without it, nothing can be learnt.
+    fn can_begin(&self) -> io::Result<()> {
+        let ask = || self.read(&[]).map(|(_, answer)| answer);
+        // One packet may get lost.
+        match ask().or_else(|_| ask()) {
+            Ok(Answer::Error(code, said)) => Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!(
+                    "the server refuses \"{}\" (ERROR {code} \"{said}\"); name a file that it lets everybody read",
+                    Escaped(&self.target.file)
+                ),
+            )),
+            Err(Fault::Verdict(_)) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!(
+                    "no answer came within {} s; see whether a server runs there, and listens on that port",
+                    ANSWER_WITHIN.as_secs()
+                ),
+            )),
+            Err(Fault::System(error)) => Err(error),
+            Ok(_) => Ok(()),
         }
     }
 

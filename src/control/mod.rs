@@ -3,6 +3,7 @@
 mod admin;
 mod openmetrics;
 mod signals;
+mod tell;
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, Write as _};
@@ -13,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::metrics::{Latencies, Metrics};
+use crate::metrics::Metrics;
 use crate::server::{Server, ServerOptions};
 use crate::shard::Running;
 use crate::time::Duration;
@@ -34,8 +35,8 @@ pub struct ControlOptions {
     pub drain_timeout: Duration,
     /// Where the admin side answers over HTTP, if it does.
     pub admin: Option<SocketAddr>,
-    /// Whether people read the log, who like tables; programs like fields.
-    pub tables: bool,
+    /// Whether log lines are objects, in which no program should have to read a table.
+    pub objects: bool,
 }
 
 /// Serves until told to end: SIGTERM or SIGINT lets running transfers finish, for as long as the
@@ -95,11 +96,7 @@ async fn run(options: &ServerOptions, control: &ControlOptions) -> io::Result<()
         while let Ok(Ok(metrics)) = ended.try_recv() {
             total.merge(&metrics);
         }
-        if control.tables && !total.latencies.is_empty() {
-            tracing::info!("how long things took{}", total.latencies);
-        } else {
-            log_as_fields(&total.latencies);
-        }
+        tell::latencies(&total.latencies, control.objects);
         all_ended
     });
     tended?;
@@ -142,13 +139,7 @@ async fn tend(
             }
             signal = signals.next() => match signal {
                 Signal::Hangup => tracing::info!("hung up: there is no configuration file to read anew, and the log goes to stderr"),
-                Signal::Report if control.tables => tracing::info!("{}", house.report().await.0),
-                Signal::Report => {
-                    let mut report = house.report().await.0;
-                    let latencies = std::mem::take(&mut report.latencies);
-                    tracing::info!("{report}");
-                    log_as_fields(&latencies);
-                }
+                Signal::Report => tell::counters(&house.report().await.0, control.objects),
                 Signal::Interrupt if house.is_draining() => {
                     tracing::warn!("interrupted again: ending at once");
                     return house.cut().await;
@@ -169,26 +160,6 @@ async fn tend(
         }
     }
     Ok(())
-}
-
-/// A line for each thing that took time, with its count and percentiles.
-fn log_as_fields(latencies: &Latencies) {
-    for (what, latency) in latencies.named() {
-        let count = latency.count();
-        let millis = |part| latency.quantile(part).as_secs_f64() * 1e3;
-        if count > 0 {
-            tracing::info!(
-                what,
-                count,
-                p50_ms = millis(0.5),
-                p90_ms = millis(0.9),
-                p99_ms = millis(0.99),
-                p999_ms = millis(0.999),
-                max_ms = millis(1.0),
-                "how long it took"
-            );
-        }
-    }
 }
 
 async fn listen(address: SocketAddr) -> io::Result<TcpListener> {

@@ -2,8 +2,9 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Wake;
+
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// Ends the wait of the engine that it belongs to.
 pub(super) trait Bell: Send + Sync + 'static {
@@ -18,7 +19,7 @@ pub(super) struct Alarm<B> {
 }
 
 impl<B> Alarm<B> {
-    pub(super) const fn new(bell: B) -> Self {
+    pub(super) fn new(bell: B) -> Self {
         Self {
             rung: AtomicBool::new(false),
             bell,

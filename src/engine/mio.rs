@@ -50,6 +50,9 @@ pub struct MioEngine {
     sockets: Sockets<Watch>,
     /// Sockets that may have more to receive, in the order of their turns.
     readable: VecDeque<SocketId>,
+    /// Calls that the first of them has left of its turn: an inbox that is full does not end a turn, or the
+    /// clients of a socket would wait a whole round more whenever it happened to be filled there.
+    turn_left: usize,
     /// Whether sockets are to be told what became of earlier sends.
     reports: bool,
     noted: Noted,
@@ -73,6 +76,7 @@ impl MioEngine {
             alarm: Arc::new(Alarm::new(alarm)),
             sockets: Sockets::new()?,
             readable: VecDeque::new(),
+            turn_left: TURN_DATAGRAMS_MAX,
             reports: false,
             noted: Noted::default(),
             gro: false,
@@ -202,10 +206,11 @@ impl MioEngine {
             && inbox.room().is_some()
             && let Some(id) = self.readable.pop_front()
         {
+            let turn = std::mem::replace(&mut self.turn_left, TURN_DATAGRAMS_MAX);
             let Some(socket) = self.sockets.get_mut(id) else {
                 continue;
             };
-            let calls_max = calls_left.min(TURN_DATAGRAMS_MAX);
+            let calls_max = calls_left.min(turn);
             let plainly = socket.peers_only && !self.gro;
             let mut calls = 0;
             while socket.state.readable
@@ -240,7 +245,10 @@ impl MioEngine {
                     }
                 }
             }
-            if socket.state.readable {
+            if socket.state.readable && calls < turn {
+                self.turn_left = turn - calls;
+                self.readable.push_front(id);
+            } else if socket.state.readable {
                 self.readable.push_back(id);
             }
             calls_left -= calls;
@@ -284,6 +292,7 @@ impl Engine for MioEngine {
     fn close(&mut self, socket: SocketId) {
         // Dropping it closes it, and that ends the watch.
         if self.sockets.remove(socket).is_some() {
+            self.turn_left = TURN_DATAGRAMS_MAX;
             self.readable.retain(|&id| id != socket);
         }
     }
@@ -531,6 +540,33 @@ mod tests {
         engine
             .wait(None, &mut Inbox::new())
             .expect("a working engine");
+    }
+
+    /// Goal: a socket whose turn a full inbox cuts short goes on with it in the next wait.
+    /// Method: more datagrams than fit wait on many sockets, fewer on each than its turn takes.
+    #[test]
+    fn a_full_inbox_ends_nobodys_turn() {
+        const EACH: usize = 40;
+        const SOCKETS: usize = Inbox::DATAGRAMS_MAX / EACH + 2;
+        let mut engine = MioEngine::new().expect("an engine");
+        let sender = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        for _ in 0..SOCKETS {
+            let any = "127.0.0.1:0".parse().expect("an address");
+            let id = engine.open(Bind::to(any)).expect("a socket");
+            let address = engine.local_addr(id).expect("open");
+            for _ in 0..EACH {
+                sender.send_to(b"x", address).expect("room");
+            }
+        }
+        let mut inbox = Inbox::new();
+        let mut came: Vec<SocketId> = Vec::new();
+        while came.len() < SOCKETS * EACH {
+            engine.wait(None, &mut inbox).expect("a working engine");
+            let datagrams = (0..inbox.len()).filter_map(|place| inbox.get(place));
+            came.extend(datagrams.map(|datagram| datagram.socket));
+        }
+        let turns = came.chunk_by(|a, b| a == b).count();
+        assert_eq!(turns, SOCKETS, "each socket had one turn");
     }
 
     #[test]

@@ -27,8 +27,8 @@ const HEADERS_OCTETS_IPV4: usize = 20 + 8;
 /// Octets of the IPv6 and UDP headers.
 const HEADERS_OCTETS_IPV6: usize = 40 + 8;
 
-/// How long a send that failed for want of memory, of which no readiness will tell, waits for another try.
-const RETRY_AFTER: Duration = Duration::from_millis(1);
+/// How long what failed for want of memory, of which no readiness will tell, waits for another try.
+pub(super) const RETRY_AFTER: Duration = Duration::from_millis(1);
 
 /// How long the MTU of an interface is believed.
 const MTU_LIFE: Duration = Duration::from_secs(5);

@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::task::Waker;
+use std::thread;
 
 use io_uring::squeue::{self, Flags};
 use io_uring::types::{CancelBuilder, Fd, RecvMsgOut, SubmitArgs, Timespec};
@@ -24,7 +25,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::alarm::{Alarm, Bell};
 use super::socket::{self, Received};
-use super::sockets::{Sockets, Stopped};
+use super::sockets::{RETRY_AFTER, Sockets, Stopped};
 use super::{Bind, Engine, Inbox, Path, Payload, Sent, SocketId, Statistics};
 use crate::time::{Duration, Instant};
 use buffers::Buffers;
@@ -202,6 +203,11 @@ impl UringEngine {
                     Some(libc::ETIME | libc::EINTR | libc::EBUSY)
                 ) =>
             {
+                Ok(())
+            }
+            // No memory for requests. They stay queued; to ask again at once would only take the processor.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOMEM)) => {
+                thread::sleep(RETRY_AFTER);
                 Ok(())
             }
             entered => entered,
@@ -568,7 +574,7 @@ mod tests {
     /// with a second burst.
     #[test]
     fn a_device_takes_bursts_from_where_they_lie() {
-        let alone = std::thread::spawn(|| {
+        let alone = thread::spawn(|| {
             // SAFETY: only this thread moves, and it takes no descriptors along that others use.
             let moved = unsafe { unshare_unsafe(UnshareFlags::NEWNET) };
             if moved.is_err() {

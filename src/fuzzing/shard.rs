@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::LazyLock;
 
 use super::Input;
-use crate::config::{LINGER, Settings};
+use crate::config::{LATE_COPY_MAX, LINGER, Settings};
 use crate::engine::SocketId;
 use crate::engine::sim::{NodeId, Weather};
 use crate::proto::negotiate::{ORDER_DEFAULT, Wanted};
@@ -17,13 +17,15 @@ use crate::shard::{LocalSide, Operation, Origin, Plan};
 use crate::simulate::{CLIENT, Foreign, Host, SERVER, Style, World};
 use crate::store::Writes;
 use crate::store::memory::{Contents, Faults, Memory, pattern_octet};
-use crate::time::Duration;
+use crate::time::{Duration, Instant};
 use crate::wire::{self, ErrorCode, Mode, Opcode, Packet, WireBlock};
 
 /// Most octets of an input that are played: some hundred events.
 const INPUT_OCTETS_MAX: usize = 2_048;
 /// The fuzzer's peers: each has one port, and so one transfer at a time.
 const PEERS: usize = 6;
+/// The well-behaved reader's place among the addresses.
+const READER: u8 = 200;
 /// So many transfers, and nobody has to make room for anybody.
 const ROOM: usize = PEERS + 2;
 /// Octets of the file that is read; a little more than one window.
@@ -70,6 +72,8 @@ struct Play {
     reader: Foreign,
     reader_node: NodeId,
     reader_received: u64,
+    /// What has arrived of the reader's file, as the server knows, and when that last changed.
+    reader_at: (u64, Instant),
     /// Whether anything happened that excuses a reader who gives up.
     excused: bool,
 }
@@ -116,7 +120,7 @@ impl Play {
         own_files.insert(b"image", image());
         let client = world.add_host("C", CLIENT, own_files, Settings::default());
         let peers = (0..PEERS).map(|number| Peer::new(&world, number)).collect();
-        let reader_node = world.network().add_node("R", address(200), 1500);
+        let reader_node = world.network().add_node("R", address(READER), 1500);
         let reader = Foreign::request(
             &mut world,
             reader_node,
@@ -135,6 +139,7 @@ impl Play {
             reader,
             reader_node,
             reader_received: 0,
+            reader_at: (0, Instant::ZERO),
             excused: transfers_max < ROOM,
         }
     }
@@ -262,7 +267,24 @@ impl Play {
             self.reader.handle(&mut self.world, path.peer, &octets);
         }
         self.reader.expire(&mut self.world);
+        self.watch_the_reader();
         more
+    }
+
+    /// Whose every word is lost for as long as the network may hold a copy of its request back looks as if
+    /// it had begun anew.
+    fn watch_the_reader(&mut self) {
+        let now = self.world.now();
+        let running = self.world.shard_mut(self.server).all_running(usize::MAX);
+        let reader = running
+            .iter()
+            .find(|running| running.peer.ip() == address(READER));
+        match reader {
+            Some(reader) if reader.octets == self.reader_at.0 => {
+                self.excused |= now - self.reader_at.1 >= LATE_COPY_MAX;
+            }
+            reader => self.reader_at = (reader.map_or(0, |reader| reader.octets), now),
+        }
     }
 
     /// What holds at any time.

@@ -8,6 +8,7 @@
 //! servers bear the same by turns.
 
 pub mod compare;
+pub mod contents;
 mod mix;
 mod places;
 pub mod plan;
@@ -29,7 +30,7 @@ use crate::time::Duration;
 pub use crate::proto::profile;
 pub use process::Usage;
 pub use run::{Live, run};
-pub use tally::{Failure, Tally};
+pub use tally::{Failure, FirstFailure, Tally};
 pub use weather::{Disturbed, Weather};
 
 use plan::{Bounds, Pace};

@@ -60,7 +60,7 @@ pub(super) fn usage_of(processes: &[Process]) -> Usage {
     }
 }
 
-/// The processes that descend from this one.
+/// The processes that descend from this one; from 0, all that are in sight.
 pub(super) fn descendants(ancestor: u32) -> Vec<Process> {
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     let mut others: Vec<Process> = all

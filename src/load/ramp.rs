@@ -1,15 +1,23 @@
-//! More and more load, step by step, until the server no longer keeps up: the highest load that held is
-//! what it is good for.
+//! More and more load, step by step, until the server no longer keeps up, and then loads between what held
+//! and what did not: the highest that held is what the server is good for.
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::thread;
 
 use super::plan::{Bounds, Pace};
-use super::report::Report;
+use super::report::words::{counted, grouped};
+use super::report::{Report, quantile};
 use super::{Live, Load, Work};
 use crate::metrics::Latency;
 use crate::time::Duration;
+
+/// How near the highest load that held and the lowest that did not come to each other, as a part: runs of
+/// the same load differ by nearly as much, so that more steps would tell no more.
+pub const PRECISION: f64 = 0.1;
+/// How often a pause between steps looks for the end of it all.
+const PAUSE_PART: Duration = Duration::from_millis(50);
 
 /// How the load is raised, and what it may cost.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -18,6 +26,9 @@ pub struct Ramp {
     pub factor: f64,
     /// How long new transfers begin in each step.
     pub step: Duration,
+    /// How long the server is left alone after a step that did not hold, so that what it still does for
+    /// clients that have given up is not counted against the next.
+    pub rest: Duration,
     /// Most clients, or new ones a second.
     pub most: f64,
     /// What 99 of 100 transfers may take, from their intended start, to the first block of a read or to
@@ -33,6 +44,7 @@ impl Ramp {
     pub const DEFAULT: Self = Self {
         factor: 1.5,
         step: Duration::from_secs(5),
+        rest: Duration::from_secs(3),
         most: 1e6,
         bound_p99: Duration::from_secs(1),
         bound_failures: 0.01,
@@ -44,7 +56,7 @@ impl Ramp {
 pub struct Climb {
     /// What was to be done.
     pub ramp: Ramp,
-    /// Its steps; all of them held, but perhaps for the last one.
+    /// Its steps, in the order in which they were tried.
     pub steps: Vec<Step>,
 }
 
@@ -72,54 +84,90 @@ pub enum Broken {
     Interrupted,
 }
 
-/// Raises the load, which has one group, until a step does not hold.
+/// Raises the load, which has one group, until a step does not hold; then tries loads between the highest
+/// that held and the lowest that did not, until they are within [`PRECISION`] of each other.
 ///
 /// # Errors
 /// If the system is out of something, or there is no process to be watched.
 pub fn run(load: &Load, ramp: Ramp, live: &Arc<Live>) -> io::Result<Climb> {
     let mut load = load.clone();
     let mut steps: Vec<Step> = Vec::new();
-    loop {
-        for group in &mut load.groups {
-            group.bounds = Bounds {
-                duration: Some(ramp.step),
-                transfers: None,
-            };
-        }
+    let mut known = Known::default();
+    for group in &mut load.groups {
+        group.bounds = Bounds {
+            duration: Some(ramp.step),
+            transfers: None,
+        };
+    }
+    while let Some(pace) = load.groups.first().map(|group| group.pace) {
         let report = super::run(&load, live)?;
         let broken = ramp.broken(&report);
-        let Some(pace) = load.groups.first().map(|group| group.pace) else {
-            break;
-        };
+        match broken {
+            None => known.held = level(pace),
+            Some(_) => known.broken = level(pace),
+        }
         steps.push(Step {
             pace,
             report,
             broken,
         });
-        let next = ramp.raised(pace);
-        if broken.is_some() || next.is_none() {
+        let Some(next) = ramp.next(pace, known) else {
+            break;
+        };
+        if broken.is_some() && !has_rested(ramp.rest, live) {
             break;
         }
-        for (group, next) in load.groups.iter_mut().zip(next) {
+        for group in &mut load.groups {
             group.pace = next;
         }
     }
     Ok(Climb { ramp, steps })
 }
 
+/// Waits; says whether nobody ended it all meanwhile.
+fn has_rested(rest: Duration, live: &Live) -> bool {
+    let mut left = rest;
+    while !left.is_zero() && !live.is_stopped() {
+        let part = left.min(PAUSE_PART);
+        thread::sleep(part);
+        left -= part;
+    }
+    !live.is_stopped()
+}
+
+/// The highest load that held so far, and the lowest that did not.
+#[derive(Debug, Clone, Copy, Default)]
+struct Known {
+    held: Option<f64>,
+    broken: Option<f64>,
+}
+
+/// To three digits, as people say it: finer than any two steps differ.
+fn rounded(load: f64) -> f64 {
+    format!("{load:.2e}").parse().unwrap_or(load)
+}
+
 impl Ramp {
-    /// The load of the next step; `None` beyond the top.
-    fn raised(&self, pace: Pace) -> Option<Pace> {
-        let load = level(pace)?;
-        let next = match pace {
+    /// The load to try next, of the same kind as `pace`; `None` if all is known that can be.
+    fn next(&self, pace: Pace, known: Known) -> Option<Pace> {
+        // A storm has no load, and neither has a server that does not bear the first step.
+        let held = known.held?;
+        let whole = matches!(pace, Pace::Closed { .. });
+        let most = if whole { self.most.floor() } else { self.most };
+        let next = match known.broken {
+            None if held >= most => return None,
             // Whole clients, and at least one more.
-            Pace::Closed { .. } => (load * self.factor).round().max(load + 1.0),
-            _ => load * self.factor,
+            None if whole => (held * self.factor).round().max(held + 1.0).min(most),
+            None => rounded(held * self.factor).min(most),
+            Some(broken) if broken <= held * (1.0 + PRECISION) => return None,
+            Some(broken) if whole && broken - held <= 1.0 => return None,
+            // In the middle of a scale of powers, as the steps before.
+            Some(broken) if whole => (held * broken)
+                .sqrt()
+                .round()
+                .clamp(held + 1.0, broken - 1.0),
+            Some(broken) => rounded((held * broken).sqrt()),
         };
-        if load >= self.most {
-            return None;
-        }
-        let next = next.min(self.most);
         Some(match pace {
             Pace::Closed { think, .. } => Pace::Closed {
                 clients: next as u32,
@@ -140,13 +188,11 @@ impl Ramp {
             return Some(Broken::Interrupted);
         }
         let failed = tally.failed() as f64 / tally.begun.max(1) as f64;
-        let p99 = first_answers(report).quantile(0.99);
-        let broken = if failed > self.bound_failures {
-            Broken::Failures(failed)
-        } else if p99 > self.bound_p99 {
-            Broken::P99(p99)
-        } else {
-            return None;
+        let p99 = quantile(first_answers(report), 0.99).filter(|&p99| p99 > self.bound_p99);
+        let broken = match p99 {
+            _ if failed > self.bound_failures => Broken::Failures(failed),
+            Some(p99) => Broken::P99(p99),
+            None => return None,
         };
         Some(if report.is_bottleneck() {
             Broken::Bottleneck
@@ -181,14 +227,59 @@ impl Climb {
     /// The highest step that held.
     #[must_use]
     pub fn held(&self) -> Option<&Step> {
-        self.steps.iter().rfind(|step| step.broken.is_none())
+        let held = self.steps.iter().filter(|step| step.broken.is_none());
+        held.max_by(by_level)
     }
 
-    /// Why the ramp ended, unless it came to its top.
+    /// The lowest step that did not, of those that had their time.
     #[must_use]
-    pub fn broken(&self) -> Option<Broken> {
-        self.steps.last()?.broken
+    pub fn not_held(&self) -> Option<&Step> {
+        let broken = |step: &&Step| !matches!(step.broken, None | Some(Broken::Interrupted));
+        self.steps.iter().filter(broken).min_by(by_level)
     }
+
+    /// Why the numbers may mislead.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let mut warn = |holds: bool, why: &str| {
+            if holds {
+                warnings.push(why.to_owned());
+            }
+        };
+        let last = self.steps.last();
+        let interrupted = last.is_some_and(|step| step.report.interrupted);
+        warn(
+            interrupted,
+            "it was ended before its time, so the server may bear more",
+        );
+        let top = self.held().is_some() && self.not_held().is_none() && !interrupted;
+        warn(
+            top,
+            "that is the top of the ramp, so the server may bear more; see --ramp-to",
+        );
+        let no_time = self.not_held().and_then(|step| step.broken) == Some(Broken::Bottleneck);
+        warn(
+            no_time,
+            "this end had no time left beyond that, so the server may bear more; give it more --threads, or another machine",
+        );
+        let starved = self.steps.iter().filter(|step| step.report.is_starved());
+        let starved = starved.count() as u64;
+        warn(
+            starved > 0,
+            &format!(
+                "in {} of {} this end waited for a processor that other programs had; the times hold that too",
+                grouped(starved),
+                counted(self.steps.len() as u64, "step")
+            ),
+        );
+        warnings
+    }
+}
+
+fn by_level(one: &&Step, other: &&Step) -> std::cmp::Ordering {
+    let level = |step: &Step| level(step.pace).unwrap_or_default();
+    level(one).total_cmp(&level(other))
 }
 
 impl fmt::Display for Broken {
@@ -206,29 +297,81 @@ impl fmt::Display for Broken {
 mod tests {
     use super::*;
 
+    /// The loads that are tried on a server that bears so much, and the highest that held.
+    fn tried(ramp: Ramp, mut pace: Pace, borne: f64) -> (Vec<f64>, Option<f64>) {
+        let (mut known, mut levels) = (Known::default(), Vec::new());
+        loop {
+            let load = level(pace);
+            levels.extend(load);
+            match load {
+                Some(load) if load > borne => known.broken = Some(load),
+                _ => known.held = load,
+            }
+            match ramp.next(pace, known) {
+                Some(next) => pace = next,
+                None => return (levels, known.held),
+            }
+        }
+    }
+
+    const ONE_CLIENT: Pace = Pace::Closed {
+        clients: 1,
+        think: Duration::ZERO,
+    };
+
     #[test]
     fn each_step_has_more_up_to_the_top() {
         let ramp = Ramp {
-            most: 7.0,
+            most: 7.5,
             ..Ramp::DEFAULT
         };
-        let think = Duration::ZERO;
-        let mut pace = Some(Pace::Closed { clients: 1, think });
-        let mut clients = Vec::new();
-        while let Some(now) = pace {
-            clients.extend(level(now));
-            pace = ramp.raised(now);
-        }
+        let (clients, held) = tried(ramp, ONE_CLIENT, 100.0);
         assert_eq!(clients, [1.0, 2.0, 3.0, 5.0, 7.0]);
-        let open = Pace::Open {
-            per_second: 4.0,
-            even: true,
-        };
-        assert_eq!(ramp.raised(open).and_then(level), Some(6.0));
+        assert_eq!(held, Some(7.0));
         let storm = Pace::Storm {
             clients: 1,
-            within: think,
+            within: Duration::ZERO,
         };
-        assert_eq!(ramp.raised(storm), None);
+        assert_eq!(ramp.next(storm, Known::default()), None);
+    }
+
+    #[test]
+    fn whole_clients_are_told_to_the_last_one_where_they_are_few() {
+        let ramp = Ramp {
+            factor: 4.0,
+            ..Ramp::DEFAULT
+        };
+        let (clients, held) = tried(ramp, ONE_CLIENT, 6.0);
+        assert_eq!(clients, [1.0, 4.0, 16.0, 8.0, 6.0, 7.0]);
+        assert_eq!(held, Some(6.0));
+        assert_eq!(tried(ramp, ONE_CLIENT, 0.0), (vec![1.0], None));
+    }
+
+    /// Goal: what is named is borne, and what is borne is hardly more. Method: servers of any capacity, each
+    /// of which costs few steps.
+    #[test]
+    fn the_load_that_is_named_is_within_the_precision() {
+        for borne in [10.0, 10.1, 14.9, 15.0, 123.4, 9_999.0, 700_000.0] {
+            for factor in [1.05, 1.5, 10.0] {
+                let ramp = Ramp {
+                    factor,
+                    ..Ramp::DEFAULT
+                };
+                let pace = Pace::Open {
+                    per_second: 10.0,
+                    even: true,
+                };
+                let (levels, held) = tried(ramp, pace, borne);
+                let held = held.expect("the first step is borne");
+                assert!(
+                    held <= borne && held * (1.0 + PRECISION) >= borne,
+                    "{borne} by {factor}: {levels:?}"
+                );
+                let raised = levels.iter().position(|&load| load > borne);
+                let between = levels.len() - 1 - raised.expect("it does not bear the top");
+                // A bracket of ten times is halved, on a scale of powers, as often.
+                assert!(between <= 5, "{borne} by {factor}: {levels:?}");
+            }
+        }
     }
 }

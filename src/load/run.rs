@@ -394,6 +394,9 @@ impl Driver {
             self.end = now;
             let crowd = &mut self.crowds[begun.crowd];
             crowd.places[begun.profile].give_back(begun.origin);
+            if begun.is_first(&crowd.group) {
+                crowd.tally.agreed(&ending, begun.late);
+            }
             if begun.probe && ending.outcome == Outcome::Probed {
                 crowd.tally.probes += 1;
                 self.ask(Begun {

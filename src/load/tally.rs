@@ -64,6 +64,25 @@ impl fmt::Display for Failure {
     }
 }
 
+/// A transfer that failed, for somebody to look into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FirstFailure {
+    /// The file's name.
+    pub file: String,
+    /// What the server's ERROR said.
+    pub said: Option<String>,
+}
+
+impl FirstFailure {
+    fn of(ending: &Ending) -> Self {
+        let erred = matches!(ending.outcome, Outcome::PeerError(_));
+        Self {
+            file: Escaped(&ending.filename).to_string(),
+            said: erred.then(|| Escaped(&ending.text).to_string()),
+        }
+    }
+}
+
 /// What is counted.
 #[derive(Debug, Clone, Default)]
 pub struct Tally {
@@ -79,8 +98,8 @@ pub struct Tally {
     pub disturbed: Disturbed,
     /// Transfers that failed, by why.
     pub failures: BTreeMap<Failure, u64>,
-    /// What the first ERROR of each code said.
-    pub words: BTreeMap<u16, String>,
+    /// The first transfer that failed of each why, where it got so far.
+    pub first_failures: BTreeMap<Failure, FirstFailure>,
     /// Octets of files that were transferred, in transfers complete or not.
     pub octets: u64,
     /// Blocks that were.
@@ -91,6 +110,8 @@ pub struct Tally {
     pub duplicates: u64,
     /// Block size and window size that were agreed, by how often.
     pub terms: BTreeMap<(u16, u16), u64>,
+    /// From the intended start to the first OACK, of transfers whose options the server acknowledged.
+    pub oack: Latency,
     /// From the intended start to the first block of a read.
     pub first_block: Latency,
     /// From an ACK to the block that it asks for, or from a block to its ACK.
@@ -118,6 +139,13 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Counts the OACK, if there was one, to a client's first request, which left `late`.
+    pub(super) fn agreed(&mut self, ending: &Ending, late: Duration) {
+        if let Some(oack) = ending.oack {
+            self.oack.record(late + oack);
+        }
+    }
+
     /// Counts a transfer that is over at `time` in the run, and that began `late`.
     pub(super) fn count(&mut self, ending: &Ending, late: Duration, time: Duration) {
         self.octets += ending.octets;
@@ -128,10 +156,9 @@ impl Tally {
             self.first_block.record(late + first_block);
         }
         if let Some(failure) = Failure::of(ending) {
-            if let Failure::ErrorCode(code) = failure {
-                let said = || Escaped(&ending.text).to_string();
-                self.words.entry(code).or_insert_with(said);
-            }
+            self.first_failures
+                .entry(failure.clone())
+                .or_insert_with(|| FirstFailure::of(ending));
             self.fail(failure, time);
         } else if ending.outcome == Outcome::Complete {
             self.complete += 1;
@@ -178,12 +205,15 @@ impl Tally {
         for (failure, count) in &other.failures {
             *self.failures.entry(failure.clone()).or_default() += count;
         }
-        for (&code, words) in &other.words {
-            self.words.entry(code).or_insert_with(|| words.clone());
+        for (failure, first) in &other.first_failures {
+            self.first_failures
+                .entry(failure.clone())
+                .or_insert_with(|| first.clone());
         }
         for (&terms, count) in &other.terms {
             *self.terms.entry(terms).or_default() += count;
         }
+        self.oack.merge(&other.oack);
         self.first_block.merge(&other.first_block);
         self.round_trip.merge(&other.round_trip);
         self.block.merge(&other.block);

@@ -122,7 +122,10 @@ impl Retransmission {
                 .saturating_mul(1 << doublings)
                 .min(INTERVAL_FIRST.max(fixed));
         }
-        let base = self.overdue().unwrap_or(INTERVAL_FIRST).max(self.floor);
+        // The queue of a crowd may grow to twice its length before the next round trip is measured.
+        let twice = self.round_trip().unwrap_or_default() * 2;
+        let base = self.overdue().unwrap_or(INTERVAL_FIRST);
+        let base = base.max(twice).max(self.floor);
         // Where the floor lies above the ceiling, the operator meant it.
         base.saturating_mul(1 << self.doublings.min(16))
             .min(INTERVAL_MAX.max(self.floor))

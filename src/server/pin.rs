@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use crate::processors;
+
 /// The processors that workers are to stay on, the first worker's first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Processors(Vec<usize>);
@@ -14,7 +16,8 @@ impl Processors {
     /// # Errors
     /// If there are too few, or the system does not tell; the text says what to do.
     pub(super) fn of(workers: usize) -> io::Result<Self> {
-        Self::among(platform::allowed()?, workers)
+        let allowed = processors::allowed().map_err(cannot)?;
+        Self::among(allowed, workers)
     }
 
     fn among(mut allowed: Vec<usize>, workers: usize) -> io::Result<Self> {
@@ -52,44 +55,14 @@ impl fmt::Display for Processors {
 /// # Errors
 /// If the system does not let it, as when the processor was taken away meanwhile.
 pub(super) fn stay_on(processor: usize) -> io::Result<()> {
-    platform::stay_on(processor).map_err(|error| {
+    processors::stay_on(&[processor]).map_err(|error| {
         let text = format!("cannot pin a worker to processor {processor}: {error}");
         io::Error::new(error.kind(), text)
     })
 }
 
-#[cfg(target_os = "linux")]
-mod platform {
-    use std::io;
-
-    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-
-    pub(super) fn allowed() -> io::Result<Vec<usize>> {
-        let set = sched_getaffinity(None)?;
-        Ok((0..CpuSet::MAX_CPU)
-            .filter(|&number| set.is_set(number))
-            .collect())
-    }
-
-    pub(super) fn stay_on(processor: usize) -> io::Result<()> {
-        let mut set = CpuSet::new();
-        set.set(processor);
-        Ok(sched_setaffinity(None, &set)?)
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-mod platform {
-    use std::io;
-
-    pub(super) fn allowed() -> io::Result<Vec<usize>> {
-        let text = "workers can be pinned on Linux alone";
-        Err(io::Error::new(io::ErrorKind::Unsupported, text))
-    }
-
-    pub(super) fn stay_on(_: usize) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
+fn cannot(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot pin workers: {error}"))
 }
 
 #[cfg(test)]

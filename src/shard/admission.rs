@@ -2,35 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::table::SlotId;
 use crate::time::{Duration, Instant};
-
-/// Counts the transfers of all shards together, so that the operator's limit is exact.
-#[derive(Debug, Clone, Default)]
-pub struct Census(Arc<AtomicUsize>);
-
-impl Census {
-    /// Counts one more, unless there are `max` already.
-    pub(super) fn enter(&self, max: usize) -> bool {
-        let more = |count: usize| (count < max).then_some(count + 1);
-        self.0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
-            .is_ok()
-    }
-
-    pub(super) fn leave(&self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// How many there are.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// Transfers whose peer has yet to prove that it is there: oldest first, counted by address.
 #[derive(Debug)]

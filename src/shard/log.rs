@@ -70,6 +70,7 @@ pub(super) fn ending(slot: &Slot, outcome: Outcome, now: Instant) -> Ending {
             .map(|errand| errand.text.clone())
             .unwrap_or_default(),
         flaw: slot.errand.as_ref().and_then(|errand| errand.flaw),
+        oack: slot.errand.as_ref().and_then(|errand| errand.oack),
         first_block,
         duplicates,
     }

@@ -12,6 +12,7 @@
 
 mod admission;
 mod answers;
+mod census;
 mod check;
 mod holdings;
 mod lifecycle;
@@ -31,7 +32,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 
-pub use admission::Census;
+pub use census::Census;
 pub use check::{Expected, Flaw, PATTERN_SEED};
 pub use holdings::Holdings;
 pub use slot::{Ending, LocalSide, Manner, Operation, Origin, Plan, Running};
@@ -348,6 +349,9 @@ impl<E: Engine> Shard<E> {
         let mut fired = std::mem::take(&mut self.fired);
         self.timers.expire(now, |id| fired.push(id));
         for id in fired.drain(..) {
+            if self.begin_again(id, now) {
+                continue;
+            }
             let Some(slot) = self.table.get_mut(id) else {
                 continue;
             };

@@ -131,6 +131,12 @@ impl<E: Engine> Shard<E> {
             (Stage::Lingering { .. }, _) => return,
             _ => return self.suppress(Suppressed::Unexpected),
         }
+        if let Stage::Running(transfer, _) = &slot.stage
+            && transfer.moved_at() == now
+        {
+            // The client is where it was: what looked like a new beginning was none.
+            slot.again = None;
+        }
         self.settle(id, now);
     }
 

@@ -73,17 +73,21 @@ impl<E: Engine> Shard<E> {
         let key = Key::Peer(path.peer);
         let fingerprint = self.fingerprints.hash_one(datagram.octets);
         if let Some(id) = self.table.find(&key)
-            && let Some(slot) = self.table.get(id)
+            && let Some(slot) = self.table.get_mut(id)
         {
             let repeated = slot.fingerprint == fingerprint;
             // A repeat before the first answer belongs to the transfer that it started, whose timer
-            // resends: atftp aborts on a second OACK. So does one that comes late.
-            if repeated && (slot.is_fresh() || slot.is_moving(now)) {
+            // resends: atftp aborts on a second OACK.
+            if repeated && slot.is_fresh() {
+                slot.asked_at = now;
                 return self.suppress(Suppressed::RepeatedRequest);
             }
             // Whoever has begun anew finds nobody here any more; who has not shall not suffer for it.
             if self.draining {
                 return self.suppress(Suppressed::Draining);
+            }
+            if repeated && let Some(at) = slot.quiet_at(now) {
+                return self.wait_for_quiet(id, at, datagram.octets);
             }
             // Anything else comes from a client that has begun anew.
             self.finish(id, Outcome::Replaced, now);
@@ -112,9 +116,11 @@ impl<E: Engine> Shard<E> {
             opening: Box::default(),
             errand: None,
             started: now,
+            asked_at: now,
             stage: Stage::Opening(Box::default()),
             armed: None,
             queued: false,
+            again: None,
             heard_at: now,
             answering: true,
             silent: true,
@@ -126,6 +132,39 @@ impl<E: Engine> Shard<E> {
             table.get(id).is_some_and(|slot| slot.unvalidated)
         });
         self.ask_store(id, operation, &request, datagram.octets, now);
+    }
+
+    /// Keeps a repeat of a running transfer's request until that has moved on, or not, by `at`.
+    fn wait_for_quiet(&mut self, id: SlotId, at: Instant, octets: &[u8]) {
+        if let Some(slot) = self.table.get_mut(id) {
+            slot.again = Some(octets.into());
+            self.arm(id);
+            self.timers.insert(at, id);
+        }
+        self.suppress(Suppressed::RepeatedRequest);
+    }
+
+    /// A repeat of a transfer's request was kept: it counts if the transfer has stood still since.
+    /// Says whether it did.
+    pub(super) fn begin_again(&mut self, id: SlotId, now: Instant) -> bool {
+        let Some(slot) = self.table.get_mut(id) else {
+            return false;
+        };
+        if slot.quiet_at(now).is_some() {
+            return false;
+        }
+        let Some(octets) = slot.again.take() else {
+            return false;
+        };
+        let (socket, path) = (slot.socket, slot.path);
+        let datagram = Datagram {
+            socket,
+            path,
+            broadcast: false,
+            octets: &octets,
+        };
+        self.request(&datagram, socket, now);
+        true
     }
 
     /// Makes room for one more transfer; false if there is none.
@@ -415,6 +454,7 @@ impl<E: Engine> Shard<E> {
             linger,
             flaw: None,
             answered: false,
+            oack: None,
             announced: None,
             text: Vec::new(),
             remote,
@@ -438,9 +478,11 @@ impl<E: Engine> Shard<E> {
             opening: Box::default(),
             errand: Some(Box::new(errand)),
             started: now,
+            asked_at: now,
             stage: Stage::Opening(Box::default()),
             armed: None,
             queued: false,
+            again: None,
             heard_at: now,
             answering: false,
             silent: true,
@@ -609,11 +651,13 @@ impl<E: Engine> Shard<E> {
             mode,
             socket,
             path,
+            started,
             ..
         }) = self.table.get_mut(id)
         else {
             return;
         };
+        errand.oack.get_or_insert(now - *started);
         let probe = matches!(flow, Flow::Check(check) if check.is_probe());
         let accepted = match negotiate::accept(options, &errand.wanted) {
             Ok(accepted) => accepted,

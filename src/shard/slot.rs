@@ -2,6 +2,7 @@
 //! from or go to.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 
@@ -139,6 +140,8 @@ pub struct Ending {
     pub text: Vec<u8>,
     /// What was wrong with the octets, where they are checked.
     pub flaw: Option<Flaw>,
+    /// From the request to the OACK, if the server acknowledged options.
+    pub oack: Option<Duration>,
     /// From the request to the first block, where blocks are checked.
     pub first_block: Option<Duration>,
     /// Blocks that came more than once, where they are checked.
@@ -185,12 +188,32 @@ impl fmt::Display for Ending {
 }
 
 /// Where a datagram belongs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Key {
     /// To the transfer that this client asked for.
     Peer(SocketAddr),
     /// To the transfer that this end asked for, from this socket and address.
     Own(SocketId, Option<IpAddr>),
+}
+
+/// Each datagram is hashed once: two numbers take half the time of the many fields of an address.
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let (address, rest) = match *self {
+            Self::Peer(peer) => (Some(peer.ip()), u64::from(peer.port())),
+            Self::Own(socket, address) => (address, u64::from(socket.0)),
+        };
+        match address {
+            Some(IpAddr::V4(address)) => {
+                state.write_u64(u64::from(address.to_bits()) << 32 | rest);
+            }
+            Some(IpAddr::V6(address)) => {
+                state.write_u128(address.to_bits());
+                state.write_u64(rest);
+            }
+            None => state.write_u64(rest),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -208,11 +231,15 @@ pub(super) struct Slot {
     pub(super) opening: Box<[u8]>,
     pub(super) errand: Option<Box<Errand>>,
     pub(super) started: Instant,
+    /// When the request came, or was repeated before anything answered it.
+    pub(super) asked_at: Instant,
     pub(super) stage: Stage,
     /// When the wheel next looks at this slot.
     pub(super) armed: Option<Instant>,
     /// Whether it stands in the queue of those that have something to send.
     pub(super) queued: bool,
+    /// The same request once more, which counts if the transfer stands still for a while.
+    pub(super) again: Option<Box<[u8]>>,
     /// When the packet arrived that what is sent next may answer, and whether it does.
     pub(super) heard_at: Instant,
     pub(super) answering: bool,
@@ -235,6 +262,8 @@ pub(super) struct Errand {
     pub(super) flaw: Option<Flaw>,
     /// Whether the port that the server answers from is known.
     pub(super) answered: bool,
+    /// From the request to the first OACK.
+    pub(super) oack: Option<Duration>,
     /// The length that the server announced.
     pub(super) announced: Option<u64>,
     /// What the peer's ERROR said, or why this end gave up.
@@ -302,14 +331,18 @@ impl Slot {
         }
     }
 
-    /// Whether its client was heard so lately that it cannot have rebooted: a repeat of its request is
-    /// then one that the network delivered late. To be wrong about that costs who has rebooted a wait, and
-    /// who has not its transfer.
-    pub(super) fn is_moving(&self, now: Instant) -> bool {
-        match &self.stage {
-            Stage::Running(transfer, _) => now - transfer.moved_at() < config::REBOOT_QUIET,
-            _ => false,
-        }
+    /// Until when the transfer must stand still for a repeat of its request to be a new beginning;
+    /// `None` if it is one already.
+    pub(super) fn quiet_at(&self, now: Instant) -> Option<Instant> {
+        let Stage::Running(transfer, _) = &self.stage else {
+            return None;
+        };
+        let quiet = if now - self.asked_at < config::LATE_COPY_MAX {
+            config::LATE_COPY_MAX
+        } else {
+            config::REBOOT_QUIET
+        };
+        Some(transfer.moved_at() + quiet).filter(|&at| at > now)
     }
 
     /// Octets that there are in all, where that is known.

@@ -16,7 +16,9 @@
 #![allow(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
+
+use crate::sync::{Mutex, MutexGuard};
 
 /// Octets in a cell, which is what most extents of a large file take.
 pub(super) const CELL_OCTETS: usize = 1024 * 1024;

@@ -6,10 +6,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 
 use super::frames::FrameCache;
 use super::{Identity, Opened, ReadFailure, Source};
+use crate::sync::{Mutex, MutexGuard};
 use crate::wire::Mode;
 
 /// An open file as it goes over the wire in one mode.

@@ -7,17 +7,17 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::mpsc::channel;
 use std::task::Waker;
 use std::thread;
 
-use rustix::fs::{CWD, Mode as Permissions, mkfifoat};
+use rustix::fs::{CWD, FlockOperation, Mode as Permissions, flock, mkfifoat};
 
 use super::*;
 use crate::proto::block::{BlockIndex, Rollover};
 use crate::store::{
     Answer, Body, Done, Frames, FramesKey, Mailbox, ReadFailure, Store, StoreOptions, Ticket,
 };
+use crate::sync::mpsc::{Receiver, channel};
 use crate::testing::skip;
 use crate::wire::{Mode, write_data_header};
 
@@ -583,6 +583,39 @@ fn old_files_are_replaced_whole_and_keep_their_permissions() {
     }
 }
 
+/// Goal: what a killed server left goes with the next upload of that name. What another works at stays, and so
+/// does what is no file.
+#[test]
+fn what_is_left_over_goes_and_what_is_in_use_stays() {
+    let scratch = Scratch::new();
+    let options = DirectoryOptions {
+        writes: Writes::Overwrite,
+        ..DirectoryOptions::default()
+    };
+    let hidden = |number| {
+        let name = format!(".x.bootstorm-{number:08x}.part");
+        scratch.root().join(name)
+    };
+    for directory in upload_directories(&scratch, options) {
+        let before = scratch.listing();
+        let used = fs::File::create(hidden(0)).expect("made");
+        flock(&used, FlockOperation::NonBlockingLockExclusive).expect("nobody else has it");
+        fs::create_dir(hidden(1)).expect("made");
+        fs::write(hidden(2), "left over").expect("written");
+        assert_eq!(upload(&directory, b"x", b"replaced", None), Ok(()));
+        assert_eq!(contents(&directory, b"x"), Ok(b"replaced".to_vec()));
+        assert_eq!(
+            [0, 1, 2].map(|number| hidden(number).exists()),
+            [true, true, false]
+        );
+        // Its server ends.
+        drop(used);
+        assert_eq!(upload(&directory, b"x", b"x", None), Ok(()));
+        fs::remove_dir(hidden(1)).expect("there");
+        assert_eq!(scratch.listing(), before);
+    }
+}
+
 #[test]
 fn too_long_uploads_are_refused_and_leave_nothing() {
     let scratch = Scratch::new();
@@ -688,7 +721,7 @@ fn a_full_disk_is_told_and_nothing_is_left() {
 struct Served {
     store: std::sync::Arc<Store>,
     mailbox: Mailbox,
-    inbox: std::sync::mpsc::Receiver<Done>,
+    inbox: Receiver<Done>,
 }
 
 impl Served {

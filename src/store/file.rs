@@ -5,8 +5,9 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
-use rustix::fs::{fchmod, fstatvfs, fsync, ftruncate, linkat, openat, renameat, statat, unlinkat};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
+use rustix::fs::{fchmod, flock, fstat, fstatvfs, fsync, ftruncate};
+use rustix::fs::{linkat, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::{Identity, Opened, ReadFailure, Refusal, Sink, Source};
@@ -15,7 +16,11 @@ use super::{Identity, Opened, ReadFailure, Refusal, Sink, Source};
 const NAME_OCTETS_MAX: usize = 255;
 
 /// How many hidden names are tried before giving up.
-const HIDDEN_ATTEMPTS_MAX: usize = 16;
+const HIDDEN_ATTEMPTS_MAX: u32 = 16;
+
+/// How many of them are the same each time, so that what a server left that was killed is found again.
+/// The others are random: whoever fills these few keeps nobody from uploading.
+const HIDDEN_FIXED: u32 = 8;
 
 /// What a system error means to a client.
 pub(super) fn refusal(errno: Errno) -> Refusal {
@@ -232,7 +237,10 @@ impl FileSink {
     /// Takes the name from whoever has it.
     fn replace(&mut self) -> Result<(), Errno> {
         if self.hidden.is_none() {
-            self.hidden = Some(try_hidden(&self.name, |hidden| self.link(hidden))?.0);
+            // Before it has a name, so that nobody takes it for left over.
+            mark_as_ours(&self.file)?;
+            let (directory, link) = (&self.directory, |hidden: &[u8]| self.link(hidden));
+            self.hidden = Some(try_hidden(directory, &self.name, link)?.0);
         }
         regular_there(&self.directory, &self.name)?;
         if let Some(hidden) = &self.hidden {
@@ -337,26 +345,72 @@ fn temporary(
         }
     }
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::RDWR | OFlags::CLOEXEC;
-    let (hidden, file) = try_hidden(name, |hidden| openat(directory, hidden, flags, permissions))?;
+    let make = |hidden: &[u8]| {
+        let file = openat(directory, hidden, flags, permissions)?;
+        mark_as_ours(&file)?;
+        // Before it was marked, somebody may have removed it.
+        if fstat(&file)?.st_nlink == 0 {
+            return Err(Errno::EXIST);
+        }
+        Ok(file)
+    };
+    let (hidden, file) = try_hidden(directory, name, make)?;
     Ok((file.into(), Some(hidden)))
 }
 
 /// Does `make` with hidden names made from `name` until one is free; returns that one.
 fn try_hidden<T>(
+    directory: &OwnedFd,
     name: &[u8],
     make: impl Fn(&[u8]) -> Result<T, Errno>,
 ) -> Result<(Vec<u8>, T), Errno> {
-    for _ in 0..HIDDEN_ATTEMPTS_MAX {
-        let suffix = format!(".{:08x}.part", fastrand::u32(..));
+    for attempt in 0..HIDDEN_ATTEMPTS_MAX {
+        let number = if attempt < HIDDEN_FIXED {
+            attempt
+        } else {
+            fastrand::u32(HIDDEN_FIXED..)
+        };
+        let suffix = format!(".bootstorm-{number:08x}.part");
         let kept = name.len().min(NAME_OCTETS_MAX - 1 - suffix.len());
         let hidden = [b".", &name[..kept], suffix.as_bytes()].concat();
-        match make(&hidden) {
+        let mut made = make(&hidden);
+        if matches!(made, Err(Errno::EXIST)) && remove_left_over(directory, &hidden).is_ok() {
+            made = make(&hidden);
+        }
+        match made {
             Err(Errno::EXIST) => {}
             made => return made.map(|made| (hidden, made)),
         }
     }
     // Not EEXIST, which would say something about the name that was asked for.
     Err(Errno::AGAIN)
+}
+
+/// Locks a temporary file for as long as it is open, which is no longer than this process lives: that
+/// tells it from one that is left over. `EEXIST` if somebody takes it for such a one just now.
+fn mark_as_ours(file: impl AsFd) -> Result<(), Errno> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => Err(Errno::EXIST),
+        // A file system without locks: nothing is ever taken for left over there.
+        _ => Ok(()),
+    }
+}
+
+/// Removes a temporary file whose server is no more; fails if it has one, or is something else.
+fn remove_left_over(directory: &OwnedFd, hidden: &[u8]) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = openat(directory, hidden, flags, Mode::empty())?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    // Whoever had the lock until now may have published the file, and another taken the name.
+    let (locked, named) = (
+        fstat(&file)?,
+        statat(directory, hidden, AtFlags::SYMLINK_NOFOLLOW)?,
+    );
+    if (locked.st_dev, locked.st_ino) != (named.st_dev, named.st_ino) {
+        return Err(Errno::BUSY);
+    }
+    // As long as the lock is held here, nobody else does this.
+    unlinkat(directory, hidden, AtFlags::empty())
 }
 
 /// Makes sure that the disk that `place` is on has `octets` to give.

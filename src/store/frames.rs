@@ -10,12 +10,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use super::arena::{Arena, CELL_OCTETS, Chunk, Lasting};
 use super::body::Body;
 use super::{Mailbox, ReadFailure, StoreStatistics};
 use crate::proto::block::{BlockIndex, Rollover};
+use crate::sync::{Mutex, MutexGuard};
 use crate::wire::{HEADER_OCTETS, write_data_header};
 
 /// Octets in an extent, about: large enough that reading it is one good disk request and that few

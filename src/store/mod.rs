@@ -22,9 +22,7 @@ use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::task::Waker;
-use std::thread::{self, JoinHandle};
 
 pub use self::arena::{Lasting, Stay};
 pub use self::body::Body;
@@ -37,6 +35,8 @@ use self::frames::{Asked, FrameCache, Why};
 use self::pool::Queue;
 use self::text::Text;
 use crate::config;
+use crate::sync::mpsc::Sender;
+use crate::sync::thread::{self, JoinHandle};
 use crate::wire::{ErrorCode, Mode};
 
 /// Threads that open and frame: enough to keep a disk busy, few enough to leave the cores to the shards.

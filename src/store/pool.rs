@@ -1,7 +1,9 @@
 //! Bounded queues of jobs, which threads empty.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
+
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// Jobs in the order they came.
 pub(super) struct Queue<Job> {
@@ -17,7 +19,7 @@ struct State<Job> {
 }
 
 impl<Job> Queue<Job> {
-    pub(super) const fn new(jobs_max: usize) -> Self {
+    pub(super) fn new(jobs_max: usize) -> Self {
         Self {
             jobs_max,
             state: Mutex::new(State {

@@ -1,13 +1,13 @@
 //! Tests of the store as its shards see it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, channel};
 use std::task::Waker;
 
 use super::frames::FIRST_EXTENT_OCTETS;
 use super::memory::{Contents, Faults, Memory, pattern_octet};
 use super::*;
 use crate::proto::block::{BlockIndex, Rollover};
+use crate::sync::mpsc::{Receiver, channel};
 use crate::wire::write_data_header;
 
 /// A store without threads, and a mailbox.

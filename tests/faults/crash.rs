@@ -1,4 +1,5 @@
-//! A server that is killed amid uploads: whatever the moment, a name stands for a whole file or for none.
+//! A server that is killed amid uploads: whatever the moment, a name stands for a whole file or for none, and
+//! what is left over goes with the next upload of that name.
 
 use std::collections::HashMap;
 use std::fs;
@@ -10,12 +11,14 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::calls::{Failing, failing};
 use crate::common::binary::{Binary, Engine, on_both_engines};
 use crate::common::peer::{self, ACK, Peer, WRQ, data, number, opcode, request};
 
 on_both_engines! {
     killed_amid_new_files
     killed_amid_new_contents_of_old_files
+    killed_between_two_names
 }
 
 /// How often a server is killed in a test.
@@ -38,6 +41,48 @@ fn killed_amid_new_contents_of_old_files(engine: Engine) {
     kill_and_look(engine, "overwrite", |name| {
         assert!(!name.starts_with('.') || name.ends_with(".part"), "{name}");
     });
+}
+
+/// Goal: the one moment at which an unnamed file has to have another name than its own leaves nothing for
+/// ever. Method: the server dies of the very call that gives it its own, which is the first of its kind.
+fn killed_between_two_names(engine: Engine) {
+    let root = tempfile::tempdir().expect("a directory");
+    fs::write(root.path().join("file"), "old").expect("a file");
+    let deadly = ["renameat,renameat2:signal=KILL"];
+    let Some(Failing { server, .. }) =
+        failing(engine, root.path(), &["--write", "overwrite"], &deadly)
+    else {
+        return;
+    };
+    let contents = peer::octets(1, 1_000);
+    let mut writer = Peer::new(server.address);
+    writer.send(&request(WRQ, b"file", &[]));
+    writer.next_ack(0);
+    writer.send(&data(1, &contents[..512]));
+    writer.next_ack(1);
+    writer.send(&data(2, &contents[512..]));
+    server.ended();
+    assert_eq!(
+        names_in(root.path()),
+        [".file.bootstorm-00000000.part", "file"]
+    );
+    assert_eq!(fs::read(root.path().join("file")).expect("there"), b"old");
+
+    let server = Binary::start(engine, root.path(), &["--write", "overwrite"]);
+    assert_eq!(peer::store(server.address, "file", b"new"), Ok(()));
+    assert_eq!(names_in(root.path()), ["file"]);
+    assert_eq!(fs::read(root.path().join("file")).expect("there"), b"new");
+}
+
+/// What is in a directory, in order, hidden or not.
+fn names_in(root: &Path) -> Vec<String> {
+    let entries = fs::read_dir(root).expect("the root");
+    let name = |entry: fs::DirEntry| entry.file_name().into_string().expect("a plain name");
+    let mut names: Vec<_> = entries
+        .map(|entry| name(entry.expect("an entry")))
+        .collect();
+    names.sort();
+    names
 }
 
 /// Kills servers at random moments, and looks at what each has left.
@@ -72,6 +117,19 @@ fn kill_and_look(engine: Engine, writes: &str, look: impl Fn(&str)) {
                 ),
                 Err((code, text)) => assert_eq!(code, 1, "{text}"),
             }
+        }
+        if writes == "overwrite" {
+            let server = Binary::start(engine, root.path(), &["--write", writes]);
+            for name in names_in(root.path()) {
+                let name = name
+                    .strip_prefix('.')
+                    .map_or(name.as_str(), |hidden| &hidden[..3]);
+                assert_eq!(peer::store(server.address, name, b"again"), Ok(()));
+            }
+            let hidden = names_in(root.path())
+                .into_iter()
+                .find(|name| name.starts_with('.'));
+            assert_eq!(hidden, None, "seed {seed}");
         }
     }
     assert!(

@@ -8,12 +8,15 @@ use rustix::fs::statvfs;
 use tempfile::TempDir;
 
 use crate::common::binary::{Binary, Engine, on_both_engines};
-use crate::common::peer::{self, DATA, Peer, RRQ, WRQ, data, number, oack, opcode, request, until};
+use crate::common::peer::{
+    self, DATA, ERROR, Peer, RRQ, WRQ, data, number, oack, opcode, request, until,
+};
 use crate::common::require;
 use crate::works;
 
 on_both_engines! {
     a_disk_that_is_full
+    a_quota_that_is_used_up
     a_disk_that_cannot_be_read
     a_file_that_is_cut_short
     a_root_that_is_exchanged
@@ -67,6 +70,59 @@ fn a_disk_that_is_full(engine: Engine) {
         assert_eq!(peer::store(server.address, "small", b"small"), Ok(()));
         assert_eq!(fs::read(disk.join("small")).expect("there"), b"small");
     }
+}
+
+/// Octets of the disk on which there is a quota: the least that its file system takes.
+const QUOTA_IMAGE: u64 = 128 << 20;
+
+/// Goal: EDQUOT is told like a full disk, also where an upload was announced and the disk itself has room;
+/// readers and smaller uploads are left alone. Method: a file system that has quotas of its own.
+fn a_quota_that_is_used_up(engine: Engine) {
+    if require("mkfs.btrfs").is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a directory");
+    let image = folder.path().join("image");
+    File::create(&image)
+        .expect("a file")
+        .set_len(QUOTA_IMAGE)
+        .expect("a sparse file");
+    let made = Command::new("mkfs.btrfs")
+        .args(["-q", "-M"])
+        .arg(&image)
+        .output()
+        .expect("it runs");
+    assert!(made.status.success(), "{made:?}");
+
+    let root = tempfile::tempdir().expect("a directory");
+    let mount = format!(
+        "limited() {{ mount -o loop {} $1 && btrfs quota enable $1 && btrfs qgroup limit 1M $1; }}; limited",
+        image.display()
+    );
+    let Some(server) = mounted(engine, root.path(), &mount, &["--write", "create"]) else {
+        return;
+    };
+    let disk = seen_by(&server, root.path());
+    fs::write(disk.join("good"), "good").expect("a file");
+    let large = peer::octets(1, 2 << 20);
+    let refused = peer::store(server.address, "large", &large);
+    assert_eq!(refused.map_err(|(code, _)| code), Err(3));
+
+    // As far as the disk knows, what is announced here fits.
+    let mut writer = Peer::new(server.address);
+    writer.send(&request(WRQ, b"large", &[("tsize", "2097152")]));
+    assert_eq!(oack(&writer.receive()), ["tsize=2097152"]);
+    // The disk is asked while the first blocks are acknowledged.
+    let refused = (1..).zip(large.chunks(512)).find_map(|(block, octets)| {
+        writer.send(&data(block, octets));
+        let answer = writer.receive();
+        (opcode(&answer) == ERROR).then(|| number(&answer))
+    });
+    assert_eq!(refused, Some(3));
+    assert!(!disk.join("large").exists());
+
+    assert_eq!(peer::fetch(server.address, "good"), Ok(b"good".to_vec()));
+    assert_eq!(peer::store(server.address, "small", b"small"), Ok(()));
 }
 
 /// Octets of the disk's image, of the file on it, and of what is left of the image.

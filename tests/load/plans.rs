@@ -5,12 +5,13 @@ use std::process::Output;
 use bootstorm::load::Weather;
 use bootstorm::load::plan::Bounds;
 use bootstorm::load::profile::Flash;
-use bootstorm::load::ramp::{self, Broken, Ramp};
+use bootstorm::load::ramp::{self, Broken, Ramp, Step};
+use bootstorm::load::report::html;
 use bootstorm::store::memory::pattern_fill;
 
 use super::*;
 
-/// Transfers that the server of the ramp takes at a time: between those of the first step and the second.
+/// Transfers that the server of the ramp takes at a time.
 const TRANSFERS_MAX: usize = 6;
 
 /// Goal: each kind of weather does what it says, on reads and writes, and spoils nothing. Method: one run
@@ -218,15 +219,15 @@ fn contents_are_verified_without_a_copy_or_against_a_directory() {
         assert_eq!(bad.status.code(), Some(1), "{bad:?}");
         let text = String::from_utf8_lossy(&bad.stdout).into_owned();
         assert!(
-            text.contains("FAILED                    1 corrupt"),
+            text.contains("FAILED                    1 corrupt, of \"image\""),
             "{text}"
         );
     }
 }
 
-/// Goal: a ramp ends once the server no longer keeps up, and names the load before. Method: a server that
-/// takes six transfers at a time is asked by four clients, then by eight, which keep their transfers for
-/// longer than the others wait.
+/// Goal: a ramp ends once the server no longer keeps up, and finds the highest load that it bears. Method: a
+/// server that takes six transfers at a time is asked by four clients, then by eight, which keep their
+/// transfers for longer than the others wait; then by those between.
 #[test]
 fn a_ramp_ends_and_names_the_load_that_held() {
     let _turn = turn();
@@ -245,6 +246,7 @@ fn a_ramp_ends_and_names_the_load_that_held() {
     let ramp = Ramp {
         factor: 2.0,
         step: Duration::from_millis(500),
+        rest: Duration::ZERO,
         bound_p99: Duration::from_secs(60),
         ..Ramp::DEFAULT
     };
@@ -254,16 +256,17 @@ fn a_ramp_ends_and_names_the_load_that_held() {
         .iter()
         .map(|step| ramp::level(step.pace))
         .collect();
-    assert_eq!(levels, [Some(4.0), Some(8.0)], "{climb}");
-    let held = climb.held().and_then(|step| ramp::level(step.pace));
-    assert_eq!(held, Some(4.0), "{climb}");
-    assert!(
-        matches!(climb.broken(), Some(Broken::Failures(_))),
-        "{climb}"
-    );
+    assert_eq!(levels, [4.0, 8.0, 6.0, 7.0].map(Some), "{climb}");
+    let level = |step: Option<&Step>| step.and_then(|step| ramp::level(step.pace));
+    assert_eq!(level(climb.held()), Some(6.0), "{climb}");
+    assert_eq!(level(climb.not_held()), Some(7.0), "{climb}");
+    let broken = climb.not_held().and_then(|step| step.broken);
+    assert!(matches!(broken, Some(Broken::Failures(_))), "{climb}");
     let text = climb.to_string();
     assert!(
-        text.contains("4 clients kept busy is the highest load that held"),
+        text.contains(
+            "6 clients kept busy is the highest load that held; 7 clients kept busy did not ("
+        ),
         "{text}"
     );
 }
@@ -302,6 +305,28 @@ fn a_ramp_that_comes_to_its_top() {
     assert_eq!(steps.len(), 2);
     assert_eq!(steps[0]["load"].as_f64(), Some(10.0));
     assert!(steps[1]["report"]["latencies_seconds"]["first_block"]["p99"].is_number());
+}
+
+/// Goal: a ramp that is ended says so, and blames nobody. Method: one that is over before it begins, as text and
+/// as a page.
+#[test]
+fn a_ramp_that_is_ended_blames_nobody() {
+    let _turn = turn();
+    let silent = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let load = reads(silent.local_addr().expect("bound"), 1, Expected::Anything);
+    let live = Arc::new(Live::default());
+    live.stop();
+    let climb = ramp::run(&load, Ramp::DEFAULT, &live).expect("a ramp");
+    assert_eq!(climb.steps.len(), 1);
+    assert!(climb.held().is_none() && climb.not_held().is_none());
+    let text = climb.to_string();
+    assert!(text.contains("ended amid the first step"), "{text}");
+    assert!(!text.contains("held\n"), "{text}");
+    let mut page = Vec::new();
+    html::write_climb(&climb, &html::Head::default(), &mut page).expect("memory takes it");
+    let page = String::from_utf8(page).expect("text");
+    assert!(page.contains("Ended amid the first step"), "{page}");
+    assert!(!page.contains("NaN") && !page.contains("inf"), "{page}");
 }
 
 /// Goal: the scenario that comes with the program works as its own text says. Method: its files are made
@@ -360,20 +385,63 @@ fn a_scenario_with_a_mistake() {
     );
 }
 
-/// Goal: a page that cannot be written takes the table away from nobody, and a run of no time at all has
-/// sound numbers. Method: both at once.
+/// Goal: nobody waits for a run whose report has no place to go. Method: a directory that is not there, for each
+/// kind of report; the server is asked for nothing.
 #[test]
-fn the_table_comes_whatever_becomes_of_the_page() {
-    let arguments = ["--duration", "0", "--html", "/nonexistent/page.html"];
-    let output = load_command(&[&["tftp://127.0.0.1:9/x"], &arguments[..]].concat());
-    assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        said.contains("cannot write /nonexistent/page.html"),
-        "{said}"
-    );
+fn a_report_that_has_no_place_to_go_is_told_first() {
+    let server = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let url = format!("tftp://{}/x", server.local_addr().expect("bound"));
+    for (option, more) in [
+        ("--json", ""),
+        ("--hgrm", "--quiet"),
+        ("--html", ""),
+        ("--html", "--ramp"),
+    ] {
+        let mut arguments = vec![url.as_str(), option, "/nonexistent/report"];
+        arguments.extend(Some(more).filter(|more| !more.is_empty()));
+        let output = load_command(&arguments);
+        assert_eq!(output.status.code(), Some(1), "{option}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            said.contains("cannot write /nonexistent/report"),
+            "{option}: {said}"
+        );
+        assert!(output.stdout.is_empty(), "{option}");
+    }
+    server.set_nonblocking(true).expect("a socket");
+    assert!(server.recv_from(&mut [0; 512]).is_err(), "it was asked");
+}
+
+/// Goal: a run of no time at all has sound numbers. Method: one, as text.
+#[test]
+fn a_run_of_no_time_at_all() {
+    let output = load_command(&["tftp://127.0.0.1:9/x", "--duration", "0"]);
+    assert_eq!(output.status.code(), Some(0));
     let table = String::from_utf8_lossy(&output.stdout);
     assert!(table.contains("CPU s, 0 % busy, "), "{table}");
+}
+
+/// Goal: what is wrong with arguments is said with the usage of the command that they are for. Method: one
+/// mistake for each of two commands.
+#[test]
+fn mistakes_are_told_with_the_usage_of_their_command() {
+    for (arguments, usage) in [
+        (&["tftp://127.0.0.1"][..], "Usage: bootstorm load [OPTIONS]"),
+        (
+            &["tftp://127.0.0.1/a", "tftp://127.0.0.1/b"],
+            "Usage: bootstorm load [OPTIONS]",
+        ),
+    ] {
+        let output = load_command(arguments);
+        assert_eq!(output.status.code(), Some(2));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(usage), "{said}");
+    }
+    let mut get = Command::new(env!("CARGO_BIN_EXE_bootstorm"));
+    let output = get.args(["get", "tftp://127.0.0.1/a", "b"]).output();
+    let said = output.expect("it runs").stderr;
+    let said = String::from_utf8_lossy(&said);
+    assert!(said.contains("Usage: bootstorm get [OPTIONS]"), "{said}");
 }
 
 /// Goal: a file that comes to nothing is told, though its first octets were taken. Method: a disk that is full.

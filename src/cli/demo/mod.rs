@@ -1,7 +1,6 @@
 //! `demo`: a boot storm with nothing to prepare. A server of its own in a process of its own, clients in
 //! this one, and what came of it: a table, and a page to look at.
 
-mod image;
 pub(super) mod server;
 
 use std::env;
@@ -11,36 +10,45 @@ use std::sync::Arc;
 use std::thread;
 
 use super::args::Demo;
-use super::errand::grouped;
+use super::errand::{counted, grouped};
 use super::live::View;
 use super::load::{failed, stop_on_interrupt};
-use super::{Trouble, page, say};
+use super::output::Output;
+use super::{Trouble, page, remark, say};
 use crate::load::plan::Pace;
 use crate::load::profile::Profile;
 use crate::load::report::Report;
-use crate::load::{self, File, Group, Live, Load};
+use crate::load::{self, File, Group, Live, Load, contents};
 use crate::shard::Expected;
 use crate::time::Duration;
 use server::{Counted, Other};
 
 /// How long a transfer may stand still: long, for any machine should see the end of its demo.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// What the image that everybody boots from is called at the server.
+const IMAGE: &str = "image";
 /// Where the page goes unless something else is said.
 const PAGE: &str = "bootstorm-demo.html";
 /// Columns of the names of rows.
 const NAME_COLUMNS: usize = 20;
 
 pub(super) fn run(arguments: &Demo) -> Result<(), Trouble> {
+    let (page, path) = opened(arguments.html.as_deref())?;
     let live = Arc::new(Live::default());
     stop_on_interrupt(&live)?;
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let workers = (cores / 2).max(1);
     let other = Other::start(arguments.size, workers)?;
     say(format_args!(
-        "{} clients boot within {:.1} s, each from an image of {} octets: {}\n",
-        grouped(arguments.clients.into()),
+        "{} {} within {:.1} s, each from an image of {}: {}\n",
+        counted(arguments.clients.into(), "client"),
+        if arguments.clients == 1 {
+            "boots"
+        } else {
+            "boot"
+        },
         arguments.within.as_secs_f64(),
-        grouped(arguments.size as u64),
+        counted(arguments.size as u64, "octet"),
         other.ready()
     ))?;
     let load = storm(arguments, &other, (cores - workers).max(1));
@@ -60,17 +68,21 @@ pub(super) fn run(arguments: &Demo) -> Result<(), Trouble> {
         ("server", ready),
         ("the server counted", counted.to_string()),
     ];
-    let page = written(&report, &facts, arguments.html.as_deref())?;
-    let page = page.display();
-    say(format_args!("{:<NAME_COLUMNS$}{page}\n", "look at"))?;
+    page::write(&report, facts, &page)?;
+    let path = path.canonicalize().unwrap_or(path);
+    let path = path.display();
+    say(format_args!("{:<NAME_COLUMNS$}{path}\n", "look at"))?;
+    for warning in report.warnings() {
+        remark(format_args!("WARNING: {warning}"));
+    }
     outcome.verdict()
 }
 
 /// The clients.
 fn storm(arguments: &Demo, other: &Other, threads: usize) -> Load {
-    let expected = Expected::Octets(image::octets(arguments.size).into());
+    let expected = Expected::Octets(contents::octets(arguments.size).into());
     let file = File {
-        name: image::NAME.into(),
+        name: IMAGE.into(),
         weight: 1,
         expected: Arc::new(expected),
     };
@@ -91,19 +103,14 @@ fn storm(arguments: &Demo, other: &Other, threads: usize) -> Load {
     }
 }
 
-/// Writes the page where it was asked for, or else here, or else, where this may not be written to, where
-/// temporary files go.
-fn written(
-    report: &Report,
-    facts: &[(&'static str, String)],
-    asked: Option<&Path>,
-) -> Result<PathBuf, Trouble> {
-    let write = |path: PathBuf| page::write(report, facts.to_vec(), &path).map(|()| path);
-    let path = match asked {
-        Some(path) => write(path.to_path_buf()),
-        None => write(PAGE.into()).or_else(|_| write(env::temp_dir().join(PAGE))),
-    }?;
-    Ok(path.canonicalize().unwrap_or(path))
+/// Opens the page where it was asked for, or else here, or else, where this may not be written to, where
+/// temporary files go; says which.
+fn opened(asked: Option<&Path>) -> Result<(Output, PathBuf), Trouble> {
+    let open = |path: PathBuf| Output::open(&path).map(|output| (output, path));
+    match asked {
+        Some(path) => open(path.to_path_buf()),
+        None => open(PAGE.into()).or_else(|_| open(env::temp_dir().join(PAGE))),
+    }
 }
 
 /// What came of it.
@@ -120,15 +127,17 @@ impl Outcome<'_> {
         let clients = self.clients;
         if tally.failed() > 0 {
             Err(Trouble::Work(format!(
-                "{} of {} clients were not served",
+                "{} of {} {} not served",
                 grouped(tally.failed()),
-                grouped(clients.into())
+                counted(clients.into(), "client"),
+                if tally.failed() == 1 { "was" } else { "were" }
             )))
         } else if tally.complete < u64::from(clients) {
             Err(Trouble::Work(format!(
-                "interrupted when {} of {} clients were served",
+                "interrupted when {} of {} {} served",
                 grouped(tally.complete),
-                grouped(clients.into())
+                counted(clients.into(), "client"),
+                if tally.complete == 1 { "was" } else { "were" }
             )))
         } else {
             Ok(())
@@ -150,9 +159,9 @@ impl fmt::Display for Outcome<'_> {
         row(
             "served",
             format!(
-                "{} of {} clients, every octet compared",
+                "{} of {}, every octet compared",
                 grouped(tally.complete),
-                grouped(tally.begun)
+                counted(tally.begun, "client")
             ),
         )?;
         for (failure, count) in &tally.failures {

@@ -6,7 +6,7 @@
 use std::env;
 use std::fmt;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
@@ -18,11 +18,12 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::super::args::DemoServer;
-use super::super::errand::grouped;
+use super::super::errand::{counted, grouped};
 use super::super::{Trouble, end_at_once, remark};
-use super::image;
+use super::IMAGE;
 use crate::config::{Settings, frame_cache_octets_default};
 use crate::control;
+use crate::load::contents;
 use crate::load::report::Report;
 use crate::metrics::Metrics;
 use crate::server::{EngineChoice, Server, ServerOptions};
@@ -58,9 +59,9 @@ impl fmt::Display for Ready {
             workers,
             ..
         } = self;
-        let threads = if *workers == 1 { "thread" } else { "threads" };
+        let workers = counted(*workers as u64, "thread");
         let gso = if self.gso { ", GSO" } else { "" };
-        write!(f, "{address}, {engine}{gso}, {workers} {threads}")
+        write!(f, "{address}, {engine}{gso}, {workers}")
     }
 }
 
@@ -84,10 +85,10 @@ impl fmt::Display for Counted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} requests, {} complete, {} octets",
-            grouped(self.requests),
+            "{}, {} complete, {}",
+            counted(self.requests, "request"),
             grouped(self.complete),
-            grouped(self.octets)
+            counted(self.octets, "octet")
         )
     }
 }
@@ -191,9 +192,8 @@ fn make_folder() -> io::Result<PathBuf> {
 }
 
 fn fill(folder: &Path, size: usize) -> io::Result<()> {
-    let mut file = BufWriter::new(File::create(folder.join(image::NAME))?);
-    image::write(size, &mut file)?;
-    file.flush()
+    let file = File::create(folder.join(IMAGE))?;
+    contents::write(size as u64, file)
 }
 
 fn serve(root: &Path, workers: usize) -> io::Result<()> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::super::Trouble;
 use super::super::args::{Load as Arguments, LoadGroup, LoadRun};
 use super::super::url::{self, Server};
-use super::super::values::Profiles;
+use super::super::values::{self, Profiles};
 use super::scenario;
 use crate::load::plan::{Bounds, Pace};
 use crate::load::profile::Profile;
@@ -19,6 +19,7 @@ use crate::load::{File, Group, Load, Weather, Work};
 use crate::proto::negotiate::Wanted;
 use crate::shard::{Expected, PATTERN_SEED};
 use crate::store::memory::Contents;
+use crate::wire::Escaped;
 
 /// What stands for the pattern in the place of a file.
 const PATTERN: &str = "pattern";
@@ -31,6 +32,16 @@ const ZIPF_WEIGHT: f64 = 1e6;
 pub(super) fn load(arguments: &Arguments) -> Result<(Load, Option<Ramp>, LoadRun), Trouble> {
     let (server, files) = targets(&arguments.targets)?;
     let mut run = arguments.run.clone();
+    let factor = |file: &&OsString| {
+        file.to_str()
+            .is_some_and(|text| values::factor(text).is_ok())
+    };
+    if let (Some(_), Some(factor)) = (run.ramp, files.iter().skip(1).find(factor)) {
+        let factor = factor.display();
+        return Err(Trouble::Arguments(format!(
+            "write --ramp={factor}, for a word of its own is a file's name; {factor}=1 is the file {factor}"
+        )));
+    }
     let groups = match &arguments.scenario {
         None if files.is_empty() => {
             return Err(Trouble::arguments(
@@ -105,6 +116,15 @@ fn targets(typed: &[OsString]) -> Result<(Server, Vec<OsString>), Trouble> {
     if !url.name.is_empty() {
         files.push(OsStr::from_bytes(&url.name).to_owned());
     }
+    if let Some(other) = others
+        .iter()
+        .find(|other| url::url(other.as_bytes()).is_some())
+    {
+        return Err(Trouble::Arguments(format!(
+            "there is one server in a run; after the first URL, give a file's name alone, without tftp://HOST/ ({})",
+            other.display()
+        )));
+    }
     files.extend_from_slice(others);
     Ok((url.server, files))
 }
@@ -159,7 +179,8 @@ fn group(name: String, files: &[OsString], arguments: &LoadGroup) -> Result<Grou
 fn weighted_files(typed: &[OsString], arguments: &LoadGroup) -> Result<Vec<File>, Trouble> {
     let mut verifier = Verifier::new(arguments.verify.as_deref())?;
     let names = typed.iter().map(|name| weighted(name.as_bytes()));
-    let files = names.enumerate().map(|(rank, (name, weight))| {
+    let files = names.enumerate().map(|(rank, named)| {
+        let (name, weight) = named?;
         let weight = match (weight, arguments.zipf) {
             (Some(_), Some(_)) => {
                 return Err(Trouble::arguments(
@@ -186,15 +207,19 @@ fn weighted_files(typed: &[OsString], arguments: &LoadGroup) -> Result<Vec<File>
 }
 
 /// Reads `NAME` or `NAME=WEIGHT`.
-fn weighted(typed: &[u8]) -> Weighted {
-    let split = typed.iter().rposition(|&octet| octet == b'=');
-    let weight = split.and_then(|place| {
-        let digits = str::from_utf8(&typed[place + 1..]).ok()?;
-        Some((&typed[..place], digits.parse().ok()?))
-    });
-    match weight {
-        Some((name, weight)) => (name.to_vec(), Some(weight)),
-        None => (typed.to_vec(), None),
+fn weighted(typed: &[u8]) -> Result<Weighted, Trouble> {
+    let Some(place) = typed.iter().rposition(|&octet| octet == b'=') else {
+        return Ok((typed.to_vec(), None));
+    };
+    let digits = str::from_utf8(&typed[place + 1..]).ok();
+    match digits.and_then(|digits| digits.parse().ok()) {
+        Some(weight) => Ok((typed[..place].to_vec(), Some(weight))),
+        None => {
+            let typed = Escaped(typed);
+            Err(Trouble::Arguments(format!(
+                "in {typed}, a whole number is expected after the equals sign, the file's weight; for a name with such a sign in it, give one more, as in {typed}=1"
+            )))
+        }
     }
 }
 
@@ -301,6 +326,7 @@ fn ramp(factor: f64, run: &LoadRun, groups: &[Group]) -> Result<Ramp, Trouble> {
     Ok(Ramp {
         factor,
         step: group.bounds.duration.unwrap_or(Ramp::DEFAULT.step),
+        rest: Ramp::DEFAULT.rest,
         most: run.ramp_to.unwrap_or(Ramp::DEFAULT.most),
         bound_p99: run.bound_p99.unwrap_or(Ramp::DEFAULT.bound_p99),
         bound_failures: run.bound_failures.unwrap_or(Ramp::DEFAULT.bound_failures),
@@ -348,7 +374,7 @@ mod tests {
     #[test]
     fn files_may_have_weights() {
         assert_eq!(
-            files("tftp://127.0.0.1:7/a=3 b c=x"),
+            files("tftp://127.0.0.1:7/a=3 b c=x=1"),
             [named("a", 3), named("b", 1), named("c=x", 1)]
         );
         assert_eq!(
@@ -367,6 +393,16 @@ mod tests {
         ] {
             assert!(meant(bad).is_err(), "{bad}");
         }
+        for (bad, hint) in [
+            ("tftp://127.0.0.1/a hello.txt=x", "hello.txt=x=1"),
+            ("tftp://127.0.0.1/a=99999999999", "whole number"),
+            ("tftp://127.0.0.1/a tftp://127.0.0.2/b", "one server"),
+            ("tftp://127.0.0.1/a --ramp 2", "--ramp=2"),
+        ] {
+            let error = meant(bad).expect_err(bad);
+            assert!(error.contains(hint), "{bad}: {error}");
+        }
+        assert_eq!(files("tftp://127.0.0.1/a 2=1 --ramp")[1].0, "2");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use super::super::process::{Process, Usage, descendants, usage_of};
 use super::control_group::ControlGroup;
-use super::{Contender, Stop};
+use super::{Contender, FOLDER, Stop};
 use crate::time::Duration;
 use crate::wire::{Mode, Opcode, write_request};
 
@@ -28,6 +28,9 @@ const ENDING_PAUSE: Duration = Duration::from_millis(10);
 /// How often in a row nothing has to be seen before nothing is there: a process whose parent ends while
 /// the list is read is missing from it.
 const LOOKS: u32 = 3;
+/// The environment variable by which servers, and all that they start, are known: it has the number of the
+/// process that compares them.
+const MARK: &str = "BOOTSTORM_COMPARISON";
 /// Octets of what the kernel keeps of a process's name.
 const NAME_OCTETS_MAX: usize = 15;
 /// Characters of a server's last words that are told.
@@ -83,6 +86,7 @@ impl<'a> Running<'a> {
                     .iter()
                     .map(|(name, value)| (name, value)),
             )
+            .env(MARK, process::id().to_string())
             .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(stderr)
@@ -123,8 +127,7 @@ impl<'a> Running<'a> {
             if look > 0 {
                 std::thread::sleep(ENDING_PAUSE);
             }
-            let below = descendants(process::id());
-            below.iter().all(|process| process.ended)
+            marked(process::id(), descendants(process::id())).is_empty()
         })
     }
 
@@ -135,7 +138,7 @@ impl<'a> Running<'a> {
             let kept = |name: &String| name.get(..NAME_OCTETS_MAX).unwrap_or(name) == process.name;
             names.is_empty() || names.iter().any(kept)
         };
-        let mut processes = descendants(process::id());
+        let mut processes = marked(process::id(), descendants(process::id()));
         processes.retain(counts);
         let mut usage = usage_of(&processes);
         if let Some(group) = group {
@@ -172,30 +175,56 @@ impl Drop for Running<'_> {
     }
 }
 
-/// Ends every process that descends from this one.
+/// Ends every server that this process has started, with all that it started, and nothing else.
 ///
 /// # Errors
 /// If one does not end.
 pub fn end_all() -> io::Result<()> {
+    end_marked(process::id(), || {
+        let below = descendants(process::id());
+        let orphans = below.iter().filter(|process| process.ended);
+        for orphan in orphans.filter(|process| process.parent == process::id()) {
+            if let Some(pid) = pid(orphan) {
+                // Nobody else waits for it here.
+                let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+            }
+        }
+        below
+    })
+}
+
+/// Ends what a process left behind that was killed amid a comparison, and removes its files: for whoever
+/// watches it.
+///
+/// # Errors
+/// If a server does not end, or something cannot be removed.
+pub fn clean_up_after(comparer: u32) -> io::Result<()> {
+    // Who has lost its parents is below nobody that is known.
+    end_marked(comparer, || descendants(0))?;
+    let prefix = format!("{FOLDER}-{comparer}-");
+    for entry in fs::read_dir(std::env::temp_dir())?.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    // Where there was none, there is none.
+    let _ = ControlGroup::remove_of(comparer);
+    Ok(())
+}
+
+/// Ends those of `candidates` that have this process's mark, until there are none.
+fn end_marked(comparer: u32, candidates: impl Fn() -> Vec<Process>) -> io::Result<()> {
     let mut left = Vec::new();
     let mut nothing_seen = 0;
     for _ in 0..ENDINGS_MAX {
-        left = descendants(process::id());
+        left = marked(comparer, candidates());
         nothing_seen = if left.is_empty() { nothing_seen + 1 } else { 0 };
         if nothing_seen == LOOKS {
             return Ok(());
         }
-        for process in &left {
-            let Some(pid) = i32::try_from(process.number).ok().and_then(Pid::from_raw) else {
-                continue;
-            };
-            if !process.ended {
-                // It may have ended by itself meanwhile.
-                let _ = kill_process(pid, Signal::KILL);
-            }
-            if process.parent == process::id() {
-                let _ = waitpid(Some(pid), WaitOptions::NOHANG);
-            }
+        for pid in left.iter().filter_map(pid) {
+            // It may have ended by itself meanwhile.
+            let _ = kill_process(pid, Signal::KILL);
         }
         std::thread::sleep(ENDING_PAUSE);
     }
@@ -205,6 +234,24 @@ pub fn end_all() -> io::Result<()> {
         .collect();
     let left = left.join(", ");
     Err(io::Error::other(format!("these do not end: {left}")))
+}
+
+fn pid(process: &Process) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(process.number).ok()?)
+}
+
+/// Those of `processes` that run and have the mark of this process. A mark is inherited whatever becomes of
+/// parents, groups and sessions, and of root's rights, which would end what the system itself offers for
+/// this: it forgets PR_SET_PDEATHSIG with them.
+fn marked(comparer: u32, mut processes: Vec<Process>) -> Vec<Process> {
+    let mark = format!("{MARK}={comparer}");
+    processes.retain(|process| {
+        let environment = fs::read(format!("/proc/{}/environ", process.number));
+        let environment = environment.unwrap_or_default();
+        let mut variables = environment.split(|&octet| octet == 0);
+        !process.ended && variables.any(|variable| variable == mark.as_bytes())
+    });
+    processes
 }
 
 /// A port that nobody has now.

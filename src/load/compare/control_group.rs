@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process;
 
+use super::FOLDER;
 use crate::time::Duration;
 
 /// A group of its own below that of this process; gone with this.
@@ -19,18 +20,22 @@ pub(super) struct ControlGroup {
 impl ControlGroup {
     /// Makes one; says why if the system does not let this process.
     pub(super) fn new() -> io::Result<Self> {
-        let home = home(
-            &fs::read_to_string("/proc/self/mountinfo")?,
-            &fs::read_to_string("/proc/self/cgroup")?,
-        );
-        let home = home.ok_or_else(|| io::Error::other("there are no control groups"))?;
-        let folder = home.join(format!("bootstorm-compare-{}", process::id()));
+        let home = own_home()?.ok_or_else(|| io::Error::other("there are no control groups"))?;
+        let folder = home.join(name(process::id()));
         fs::create_dir(&folder)?;
         let group = Self { folder, home };
         // Seen now, rather than after the first round.
         group.within(|| ())?;
         group.processor()?;
         Ok(group)
+    }
+
+    /// Removes what a process that was in the same group as this one left behind.
+    pub(super) fn remove_of(comparer: u32) -> io::Result<()> {
+        match own_home()? {
+            Some(home) => fs::remove_dir(home.join(name(comparer))),
+            None => Ok(()),
+        }
     }
 
     /// Does `work` in the group: what it starts stays there.
@@ -57,6 +62,18 @@ impl Drop for ControlGroup {
         // A group that is not empty stays; it costs nothing.
         let _ = fs::remove_dir(&self.folder);
     }
+}
+
+/// What the group of this process's servers is called.
+fn name(comparer: u32) -> String {
+    format!("{FOLDER}-{comparer}")
+}
+
+fn own_home() -> io::Result<Option<PathBuf>> {
+    Ok(home(
+        &fs::read_to_string("/proc/self/mountinfo")?,
+        &fs::read_to_string("/proc/self/cgroup")?,
+    ))
 }
 
 fn enter(folder: &Path) -> io::Result<()> {

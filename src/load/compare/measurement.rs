@@ -6,7 +6,7 @@ use std::io;
 use serde::Serialize;
 
 use super::super::Usage;
-use super::super::report::{Report, json};
+use super::super::report::{Report, json, quantile};
 use crate::time::Duration;
 
 /// What came of one run.
@@ -22,6 +22,8 @@ pub struct Measurement {
     pub cut: bool,
     /// Whether the server was gone at the end.
     pub died: bool,
+    /// Of uploads, those that lay at the server whole and right afterwards.
+    pub stored: Option<u64>,
     /// Octets that arrived, a second.
     pub octets_per_second: f64,
     /// Transfers that completed, a second.
@@ -32,10 +34,10 @@ pub struct Measurement {
     pub processor_seconds_per_transfer: Option<f64>,
     /// The most memory that one of its processes held, in octets.
     pub memory_octets_max: u64,
-    /// Until half of the clients had the whole file.
-    pub transfer_seconds_p50: f64,
-    /// Until all but one in a hundred had.
-    pub transfer_seconds_p99: f64,
+    /// Until half of the transfers were complete, of those that were.
+    pub transfer_seconds_p50: Option<f64>,
+    /// Until all but one in a hundred of them were.
+    pub transfer_seconds_p99: Option<f64>,
     /// Blocks that came more than once, for each that was needed.
     pub repeated: f64,
     /// Block size and window size that were agreed, the most frequent first.
@@ -65,13 +67,14 @@ impl Measurement {
         let costs = |count: f64| (known && count > 0.0).then(|| processor / count);
         let mut terms: Vec<_> = tally.terms.iter().collect();
         terms.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
-        let percentile = |part| tally.transfer.quantile(part).as_secs_f64();
+        let percentile = |part| quantile(&tally.transfer, part).map(|time| time.as_secs_f64());
         Ok(Self {
             seconds,
             complete: tally.complete,
             wanted: transfers.unwrap_or(tally.begun),
             cut: report.interrupted,
             died: false,
+            stored: None,
             octets_per_second: tally.octets as f64 / seconds,
             transfers_per_second: tally.complete as f64 / seconds,
             processor_seconds_per_gigabyte: costs(tally.octets as f64 / 1e9),
@@ -95,7 +98,8 @@ impl Measurement {
     /// Whether every transfer completed.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        !self.cut && self.complete == self.wanted
+        let lost = self.stored.is_some_and(|stored| stored < self.complete);
+        !self.cut && !lost && self.complete == self.wanted
     }
 }
 

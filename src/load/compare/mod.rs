@@ -20,17 +20,18 @@ use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
+use std::time::Instant;
 
 use super::plan::{Bounds, Pace};
 use super::profile::Profile;
-use super::{File, Group, Live, Load, run as run_load};
+use super::{File, Group, Live, Load, Work, contents, run as run_load};
 use crate::proto::negotiate::Wanted;
 use crate::proto::timing::Patience;
-use crate::shard::Expected;
+use crate::shard::{Expected, Operation, PATTERN_SEED};
+use crate::store::memory::Contents;
 use crate::time::Duration;
 
-pub use contender::end_all;
-pub use machine::allowed_cores;
+pub use contender::{clean_up_after, end_all};
 pub use measurement::Measurement;
 pub use results::{Outcome, Results};
 pub use table::Form;
@@ -79,6 +80,8 @@ pub struct Contender {
     pub ready_within: Duration,
     /// The names of the processes whose use of the machine counts; empty for all that it starts.
     pub count: Vec<String>,
+    /// Whether it takes uploads.
+    pub uploads: bool,
 }
 
 /// What is done to each server.
@@ -86,7 +89,9 @@ pub struct Contender {
 pub struct Workload {
     /// What it is called in the table.
     pub name: String,
-    /// How many octets the files have that are read, all as often; at least one.
+    /// Which way the files go.
+    pub operation: Operation,
+    /// How many octets the files have, all as often; at least one, and one alone if they are written.
     pub sizes: Vec<u64>,
     /// When transfers begin.
     pub pace: Pace,
@@ -167,8 +172,9 @@ pub enum Event<'a> {
 
 /// Measures as `plan` says, until it is done or stopped, and tells what happens.
 ///
-/// While it lasts, this process adopts orphans and takes every process that comes to be below it for
-/// one of a server's, which ends with the server: nothing else may be started meanwhile.
+/// While it lasts, this process adopts orphans. Servers are known by a mark in their environment, and so is
+/// what they start: it ends with them, and what else runs below this process does not. The thread that calls
+/// this starts them. A process that is killed ends nobody: whoever watches it then calls [`clean_up_after`].
 ///
 /// # Errors
 /// If the system refuses something that no comparison can do without.
@@ -190,7 +196,7 @@ pub fn run(plan: &Plan, stop: &Stop, tell: &mut dyn FnMut(Event<'_>)) -> io::Res
                 if stop.is_stopped() {
                     return Ok(results);
                 }
-                if results.missing[number].is_some() {
+                if results.missing[number].is_some() || results.untried[place][number].is_some() {
                     continue;
                 }
                 let contender = &plan.contenders[number];
@@ -248,12 +254,20 @@ fn measure(
     let report = machine::pinned(&plan.cores, || run_within(workload.limit, &load, stop))?;
     let after = running.usage(group)?;
     let died = running.ended();
+    let report = report?;
+    let stored = match workload.operation {
+        Operation::Read => None,
+        // Before its end: the last octets may still be on their way to the files.
+        Operation::Write => Some(grounds.stored(workload.sizes[0], report.tally.complete)?),
+    };
     running.end()?;
+    grounds.clear()?;
     let used = after.since(&before);
     // Of processes that are gone the system tells nothing.
     let known = group.is_some() || !died;
-    let mut measurement = Measurement::new(&report?, workload.transfers(), used, known)?;
+    let mut measurement = Measurement::new(&report, workload.transfers(), used, known)?;
     measurement.died = died;
+    measurement.stored = stored;
     Ok(Outcome::Measured(Box::new(measurement)))
 }
 
@@ -276,8 +290,13 @@ fn run_within(limit: Duration, load: &Load, stop: &Stop) -> io::Result<super::re
 }
 
 fn load(plan: &Plan, workload: &Workload, server: SocketAddr, grounds: &Grounds) -> Load {
+    let reads = workload.operation == Operation::Read;
     let files = workload.sizes.iter().map(|size| File {
-        name: name(*size).into_bytes(),
+        name: if reads {
+            name(*size).into_bytes()
+        } else {
+            format!("{UPLOAD}{{number}}").into_bytes()
+        },
         weight: 1,
         expected: grounds.expected(*size),
     });
@@ -287,6 +306,13 @@ fn load(plan: &Plan, workload: &Workload, server: SocketAddr, grounds: &Grounds)
         ..Profile::DEFAULT
     };
     let clients = Group {
+        work: match workload.sizes.first() {
+            Some(&len) if !reads => Work::Write(Contents::Pattern {
+                seed: PATTERN_SEED,
+                len,
+            }),
+            _ => Work::Read,
+        },
         profiles: vec![(profile, 1)],
         pace: workload.pace,
         bounds: workload.bounds,
@@ -301,8 +327,16 @@ fn load(plan: &Plan, workload: &Workload, server: SocketAddr, grounds: &Grounds)
     }
 }
 
-/// What random choices and the files' contents come from: every run is the same for all.
+/// What random choices come from: every run is the same for all.
 const SEED: u64 = 1;
+/// What the names of files begin with that clients write.
+const UPLOAD: &str = "upload-";
+/// How long a server may take until what it has acknowledged lies in its files.
+const STORED_WITHIN: Duration = Duration::from_secs(2);
+/// How long between two looks at that.
+const STORED_PAUSE: Duration = Duration::from_millis(50);
+/// What the names of directories begin with that comparisons make.
+const FOLDER: &str = "bootstorm-compare";
 
 /// What a file of so many octets is called.
 fn name(size: u64) -> String {
@@ -328,14 +362,18 @@ impl Grounds {
             contents: Vec::new(),
         };
         fs::create_dir(&grounds.root)?;
-        // Servers that give up root's rights read it too.
-        for folder in [&grounds.folder, &grounds.root] {
-            fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
+        let is_read = |work: &&Workload| work.operation == Operation::Read;
+        let all_are_read = plan.workloads.iter().all(|work| is_read(&work));
+        // Servers that give up root's rights read it too, and write to it as anybody.
+        let modes = [0o755, if all_are_read { 0o755 } else { 0o777 }];
+        for (folder, mode) in [&grounds.folder, &grounds.root].into_iter().zip(modes) {
+            fs::set_permissions(folder, fs::Permissions::from_mode(mode))?;
         }
-        let sizes = plan.workloads.iter().flat_map(|workload| &workload.sizes);
-        for &size in sizes {
+        let reads = plan.workloads.iter().filter(is_read);
+        for &size in reads.flat_map(|workload| &workload.sizes) {
             if grounds.contents.iter().all(|(there, _)| *there != size) {
-                let octets = octets(size)?;
+                let len = usize::try_from(size).map_err(|_| io::ErrorKind::OutOfMemory)?;
+                let octets = contents::octets(len);
                 let path = grounds.root.join(name(size));
                 fs::write(&path, &octets)?;
                 fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
@@ -353,6 +391,46 @@ impl Grounds {
             |(_, expected)| expected.clone(),
         )
     }
+
+    /// How many uploads of so many octets are whole and right, once as many are as there should be, or it
+    /// is clear that there are fewer.
+    fn stored(&self, size: u64, complete: u64) -> io::Result<u64> {
+        let began = Instant::now();
+        loop {
+            let mut stored = 0;
+            for path in self.uploads()? {
+                let is_whole = || {
+                    let file = fs::File::open(&path)?;
+                    // One that is still written to has another length, which costs no reading.
+                    Ok::<_, io::Error>(
+                        file.metadata()?.len() == size && contents::holds(size, file)?,
+                    )
+                };
+                // One that cannot be read counts as none.
+                stored += u64::from(is_whole().unwrap_or_default());
+            }
+            if stored >= complete || began.elapsed() >= STORED_WITHIN {
+                return Ok(stored);
+            }
+            thread::sleep(STORED_PAUSE);
+        }
+    }
+
+    /// Removes what clients wrote: the next server finds what the first one found.
+    fn clear(&self) -> io::Result<()> {
+        self.uploads()?.iter().try_for_each(fs::remove_file)
+    }
+
+    fn uploads(&self) -> io::Result<Vec<PathBuf>> {
+        let mut uploads = Vec::new();
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(UPLOAD) {
+                uploads.push(entry.path());
+            }
+        }
+        Ok(uploads)
+    }
 }
 
 impl Drop for Grounds {
@@ -366,7 +444,7 @@ impl Drop for Grounds {
 fn fresh_folder(above: &Path) -> io::Result<PathBuf> {
     let mut number = 0;
     loop {
-        let folder = above.join(format!("bootstorm-compare-{}-{number}", process::id()));
+        let folder = above.join(format!("{FOLDER}-{}-{number}", process::id()));
         match fs::create_dir(&folder) {
             Ok(()) => return Ok(folder),
             // Left by another process that had this number.
@@ -374,14 +452,6 @@ fn fresh_folder(above: &Path) -> io::Result<PathBuf> {
             Err(error) => return Err(error),
         }
     }
-}
-
-/// Octets that no server can make shorter.
-fn octets(size: u64) -> io::Result<Vec<u8>> {
-    let size = usize::try_from(size).map_err(|_| io::ErrorKind::OutOfMemory)?;
-    let mut octets = vec![0; size];
-    fastrand::Rng::with_seed(SEED).fill(&mut octets);
-    Ok(octets)
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::{Measurement, Plan};
+use super::{Contender, Measurement, Plan};
+use crate::shard::Operation;
 
 /// What came of one run.
 #[derive(Debug, Clone, Serialize)]
@@ -29,6 +30,8 @@ pub struct Results {
     pub baseline: usize,
     /// The workloads' names.
     pub workloads: Vec<String>,
+    /// Why some servers are not tried at all: by workload, then by server.
+    pub untried: Vec<Vec<Option<&'static str>>>,
     /// Block size and window size that each workload asks for.
     pub asked: Vec<(u16, u16)>,
     /// What came of the runs: by workload, then by server, then by round.
@@ -44,6 +47,13 @@ impl Results {
             let blksize = wanted.blksize.unwrap_or(512);
             (blksize, wanted.windowsize.unwrap_or(1))
         };
+        let untried = |workload: &super::Workload| {
+            let writes = workload.operation == Operation::Write;
+            let cannot = |contender: &Contender| {
+                (writes && !contender.uploads).then_some("it takes no uploads")
+            };
+            plan.contenders.iter().map(cannot).collect()
+        };
         Self {
             rounds: 0,
             rounds_wanted: plan.rounds,
@@ -55,6 +65,7 @@ impl Results {
                 .iter()
                 .map(|work| work.name.clone())
                 .collect(),
+            untried: plan.workloads.iter().map(untried).collect(),
             asked: plan.workloads.iter().map(asked).collect(),
             outcomes: vec![vec![Vec::new(); plan.contenders.len()]; plan.workloads.len()],
         }

@@ -114,10 +114,7 @@ impl Results {
             spread(|run| run.processor_seconds_per_gigabyte, 2),
             ratio(|run| run.processor_seconds_per_gigabyte),
             spread(|run| Some(run.transfers_per_second), 0),
-            spread(
-                |run| (run.complete > 0).then_some(run.transfer_seconds_p99),
-                3,
-            ),
+            spread(|run| run.transfer_seconds_p99, 3),
             self.complete(workload, contender),
             self.agreed(workload, contender),
         ]
@@ -125,6 +122,9 @@ impl Results {
 
     /// How many transfers completed in the worst of the rounds.
     fn complete(&self, workload: usize, contender: usize) -> String {
+        if let Some(why) = self.untried[workload][contender] {
+            return why.to_owned();
+        }
         let part = |run: &&Measurement| (run.complete as f64 / run.wanted.max(1) as f64).to_bits();
         let runs = || self.measured(workload, contender);
         let Some(worst) = runs().filter(|run| !run.is_whole()).min_by_key(part) else {
@@ -181,6 +181,14 @@ impl Results {
                 "{name}: it ended under the load ({})",
                 times(count)
             )),
+        }
+        for run in self.measured(workload, contender) {
+            if let Some(stored) = run.stored.filter(|&stored| stored < run.complete) {
+                let complete = run.complete;
+                notes.push(format!(
+                    "{name}: of {complete} uploads that it acknowledged, {stored} could be read there as they were sent"
+                ));
+            }
         }
         let mut failures: BTreeMap<&str, u64> = BTreeMap::new();
         for (why, count) in self

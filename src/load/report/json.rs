@@ -5,9 +5,9 @@ use std::io;
 
 use serde::Serialize;
 
-use super::super::Tally;
 use super::super::ramp::{self, Climb};
-use super::{QUANTILES, Report};
+use super::super::{FirstFailure, Tally};
+use super::{QUANTILES, Report, quantile};
 use crate::metrics::{Latency, Packets};
 
 /// Writes the report.
@@ -30,13 +30,16 @@ pub fn write_climb(climb: &Climb, output: impl io::Write) -> io::Result<()> {
         broken_by: step.broken.map(|broken| broken.to_string()),
         report: Object::new(&step.report),
     });
+    let not_held = climb.not_held();
     let object = Ramp {
         factor: climb.ramp.factor,
         step_seconds: climb.ramp.step.as_secs_f64(),
         bound_p99_seconds: climb.ramp.bound_p99.as_secs_f64(),
         bound_failures: climb.ramp.bound_failures,
+        precision: ramp::PRECISION,
         held: climb.held().and_then(|step| ramp::level(step.pace)),
-        broken_by: climb.broken().map(|broken| broken.to_string()),
+        not_held: not_held.and_then(|step| ramp::level(step.pace)),
+        broken_by: not_held.and_then(|step| Some(step.broken?.to_string())),
         steps: steps.collect(),
     };
     serde_json::to_writer_pretty(output, &object).map_err(io::Error::from)
@@ -48,7 +51,9 @@ struct Ramp {
     step_seconds: f64,
     bound_p99_seconds: f64,
     bound_failures: f64,
+    precision: f64,
     held: Option<f64>,
+    not_held: Option<f64>,
     broken_by: Option<String>,
     steps: Vec<Step>,
 }
@@ -76,6 +81,7 @@ struct Object {
     reordered_on_purpose: u64,
     delayed_on_purpose: u64,
     failures: BTreeMap<String, u64>,
+    first_failures: BTreeMap<String, First>,
     transfers_per_second: f64,
     octets: u64,
     octets_per_second: f64,
@@ -96,6 +102,13 @@ struct Object {
     server_process: Option<ServerProcess>,
     latencies_seconds: BTreeMap<&'static str, Percentiles>,
     groups: Vec<Group>,
+}
+
+/// The first transfer that failed for a reason.
+#[derive(Serialize)]
+struct First {
+    file: String,
+    said: Option<String>,
 }
 
 /// One of several groups.
@@ -131,7 +144,8 @@ struct ServerProcess {
 struct Percentiles {
     count: u64,
     #[serde(flatten)]
-    at: BTreeMap<&'static str, f64>,
+    /// Without a number where there is nothing to count.
+    at: BTreeMap<&'static str, Option<f64>>,
 }
 
 impl Object {
@@ -153,6 +167,7 @@ impl Object {
             reordered_on_purpose: tally.disturbed.reordered,
             delayed_on_purpose: tally.disturbed.delayed,
             failures: failures(tally),
+            first_failures: first_failures(tally),
             transfers_per_second: report.rate(tally.complete),
             octets: tally.octets,
             octets_per_second: report.rate(tally.octets),
@@ -185,6 +200,7 @@ impl Object {
             }),
             latencies_seconds: BTreeMap::from([
                 ("begun_late", percentiles(&tally.lateness)),
+                ("oack", percentiles(&tally.oack)),
                 ("first_block", percentiles(&tally.first_block)),
                 ("round_trip", percentiles(&tally.round_trip)),
                 ("block", percentiles(&tally.block)),
@@ -207,6 +223,7 @@ impl Group {
             octets: tally.octets,
             latencies_seconds: BTreeMap::from([
                 ("begun_late", percentiles(&tally.lateness)),
+                ("oack", percentiles(&tally.oack)),
                 ("first_block", percentiles(&tally.first_block)),
                 ("transfer", percentiles(&tally.transfer)),
             ]),
@@ -221,12 +238,23 @@ fn failures(tally: &Tally) -> BTreeMap<String, u64> {
         .collect()
 }
 
+fn first_failures(tally: &Tally) -> BTreeMap<String, First> {
+    let first = |FirstFailure { file, said }: &FirstFailure| First {
+        file: file.clone(),
+        said: said.clone(),
+    };
+    let firsts = tally.first_failures.iter();
+    firsts
+        .map(|(failure, failed)| (failure.to_string(), first(failed)))
+        .collect()
+}
+
 fn by_type(packets: &Packets) -> BTreeMap<&'static str, u64> {
     packets.by_type().filter(|&(_, count)| count > 0).collect()
 }
 
 fn percentiles(latency: &Latency) -> Percentiles {
-    let at = |(name, part)| (name, latency.quantile(part).as_secs_f64());
+    let at = |(name, part)| (name, quantile(latency, part).map(|time| time.as_secs_f64()));
     Percentiles {
         count: latency.count(),
         at: QUANTILES.into_iter().map(at).collect(),

@@ -5,9 +5,11 @@ pub mod html;
 pub mod json;
 mod plot;
 pub mod text;
+pub mod words;
 
 use super::process::Usage;
 use super::{Load, Tally};
+use crate::metrics::Latency;
 use crate::time::Duration;
 
 /// How a run went.
@@ -35,6 +37,9 @@ const BUSY: f64 = 0.95;
 /// From this part of the run on, waiting for a processor that others have spoils the numbers.
 const STARVED: f64 = 0.1;
 
+/// Less is what any thread waits for its turn, in a run that is over at once.
+const STARVED_MIN: Duration = Duration::from_millis(10);
+
 /// The parts of all that the percentiles stand for, with their names.
 const QUANTILES: [(&str, f64); 5] = [
     ("p50", 0.5),
@@ -43,6 +48,14 @@ const QUANTILES: [(&str, f64); 5] = [
     ("p99.9", 0.999),
     ("max", 1.0),
 ];
+
+/// What stands where there is no number: a percentile of nothing is not 0.
+const NOTHING: &str = "–";
+
+/// What this part of all took at most; `None` if there are none.
+pub(super) fn quantile(latency: &Latency, part: f64) -> Option<Duration> {
+    (latency.count() > 0).then(|| latency.quantile(part))
+}
 
 impl Report {
     /// Whether no transfer failed.
@@ -61,7 +74,8 @@ impl Report {
     #[must_use]
     pub fn is_starved(&self) -> bool {
         let whole = self.elapsed.as_secs_f64() * self.load.threads as f64;
-        self.tally.starved.as_secs_f64() > whole * STARVED
+        let starved = self.tally.starved;
+        starved > STARVED_MIN && starved.as_secs_f64() > whole * STARVED
     }
 
     /// How many a second.

@@ -141,6 +141,8 @@ pub(super) enum Shape {
     Area(Vec<(f64, f64)>),
     /// Bars: from, to, bottom, top.
     Bars(Vec<[f64; 4]>),
+    /// Points for themselves.
+    Dots(Vec<(f64, f64)>),
 }
 
 /// What is told while the pointer is on a part of the axis to the right.
@@ -153,8 +155,10 @@ pub(super) struct Reading {
     pub(super) values: Vec<(String, Option<(usize, f64)>)>,
 }
 
-/// Colours that the page has.
+/// Colours that the page has for what is measured.
 pub(super) const COLOURS: usize = 5;
+/// The one for what is not, such as bounds.
+pub(super) const FAINT: usize = COLOURS;
 
 /// The plot as a figure.
 impl fmt::Display for Plot {
@@ -168,12 +172,21 @@ impl fmt::Display for Plot {
         let bars = |series: &Series| matches!(series.shape, Shape::Bars(_));
         if self.series.len() > 1 || self.series.iter().any(bars) {
             f.write_str("<ul class=\"legend\">")?;
-            for Series { name, colour, .. } in &self.series {
-                write!(
-                    f,
-                    "<li><svg viewBox=\"0 0 24 8\" aria-hidden=\"true\"><path class=\"line c{colour}\" d=\"M1 4H23\"/></svg>{}</li>",
-                    Text(name)
-                )?;
+            for Series {
+                name,
+                colour,
+                shape,
+            } in &self.series
+            {
+                f.write_str("<li>")?;
+                match shape {
+                    Shape::Dots(_) => write!(f, "<s class=\"c{colour}\"></s>")?,
+                    _ => write!(
+                        f,
+                        "<svg viewBox=\"0 0 24 8\" aria-hidden=\"true\"><path class=\"line c{colour}\" d=\"M1 4H23\"/></svg>"
+                    )?,
+                }
+                write!(f, "{}</li>", Text(name))?;
             }
             f.write_str("</ul>")?;
         }
@@ -194,6 +207,7 @@ impl fmt::Display for Plot {
             series.draw(f)?;
         }
         f.write_str("</svg>")?;
+        self.dots(f)?;
         if let Some(words) = self.empty {
             write!(f, "<p class=\"empty\">{}</p>", Text(words))?;
         }
@@ -226,6 +240,25 @@ impl Plot {
     }
 }
 
+impl Plot {
+    /// What is round stays so only where nothing stretches it.
+    fn dots(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Series { colour, shape, .. } in &self.series {
+            let Shape::Dots(points) = shape else {
+                continue;
+            };
+            for (x, y) in points {
+                let (left, bottom) = (Percent(*x), Percent(*y));
+                write!(
+                    f,
+                    "<u class=\"dot c{colour}\" style=\"left:{left};bottom:{bottom}\"></u>"
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Series {
     fn draw(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let colour = self.colour;
@@ -254,6 +287,7 @@ impl Series {
                 }
                 f.write_str("\"/>")
             }
+            Shape::Dots(_) => Ok(()),
         }
     }
 }

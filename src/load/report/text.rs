@@ -4,8 +4,9 @@ use std::fmt;
 
 use super::super::plan::Pace;
 use super::super::ramp::{self, Broken, Climb};
-use super::super::{Disturbed, Group, Tally, Work};
-use super::{QUANTILES, Report};
+use super::super::{Disturbed, FirstFailure, Group, Tally, Work};
+use super::words::{counted, grouped};
+use super::{NOTHING, QUANTILES, Report, quantile};
 use crate::metrics::Latency;
 use crate::shard::Expected;
 
@@ -38,14 +39,15 @@ impl Report {
         let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
         row("transfers complete", self.transfers());
         for (failure, count) in &tally.failures {
-            let said = match failure {
-                super::super::Failure::ErrorCode(code) => tally.words.get(code),
-                _ => None,
-            };
-            let said = said
-                .map(|said| format!(" (\"{said}\")"))
-                .unwrap_or_default();
-            row("FAILED", format!("{} {failure}{said}", grouped(*count)));
+            let mut what = format!("{} {failure}", grouped(*count));
+            if let Some(FirstFailure { file, said }) = tally.first_failures.get(failure) {
+                if let Some(said) = said {
+                    what.push_str(&format!(" (\"{said}\")"));
+                }
+                let first = if *count == 1 { "" } else { "the first " };
+                what.push_str(&format!(", {first}of \"{file}\""));
+            }
+            row("FAILED", what);
         }
         row(
             "octets",
@@ -88,22 +90,22 @@ impl Report {
         rows
     }
 
-    /// What took how long, each with its name; without what never happened.
-    pub(super) fn latencies(&self) -> Vec<(&'static str, &Latency)> {
+    /// What took how long, each with its name, from the intended start on or for each block.
+    pub(super) const fn latencies(&self) -> [(&'static str, &Latency); 6] {
         let tally = &self.tally;
-        let mut latencies = vec![
+        [
             (LATENESS, &tally.lateness),
+            ("OACK", &tally.oack),
             ("first block", &tally.first_block),
             ("round trip of a block", &tally.round_trip),
             ("a block on average", &tally.block),
             ("whole transfer", &tally.transfer),
-        ];
-        latencies.retain(|(_, latency)| latency.count() > 0);
-        latencies
+        ]
     }
 
     /// Why the numbers may mislead.
-    pub(super) fn warnings(&self) -> Vec<String> {
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
         let tally = &self.tally;
         let mut warnings = Vec::new();
         if self.is_bottleneck() {
@@ -207,7 +209,7 @@ impl Report {
                 width = NAME_COLUMNS - 2
             )?;
             for (_, part) in QUANTILES {
-                write!(f, "{:>11.3}", latency.quantile(part).as_secs_f64() * 1e3)?;
+                write!(f, "{:>11}", millis(latency, part))?;
             }
             writeln!(f)?;
         }
@@ -224,9 +226,9 @@ const fn verb(work: &Work) -> &'static str {
 
 /// How one of several groups fared.
 fn in_group(group: &Group, tally: &Tally) -> String {
-    let [p50, p99] = [0.5, 0.99].map(|part| tally.transfer.quantile(part).as_secs_f64() * 1e3);
+    let [p50, p99] = [0.5, 0.99].map(|part| millis(&tally.transfer, part));
     format!(
-        "{}: {} of {} complete, {} failed, p50 {p50:.3} ms, p99 {p99:.3} ms",
+        "{}: {} of {} complete, {} failed, p50 {p50} ms, p99 {p99} ms",
         group.pace,
         grouped(tally.complete),
         grouped(tally.begun),
@@ -278,8 +280,8 @@ impl fmt::Display for Climb {
                 grouped(report.tally.begun),
                 grouped(report.tally.failed()),
                 format!("{:.1}", report.rate(report.tally.octets) / 1e6),
-                format!("{:.3}", times.quantile(0.5).as_secs_f64() * 1e3),
-                format!("{:.3}", times.quantile(0.99).as_secs_f64() * 1e3),
+                millis(times, 0.5),
+                millis(times, 0.99),
             ];
             write!(f, "{:<RAMP_COLUMNS$}", step.pace.to_string())?;
             for cell in cells {
@@ -290,20 +292,28 @@ impl fmt::Display for Climb {
                 None => writeln!(f, "  held")?,
             }
         }
+        writeln!(f, "{}", self.verdict())?;
+        for warning in self.warnings() {
+            writeln!(f, "WARNING: {warning}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Climb {
+    /// What the server bears, in a sentence.
+    pub(super) fn verdict(&self) -> String {
         let Some(held) = self.held() else {
-            return writeln!(f, "not even the first step held");
+            return match self.steps.first().and_then(|step| step.broken) {
+                Some(Broken::Interrupted) => "ended amid the first step".to_owned(),
+                _ => "not even the first step held".to_owned(),
+            };
         };
-        writeln!(f, "{} is the highest load that held", held.pace)?;
-        match self.broken() {
-            None => writeln!(
-                f,
-                "WARNING: that is the top of the ramp, so the server may bear more; see --ramp-to"
-            ),
-            Some(Broken::Bottleneck) => writeln!(
-                f,
-                "WARNING: this end had no time left beyond that, so the server may bear more; give it more --threads, or another machine"
-            ),
-            Some(_) => Ok(()),
+        let held = format!("{} is the highest load that held", held.pace);
+        let not_held = self.not_held();
+        match not_held.and_then(|step| Some((step.pace, step.broken?))) {
+            Some((pace, broken)) => format!("{held}; {pace} did not ({broken})"),
+            None => held,
         }
     }
 }
@@ -315,31 +325,27 @@ impl fmt::Display for Pace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Closed { clients, .. } => {
-                write!(f, "{} clients kept busy", grouped(clients.into()))
+                write!(f, "{} kept busy", counted(clients.into(), "client"))
             }
             Self::Open { per_second, even } => {
                 let evenly = if even { ", evenly" } else { "" };
-                write!(f, "{per_second} new clients a second{evenly}")
+                let plural = if per_second == 1.0 { "" } else { "s" };
+                write!(f, "{per_second} new client{plural} a second{evenly}")
             }
             Self::Storm { clients, within } => write!(
                 f,
-                "a storm of {} clients within {:.3} s",
-                grouped(clients.into()),
+                "a storm of {} within {:.3} s",
+                counted(clients.into(), "client"),
                 within.as_secs_f64()
             ),
         }
     }
 }
 
-/// A number with a comma before every three digits.
-pub(super) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+/// What this part of all took at most, in milliseconds.
+fn millis(latency: &Latency, part: f64) -> String {
+    quantile(latency, part).map_or_else(
+        || NOTHING.to_owned(),
+        |time| format!("{:.3}", time.as_secs_f64() * 1e3),
+    )
 }

@@ -1,20 +1,20 @@
-//! The report as one page that needs nothing else: numbers in large type, plots, and a table of everything.
+//! The page of a run: its course in plots, how long things took, and everything that was counted.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::io;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::super::plan::Pace;
-use super::super::timeline::{Point, Timeline};
-use super::super::{Failure, Work};
-use super::plot::{
-    COLOURS, Plot, Reading, Scale, Series, Shape, Text, digits, duration, octets, time,
+use super::super::super::plan::Pace;
+use super::super::super::timeline::{Point, Timeline};
+use super::super::super::{Failure, Work};
+use super::super::plot::{
+    COLOURS, Plot, Reading, Scale, Series, Shape, digits, duration, octets, time,
 };
-use super::text::{LATENESS, grouped};
-use super::{QUANTILES, Report};
+use super::super::text::LATENESS;
+use super::super::words::{counted, grouped};
+use super::super::{NOTHING, QUANTILES, Report, quantile};
+use super::{Page, Table, ticks, times, whole_ticks};
 use crate::metrics::Latency;
 use crate::shard::Expected;
+use crate::time::Duration;
 use crate::wire::Escaped;
 
 /// Intervals that are drawn: more would be noise, and too narrow to point at.
@@ -29,220 +29,121 @@ const DECADES_MAX: f64 = 7.0;
 const SPREAD_MAX: f64 = 50.0;
 /// Files that are listed; the others are counted.
 const FILES_MAX: usize = 20;
-/// What the page may load: nothing but the style that it holds. It has no script.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
 
-const STYLE: &str = include_str!("page.css");
-
-/// What the page says beside the report.
-#[derive(Debug, Clone, Default)]
-pub struct Head {
-    /// The command that made it.
-    pub command: String,
-    /// When that was.
-    pub made: Option<SystemTime>,
-    /// What else is known of either end: the name of each fact, and the fact.
-    pub facts: Vec<(&'static str, String)>,
-}
-
-/// Writes the page.
-///
-/// # Errors
-/// If `output` takes it not.
-pub fn write(report: &Report, head: &Head, mut output: impl io::Write) -> io::Result<()> {
-    write!(output, "{}", Page { report, head })?;
-    output.flush()
-}
-
-struct Page<'a> {
-    report: &'a Report,
-    head: &'a Head,
-}
-
-impl fmt::Display for Page<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let report = self.report;
-        let title = title(report);
-        write!(
-            f,
-            "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-             <meta name=\"color-scheme\" content=\"light dark\">\
-             <meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\
-             <title>{title} – bootstorm</title><style>{STYLE}</style></head>\n<body><main>\n",
-        )?;
-        self.opening(f, &title)?;
-        self.numbers(f)?;
-        for warning in report.warnings() {
-            writeln!(
-                f,
-                "<p class=\"warning\"><strong>Warning.</strong> {}</p>",
-                Text(&sentence(&warning))
-            )?;
-        }
-        f.write_str("<section class=\"plots\">\n")?;
-        let timeline = report.tally.timeline.in_at_most(INTERVALS_MAX);
-        let intervals = Intervals::new(&timeline, report.elapsed);
-        for plot in [
+/// The page of a run.
+pub(super) fn page(report: &Report) -> Page {
+    let timeline = report.tally.timeline.in_at_most(INTERVALS_MAX);
+    let intervals = Intervals::new(&timeline, report.elapsed);
+    let mut details = report.rows();
+    details.extend(files(report));
+    Page {
+        title: title(report),
+        is_good: report.is_good(),
+        verdict: verdict(report),
+        numbers: numbers(report),
+        warnings: report.warnings(),
+        plots: vec![
             throughput(report, &intervals),
             active(&intervals),
             failures(report, &intervals),
             percentiles(report),
             distribution(&report.tally.transfer),
-        ] {
-            writeln!(f, "{plot}")?;
-        }
-        f.write_str("</section>\n")?;
-        self.latencies(f)?;
-        self.details(f)?;
-        f.write_str("</main></body></html>\n")
+        ],
+        tables: vec![latencies(report, "Latencies".to_owned())],
+        details,
     }
 }
 
-impl Page<'_> {
-    fn opening(&self, f: &mut fmt::Formatter<'_>, title: &str) -> fmt::Result {
-        let Report { tally, .. } = self.report;
-        let (class, verdict) = match (self.report.is_good(), tally.left) {
-            (true, 0) => (
-                "good",
-                format!(
-                    "All {} transfers completed{}",
-                    grouped(tally.complete),
-                    if is_compared(self.report) {
-                        ", every octet compared"
-                    } else {
-                        ""
-                    }
-                ),
-            ),
-            (true, left) => (
-                "good",
-                format!(
-                    "None of {} transfers failed; {} were left on purpose",
-                    grouped(tally.begun),
-                    grouped(left)
-                ),
-            ),
-            (false, _) => (
-                "bad",
-                format!(
-                    "{} of {} transfers failed",
-                    grouped(tally.failed()),
-                    grouped(tally.begun)
-                ),
-            ),
-        };
-        let mark = if class == "good" { "✓" } else { "✗" };
-        write!(
-            f,
-            "<header><p class=\"brand\">bootstorm</p><h1>{title}</h1>\
-             <p class=\"verdict {class}\"><span aria-hidden=\"true\">{mark}</span> {}</p>",
-            Text(&verdict)
-        )?;
-        if !self.head.command.is_empty() {
-            write!(
-                f,
-                "<p class=\"command\"><code>{}</code></p>",
-                Text(&self.head.command)
-            )?;
-        }
-        f.write_str("</header>\n")
-    }
-
-    fn numbers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let report = self.report;
-        let tally = &report.tally;
-        let mut numbers = vec![
-            (
-                grouped(tally.complete),
-                format!(
-                    "of {} transfers complete, {} a second",
-                    grouped(tally.begun),
-                    digits(report.rate(tally.complete))
-                ),
-            ),
-            (
-                duration(report.elapsed),
-                "from the first request to the last octet".to_owned(),
-            ),
-            (
-                format!("{}/s", octets(report.rate(tally.octets))),
-                format!("{} in all", octets(tally.octets as f64)),
-            ),
-        ];
-        if tally.transfer.count() > 0 {
-            let [half, most] = [0.5, 0.99].map(|part| duration(tally.transfer.quantile(part)));
-            numbers.push((
-                most,
-                format!("is what 99 of 100 transfers took at most; half took {half}"),
-            ));
-        }
-        if let Some((per_gigabyte, _)) = report.server_costs() {
-            numbers.push((
-                time(per_gigabyte),
-                "is the server's processor time for each gigabyte".to_owned(),
-            ));
-        }
-        f.write_str("<section class=\"numbers\">")?;
-        for (number, words) in numbers {
-            write!(
-                f,
-                "<div><b>{}</b><span>{}</span></div>",
-                Text(&number),
-                Text(&words)
-            )?;
-        }
-        f.write_str("</section>\n")
-    }
-
-    fn latencies(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            "<section><h2>Latencies</h2><div class=\"scroll\"><table class=\"latencies\"><thead><tr><th></th><th>count</th>",
-        )?;
-        for (name, _) in QUANTILES {
-            write!(f, "<th>{name}</th>")?;
-        }
-        f.write_str("</tr></thead><tbody>")?;
-        for (name, latency) in self.report.latencies() {
-            write!(
-                f,
-                "<tr><th>{name}</th><td>{}</td>",
-                grouped(latency.count())
-            )?;
-            for (_, part) in QUANTILES {
-                write!(f, "<td>{}</td>", duration(latency.quantile(part)))?;
+fn verdict(report: &Report) -> String {
+    let tally = &report.tally;
+    match (report.is_good(), tally.left) {
+        (true, 0) => {
+            let transfers = counted(tally.complete, "transfer");
+            let compared = if is_compared(report) {
+                ", every octet compared"
+            } else {
+                ""
+            };
+            match tally.complete {
+                0 => "Nothing was transferred".to_owned(),
+                1 => format!("The one transfer completed{compared}"),
+                _ => format!("All {transfers} completed{compared}"),
             }
-            f.write_str("</tr>")?;
         }
-        f.write_str("</tbody></table></div></section>\n")
+        (true, left) => format!(
+            "None of {} failed; {} left on purpose",
+            counted(tally.begun, "transfer"),
+            match left {
+                1 => "1 was".to_owned(),
+                left => format!("{} were", grouped(left)),
+            }
+        ),
+        (false, _) => format!(
+            "{} of {} failed",
+            grouped(tally.failed()),
+            counted(tally.begun, "transfer")
+        ),
     }
+}
 
-    fn details(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("<section><h2>Everything else</h2><table class=\"details\">")?;
-        let report = self.report;
-        let mut rows = report.rows();
-        rows.extend(files(report));
-        let facts = self.head.facts.iter();
-        rows.extend(facts.map(|(name, fact)| ((*name).to_owned(), fact.clone())));
-        rows.push((
-            "made by".to_owned(),
-            format!("bootstorm {}", env!("CARGO_PKG_VERSION")),
+/// What is told in large type, and in a few words below.
+fn numbers(report: &Report) -> Vec<(String, String)> {
+    let tally = &report.tally;
+    let mut numbers = vec![
+        (
+            grouped(tally.complete),
+            format!(
+                "of {} complete, {} a second",
+                counted(tally.begun, "transfer"),
+                digits(report.rate(tally.complete))
+            ),
+        ),
+        (
+            duration(report.elapsed),
+            "from the first request to the last octet".to_owned(),
+        ),
+        (
+            format!("{}/s", octets(report.rate(tally.octets))),
+            format!("{} in all", octets(tally.octets as f64)),
+        ),
+    ];
+    if let [Some(half), Some(most)] = [0.5, 0.99].map(|part| quantile(&tally.transfer, part)) {
+        let half = duration(half);
+        numbers.push((
+            duration(most),
+            format!("is what 99 of 100 transfers took at most; half took {half}"),
         ));
-        rows.extend(
-            self.head
-                .made
-                .map(|made| ("made at".to_owned(), date(made))),
-        );
-        for (name, value) in rows {
-            let name = Text(&name);
-            write!(f, "<tr><th>{name}</th><td>{}</td></tr>", Text(&value))?;
-        }
-        f.write_str("</table></section>\n")
+    }
+    if let Some((per_gigabyte, _)) = report.server_costs() {
+        numbers.push((
+            time(per_gigabyte),
+            "is the server's processor time for each gigabyte".to_owned(),
+        ));
+    }
+    numbers
+}
+
+/// How long everything took.
+pub(super) fn latencies(report: &Report, title: String) -> Table {
+    let mut heads = vec![String::new(), "count".to_owned()];
+    heads.extend(QUANTILES.map(|(name, _)| name.to_owned()));
+    let row =
+        |(name, latency): (&str, &Latency)| {
+            let mut row = vec![name.to_owned(), grouped(latency.count())];
+            row.extend(QUANTILES.map(|(_, part)| {
+                quantile(latency, part).map_or_else(|| NOTHING.to_owned(), duration)
+            }));
+            row
+        };
+    Table {
+        title,
+        heads,
+        rows: report.latencies().into_iter().map(row).collect(),
     }
 }
 
 /// What was done, as a headline.
-fn title(report: &Report) -> String {
+pub(super) fn title(report: &Report) -> String {
     let [group] = report.load.groups.as_slice() else {
         return format!("{} groups of clients", report.load.groups.len());
     };
@@ -253,14 +154,14 @@ fn title(report: &Report) -> String {
     match group.pace {
         Pace::Closed { clients, .. } => {
             format!(
-                "{} clients, {files} without a pause",
-                grouped(clients.into())
+                "{}, {files} without a pause",
+                counted(clients.into(), "client")
             )
         }
         Pace::Open { per_second, .. } => format!("{} new {files} a second", digits(per_second)),
         Pace::Storm { clients, within } => format!(
-            "A storm of {} clients within {}",
-            grouped(clients.into()),
+            "A storm of {} within {}",
+            counted(clients.into(), "client"),
             duration(within)
         ),
     }
@@ -276,7 +177,7 @@ fn is_compared(report: &Report) -> bool {
 }
 
 /// The files, with what is known of them.
-fn files(report: &Report) -> Vec<(String, String)> {
+pub(super) fn files(report: &Report) -> Vec<(String, String)> {
     let groups = report.load.groups.iter();
     let all: Vec<_> = groups
         .flat_map(|group| group.files.iter().map(move |file| (group, file)))
@@ -470,7 +371,7 @@ fn active(intervals: &Intervals<'_>) -> Plot {
         unit: "clients".to_owned(),
         unit_x: TIME,
         ticks_x: intervals.ticks(),
-        ticks_y: ticks(scale),
+        ticks_y: whole_ticks(scale),
         series: vec![Series {
             name: "under way".to_owned(),
             colour: 2,
@@ -548,7 +449,7 @@ fn failures(report: &Report, intervals: &Intervals<'_>) -> Plot {
         ticks_y: if none {
             vec![(0.0, "0".to_owned())]
         } else {
-            ticks(scale)
+            whole_ticks(scale)
         },
         series,
         readings: intervals.readings(|part| {
@@ -575,10 +476,12 @@ fn percentiles(report: &Report) -> Plot {
         .latencies()
         .into_iter()
         .filter(|(name, _)| *name != LATENESS)
-        .enumerate()
-        .map(|(colour, (name, latency))| Percentiles {
+        // Each keeps its colour, whichever others there are.
+        .zip([4, 0, 1, 3, 2])
+        .filter(|((_, latency), _)| latency.count() > 0)
+        .map(|((name, latency), colour)| Percentiles {
             name,
-            colour: [0, 1, 3, 2][colour % 4],
+            colour,
             latency,
         })
         .collect();
@@ -747,72 +650,4 @@ fn distribution(latency: &Latency) -> Plot {
         readings: readings.collect(),
         empty: (all == 0).then_some("No transfer completed"),
     }
-}
-
-/// The ticks of an axis of plain numbers.
-fn ticks(scale: Scale) -> Vec<(f64, String)> {
-    let text = |value: f64| {
-        if value >= 1000.0 {
-            grouped(value as u64)
-        } else {
-            digits(value)
-        }
-    };
-    scale
-        .ticks()
-        .into_iter()
-        .map(|value| (scale.place(value), text(value)))
-        .collect()
-}
-
-/// The ticks of an axis of times.
-fn times(scale: Scale) -> Vec<(f64, String)> {
-    scale
-        .ticks()
-        .into_iter()
-        .map(|value| (scale.place(value), time(value)))
-        .collect()
-}
-
-/// The words with a capital letter and a full stop.
-fn sentence(words: &str) -> String {
-    let mut letters = words.chars();
-    let first = letters.next().map(char::to_uppercase);
-    first
-        .into_iter()
-        .flatten()
-        .chain(letters)
-        .chain(['.'])
-        .collect()
-}
-
-/// A day and a time (UTC), by the calendar of today for all days.
-fn date(time: SystemTime) -> String {
-    let seconds = time
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs();
-    let (mut days, minutes) = (seconds / 86_400, seconds % 86_400 / 60);
-    let is_leap =
-        |year: u64| year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400);
-    let mut year = 1970;
-    while days >= 365 + u64::from(is_leap(year)) {
-        days -= 365 + u64::from(is_leap(year));
-        year += 1;
-    }
-    let february = 28 + u64::from(is_leap(year));
-    let mut month = 1;
-    for len in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
-        if days < len {
-            break;
-        }
-        days -= len;
-        month += 1;
-    }
-    format!(
-        "{year}-{month:02}-{:02} {:02}:{:02} UTC",
-        days + 1,
-        minutes / 60,
-        minutes % 60
-    )
 }

@@ -1,0 +1,128 @@
+//! A file that a command is to write at its end. It is opened at the beginning, so that nobody waits for a
+//! run whose report then has no place to go.
+
+use std::cell::Cell;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use super::Trouble;
+
+/// The file; what it held before stays until it is written. One that was not there before and is never written
+/// goes with this.
+#[derive(Debug)]
+pub(super) struct Output {
+    path: PathBuf,
+    /// `None` for standard output.
+    file: Option<File>,
+    /// Whether it would only be an empty file that nobody had before.
+    is_in_vain: Cell<bool>,
+}
+
+impl Output {
+    /// Opens the file at `path`, which need not exist yet.
+    pub(super) fn open(path: &Path) -> Result<Self, Trouble> {
+        let mut options = OpenOptions::new();
+        let (file, is_new) = match options.write(true).create_new(true).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                options.create_new(false).create(true).truncate(false);
+                (options.open(path), false)
+            }
+            opened => (opened, true),
+        };
+        Ok(Self {
+            path: path.to_path_buf(),
+            file: Some(file.map_err(|error| cannot_write(path, &error))?),
+            is_in_vain: Cell::new(is_new),
+        })
+    }
+
+    /// The same, but that `-` is standard output.
+    pub(super) fn open_or_standard(path: &Path) -> Result<Self, Trouble> {
+        if path == Path::new("-") {
+            return Ok(Self {
+                path: path.to_path_buf(),
+                file: None,
+                is_in_vain: Cell::new(false),
+            });
+        }
+        Self::open(path)
+    }
+
+    /// Writes it anew.
+    pub(super) fn write(
+        &self,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), Trouble> {
+        self.is_in_vain.set(false);
+        let written = match &self.file {
+            None => {
+                let mut output = io::stdout().lock();
+                write(&mut output).and_then(|()| writeln!(output))
+            }
+            Some(file) => to_file(file, write),
+        };
+        written.map_err(|error| cannot_write(&self.path, &error))
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        if self.is_in_vain.get() {
+            // It is empty, and in nobody's way.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn to_file(
+    mut file: &File,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    // A pipe or a device has no length.
+    if file.metadata()?.is_file() {
+        io::Seek::rewind(&mut file)?;
+        file.set_len(0)?;
+    }
+    let mut output = BufWriter::new(file);
+    write(&mut output)?;
+    output.flush()
+}
+
+pub(super) fn cannot_write(path: &Path, error: &io::Error) -> Trouble {
+    Trouble::Work(format!("cannot write {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_never_written_leaves_no_file() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("report");
+        let output = Output::open(&path).expect("it can be");
+        assert!(path.exists());
+        drop(output);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_file_is_written_anew_each_time_and_stays_until_then() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("report");
+        fs::write(&path, "an older and longer report").expect("a file");
+        let output = Output::open(&path).expect("it is there");
+        let held = || fs::read_to_string(&path).expect("a file");
+        assert_eq!(held(), "an older and longer report");
+        for text in ["first", "2nd"] {
+            output
+                .write(|output| write!(output, "{text}"))
+                .expect("it can be written");
+            assert_eq!(held(), text);
+        }
+        drop(output);
+        assert_eq!(held(), "2nd");
+        assert!(Output::open(folder.path()).is_err(), "no file");
+    }
+}

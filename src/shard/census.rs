@@ -1,0 +1,29 @@
+//! How many transfers all shards have together.
+
+use std::sync::Arc;
+
+use crate::sync::atomic::{AtomicUsize, Ordering};
+
+/// Counts the transfers of all shards together, so that the operator's limit is exact.
+#[derive(Debug, Clone, Default)]
+pub struct Census(Arc<AtomicUsize>);
+
+impl Census {
+    /// Counts one more, unless there are `max` already.
+    pub(super) fn enter(&self, max: usize) -> bool {
+        let more = |count: usize| (count < max).then_some(count + 1);
+        self.0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .is_ok()
+    }
+
+    pub(super) fn leave(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}

@@ -82,6 +82,14 @@ struct Smoothed {
     least: u64,
 }
 
+impl Smoothed {
+    /// By how much a round trip may be longer than the mean without being overdue.
+    fn margin(&self) -> u64 {
+        let least = const { VARIATION_MIN.as_nanos() as u64 };
+        (self.variation * 4).max(least)
+    }
+}
+
 impl Retransmission {
     pub(super) fn new(params: &Params, patience: &Patience, end: End) -> Self {
         let floor = match end {
@@ -123,9 +131,10 @@ impl Retransmission {
                 .min(INTERVAL_FIRST.max(fixed));
         }
         // The queue of a crowd may grow to twice its length before the next round trip is measured.
-        let twice = self.round_trip().unwrap_or_default() * 2;
-        let base = self.overdue().unwrap_or(INTERVAL_FIRST);
-        let base = base.max(twice).max(self.floor);
+        let base = self.smoothed.map_or(INTERVAL_FIRST, |s| {
+            Duration::from_nanos(s.mean + s.margin().max(s.mean))
+        });
+        let base = base.max(self.floor);
         // Where the floor lies above the ceiling, the operator meant it.
         base.saturating_mul(1 << self.doublings.min(16))
             .min(INTERVAL_MAX.max(self.floor))
@@ -142,10 +151,8 @@ impl Retransmission {
 
     /// After how long an answer is overdue, whatever the client set; `None` while nothing was measured.
     pub(super) fn overdue(&self) -> Option<Duration> {
-        self.smoothed.map(|s| {
-            let variation = Duration::from_nanos(s.variation.saturating_mul(4));
-            Duration::from_nanos(s.mean) + variation.max(VARIATION_MIN)
-        })
+        self.smoothed
+            .map(|s| Duration::from_nanos(s.mean + s.margin()))
     }
 
     /// A round trip measured on something that was sent once (Karn's rule is the caller's to keep).

@@ -54,15 +54,20 @@ impl Directory {
         resolver: Resolver,
     ) -> io::Result<Self> {
         let clear = |error: io::Error| {
+            let advice = match error.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    "let the server's user read and enter it, as with `chmod o+rx`"
+                }
+                _ => "give a directory, as in `bootstorm serve DIR`",
+            };
             io::Error::new(
                 error.kind(),
-                format!(
-                    "cannot serve {}: {error}; give a directory, as in `bootstorm serve DIR`",
-                    root.display()
-                ),
+                format!("cannot serve {}: {error}; {advice}", root.display()),
             )
         };
         let tree = Tree::open(root, resolver)
+            // A directory that may not be entered can be opened as a starting point, and serves nothing.
+            .and_then(|tree| tree.directory(b"").map(|_| tree))
             .map_err(io::Error::from)
             .map_err(clear)?;
         let mut own_paths: Vec<Vec<u8>> = [root.to_path_buf(), root.canonicalize().map_err(clear)?]

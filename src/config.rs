@@ -40,7 +40,8 @@ pub const REBOOT_QUIET: Duration = Duration::from_millis(100);
 /// that is known, which is 5 s, and than the first four of one that doubles its wait from a second on.
 /// A client that negotiated its wait is given two of those, if that is longer.
 pub const LINGER: Duration = Duration::from_secs(16);
-/// How long a finished read is remembered, so that late copies of its last ACK are no stranger's.
+/// How long a finished read is remembered, and a transfer that ended with an ERROR, so that late copies of
+/// the last ACK and the rest of a window are no stranger's.
 pub const LINGER_READ: Duration = Duration::from_secs(1);
 /// Finished transfers remembered, per shard; beyond that the oldest is forgotten.
 pub const LINGERING_MAX: usize = 16_384;

@@ -7,8 +7,6 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, UdpSocket};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
@@ -412,37 +410,6 @@ fn a_server_that_cannot_start_says_why() {
         in_use.contains(&format!("cannot listen on udp {address}")),
         "{in_use}"
     );
-}
-
-/// Goal: a root that the server's user may not enter is told at the start, and not by refusing every
-/// request. Root may enter everything, so the server is somebody else then.
-#[test]
-fn a_root_that_may_not_be_entered_is_told() {
-    let here = scratch();
-    let program = here.path().join("bootstorm");
-    fs::copy(env!("CARGO_BIN_EXE_bootstorm"), &program).expect("copied");
-    fs::create_dir(here.path().join("closed")).expect("made");
-    let closed = |mode| {
-        let mode = fs::Permissions::from_mode(mode);
-        fs::set_permissions(here.path().join("closed"), mode).expect("set");
-    };
-    fs::set_permissions(here.path(), fs::Permissions::from_mode(0o755)).expect("set");
-    let mut command = Command::new(program);
-    if rustix::process::geteuid().is_root() {
-        command.uid(65_534).gid(65_534);
-    }
-    closed(0o600);
-    let output = command
-        .current_dir(here.path())
-        .args(["serve", "closed", "-l", "127.0.0.1:0"])
-        .output()
-        .expect("the command runs");
-    // Else whoever is not root could not remove it.
-    closed(0o700);
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("cannot serve closed"), "{said}");
-    assert!(said.contains("chmod"), "{said}");
 }
 
 #[test]
@@ -903,4 +870,38 @@ fn a_command_that_nobody_listens_to_does_not_panic() {
         let status = child.wait().expect("ended");
         assert_eq!(status.code(), Some(1), "{arguments:?}");
     }
+}
+
+/// Goal: a root that the server's user may not enter is told at the start, and not by refusing every
+/// request. Root may enter everything, so the server is somebody else then.
+#[test]
+fn a_root_that_may_not_be_entered_is_told() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+
+    let here = scratch();
+    let program = here.path().join("bootstorm");
+    fs::copy(env!("CARGO_BIN_EXE_bootstorm"), &program).expect("copied");
+    fs::create_dir(here.path().join("closed")).expect("made");
+    let closed = |mode| {
+        let mode = fs::Permissions::from_mode(mode);
+        fs::set_permissions(here.path().join("closed"), mode).expect("set");
+    };
+    fs::set_permissions(here.path(), fs::Permissions::from_mode(0o755)).expect("set");
+    let mut command = Command::new(program);
+    if rustix::process::geteuid().is_root() {
+        command.uid(65_534).gid(65_534);
+    }
+    closed(0o600);
+    let output = command
+        .current_dir(here.path())
+        .args(["serve", "closed", "-l", "127.0.0.1:0"])
+        .output()
+        .expect("the command runs");
+    // Else whoever is not root could not remove it.
+    closed(0o700);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot serve closed"), "{said}");
+    assert!(said.contains("chmod"), "{said}");
 }

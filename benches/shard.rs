@@ -14,7 +14,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use bootstorm::config::Settings;
-use bootstorm::engine::{Bind, Engine, Inbox, Local, Path, Payload, Sent, SocketId};
+use bootstorm::engine::{Bind, Engine, Inbox, Local, Path, Payload, Sent, SocketId, Statistics};
 use bootstorm::shard::{Census, Shard, Wheel};
 use bootstorm::store::memory::{Contents, Memory};
 use bootstorm::store::{Store, StoreOptions, Writes};
@@ -263,6 +263,18 @@ impl Engine for Nowhere {
 
     fn receive_drops(&self) -> u64 {
         0
+    }
+
+    fn gso(&self) -> bool {
+        false
+    }
+
+    fn statistics(&self) -> Statistics {
+        Statistics::default()
+    }
+
+    fn receive_buffer(&self, _: SocketId) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 

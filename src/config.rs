@@ -33,9 +33,10 @@ pub const REFUSAL_LINES_PER_SECOND: u32 = 20;
 /// Log lines about transfers that did not complete, per shard and second: what an outage leaves, and no
 /// more than that of what a forger makes.
 pub const FAILURE_LINES_PER_SECOND: u32 = 100;
-/// A request repeated while its transfer runs is a copy that the network delivered late, or the word
-/// of a client that has begun anew. A transfer that stands still for this long tells: it was the latter.
-pub const REBOOT_QUIET: Duration = Duration::from_millis(100);
+/// A request repeated while its transfer runs comes from a client that has rebooted only if that has said
+/// nothing else for so long. No machine reboots in less, and no network holds a copy of a request back for
+/// more; whoever did begin anew so soon is served when it asks the next time.
+pub const REBOOT_QUIET: Duration = Duration::from_secs(2);
 /// How long a finished upload answers repeats of its last block: longer than the wait of every client
 /// that is known, which is 5 s, and than the first four of one that doubles its wait from a second on.
 /// A client that negotiated its wait is given two of those, if that is longer.
@@ -190,6 +191,23 @@ pub struct Subnet {
 }
 
 impl Subnet {
+    /// Its first address, and how many bits of it count.
+    #[must_use]
+    pub fn network(&self) -> (IpAddr, u8) {
+        let rest = |bits: u32| bits.saturating_sub(self.prefix.into());
+        let first = match self.address {
+            IpAddr::V4(own) => {
+                let mask = u32::MAX.checked_shl(rest(32)).unwrap_or(0);
+                IpAddr::from((own.to_bits() & mask).to_be_bytes())
+            }
+            IpAddr::V6(own) => {
+                let mask = u128::MAX.checked_shl(rest(128)).unwrap_or(0);
+                IpAddr::from((own.to_bits() & mask).to_be_bytes())
+            }
+        };
+        (first, self.prefix)
+    }
+
     /// Whether `peer` belongs to it.
     #[must_use]
     pub fn holds(&self, peer: IpAddr) -> bool {

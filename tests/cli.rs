@@ -6,7 +6,7 @@ mod common;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
@@ -377,6 +377,8 @@ fn arguments_that_make_no_sense_are_code_2() {
         ("serve --port-range 5:1", "1:5"),
         ("serve --subnet 10.0.0.0/8", "max-blksize"),
         ("serve --max-upload many", "64MiB"),
+        ("serve --frame-cache 1", "at least 1MiB"),
+        ("serve --listen :7 --listen :7", "twice"),
         ("serve --log-filter ][", "--log-filter"),
         ("simulate --loss 2", "0 to 1"),
     ] {
@@ -410,6 +412,16 @@ fn a_server_that_cannot_start_says_why() {
         in_use.contains(&format!("cannot listen on udp {address}")),
         "{in_use}"
     );
+    for hint in ["runs already", "ss -lunp", "--listen"] {
+        assert!(in_use.contains(hint), "{in_use}");
+    }
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a socket");
+    let address = taken.local_addr().expect("bound").to_string();
+    let words = ["serve", ".", "-l", "127.0.0.1:0", "--admin", &address];
+    let in_use = fail(here.path(), 1, words);
+    for hint in [&*address, "ss -ltnp", "--admin"] {
+        assert!(in_use.contains(hint), "{in_use}");
+    }
 }
 
 #[test]
@@ -457,6 +469,26 @@ fn the_log_has_a_line_for_each_transfer() {
         (Some(512), Some(4))
     );
     assert_eq!(line["outcome"], "complete");
+    let took = |what: &str| -> serde_json::Value {
+        said.lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .find(|line: &serde_json::Value| line["what"] == what)
+            .unwrap_or_else(|| panic!("no {what} in {said}"))
+    };
+    let transfer = took("whole transfer");
+    assert_eq!(transfer["message"], "how long it took");
+    assert_eq!(transfer["count"].as_u64(), Some(1));
+    assert!(transfer["p999_ms"].is_f64() && transfer["max_ms"].is_f64());
+    took("round trip");
+    // What a program waits for is plain, and all else is JSON.
+    let plain = said.lines().filter(|line| !line.starts_with('{'));
+    assert!(
+        plain
+            .clone()
+            .all(|line| line.starts_with("listening on udp ")),
+        "{said}"
+    );
+    assert_eq!(plain.count(), 1);
 }
 
 /// A socket of the test's own, which does not wait for ever.

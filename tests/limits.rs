@@ -298,6 +298,34 @@ fn timers_wait_for_a_crowd_but_not_for_long() {
     }
 }
 
+/// Goal: who waits for room in the queue to send is given up at the idle deadline, however long there is none.
+/// Method: the queue is full, and the first in it has the longest of times.
+#[test]
+fn transfers_that_wait_for_room_end_at_their_deadline() {
+    let mut lab = Lab::new();
+    let patient = b"\0\x01short\0octet\0timeout\x00255\0";
+    lab.network.inject(client(0), SERVER, patient);
+    lab.settle();
+    lab.network.set_weather(Weather {
+        full: 1.0,
+        ..Weather::FAIR
+    });
+    lab.ack(client(0), 0);
+    lab.settle();
+    // Nothing but the queue is waited for: the file was read before.
+    for number in 1..10 {
+        lab.ask(client(number), Opcode::Rrq, b"short");
+    }
+    lab.settle();
+    let idle = Patience::DEFAULT.idle;
+    lab.pass(idle - Duration::from_secs(1));
+    assert_eq!(lab.shard.len(), 10);
+    lab.pass(Duration::from_secs(2));
+    assert_eq!(lab.shard.len(), 1);
+    lab.pass(Duration::from_secs(2 * 255));
+    assert!(lab.shard.is_empty());
+}
+
 /// Goal: one address, forged or not, cannot have all the places of those who have yet to prove themselves.
 #[test]
 fn one_address_has_its_share_of_the_unproven() {

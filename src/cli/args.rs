@@ -4,7 +4,6 @@
 //! they mean there, or nothing.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -278,7 +277,7 @@ pub(super) struct Serve {
         value_name = "ADDR:PORT",
         value_parser = values::address
     )]
-    pub(super) admin: Option<SocketAddr>,
+    pub(super) admin: Option<Listen>,
     /// Repeat only once to a client that has not proved that it is there.
     #[arg(long, env = "BOOTSTORM_STRICT", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub(super) strict: bool,
@@ -312,7 +311,7 @@ pub(super) struct Serve {
         env = "BOOTSTORM_FRAME_CACHE",
         hide_env_values = true,
         value_name = "SIZE",
-        value_parser = values::memory
+        value_parser = values::frame_cache
     )]
     pub(super) frame_cache: Option<usize>,
 }

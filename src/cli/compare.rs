@@ -4,13 +4,12 @@ use std::fs;
 use std::io::{self, IsTerminal};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::process;
 use std::sync::Arc;
 
 use serde::Deserialize;
 
 use super::args::Compare as Arguments;
-use super::{FAILED, Trouble, remark, say, values};
+use super::{Trouble, end_at_once, remark, say, values};
 use crate::control;
 use crate::load::compare::{
     self, Contender, Event, Form, Outcome, Plan, Results, Stop, Workload, allowed_cores,
@@ -70,7 +69,7 @@ fn stop_on_interrupt(stop: &Arc<Stop>) -> Result<(), Trouble> {
     let action = move || {
         if stop.is_stopped() {
             let _ = compare::end_all();
-            process::exit(i32::from(FAILED));
+            end_at_once();
         }
         stop.stop();
     };

@@ -3,14 +3,13 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::process;
 use std::sync::Arc;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::args::Terms;
 use super::url::{self, Server, Url};
-use super::{FAILED, Trouble, remark};
+use super::{Trouble, end_at_once, remark};
 use crate::client::{Job, LocalFile, Offer, Progress, Stop, Summary, Transfer, Turn, resolve};
 use crate::control;
 use crate::shard::Operation;
@@ -91,7 +90,7 @@ fn stop_on_interrupt() -> Result<Arc<Stop>, Trouble> {
     let mut again = false;
     let action = move || {
         if std::mem::replace(&mut again, true) {
-            process::exit(i32::from(FAILED));
+            end_at_once();
         }
         stopped.stop();
     };

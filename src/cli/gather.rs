@@ -3,7 +3,7 @@
 //! A server that ends ten thousand transfers a second would else make as many system calls for its log.
 
 use std::io::{self, Write};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -152,8 +152,21 @@ impl<W> Drop for Gather<W> {
     }
 }
 
+/// Writes what waits when it goes, if there is a log by then.
+#[derive(Debug)]
+pub(super) struct WrittenAtLast<'a, W: Write>(pub(super) &'a OnceLock<Gather<W>>);
+
+impl<W: Write> Drop for WrittenAtLast<'_, W> {
+    fn drop(&mut self) {
+        if let Some(lines) = self.0.get() {
+            lines.flush();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
     use std::sync::mpsc::{self, Sender};
 
     use super::*;
@@ -215,6 +228,25 @@ mod tests {
             (&gather).write_all(b"two\n").expect("taken");
             drop(gather);
             let written: Vec<Vec<u8>> = writes.iter().collect();
+            assert_eq!(written.concat(), b"one\ntwo\n");
+        }
+    }
+    /// Goal: the last lines are written although the work panics. Method: so often that the thread cannot
+    /// have written the second line each time.
+    #[test]
+    fn what_waits_is_written_although_the_work_panics() {
+        for _ in 0..100 {
+            let (sender, writes) = mpsc::channel();
+            let log = OnceLock::new();
+            let panicked = catch_unwind(AssertUnwindSafe(|| {
+                let _lines = WrittenAtLast(&log);
+                let mut gather = log.get_or_init(|| Gather::new(Told(sender)).expect("a thread"));
+                gather.write_all(b"one\n").expect("taken");
+                gather.write_all(b"two\n").expect("taken");
+                resume_unwind(Box::new("nobody need be told"));
+            }));
+            assert!(panicked.is_err());
+            let written: Vec<Vec<u8>> = writes.try_iter().collect();
             assert_eq!(written.concat(), b"one\ntwo\n");
         }
     }

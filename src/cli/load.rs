@@ -7,14 +7,13 @@ use std::fmt::Display;
 use std::fs::File as Output;
 use std::io::{self, Write as _};
 use std::path::Path;
-use std::process;
 use std::sync::Arc;
 
 use super::args::{Load as Arguments, LoadRun, Pattern};
 use super::errand::grouped;
 use super::live::View;
 use super::page;
-use super::{FAILED, Trouble, say};
+use super::{Trouble, end_at_once, say};
 use crate::control;
 use crate::load::ramp::{self, Ramp};
 use crate::load::report::{Report, hgrm, json};
@@ -132,7 +131,7 @@ pub(super) fn stop_on_interrupt(live: &Arc<Live>) -> Result<(), Trouble> {
     let live = live.clone();
     let action = move || {
         if live.is_stopped() {
-            process::exit(i32::from(FAILED));
+            end_at_once();
         }
         live.stop();
     };

@@ -7,7 +7,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::Trouble;
 use super::args::{Arguments, Command, LogFormat};
-use super::gather::Gather;
+use super::gather::{Gather, WrittenAtLast};
 
 /// The lines that are on their way to standard error.
 static LINES: OnceLock<Gather<Stderr>> = OnceLock::new();
@@ -45,9 +45,7 @@ pub(super) fn set_up(arguments: &Arguments) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// Writes the lines that wait for others.
-pub(super) fn flush() {
-    if let Some(lines) = LINES.get() {
-        lines.flush();
-    }
+/// Has the lines that wait for others written when this goes: at the end of the work, be that a panic.
+pub(super) fn written_at_last() -> WrittenAtLast<'static, Stderr> {
+    WrittenAtLast(&LINES)
 }

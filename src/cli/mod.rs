@@ -20,7 +20,7 @@ pub(crate) mod values;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write as _};
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
@@ -35,10 +35,12 @@ const BAD_ARGUMENTS: u8 = 2;
 /// Does what the arguments say, the first being the program's name; 0 if all went well.
 #[must_use]
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let done = Arguments::try_parse_from(arguments)
-        .map_err(Trouble::Clap)
-        .and_then(act);
-    log::flush();
+    let done = {
+        let _lines = log::written_at_last();
+        Arguments::try_parse_from(arguments)
+            .map_err(Trouble::Clap)
+            .and_then(act)
+    };
     let code = match done {
         Ok(()) => 0,
         // Asking for help is no mistake.
@@ -65,7 +67,7 @@ fn act(arguments: Arguments) -> Result<(), Trouble> {
     match arguments.command {
         Command::Demo(demo) => demo::run(&demo),
         Command::DemoServer(server) => demo::server::run(&server),
-        Command::Serve(serve) => serve::run(&serve),
+        Command::Serve(serve) => serve::run(&serve, arguments.log.log_format),
         Command::Get(get) => get::run(get),
         Command::Put(put) => put::run(put),
         Command::Load(load) => match &load.command {
@@ -81,6 +83,12 @@ fn act(arguments: Arguments) -> Result<(), Trouble> {
 /// Whether arguments, the first being the program's name, are well formed; nothing is done.
 pub(crate) fn is_well_formed(arguments: impl IntoIterator<Item = OsString>) -> bool {
     Arguments::try_parse_from(arguments).is_ok()
+}
+
+/// Ends the process here and now, as one whose work failed: somebody interrupted it twice.
+fn end_at_once() -> ! {
+    drop(log::written_at_last());
+    process::exit(FAILED.into())
 }
 
 /// Prints what clap has to say; if nobody takes it, there is nobody else to tell.

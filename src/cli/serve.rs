@@ -5,9 +5,9 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::thread;
 
 use super::Trouble;
-use super::args::Serve;
+use super::args::{LogFormat, Serve};
 use super::values::{Listen, PORT};
-use crate::config::{self, STRICT_RETRIES, Settings};
+use crate::config::{self, STRICT_RETRIES, Settings, Subnet};
 use crate::control::{self, ControlOptions};
 use crate::proto::timing::Patience;
 use crate::server::ServerOptions;
@@ -16,11 +16,17 @@ use crate::store::directory::DirectoryOptions;
 /// The first port that any user may listen on.
 const UNPRIVILEGED_PORT_MIN: u16 = 1024;
 
-pub(super) fn run(arguments: &Serve) -> Result<(), Trouble> {
-    let options = options(arguments, has_ipv6())?;
+pub(super) fn run(arguments: &Serve, log_format: LogFormat) -> Result<(), Trouble> {
+    let ipv6 = has_ipv6();
+    let options = options(arguments, ipv6)?;
+    let admin = match &arguments.admin {
+        Some(typed) => addresses(typed, ipv6)?.first().copied(),
+        None => None,
+    };
     let control = ControlOptions {
         drain_timeout: arguments.drain_timeout,
-        admin: arguments.admin,
+        admin,
+        tables: log_format == LogFormat::Text,
     };
     control::serve(&options, &control).map_err(|error| failed(&error, &options))
 }
@@ -35,6 +41,22 @@ fn failed(error: &io::Error, options: &ServerOptions) -> Trouble {
             "{error}: ports below {UNPRIVILEGED_PORT_MIN} need root or CAP_NET_BIND_SERVICE; any user may take another, as with --listen :6969"
         ));
     }
+    if error.kind() == io::ErrorKind::AddrInUse {
+        // What the other end of a range is short of says so itself.
+        for (transport, tool, flag) in [
+            ("udp", "ss -lunp", "--listen"),
+            ("tcp", "ss -ltnp", "--admin"),
+        ] {
+            if error
+                .to_string()
+                .contains(&format!("cannot listen on {transport}"))
+            {
+                return Trouble::Work(format!(
+                    "{error}: another program has the port, or bootstorm runs already ({tool} tells); {flag} takes another one, or 0 for any that is free"
+                ));
+            }
+        }
+    }
     Trouble::work(error)
 }
 
@@ -46,6 +68,19 @@ fn options(arguments: &Serve, ipv6: bool) -> Result<ServerOptions, Trouble> {
     }
     if listen.is_empty() {
         listen.push(anywhere(PORT, ipv6));
+    }
+    // Port 0 is another one each time.
+    let twice = duplicate(listen.iter().filter(|address| address.port() != 0));
+    if let Some(address) = twice {
+        return Err(Trouble::arguments(format!(
+            "--listen has {address} twice: once is enough"
+        )));
+    }
+    let networks: Vec<_> = arguments.subnet.iter().map(Subnet::network).collect();
+    if let Some((network, prefix)) = duplicate(&networks) {
+        return Err(Trouble::arguments(format!(
+            "--subnet has {network}/{prefix} twice: write all its settings into one, with commas between"
+        )));
     }
     let mut patience = Patience {
         lockstep_floor: arguments.retransmit_floor,
@@ -84,6 +119,18 @@ fn options(arguments: &Serve, ipv6: bool) -> Result<ServerOptions, Trouble> {
         engine: arguments.engine.into(),
         gso: !arguments.no_gso,
     })
+}
+
+/// The first that was there before.
+fn duplicate<T: PartialEq>(all: impl IntoIterator<Item = T>) -> Option<T> {
+    let mut seen = Vec::new();
+    for one in all {
+        if seen.contains(&one) {
+            return Some(one);
+        }
+        seen.push(one);
+    }
+    None
 }
 
 fn addresses(listen: &Listen, ipv6: bool) -> Result<Vec<SocketAddr>, Trouble> {
@@ -189,6 +236,33 @@ mod tests {
         assert!(typed("--single-port").settings.single_port);
         assert!(typed("--pin").pin && !typed("").pin);
         assert!(!typed("--no-gso").gso && typed("").gso);
+    }
+
+    #[test]
+    fn what_is_there_twice_is_refused() {
+        for (line, hint) in [
+            ("-l :7 -l :7", "[::]:7 twice"),
+            ("-l 127.0.0.1:7 -l localhost:7", "127.0.0.1:7 twice"),
+            (
+                "--subnet 10.1.2.3/8:max-blksize=512 --subnet 10.0.0.0/8:max-windowsize=1",
+                "10.0.0.0/8 twice",
+            ),
+            (
+                "--subnet ::/0:max-blksize=512 --subnet ::1/0:max-blksize=512",
+                "::/0 twice",
+            ),
+        ] {
+            match options(&parsed(line), true) {
+                Err(Trouble::Arguments(why)) => assert!(why.contains(hint), "{why}"),
+                other => panic!("{line}: {other:?}"),
+            }
+        }
+        assert_eq!(
+            typed("-l :0 -l :0 -l 127.0.0.1:7 -l [::1]:7").listen.len(),
+            4
+        );
+        let subnets = "--subnet 0.0.0.0/0:max-blksize=512 --subnet 0.0.0.0/1:max-blksize=8 --subnet ::/0:max-blksize=8";
+        assert_eq!(typed(subnets).settings.subnets.len(), 3);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use crate::config::Subnet;
 use crate::load::profile::{self, Flash, Profile};
 use crate::proto::negotiate::{BLKSIZE_MAX, BLKSIZE_MIN};
+use crate::store::EXTENT_OCTETS;
 use crate::time::Duration;
 
 /// The port of TFTP (RFC 1350).
@@ -42,10 +43,13 @@ impl BlksizeMax {
     }
 }
 
-/// Reads `ADDR:PORT`.
-pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
-    let expected = "an IP address and a port are expected, as in 127.0.0.1:9100 or [::1]:9100";
-    text.parse().map_err(|_| expected.to_owned())
+/// Reads `ADDR:PORT` or `:PORT`.
+pub(crate) fn address(text: &str) -> Result<Listen, String> {
+    let expected = "an IP address and a port are expected, as in 127.0.0.1:9100 or [::1]:9100; or :9100, for every address";
+    match listen(text) {
+        Ok(Listen::Named(..)) | Err(_) => Err(expected.to_owned()),
+        address => address,
+    }
 }
 
 /// Reads `ADDR:PORT`, `:PORT` or `NAME:PORT`.
@@ -103,6 +107,17 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
         .ok()
         .and_then(|number| number.checked_mul(factor))
         .ok_or_else(|| "that is more than 16 EiB".to_owned())
+}
+
+/// Reads the size of the frame cache: none, or room for a stretch of a file at least.
+pub(super) fn frame_cache(text: &str) -> Result<usize, String> {
+    match memory(text)? {
+        size if size > 0 && (size as u64) < EXTENT_OCTETS => Err(format!(
+            "too little to keep anything: at least {}MiB is expected, or 0 for no cache",
+            EXTENT_OCTETS >> 20
+        )),
+        size => Ok(size),
+    }
 }
 
 /// Reads a size that memory has to hold.
@@ -367,9 +382,10 @@ mod tests {
 
     #[test]
     fn an_address_has_a_port() {
-        let expected = SocketAddr::from(([127, 0, 0, 1], 9100));
+        let expected = Listen::At(SocketAddr::from(([127, 0, 0, 1], 9100)));
         assert_eq!(address("127.0.0.1:9100"), Ok(expected));
-        for typed in ["9100", ":9100", "127.0.0.1", "localhost:9100", ""] {
+        assert_eq!(address(":9100"), Ok(Listen::Anywhere(9100)));
+        for typed in ["9100", ":", "127.0.0.1", "localhost:9100", ""] {
             let error = address(typed).expect_err("no address");
             assert!(error.contains("as in 127.0.0.1:9100"), "{error}");
         }
@@ -392,6 +408,16 @@ mod tests {
         }
         for typed in ["", "K", "-1", "1.5G", "1X", "0x10", "１", "99999999999T"] {
             assert!(size(typed).is_err(), "{typed}");
+        }
+    }
+
+    #[test]
+    fn a_frame_cache_has_room_for_something_or_is_none() {
+        assert_eq!(frame_cache("0"), Ok(0));
+        assert_eq!(frame_cache("1MiB"), Ok(1 << 20));
+        for typed in ["1", "64K", "1048575"] {
+            let error = frame_cache(typed).expect_err("too little");
+            assert!(error.contains("1MiB"), "{error}");
         }
     }
 

@@ -12,6 +12,9 @@ use crate::proto::netascii::Encoder;
 use crate::time::Duration;
 use crate::wire::{ErrorCode, Mode, Opcode, WireBlock, write_ack, write_data_header, write_error};
 
+/// How often a client asks that has begun anew: as often as one in lock-step does within five seconds.
+const REQUESTS: usize = 3;
+
 pub(super) const CASES: &[Case] = &[
     Case {
         name: "a block waits for the ACK of the one before",
@@ -397,15 +400,15 @@ fn same_port_again(examination: &Examination) -> Result<(), Fault> {
     dialogue.again();
     let begun = examination.target.server;
     let octets = request(Opcode::Rrq, &examination.target.file, Mode::Octet, &[])?;
-    dialogue.send_to(begun, &octets)?;
-    let until = Instant::now() + ANSWER_WITHIN;
-    // The first transfer may repeat its block meanwhile.
-    while Instant::now() < until {
-        let Some(datagram) = dialogue.receive(ANSWER_WITHIN)? else {
-            break;
-        };
-        if datagram.data(1).is_some() {
-            return Ok(());
+    // What comes so soon may be taken for a copy that was long on its way; but a client asks more than once.
+    for _ in 0..REQUESTS {
+        dialogue.send_to(begun, &octets)?;
+        let until = Instant::now() + ANSWER_WITHIN;
+        // The first transfer may repeat its block meanwhile.
+        while let Some(datagram) = dialogue.receive(until - Instant::now())? {
+            if datagram.data(1).is_some() {
+                return Ok(());
+            }
         }
     }
     Err(dialogue.differs("DATA 1 to the request that begins anew"))

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::metrics::Metrics;
+use crate::metrics::{Latencies, Metrics};
 use crate::server::{Server, ServerOptions};
 use crate::shard::Running;
 use crate::time::Duration;
@@ -34,6 +34,8 @@ pub struct ControlOptions {
     pub drain_timeout: Duration,
     /// Where the admin side answers over HTTP, if it does.
     pub admin: Option<SocketAddr>,
+    /// Whether people read the log, who like tables; programs like fields.
+    pub tables: bool,
 }
 
 /// Serves until told to end: SIGTERM or SIGINT lets running transfers finish, for as long as the
@@ -85,7 +87,7 @@ async fn run(options: &ServerOptions, control: &ControlOptions) -> io::Result<()
         draining: Cell::new(false),
         gone: RefCell::default(),
     });
-    let tended = tend(&house, admin, signals, &mut ended, control.drain_timeout).await;
+    let tended = tend(&house, admin, signals, &mut ended, control).await;
     // Nobody else has it any more: the admin side went with its connections.
     let all_ended = Rc::into_inner(house).is_none_or(|House { server, gone, .. }| {
         let all_ended = server.end(END_PATIENCE);
@@ -93,8 +95,10 @@ async fn run(options: &ServerOptions, control: &ControlOptions) -> io::Result<()
         while let Ok(Ok(metrics)) = ended.try_recv() {
             total.merge(&metrics);
         }
-        if !total.latencies.is_empty() {
+        if control.tables && !total.latencies.is_empty() {
             tracing::info!("how long things took{}", total.latencies);
+        } else {
+            log_as_fields(&total.latencies);
         }
         all_ended
     });
@@ -114,7 +118,7 @@ async fn tend(
     admin: Option<TcpListener>,
     mut signals: Signals,
     ended: &mut UnboundedReceiver<io::Result<Metrics>>,
-    drain_timeout: Duration,
+    control: &ControlOptions,
 ) -> io::Result<()> {
     let answering = async {
         match admin {
@@ -138,17 +142,23 @@ async fn tend(
             }
             signal = signals.next() => match signal {
                 Signal::Hangup => tracing::info!("hung up: there is no configuration file to read anew, and the log goes to stderr"),
-                Signal::Report => tracing::info!("{}", house.report().await.0),
+                Signal::Report if control.tables => tracing::info!("{}", house.report().await.0),
+                Signal::Report => {
+                    let mut report = house.report().await.0;
+                    let latencies = std::mem::take(&mut report.latencies);
+                    tracing::info!("{report}");
+                    log_as_fields(&latencies);
+                }
                 Signal::Interrupt if house.is_draining() => {
                     tracing::warn!("interrupted again: ending at once");
                     return house.cut().await;
                 }
                 Signal::Interrupt | Signal::Terminate => {
-                    let seconds = drain_timeout.as_secs();
+                    let seconds = control.drain_timeout.as_secs();
                     tracing::info!(seconds, "draining: no new requests, running transfers may finish");
                     house.draining.set(true);
                     house.server.drain();
-                    deadline.get_or_insert_with(|| Instant::now() + drain_timeout);
+                    deadline.get_or_insert_with(|| Instant::now() + control.drain_timeout);
                 }
             },
             () = until(deadline) => {
@@ -159,6 +169,26 @@ async fn tend(
         }
     }
     Ok(())
+}
+
+/// A line for each thing that took time, with its count and percentiles.
+fn log_as_fields(latencies: &Latencies) {
+    for (what, latency) in latencies.named() {
+        let count = latency.count();
+        let millis = |part| latency.quantile(part).as_secs_f64() * 1e3;
+        if count > 0 {
+            tracing::info!(
+                what,
+                count,
+                p50_ms = millis(0.5),
+                p90_ms = millis(0.9),
+                p99_ms = millis(0.99),
+                p999_ms = millis(0.999),
+                max_ms = millis(1.0),
+                "how long it took"
+            );
+        }
+    }
 }
 
 async fn listen(address: SocketAddr) -> io::Result<TcpListener> {

@@ -183,23 +183,17 @@ pub trait Engine {
     fn receive_drops(&self) -> u64;
 
     /// Whether the kernel, if there is one, cuts bursts into datagrams.
-    fn gso(&self) -> bool {
-        false
-    }
+    fn gso(&self) -> bool;
 
     /// What it has done so far, if there is a kernel to ask.
-    fn statistics(&self) -> Statistics {
-        Statistics::default()
-    }
+    fn statistics(&self) -> Statistics;
 
     /// The size of a socket's receive queue in octets, as the system grants it. What is less than
     /// [what was asked for](RECEIVE_BUFFER_OCTETS) loses requests in a storm of them.
     ///
     /// # Errors
     /// If the socket is not open, or its queue has no such size.
-    fn receive_buffer(&self, _socket: SocketId) -> io::Result<usize> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
+    fn receive_buffer(&self, socket: SocketId) -> io::Result<usize>;
 }
 
 /// Datagrams that arrived together, in one stretch of memory that is used again and again.

@@ -12,7 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::task::Waker;
 
-use super::{Bind, Engine, Inbox, Local, Path, Payload, Sent, SocketId};
+use super::{Bind, Engine, Inbox, Local, Path, Payload, Sent, SocketId, Statistics};
 use crate::time::{Duration, Instant};
 use crate::wire::Packet;
 
@@ -704,5 +704,17 @@ impl Engine for SimEngine {
 
     fn receive_drops(&self) -> u64 {
         self.network.overflowed(self.node)
+    }
+
+    fn gso(&self) -> bool {
+        false
+    }
+
+    fn statistics(&self) -> Statistics {
+        Statistics::default()
+    }
+
+    fn receive_buffer(&self, _socket: SocketId) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }

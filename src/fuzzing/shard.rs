@@ -196,11 +196,7 @@ impl Play {
                 self.world.sleep(time);
             }
             _ if number & 1 == 0 => {
-                let weather = weather(number);
-                // A late copy of a request is taken for a client that began anew, if the rest of a window
-                // is lost just then: who was halfway through is given up.
-                self.excused |= weather.duplicate > 0.0;
-                self.world.network().set_weather(weather);
+                self.world.network().set_weather(weather(number));
             }
             _ => self.files.set_faults(Faults {
                 open_would_block: number & 2 == 2,

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::task::Waker;
 
 use super::profile::{Flash, Profile};
-use crate::engine::{Bind, Datagram, Engine, Inbox, Path, Payload, Sent, SocketId};
+use crate::engine::{Bind, Datagram, Engine, Inbox, Path, Payload, Sent, SocketId, Statistics};
 use crate::proto::timing::earlier;
 use crate::time::{Duration, Instant};
 
@@ -397,6 +397,18 @@ impl<E: Engine> Engine for Weathered<E> {
 
     fn receive_drops(&self) -> u64 {
         self.engine.receive_drops()
+    }
+
+    fn gso(&self) -> bool {
+        self.engine.gso()
+    }
+
+    fn statistics(&self) -> Statistics {
+        self.engine.statistics()
+    }
+
+    fn receive_buffer(&self, socket: SocketId) -> io::Result<usize> {
+        self.engine.receive_buffer(socket)
     }
 }
 

@@ -136,6 +136,7 @@ impl Receiver {
             self.opening = None;
             self.measure(now);
             self.moved(now);
+            self.deadline = Some(now + self.timer.interval());
             self.due = true;
         } else if self.received == BlockIndex::ZERO
             && self.opening.is_none()
@@ -165,10 +166,6 @@ impl Receiver {
             self.repeated(wire, now);
             return Verdict::Ignore;
         };
-        // A server that knows no options answers a request with DATA 1 and no OACK.
-        if self.opening == Some(Opening::Request) && index != BlockIndex::FIRST {
-            return Verdict::Ignore;
-        }
         if len > usize::from(self.params.blksize()) {
             self.end(Outcome::Refused(ErrorCode::ILLEGAL));
             return Verdict::TooLong;
@@ -178,6 +175,7 @@ impl Receiver {
         }
         self.measure(now);
         self.moved(now);
+        // A server that knows no options answers a request with DATA 1 and no OACK.
         self.opening = None;
         self.note_last(index, len);
         self.received = index;
@@ -187,12 +185,15 @@ impl Receiver {
             self.ahead.slide();
         }
         self.gap_moved(now);
-        if self.is_whole() {
+        self.deadline = if self.is_whole() {
             // The last ACK waits until the file is published.
-            self.deadline = None;
+            None
         } else if self.received.past(self.acked) >= window {
             self.due = true;
-        }
+            Some(now + self.timer.interval())
+        } else {
+            Some(now + self.timer.interval_within_window())
+        };
         Verdict::Next(index)
     }
 
@@ -297,13 +298,6 @@ impl Receiver {
     #[must_use]
     pub const fn outcome(&self) -> Option<Outcome> {
         self.outcome
-    }
-
-    /// Ends the transfer from this side.
-    pub const fn end(&mut self, outcome: Outcome) {
-        if self.outcome.is_none() {
-            self.outcome = Some(outcome);
-        }
     }
 
     /// The terms.
@@ -448,6 +442,12 @@ impl Receiver {
         self.retransmissions += 1;
     }
 
+    const fn end(&mut self, outcome: Outcome) {
+        if self.outcome.is_none() {
+            self.outcome = Some(outcome);
+        }
+    }
+
     fn measure(&mut self, now: Instant) {
         if let Some(at) = self.sample.take() {
             self.timer.sample(now - at);
@@ -460,7 +460,6 @@ impl Receiver {
         self.moved_at = now;
         self.retries = 0;
         self.timer.progress();
-        self.deadline = Some(now + self.timer.interval());
     }
 
     fn idle_at(&self) -> Instant {

@@ -263,13 +263,6 @@ impl Sender {
         self.outcome
     }
 
-    /// Ends the transfer from this side.
-    pub const fn end(&mut self, outcome: Outcome) {
-        if self.outcome.is_none() {
-            self.outcome = Some(outcome);
-        }
-    }
-
     /// The terms.
     #[must_use]
     pub const fn params(&self) -> &Params {
@@ -310,12 +303,6 @@ impl Sender {
     #[must_use]
     pub const fn retransmissions(&self) -> u64 {
         self.retransmissions
-    }
-
-    /// The smoothed round trip, if one was measured.
-    #[must_use]
-    pub fn round_trip(&self) -> Option<Duration> {
-        self.timer.round_trip()
     }
 
     fn opened(&mut self, now: Instant) -> Option<Duration> {
@@ -391,8 +378,9 @@ impl Sender {
         }
         // EDK2 acknowledges each block that it had already by an ACK of the last one. After a window that was
         // sent twice such ACKs are due; going back for them would send the next one twice as well, and so on
-        // to the end of the file. A true gap is left to the timer.
-        if self.acked > BlockIndex::ZERO && self.acked <= self.copied {
+        // to the end of the file. A true gap is left to the timer; once that has fired, such ACKs are all in.
+        let answers_copies = self.acked > BlockIndex::ZERO && self.acked <= self.copied;
+        if answers_copies && self.timer.silences() == 0 {
             return;
         }
         // A report about blocks sent just now cannot be here yet: the network made this one, or the
@@ -451,6 +439,12 @@ impl Sender {
             if self.timer.silences() > 1 && !self.params.is_lockstep() {
                 self.strike(self.acked);
             }
+        }
+    }
+
+    const fn end(&mut self, outcome: Outcome) {
+        if self.outcome.is_none() {
+            self.outcome = Some(outcome);
         }
     }
 

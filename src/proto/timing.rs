@@ -43,6 +43,7 @@ const WINDOWED_SENDER_FLOOR: Duration = Duration::from_millis(20);
 const VARIATION_MIN: Duration = Duration::from_millis(10);
 /// The least variation to begin with. One sample says nothing of how much round trips vary, and those of a
 /// crowd that begins grow by tens of milliseconds in one; a steady path is back at the least within eight.
+/// A sender's alone: if that is too early it sends a window, and a receiver an ACK that the sender passes over.
 const VARIATION_FIRST_MIN: Duration = Duration::from_millis(12);
 /// No path is so many times faster than it was: the mean came of something else than round trips.
 const OUT_OF_PROPORTION: u64 = 8;
@@ -62,6 +63,7 @@ pub(super) struct Retransmission {
     /// The client set the time; it is kept.
     fixed: Option<Duration>,
     floor: Duration,
+    variation_first_min: Duration,
     smoothed: Option<Smoothed>,
     silences: u8,
     /// Doublings of the time.
@@ -87,9 +89,15 @@ impl Retransmission {
             End::Sender => WINDOWED_SENDER_FLOOR,
             End::Receiver => Duration::from_millis(patience.receiver_floor_millis.into()),
         };
+        // In lock-step the floor is longer.
+        let variation_first_min = match end {
+            End::Sender => VARIATION_FIRST_MIN,
+            End::Receiver => Duration::ZERO,
+        };
         Self {
             fixed: params.timeout(),
             floor,
+            variation_first_min,
             smoothed: None,
             silences: 0,
             doublings: 0,
@@ -120,6 +128,15 @@ impl Retransmission {
             .min(INTERVAL_MAX.max(self.floor))
     }
 
+    /// How long to wait for the rest of a window that has begun to come: its blocks leave together, and
+    /// what a crowd's queue may add to a round trip does not come between them.
+    pub(super) fn interval_within_window(&self) -> Duration {
+        match (self.fixed, self.round_trip()) {
+            (None, Some(mean)) => (mean + VARIATION_MIN).max(self.floor),
+            _ => self.interval(),
+        }
+    }
+
     /// After how long an answer is overdue, whatever the client set; `None` while nothing was measured.
     pub(super) fn overdue(&self) -> Option<Duration> {
         self.smoothed.map(|s| {
@@ -141,7 +158,7 @@ impl Retransmission {
         self.smoothed = Some(match old {
             None => Smoothed {
                 mean: round_trip,
-                variation: (round_trip / 2).max(VARIATION_FIRST_MIN.as_nanos() as u64),
+                variation: (round_trip / 2).max(self.variation_first_min.as_nanos() as u64),
                 least: round_trip,
             },
             Some(old) => Smoothed {
@@ -240,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_receiver_waits_long_until_it_has_measured_again() {
+    fn a_receiver_that_has_waited_long_does_so_until_it_has_measured_again() {
         let wanted = Wanted {
             windowsize: Some(16),
             ..Wanted::default()
@@ -257,8 +274,7 @@ mod tests {
             timer.sample(millis(0));
             (first, after_silence, timer.interval())
         };
-        let (first, measured) = (millis(48), millis(36));
-        assert_eq!(waits(End::Receiver), (first, first * 2, measured));
-        assert_eq!(waits(End::Sender), (first, first, measured));
+        assert_eq!(waits(End::Receiver), (millis(10), millis(20), millis(10)));
+        assert_eq!(waits(End::Sender), (millis(48), millis(48), millis(36)));
     }
 }

@@ -76,14 +76,6 @@ impl Transfer {
         }
     }
 
-    /// Ends the transfer from this side.
-    pub const fn end(&mut self, outcome: Outcome) {
-        match self {
-            Self::Send(sender) => sender.end(outcome),
-            Self::Receive(receiver) => receiver.end(outcome),
-        }
-    }
-
     /// The terms.
     #[must_use]
     pub const fn params(&self) -> &Params {

@@ -70,8 +70,9 @@ impl<E: Engine> Shard<E> {
                 Next::Nothing => {}
             }
         }
-        // Whoever has something to send is armed once that has left.
-        if !self.queue(id) {
+        // Whoever has something to send is armed once that has left; who waits for that longer, meanwhile.
+        let waits = slot.queued;
+        if !self.queue(id) || waits {
             self.arm(id);
         }
     }
@@ -105,8 +106,6 @@ impl<E: Engine> Shard<E> {
             Flow::In(inflow) => inflow.is_backlogged(),
             Flow::Check(_) => false,
         };
-        // A client that may have begun anew has no use for what its old transfer has to send.
-        let held_up = held_up || slot.again.is_some();
         if !slot.queued && !held_up && transfer.poll_transmit(1).is_some() {
             slot.queued = true;
             self.ready.push_back(id);

@@ -11,6 +11,7 @@
 //! `lifecycle::finish`.
 
 mod admission;
+mod answers;
 mod check;
 mod holdings;
 mod lifecycle;
@@ -48,6 +49,7 @@ use crate::store::{Done, FramesKey, Mailbox, Store};
 use crate::time::Instant;
 use crate::wire::ErrorCode;
 use admission::{Budget, Unvalidated};
+use answers::{Answers, Found};
 use requests::OpenedTogether;
 use slot::{Flow, Slot, Stage};
 use table::Table;
@@ -64,7 +66,7 @@ pub struct Shard<E> {
     inbox: Option<Inbox>,
     sockets: HashMap<SocketId, Purpose>,
     /// Sockets that answer from one of this host's addresses, where requests are taken at all of them.
-    answers: HashMap<IpAddr, SocketId>,
+    answers: Answers,
     table: Table,
     timers: Wheel<SlotId>,
     /// Rounds in a row in which the timers were not looked at.
@@ -82,6 +84,8 @@ pub struct Shard<E> {
     lingering: VecDeque<SlotId>,
     /// Whether the engine took no more; it says when to go on.
     full: bool,
+    /// When those that waited for that were last seen to.
+    waiting_armed_at: Option<Instant>,
     draining: bool,
     fingerprints: RandomState,
     stranger_errors: Budget,
@@ -129,7 +133,7 @@ impl<E: Engine> Shard<E> {
             results,
             inbox: Some(Inbox::new()),
             sockets: HashMap::new(),
-            answers: HashMap::new(),
+            answers: Answers::default(),
             table: Table::default(),
             timers: Wheel::new(),
             timers_deferred: 0,
@@ -144,6 +148,7 @@ impl<E: Engine> Shard<E> {
             uploads: 0,
             lingering: VecDeque::new(),
             full: false,
+            waiting_armed_at: None,
             draining: false,
             fingerprints: RandomState::new(),
             stranger_errors: Budget::new(config::STRANGER_ERRORS_PER_SECOND),
@@ -183,28 +188,42 @@ impl<E: Engine> Shard<E> {
 
     /// The socket that answers what came to a local address. One that is bound to it costs the kernel
     /// less than `any`, which is told by every datagram where that came to and where to leave from.
-    fn answers_at(&mut self, local: Local, any: SocketId) -> SocketId {
+    fn answers_at(&mut self, local: Local, any: SocketId, now: Instant) -> SocketId {
         let Some(address) = local.address else {
             return any;
         };
-        if let Some(&answers) = self.answers.get(&address) {
-            return answers;
+        match self.answers.find(address, now) {
+            Found::At(answers) => return answers,
+            Found::Nowhere => return any,
+            Found::Unknown => {}
         }
         // A link-local address is one on each interface.
         let link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
-        if link_local || self.answers.len() >= config::ANSWER_ADDRESSES_MAX {
+        if link_local || !self.has_place_for_answers(now) {
             return any;
         }
-        let answers = match self.open_answers(SocketAddr::new(address, 0)) {
-            Ok(answers) => {
-                self.sockets.insert(answers, Purpose::Answers);
-                answers
-            }
-            // Without a port for it, the one for all addresses does.
-            Err(_) => any,
+        // Without a port for it, the one for all addresses does for a while.
+        let answers = self.open_answers(SocketAddr::new(address, 0)).ok();
+        self.answers.keep(address, answers, now);
+        let Some(answers) = answers else {
+            return any;
         };
-        self.answers.insert(address, answers);
+        self.sockets.insert(answers, Purpose::Answers);
         answers
+    }
+
+    /// Whether one more address may have a socket of its own, if need be in place of one that nobody asks at.
+    fn has_place_for_answers(&mut self, now: Instant) -> bool {
+        let table = &self.table;
+        let in_use = |socket| table.slots().any(|slot| slot.socket == socket);
+        let Some(place) = self.answers.make_place(in_use, now) else {
+            return false;
+        };
+        if let Some(socket) = place {
+            self.sockets.remove(&socket);
+            self.engine.close(socket);
+        }
+        true
     }
 
     fn open_answers(&mut self, mut address: SocketAddr) -> io::Result<SocketId> {
@@ -329,9 +348,6 @@ impl<E: Engine> Shard<E> {
         let mut fired = std::mem::take(&mut self.fired);
         self.timers.expire(now, |id| fired.push(id));
         for id in fired.drain(..) {
-            if self.begin_again(id, now) {
-                continue;
-            }
             let Some(slot) = self.table.get_mut(id) else {
                 continue;
             };

@@ -31,7 +31,7 @@ impl<E: Engine> Shard<E> {
                 everywhere,
             } if wire::is_request(datagram.octets) => {
                 let answers = if everywhere {
-                    self.answers_at(datagram.path.local, answers)
+                    self.answers_at(datagram.path.local, answers, now)
                 } else {
                     answers
                 };
@@ -130,12 +130,6 @@ impl<E: Engine> Shard<E> {
             }
             (Stage::Lingering { .. }, _) => return,
             _ => return self.suppress(Suppressed::Unexpected),
-        }
-        if let Stage::Running(transfer, _) = &slot.stage
-            && transfer.moved_at() == now
-        {
-            // The client is where it was: what looked like a new beginning was none.
-            slot.again = None;
         }
         self.settle(id, now);
     }

@@ -77,16 +77,13 @@ impl<E: Engine> Shard<E> {
         {
             let repeated = slot.fingerprint == fingerprint;
             // A repeat before the first answer belongs to the transfer that it started, whose timer
-            // resends: atftp aborts on a second OACK.
-            if repeated && slot.is_fresh() {
+            // resends: atftp aborts on a second OACK. So does one that comes late.
+            if repeated && (slot.is_fresh() || slot.is_moving(now)) {
                 return self.suppress(Suppressed::RepeatedRequest);
             }
             // Whoever has begun anew finds nobody here any more; who has not shall not suffer for it.
             if self.draining {
                 return self.suppress(Suppressed::Draining);
-            }
-            if repeated && let Some(at) = slot.quiet_at(now) {
-                return self.wait_for_quiet(id, at, datagram.octets);
             }
             // Anything else comes from a client that has begun anew.
             self.finish(id, Outcome::Replaced, now);
@@ -118,7 +115,6 @@ impl<E: Engine> Shard<E> {
             stage: Stage::Opening(Box::default()),
             armed: None,
             queued: false,
-            again: None,
             heard_at: now,
             answering: true,
             silent: true,
@@ -130,39 +126,6 @@ impl<E: Engine> Shard<E> {
             table.get(id).is_some_and(|slot| slot.unvalidated)
         });
         self.ask_store(id, operation, &request, datagram.octets, now);
-    }
-
-    /// Keeps a repeat of a running transfer's request until that has moved on, or not, by `at`.
-    fn wait_for_quiet(&mut self, id: SlotId, at: Instant, octets: &[u8]) {
-        if let Some(slot) = self.table.get_mut(id) {
-            slot.again = Some(octets.into());
-            self.arm(id);
-            self.timers.insert(at, id);
-        }
-        self.suppress(Suppressed::RepeatedRequest);
-    }
-
-    /// A repeat of a transfer's request was kept: it counts if the transfer has stood still since.
-    /// Says whether it did.
-    pub(super) fn begin_again(&mut self, id: SlotId, now: Instant) -> bool {
-        let Some(slot) = self.table.get_mut(id) else {
-            return false;
-        };
-        if slot.quiet_at(now).is_some() {
-            return false;
-        }
-        let Some(octets) = slot.again.take() else {
-            return false;
-        };
-        let (socket, path) = (slot.socket, slot.path);
-        let datagram = Datagram {
-            socket,
-            path,
-            broadcast: false,
-            octets: &octets,
-        };
-        self.request(&datagram, socket, now);
-        true
     }
 
     /// Makes room for one more transfer; false if there is none.
@@ -478,7 +441,6 @@ impl<E: Engine> Shard<E> {
             stage: Stage::Opening(Box::default()),
             armed: None,
             queued: false,
-            again: None,
             heard_at: now,
             answering: false,
             silent: true,

@@ -213,8 +213,6 @@ pub(super) struct Slot {
     pub(super) armed: Option<Instant>,
     /// Whether it stands in the queue of those that have something to send.
     pub(super) queued: bool,
-    /// The same request once more, which counts if the transfer stands still for a while.
-    pub(super) again: Option<Box<[u8]>>,
     /// When the packet arrived that what is sent next may answer, and whether it does.
     pub(super) heard_at: Instant,
     pub(super) answering: bool,
@@ -304,13 +302,14 @@ impl Slot {
         }
     }
 
-    /// Until when the transfer must stand still for a repeat of its request to be a new beginning;
-    /// `None` if it is one already.
-    pub(super) fn quiet_at(&self, now: Instant) -> Option<Instant> {
-        let Stage::Running(transfer, _) = &self.stage else {
-            return None;
-        };
-        Some(transfer.moved_at() + config::REBOOT_QUIET).filter(|&at| at > now)
+    /// Whether its client was heard so lately that it cannot have rebooted: a repeat of its request is
+    /// then one that the network delivered late. To be wrong about that costs who has rebooted a wait, and
+    /// who has not its transfer.
+    pub(super) fn is_moving(&self, now: Instant) -> bool {
+        match &self.stage {
+            Stage::Running(transfer, _) => now - transfer.moved_at() < config::REBOOT_QUIET,
+            _ => false,
+        }
     }
 
     /// Octets that there are in all, where that is known.

@@ -17,6 +17,8 @@ const BURST_BLOCKS_MAX: u64 = 64;
 /// Turns in one round of the loop: a few milliseconds of sending. In a crowd of ten thousand, ACKs must not
 /// wait until everybody has been served, for by then their timers have run out.
 const TURNS_PER_ROUND_MAX: usize = 512;
+/// How often those that wait for the engine to have room are looked through: ten thousand take a millisecond.
+const ARMED_EVERY: Duration = Duration::from_millis(500);
 /// How long a transfer waits before it asks again for frames that the store had no time for.
 const BUSY_RETRY: Duration = Duration::from_millis(10);
 /// Octets of an ERROR at most: its texts are this program's own, and short.
@@ -54,10 +56,25 @@ impl<E: Engine> Shard<E> {
                         slot.queued = true;
                         self.ready.push_front(id);
                     }
-                    self.arm(id);
+                    self.arm_all_that_wait(now);
                     break;
                 }
             }
+        }
+    }
+
+    /// The engine takes no more: sees to it that those who wait for room do not wait beyond their deadlines.
+    /// Now and then is often enough, for none of these comes within seconds of the request.
+    fn arm_all_that_wait(&mut self, now: Instant) {
+        if self
+            .waiting_armed_at
+            .is_some_and(|at| now - at < ARMED_EVERY)
+        {
+            return;
+        }
+        self.waiting_armed_at = Some(now);
+        for place in 0..self.ready.len() {
+            self.arm(self.ready[place]);
         }
     }
 

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::args::DemoServer;
 use super::super::errand::grouped;
-use super::super::{FAILED, Trouble, remark};
+use super::super::{Trouble, end_at_once, remark};
 use super::image;
 use crate::config::{Settings, frame_cache_octets_default};
 use crate::control;
@@ -169,7 +169,7 @@ pub(in crate::cli) fn run(arguments: &DemoServer) -> Result<(), Trouble> {
         if let Some(path) = to_remove.get() {
             let _ = fs::remove_dir_all(path);
         }
-        process::exit(i32::from(FAILED));
+        end_at_once();
     })
     .map_err(Trouble::work)?;
     let cannot_write = |error| Trouble::Work(format!("cannot write an image: {error}"));

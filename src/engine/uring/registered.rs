@@ -95,7 +95,8 @@ impl Registered {
 
     /// Now and then, empties the places of memory that the frame cache has given back.
     pub(super) fn tidy(&mut self, ring: &IoUring) {
-        if self.places.is_empty() || self.tidied.elapsed() < TIDY_EVERY {
+        let nothing_to_do = self.places.is_empty() && !self.full;
+        if nothing_to_do || self.tidied.elapsed() < TIDY_EVERY {
             return;
         }
         self.tidied = Instant::now();
@@ -104,7 +105,8 @@ impl Registered {
 
     fn let_go(&mut self, ring: &IoUring) {
         let emptied = self.empty(ring, |stay| stay.strong_count() == 0, usize::MAX);
-        self.full &= emptied == 0;
+        // Where nothing is registered, it was others who took what may be locked, and they may have let go.
+        self.full &= emptied == 0 && !self.places.is_empty();
     }
 
     /// Empties at most `count` of the places whose memory `is_wanted` names; how many.
@@ -223,6 +225,28 @@ mod tests {
         assert!(registered.full);
         assert_eq!(registered.place(&ring, Some(memory)), None);
         assert_eq!(registered.places.len(), 2);
+    }
+
+    /// Goal: a ring that had to let go of everything does not stay without memory for ever.
+    /// Method: a refusal while nothing is registered, and then the second after which things are tidied.
+    #[test]
+    fn what_was_refused_is_tried_again_although_nothing_is_registered() {
+        let Some((ring, mut registered)) = ring(&[UPDATE]) else {
+            return;
+        };
+        static REFUSED: [u8; 4096] = [7; 4096];
+        let octets = vec![7; 8192];
+        let stay = Arc::new(Stay::default());
+        let [refused, taken] = [&REFUSED[..], &octets].map(|octets| Lasting {
+            octets,
+            stay: &stay,
+        });
+        assert_eq!(registered.place(&ring, Some(refused)), None);
+        registered.tidy(&ring);
+        assert_eq!(registered.place(&ring, Some(taken)), None, "too soon");
+        registered.tidied -= TIDY_EVERY;
+        registered.tidy(&ring);
+        assert_eq!(registered.place(&ring, Some(taken)), Some(0));
     }
 
     #[test]

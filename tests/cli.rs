@@ -937,3 +937,22 @@ fn a_root_that_may_not_be_entered_is_told() {
     assert!(said.contains("cannot serve closed"), "{said}");
     assert!(said.contains("chmod"), "{said}");
 }
+
+/// Goal: a log that nobody reads holds up neither clients nor the end. Method: nobody reads the pipe that
+/// the log goes to, which takes 64 KiB, while far more is said.
+#[test]
+fn a_log_that_nobody_reads_holds_nobody_up() {
+    let root = scratch();
+    let mut server = Server::start(root.path(), &["-vv"]);
+    let client = socket();
+    for _ in 0..1_000 {
+        client
+            .send_to(b"\0\x01none\0octet\0", server.address)
+            .expect("sent");
+        let mut answer = [0; 100];
+        client.recv_from(&mut answer).expect("an answer");
+        assert_eq!(answer[..4], [0, 5, 0, 1]);
+    }
+    signal(&server.child, Signal::TERM);
+    assert!(server.child.wait().expect("it ends").success());
+}

@@ -33,17 +33,18 @@ pub const REFUSAL_LINES_PER_SECOND: u32 = 20;
 /// Log lines about transfers that did not complete, per shard and second: what an outage leaves, and no
 /// more than that of what a forger makes.
 pub const FAILURE_LINES_PER_SECOND: u32 = 100;
-/// No network holds a copy of a datagram back for longer. A request that comes again so soon after the transfer was asked for
-/// may be such a copy, and the transfer must stand still for as long before it is taken for the word of a client
-/// that has begun anew: longer than a block in lock-step takes that was lost, which is repeated after a second.
-pub const LATE_COPY_MAX: Duration = Duration::from_secs(2);
+/// No network worth the name holds a copy of a datagram back for longer. A request that comes again so soon after the
+/// transfer was asked for may be such a copy, and the transfer must stand still for as long before it is taken
+/// for the word of a client that has begun anew: several times as long as a lost window takes to be repeated.
+pub const LATE_COPY_MAX: Duration = Duration::from_millis(500);
 /// For how long an older transfer must stand still: what its client sent may have overtaken the request.
 pub const REBOOT_QUIET: Duration = Duration::from_millis(100);
 /// How long a finished upload answers repeats of its last block: longer than the wait of every client
 /// that is known, which is 5 s, and than the first four of one that doubles its wait from a second on.
 /// A client that negotiated its wait is given two of those, if that is longer.
 pub const LINGER: Duration = Duration::from_secs(16);
-/// How long a finished read is remembered, so that late copies of its last ACK are no stranger's.
+/// How long a finished read is remembered, and a transfer that ended with an ERROR, so that late copies of
+/// the last ACK and the rest of a window are no stranger's.
 pub const LINGER_READ: Duration = Duration::from_secs(1);
 /// Finished transfers remembered, per shard; beyond that the oldest is forgotten.
 pub const LINGERING_MAX: usize = 16_384;

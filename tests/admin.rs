@@ -292,3 +292,23 @@ fn a_draining_server_is_not_ready() {
     }
     assert!(server.get("/healthz").starts_with("HTTP/1.1 200"));
 }
+
+/// Goal: connections that say nothing keep nobody out. Method: more of them than there are places, and then
+/// one that asks; it is answered while the youngest of them are still open, so it waited for none.
+#[test]
+fn silent_connections_make_room() {
+    const PLACES: usize = 32;
+    let server = Server::start();
+    let mut silent: Vec<TcpStream> = (0..3 * PLACES)
+        .map(|_| TcpStream::connect(server.admin).expect("it listens"))
+        .collect();
+    assert!(server.get("/healthz").contains("alive"));
+    let mut buffer = [0; 1];
+    for connection in &mut silent[2 * PLACES + 1..] {
+        connection.set_nonblocking(true).expect("set");
+        let error = connection.read(&mut buffer).expect_err("open and silent");
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+    }
+    // Closed, by whatever name the system has for it.
+    assert!(matches!(silent[0].read(&mut buffer), Ok(0) | Err(_)));
+}

@@ -927,3 +927,56 @@ fn a_command_that_nobody_listens_to_does_not_panic() {
         assert_eq!(status.code(), Some(1), "{arguments:?}");
     }
 }
+
+/// Goal: a root that the server's user may not enter is told at the start, and not by refusing every
+/// request. Root may enter everything, so the server is somebody else then.
+#[test]
+fn a_root_that_may_not_be_entered_is_told() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+
+    let here = scratch();
+    let program = here.path().join("bootstorm");
+    fs::copy(env!("CARGO_BIN_EXE_bootstorm"), &program).expect("copied");
+    fs::create_dir(here.path().join("closed")).expect("made");
+    let closed = |mode| {
+        let mode = fs::Permissions::from_mode(mode);
+        fs::set_permissions(here.path().join("closed"), mode).expect("set");
+    };
+    fs::set_permissions(here.path(), fs::Permissions::from_mode(0o755)).expect("set");
+    let mut command = Command::new(program);
+    if rustix::process::geteuid().is_root() {
+        command.uid(65_534).gid(65_534);
+    }
+    closed(0o600);
+    let output = command
+        .current_dir(here.path())
+        .args(["serve", "closed", "-l", "127.0.0.1:0"])
+        .output()
+        .expect("the command runs");
+    // Else whoever is not root could not remove it.
+    closed(0o700);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot serve closed"), "{said}");
+    assert!(said.contains("chmod"), "{said}");
+}
+
+/// Goal: a log that nobody reads holds up neither clients nor the end. Method: nobody reads the pipe that
+/// the log goes to, which takes 64 KiB, while far more is said.
+#[test]
+fn a_log_that_nobody_reads_holds_nobody_up() {
+    let root = scratch();
+    let mut server = Server::start(root.path(), &["-vv"]);
+    let client = socket();
+    for _ in 0..1_000 {
+        client
+            .send_to(b"\0\x01none\0octet\0", server.address)
+            .expect("sent");
+        let mut answer = [0; 100];
+        client.recv_from(&mut answer).expect("an answer");
+        assert_eq!(answer[..4], [0, 5, 0, 1]);
+    }
+    signal(&server.child, Signal::TERM);
+    assert!(server.child.wait().expect("it ends").success());
+}

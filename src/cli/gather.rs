@@ -1,6 +1,7 @@
 //! Log lines on their way out: each at once while they are few, many by one write when they pour.
 //!
-//! A server that ends ten thousand transfers a second would else make as many system calls for its log.
+//! A server that ends ten thousand transfers a second would else make as many system calls for its log. And
+//! whoever reads the log may stop: a pipe that is full makes the thread wait that writes, and nobody else.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -11,105 +12,120 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// How long a line may wait for others if the last write was no longer ago than that.
 const PAUSE: Duration = Duration::from_millis(5);
-/// Octets that are written without waiting for more: what a pipe takes at once.
+/// Octets written in one go: what a pipe takes at once.
 const GATHERED_MAX: usize = 64 << 10;
+/// Octets that wait while nobody reads the log, beyond which lines are lost: some ten thousand lines.
+const WAITING_MAX: usize = 4 << 20;
+/// How long the end of the program waits for a reader of its last lines who takes nothing.
+const READER_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Gathers lines for `out`. Clones share what is gathered.
+/// Gathers lines for somewhere that may be slow. Clones share what is gathered.
 #[derive(Debug)]
-pub(super) struct Gather<W> {
-    shared: Arc<Shared<W>>,
+pub(super) struct Gather {
+    shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
-struct Shared<W> {
-    state: Mutex<State<W>>,
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
     /// Rung when lines begin to wait, and when the last handle is gone.
     waiting: Condvar,
+    /// Rung when something was written.
+    written: Condvar,
 }
 
-#[derive(Debug)]
-struct State<W> {
-    out: W,
+#[derive(Debug, Default)]
+struct State {
     lines: Vec<u8>,
-    written_at: Option<Instant>,
+    /// Lines for which there was no room.
+    lost: u64,
+    /// Whether the thread has lines in its hands.
+    writing: bool,
     closed: bool,
 }
 
-impl<W: Write + Send + 'static> Gather<W> {
-    /// Gathers for `out`, and has a thread see to it that nothing waits for longer than a blink.
+impl Gather {
+    /// Gathers for `out`, to which a thread writes.
     ///
     /// # Errors
     /// If no thread can be started.
-    pub(super) fn new(out: W) -> io::Result<Self> {
-        let state = State {
-            out,
-            lines: Vec::new(),
-            written_at: None,
-            closed: false,
-        };
-        let shared = Arc::new(Shared {
-            state: Mutex::new(state),
-            waiting: Condvar::new(),
-        });
+    pub(super) fn new<W: Write + Send + 'static>(out: W) -> io::Result<Self> {
+        let shared = Arc::new(Shared::default());
         let writer = shared.clone();
         thread::Builder::new()
             .name("log".into())
-            .spawn(move || writer.write_what_waits())?;
+            .spawn(move || writer.write_what_waits(out))?;
         Ok(Self { shared })
     }
-}
 
-impl<W: Write> Gather<W> {
-    /// Writes what waits.
+    /// Waits until everything is written, or nobody takes it.
     pub(super) fn flush(&self) {
-        self.shared.lock().write_out();
+        let mut state = self.shared.lock();
+        while state.writing || !state.lines.is_empty() {
+            let (next, waited) = self
+                .shared
+                .written
+                .wait_timeout(state, READER_PATIENCE)
+                .unwrap_or_else(PoisonError::into_inner);
+            if waited.timed_out() {
+                return;
+            }
+            state = next;
+        }
     }
 }
 
-impl<W: Write> Shared<W> {
-    fn lock(&self) -> MutexGuard<'_, State<W>> {
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write_what_waits(&self) {
-        let mut state = self.lock();
-        while !state.closed {
-            state = if state.lines.is_empty() {
-                self.waiting
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner)
-            } else {
-                drop(state);
-                thread::sleep(PAUSE);
-                let mut state = self.lock();
-                state.write_out();
-                state
-            };
+    fn write_what_waits(&self, mut out: impl Write) {
+        let mut written_at: Option<Instant> = None;
+        while self.wait_for_lines() {
+            if let Some(at) = written_at {
+                thread::sleep(PAUSE.saturating_sub(at.elapsed()));
+            }
+            let mut state = self.lock();
+            let lines = std::mem::take(&mut state.lines);
+            let lost = std::mem::take(&mut state.lost);
+            state.writing = true;
+            drop(state);
+            for part in lines.chunks(GATHERED_MAX) {
+                // A log that nobody takes is no reason to stop.
+                let _ = out.write_all(part);
+                self.written.notify_all();
+            }
+            if lost > 0 {
+                tracing::warn!(lines = lost, "nobody read the log, and lines were lost");
+            }
+            self.lock().writing = false;
+            self.written.notify_all();
+            written_at = Some(Instant::now());
         }
-        state.write_out();
+    }
+
+    /// Says whether there are any; there are none when the last handle is gone.
+    fn wait_for_lines(&self) -> bool {
+        let state = self
+            .waiting
+            .wait_while(self.lock(), |state| state.lines.is_empty() && !state.closed)
+            .unwrap_or_else(PoisonError::into_inner);
+        !state.lines.is_empty()
     }
 }
 
-impl<W: Write> State<W> {
-    fn write_out(&mut self) {
-        if !self.lines.is_empty() {
-            // A log that nobody takes is no reason to stop.
-            let _ = self.out.write_all(&self.lines);
-            self.lines.clear();
-            self.written_at = Some(Instant::now());
-        }
-    }
-}
-
-impl<W: Write> Write for &Gather<W> {
+impl Write for &Gather {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut state = self.shared.lock();
         let first = state.lines.is_empty();
-        state.lines.extend_from_slice(line);
-        let quiet = first && state.written_at.is_none_or(|at| at.elapsed() >= PAUSE);
-        if quiet || state.lines.len() >= GATHERED_MAX {
-            state.write_out();
-        } else if first {
+        if state.lines.len() + line.len() > WAITING_MAX {
+            state.lost += 1;
+        } else {
+            state.lines.extend_from_slice(line);
+        }
+        drop(state);
+        if first {
             self.shared.waiting.notify_one();
         }
         Ok(line.len())
@@ -121,7 +137,7 @@ impl<W: Write> Write for &Gather<W> {
     }
 }
 
-impl<'a, W: Write + 'a> MakeWriter<'a> for Gather<W> {
+impl<'a> MakeWriter<'a> for Gather {
     type Writer = &'a Self;
 
     fn make_writer(&'a self) -> Self::Writer {
@@ -129,7 +145,7 @@ impl<'a, W: Write + 'a> MakeWriter<'a> for Gather<W> {
     }
 }
 
-impl<W> Clone for Gather<W> {
+impl Clone for Gather {
     fn clone(&self) -> Self {
         Self {
             shared: self.shared.clone(),
@@ -137,16 +153,11 @@ impl<W> Clone for Gather<W> {
     }
 }
 
-impl<W> Drop for Gather<W> {
+impl Drop for Gather {
     fn drop(&mut self) {
         // The thread has the other one.
         if Arc::strong_count(&self.shared) <= 2 {
-            let mut state = self
-                .shared
-                .state
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            state.closed = true;
+            self.shared.lock().closed = true;
             self.shared.waiting.notify_one();
         }
     }
@@ -154,9 +165,9 @@ impl<W> Drop for Gather<W> {
 
 /// Writes what waits when it goes, if there is a log by then.
 #[derive(Debug)]
-pub(super) struct WrittenAtLast<'a, W: Write>(pub(super) &'a OnceLock<Gather<W>>);
+pub(super) struct WrittenAtLast<'a>(pub(super) &'a OnceLock<Gather>);
 
-impl<W: Write> Drop for WrittenAtLast<'_, W> {
+impl Drop for WrittenAtLast<'_> {
     fn drop(&mut self) {
         if let Some(lines) = self.0.get() {
             lines.flush();
@@ -193,6 +204,9 @@ mod tests {
     fn a_flood_of_lines_arrives_whole_and_in_order_by_few_writes() {
         let (sender, writes) = mpsc::channel();
         let gather = Gather::new(Told(sender)).expect("a thread");
+        (&gather).write_all(b"first\n").expect("taken");
+        let first = writes.recv().expect("it does not wait for others");
+        assert_eq!(first, b"first\n");
         let expected: String = (0..20_000).map(line).collect();
         for number in 0..20_000 {
             (&gather).write_all(line(number).as_bytes()).expect("taken");
@@ -200,8 +214,42 @@ mod tests {
         gather.flush();
         let writes: Vec<Vec<u8>> = writes.try_iter().collect();
         assert!(writes.len() < 2_000, "{} writes", writes.len());
-        assert_eq!(writes[0], b"line 0\n", "the first does not wait");
         assert!(writes.concat() == expected.as_bytes());
+    }
+
+    /// Goal: a log that nobody reads holds nobody up, takes bounded memory, and loses whole lines. Method:
+    /// a place that takes a write only when told to, and more lines than may wait.
+    #[test]
+    fn a_reader_who_stops_holds_nobody_up() {
+        struct Stopped(mpsc::Receiver<()>, Told);
+
+        impl Write for Stopped {
+            fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+                // Nobody left to tell it means that it may go on.
+                let _ = self.0.recv();
+                self.1.write(octets)
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+
+        let (go_on, stopped) = mpsc::channel();
+        let (sender, writes) = mpsc::channel();
+        let gather = Gather::new(Stopped(stopped, Told(sender))).expect("a thread");
+        let long = [&[b'x'; 999][..], b"\n"].concat();
+        let lines = 3 * WAITING_MAX / long.len();
+        for _ in 0..lines {
+            (&gather).write_all(&long).expect("taken");
+        }
+        assert!(gather.shared.lock().lines.len() <= WAITING_MAX);
+        drop(go_on);
+        drop(gather);
+        let written = writes.iter().collect::<Vec<_>>().concat();
+        assert!(written.chunks(long.len()).all(|line| line == long));
+        let taken = written.len() / long.len();
+        assert!((1..lines).contains(&taken), "{taken} of {lines}");
     }
 
     #[test]
@@ -210,8 +258,12 @@ mod tests {
         let gather = Gather::new(Told(sender)).expect("a thread");
         (&gather).write_all(b"one\n").expect("taken");
         (&gather).write_all(b"two\n").expect("taken");
-        assert_eq!(writes.recv().expect("a write"), b"one\n");
-        assert_eq!(writes.recv().expect("a write"), b"two\n");
+        let written = writes.recv().expect("a write");
+        let rest = || writes.recv().expect("another");
+        match written.as_slice() {
+            b"one\n" => assert_eq!(rest(), b"two\n"),
+            both => assert_eq!(both, b"one\ntwo\n"),
+        }
         // The thread ends with the last handle, and lets go of what it wrote to.
         drop(gather);
         assert!(writes.recv().is_err());
@@ -231,6 +283,7 @@ mod tests {
             assert_eq!(written.concat(), b"one\ntwo\n");
         }
     }
+
     /// Goal: the last lines are written although the work panics. Method: so often that the thread cannot
     /// have written the second line each time.
     #[test]

@@ -1,6 +1,6 @@
 //! Log lines go to standard error, as text or JSON.
 
-use std::io::{self, IsTerminal, Stderr};
+use std::io::{self, IsTerminal};
 use std::sync::OnceLock;
 
 use tracing_subscriber::EnvFilter;
@@ -10,7 +10,7 @@ use super::args::{Arguments, Command, LogFormat};
 use super::gather::{Gather, WrittenAtLast};
 
 /// The lines that are on their way to standard error.
-static LINES: OnceLock<Gather<Stderr>> = OnceLock::new();
+static LINES: OnceLock<Gather> = OnceLock::new();
 
 /// Sends log lines where the arguments want them.
 pub(super) fn set_up(arguments: &Arguments) -> Result<(), Trouble> {
@@ -45,7 +45,12 @@ pub(super) fn set_up(arguments: &Arguments) -> Result<(), Trouble> {
     Ok(())
 }
 
+/// The log's way to standard error, once it is set up.
+pub(super) fn lines() -> Option<&'static Gather> {
+    LINES.get()
+}
+
 /// Has the lines that wait for others written when this goes: at the end of the work, be that a panic.
-pub(super) fn written_at_last() -> WrittenAtLast<'static, Stderr> {
+pub(super) fn written_at_last() -> WrittenAtLast<'static> {
     WrittenAtLast(&LINES)
 }

@@ -154,7 +154,16 @@ fn say(text: impl fmt::Display) -> Result<(), Trouble> {
 
 /// Writes a line besides to standard error; if nobody takes it, there is nobody else to tell.
 fn remark(line: impl fmt::Display) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let line = format!("{line}\n");
+    let _ = match log::lines() {
+        // Behind what the log has to say, and like it without waiting for a reader who stopped.
+        Some(mut lines) => {
+            let taken = lines.write_all(line.as_bytes());
+            lines.flush();
+            taken
+        }
+        None => io::stderr().write_all(line.as_bytes()),
+    };
 }
 
 /// Why a command came to nothing.

@@ -1,8 +1,8 @@
 //! The admin side over HTTP, for operators and their machines: counters, health, running transfers.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -12,8 +12,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-use tokio::task::LocalSet;
+use tokio::task::{AbortHandle, LocalSet};
 use tokio::time::timeout;
 
 use super::{House, openmetrics};
@@ -21,7 +20,8 @@ use crate::shard::Running;
 use crate::time::Duration;
 use crate::wire::Escaped;
 
-/// Connections at a time; the page is for a scraper and a few people.
+/// Connections at a time; the page is for a scraper and a few people. Whoever comes beyond takes the
+/// oldest one's place, so that connections that say nothing keep nobody out.
 const CONNECTIONS_MAX: usize = 32;
 /// How long a connection may take for anything.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,13 +31,9 @@ const TRANSFERS_LISTED_MAX: usize = 1_000;
 /// Answers admin requests for as long as it is polled.
 pub(super) async fn answer(listener: TcpListener, house: Rc<House>) {
     let connections = LocalSet::new();
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let accept = async {
+        let mut open: VecDeque<AbortHandle> = VecDeque::new();
         loop {
-            // The semaphore is never closed.
-            let Ok(place) = places.clone().acquire_owned().await else {
-                return;
-            };
             let (stream, house) = match listener.accept().await {
                 Ok((stream, _)) => (stream, house.clone()),
                 Err(error) => {
@@ -47,7 +43,13 @@ pub(super) async fn answer(listener: TcpListener, house: Rc<House>) {
                     continue;
                 }
             };
-            tokio::task::spawn_local(async move {
+            open.retain(|connection| !connection.is_finished());
+            if open.len() == CONNECTIONS_MAX
+                && let Some(oldest) = open.pop_front()
+            {
+                oldest.abort();
+            }
+            let connection = tokio::task::spawn_local(async move {
                 let service = service_fn(move |request| respond(request, house.clone()));
                 let connection = hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
@@ -56,8 +58,8 @@ pub(super) async fn answer(listener: TcpListener, house: Rc<House>) {
                     .serve_connection(TokioIo::new(stream), service);
                 // What goes wrong on a connection is its other end's concern.
                 let _ = timeout(CONNECTION_TIMEOUT, connection).await;
-                drop(place);
             });
+            open.push_back(connection.abort_handle());
         }
     };
     connections.run_until(accept).await;

@@ -328,6 +328,14 @@ impl Model {
         let Some((name, parent)) = path.split_last().filter(|(name, _)| *name != b"..") else {
             return Err(Refusal::Denied);
         };
+        // At no point may there be more ways up than down.
+        let mut depth = 0;
+        for component in parent {
+            depth += if component == b".." { -1 } else { 1 };
+            if depth < 0 {
+                return Err(Refusal::Denied);
+            }
+        }
         let parent = match insensitive {
             true => self.respelled(parent).ok_or(Refusal::NotFound)?,
             false => parent.to_vec(),

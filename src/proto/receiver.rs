@@ -372,6 +372,10 @@ impl Receiver {
         if !self.ahead.set(index.past(self.received) - 1) {
             return Verdict::Ignore;
         }
+        // Whoever sends blocks has the OACK. What it lacks is the report that block 1 was lost: ACK 0.
+        if self.opening == Some(Opening::Oack) {
+            self.opening = None;
+        }
         self.note_last(index, len);
         let tolerance = self.tolerance();
         self.gap.get_or_insert(Gap {

@@ -157,7 +157,8 @@ impl<E: Engine> Shard<E> {
         self.fail(id, code, text, now);
     }
 
-    /// A transfer is over: it is counted and logged, and lingers if its last packet may be asked for again.
+    /// A transfer is over: it is counted and logged, and lingers if its last packet may be asked for again
+    /// or packets of its client may be on their way still.
     pub(super) fn finish(&mut self, id: SlotId, outcome: Outcome, now: Instant) {
         let Some(slot) = self.table.get_mut(id) else {
             return;
@@ -195,7 +196,7 @@ impl<E: Engine> Shard<E> {
             self.endings.push((id, ending));
         }
         let (linger, last) = match &slot.stage {
-            Stage::Running(Transfer::Receive(receiver), _) => {
+            Stage::Running(Transfer::Receive(receiver), _) if outcome == Outcome::Complete => {
                 let params = receiver.params();
                 let linger = config::LINGER.max(params.timeout().unwrap_or_default() * 2);
                 (linger, Some(params.rollover().wire(receiver.received())))
@@ -204,14 +205,21 @@ impl<E: Engine> Shard<E> {
         };
         let errand = slot.errand.as_ref();
         let linger = errand.map_or(linger, |errand| errand.linger);
-        if outcome != Outcome::Complete || linger.is_zero() {
+        let is_remembered = match outcome {
+            Outcome::Complete => true,
+            // The rest of a window is still on its way, and has its ERROR.
+            Outcome::Refused(_) => errand.is_none() && matches!(slot.stage, Stage::Running(..)),
+            _ => false,
+        };
+        if !is_remembered || linger.is_zero() {
             return self.remove(id);
         }
-        slot.stage = Stage::Lingering { last, since: now };
+        let done = std::mem::replace(&mut slot.stage, Stage::Lingering { last, since: now });
         slot.opening = Box::default();
         slot.armed = Some(now + linger);
         self.timers.insert(now + linger, id);
         self.timers.insert(now + config::DRAIN_LINGER, id);
+        self.discard(done);
         self.lingering.push_back(id);
         if self.lingering.len() > config::LINGERING_MAX
             && let Some(oldest) = self.lingering.pop_front()
@@ -232,7 +240,12 @@ impl<E: Engine> Shard<E> {
             self.sockets.remove(&slot.socket);
             self.engine.close(slot.socket);
         }
-        if let Stage::Running(_, Flow::In(inflow)) = slot.stage
+        self.discard(slot.stage);
+    }
+
+    /// Gives up what a transfer was writing, if anything.
+    fn discard(&self, stage: Stage) {
+        if let Stage::Running(_, Flow::In(inflow)) = stage
             && let Some(upload) = inflow.into_upload()
         {
             // To give up a long file takes the disk a while.

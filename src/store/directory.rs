@@ -54,15 +54,20 @@ impl Directory {
         resolver: Resolver,
     ) -> io::Result<Self> {
         let clear = |error: io::Error| {
+            let advice = match error.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    "let the server's user read and enter it, as with `chmod o+rx`"
+                }
+                _ => "give a directory, as in `bootstorm serve DIR`",
+            };
             io::Error::new(
                 error.kind(),
-                format!(
-                    "cannot serve {}: {error}; give a directory, as in `bootstorm serve DIR`",
-                    root.display()
-                ),
+                format!("cannot serve {}: {error}; {advice}", root.display()),
             )
         };
         let tree = Tree::open(root, resolver)
+            // A directory that may not be entered can be opened as a starting point, and serves nothing.
+            .and_then(|tree| tree.directory(b"").map(|_| tree))
             .map_err(io::Error::from)
             .map_err(clear)?;
         let mut own_paths: Vec<Vec<u8>> = [root.to_path_buf(), root.canonicalize().map_err(clear)?]
@@ -122,7 +127,7 @@ impl Directory {
         let (parent, name) = slash.map_or((&b""[..], path), |slash| {
             (&path[..slash], &path[slash + 1..])
         });
-        if matches!(name, b"" | b"..") {
+        if matches!(name, b"" | b"..") || climbs_out(path) {
             return Err(Errno::ACCESS);
         }
         if !self.options.case_insensitive {
@@ -175,7 +180,8 @@ impl Backend for Directory {
     }
 
     /// A name for writing means the same as one for reading, except that `\` always separates: nobody
-    /// wants a new file with a backslash in its name. Directories are never made.
+    /// wants a new file with a backslash in its name. Nor does anybody want one that was meant to stand
+    /// outside the root, so `..` at the root is refused. Directories are never made.
     fn create(&self, name: &[u8], announced: Option<u64>) -> Result<Box<dyn Sink>, Refusal> {
         if self.options.writes == Writes::Off {
             return Err(Refusal::Denied);
@@ -214,6 +220,16 @@ fn normal(path: &[u8]) -> Vec<u8> {
         .filter(|component| !matches!(*component, b"" | b"."))
         .collect::<Vec<_>>()
         .join(&b'/')
+}
+
+/// Whether `..` in `path` asks for what is above the root.
+fn climbs_out(path: &[u8]) -> bool {
+    let mut components = path.split(|&octet| octet == b'/');
+    let depth = components.try_fold(0_usize, |depth, component| match component {
+        b".." => depth.checked_sub(1),
+        _ => Some(depth + 1),
+    });
+    depth.is_none()
 }
 
 /// `path` as a Windows client means it; `None` if that is the same.

@@ -493,6 +493,7 @@ fn new_files_appear_whole_and_never_replace() {
         writes: Writes::Create,
         ..DirectoryOptions::default()
     };
+    let root = scratch.root().to_string_lossy().into_owned();
     for directory in upload_directories(&scratch, options) {
         let before = scratch.listing();
         assert_eq!(upload(&directory, b"x", b"new", None), Err(Refusal::Exists));
@@ -514,6 +515,10 @@ fn new_files_appear_whole_and_never_replace() {
         );
         let longest = "n".repeat(255);
         assert_eq!(upload(&directory, longest.as_bytes(), b"", None), Ok(()));
+        assert_eq!(
+            upload(&directory, b"sub/../up/../y/../ok", b"", None),
+            Err(Refusal::NotFound)
+        );
         for name in ["new", "sub/windows", "own", &longest] {
             fs::remove_file(scratch.root().join(name)).expect("there");
         }
@@ -522,6 +527,10 @@ fn new_files_appear_whole_and_never_replace() {
             ("x/new", Refusal::NotFound),
             ("", Refusal::Denied),
             ("sub/..", Refusal::Denied),
+            ("../climbed", Refusal::Denied),
+            ("..\\climbed", Refusal::Denied),
+            ("/sub/../../sub/climbed", Refusal::Denied),
+            (&format!("{root}/../climbed"), Refusal::Denied),
             ("a\0b", Refusal::NotFound),
             (&"n".repeat(256), Refusal::NotFound),
         ] {

@@ -425,7 +425,7 @@ impl Shared {
                 });
                 mailbox.deliver(Done::Created(
                     ticket,
-                    created.map(|sink| Upload::new(sink, mode)),
+                    created.map(|sink| Upload::new(sink, mode, announced)),
                 ));
             }
             Job::Write {
@@ -719,6 +719,8 @@ pub enum Refusal {
     Exists,
     /// No room: the disk, the quota, or the operator's limit on uploads.
     DiskFull,
+    /// Fewer octets came than were announced.
+    Short,
     /// The system failed in another way: its error number.
     Failed(i32),
 }
@@ -732,6 +734,7 @@ impl Refusal {
             Self::Denied => "denied",
             Self::Exists => "exists",
             Self::DiskFull => "disk_full",
+            Self::Short => "short",
             Self::Failed(_) => "failed",
         }
     }
@@ -745,6 +748,7 @@ impl Refusal {
             Self::Denied => (ErrorCode::ACCESS, "access denied"),
             Self::Exists => (ErrorCode::EXISTS, "file already exists"),
             Self::DiskFull => (ErrorCode::DISK_FULL, "disk full or upload too large"),
+            Self::Short => (ErrorCode::UNDEFINED, "upload shorter than announced"),
             Self::Failed(_) => (ErrorCode::UNDEFINED, "the server cannot do this now"),
         }
     }

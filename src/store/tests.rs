@@ -1003,7 +1003,7 @@ fn neither_scans_nor_uploads_hold_up_reads() {
         assert!(matches!(answer, Answer::Later));
     }
     let (release, stuck) = channel();
-    let upload = Upload::new(Box::new(Stuck(stuck)), Mode::Octet);
+    let upload = Upload::new(Box::new(Stuck(stuck)), Mode::Octet, None);
     store.write(Ticket(1), upload, vec![0], &mailbox);
     let Answer::Now(Ok(body)) = store.open(Ticket(2), b"x", Mode::Octet, &mailbox) else {
         panic!("at hand")

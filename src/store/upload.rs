@@ -14,16 +14,18 @@ pub struct Upload {
     /// Decoded octets on their way to the sink.
     text: Vec<u8>,
     len: u64,
+    announced: Option<u64>,
 }
 
 impl Upload {
-    pub(super) fn new(sink: Box<dyn Sink>, mode: Mode) -> Self {
+    pub(super) fn new(sink: Box<dyn Sink>, mode: Mode, announced: Option<u64>) -> Self {
         let decoder = (mode == Mode::Netascii).then(Decoder::default);
         Self {
             sink,
             decoder,
             text: Vec::new(),
             len: 0,
+            announced,
         }
     }
 
@@ -48,6 +50,10 @@ impl Upload {
     }
 
     pub(super) fn publish(mut self) -> Result<(), Refusal> {
+        // Clients lose octets without noticing: curl leaves a block out when the OACK comes twice.
+        if self.announced.is_some_and(|announced| self.len < announced) {
+            return Err(Refusal::Short);
+        }
         if let Some(decoder) = &mut self.decoder {
             self.text.clear();
             decoder.finish(&mut self.text);

@@ -659,6 +659,7 @@ mod tests {
         data(&mut receiver, 3, 81);
         data(&mut receiver, 5, 82);
         data(&mut receiver, 2, 90);
+        assert_eq!(receiver.moved_at(), at(90));
         assert_eq!(receiver.received(), BlockIndex(3));
         assert_eq!(receiver.poll_timeout(), Some(at(90 + 60)));
         data(&mut receiver, 4, 91);

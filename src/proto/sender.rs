@@ -610,6 +610,22 @@ mod tests {
         assert_eq!(left(asked(4), full), Some(Outcome::PeerError(full)));
     }
 
+    /// Forged requests draw as many repeats of the OACK as are allowed, and each is counted.
+    #[test]
+    fn an_oack_that_nobody_answers_is_repeated_and_given_up() {
+        let mut sender = asked(4);
+        while sender.outcome().is_none() {
+            let now = sender.poll_timeout().unwrap();
+            sender.handle_timeout(now);
+            if sender.poll_transmit(64).is_some() {
+                sender.transmitted(1, now);
+            }
+        }
+        assert_eq!(sender.outcome(), Some(Outcome::Unanswered));
+        let retries = Patience::DEFAULT.unvalidated_retries;
+        assert_eq!(sender.retransmissions(), retries.into());
+    }
+
     /// Karn's rule: an ACK of a block that was sent twice may answer either.
     #[test]
     fn only_what_was_sent_once_measures_the_round_trip() {
@@ -697,11 +713,13 @@ mod tests {
         // The first sample of 80 ms makes an answer overdue after 80 + 4 · 40 ms (RFC 6298 §2.2).
         assert_eq!(sender.poll_timeout(), Some(at(80 + 240)));
         sender.handle_timeout(at(320));
-        assert_eq!(send(&mut sender, at(320)), Some((1, 4)));
-        ack(&mut sender, 0, 330);
-        assert_eq!(sender.poll_timeout(), Some(at(320 + 240)));
-        sender.handle_timeout(at(560));
-        assert_eq!(send(&mut sender, at(560)), Some((1, 4)));
+        sender.transmitted(2, at(320));
+        sender.transmitted(2, at(340));
+        let deadline = at(340 + 240);
+        ack(&mut sender, 0, 350);
+        assert_eq!(sender.poll_timeout(), Some(deadline), "obeyed once");
+        sender.handle_timeout(deadline);
+        assert_eq!(send(&mut sender, deadline), Some((1, 4)));
     }
 
     /// EDK2 acknowledges each copy by an equal ACK; only blocks that were sent once can be missing.
@@ -712,9 +730,10 @@ mod tests {
         sender.handle_timeout(at(320));
         assert_eq!(send(&mut sender, at(320)), Some((1, 4)));
         ack(&mut sender, 4, 330);
-        send(&mut sender, at(330));
+        sender.transmitted(2, at(330));
+        sender.transmitted(2, at(350));
         let deadline = sender.poll_timeout();
-        ack(&mut sender, 4, 340);
+        ack(&mut sender, 4, 360);
         assert_eq!(sender.poll_timeout(), deadline);
         ack(&mut sender, 8, 410);
         sender.transmitted(2, at(410));

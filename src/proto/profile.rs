@@ -194,8 +194,12 @@ pub fn find(name: &str) -> Option<&'static Profile> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write;
+
     use super::*;
     use crate::proto::negotiate::ask;
+    use crate::proto::receiver::Receiver;
+    use crate::time::Instant;
     use crate::wire::{Mode, Opcode, Packet, write_request};
 
     #[test]
@@ -224,5 +228,50 @@ mod tests {
         atftp: RRQ "n" octet
         plain: RRQ "n" octet
         "#);
+    }
+
+    /// Goal: each asks again and gives up when its model does.
+    /// Method: a request by each, answered by nobody; where else it differs is told in words.
+    #[test]
+    fn clients_wait_as_long_as_they_do() {
+        let waits = PROFILES.map(|profile| {
+            let mut now = Instant::ZERO;
+            let mut receiver = Receiver::request(profile.patience, now);
+            let mut asked = String::new();
+            while let Some(next) = receiver.poll_timeout() {
+                if receiver.poll_transmit().is_some() {
+                    receiver.transmitted(1, now);
+                    write!(asked, " {}", now.as_nanos() / 1_000_000).unwrap();
+                    continue;
+                }
+                now = next;
+                receiver.handle_timeout(now);
+            }
+            let probes = if profile.probes { ", probes" } else { "" };
+            let ports = profile.ports.map(|ports| format!(", ports {ports:?}"));
+            let flash = profile
+                .flash
+                .map(|flash| format!(", {:?} after {} blocks", flash.pause, flash.blocks));
+            format!(
+                "{}: asks at{asked}, is gone at {} ms{probes}{}{}",
+                profile.name,
+                now.as_nanos() / 1_000_000,
+                ports.unwrap_or_default(),
+                flash.unwrap_or_default(),
+            )
+        });
+        insta::assert_snapshot!(waits.join("\n"), @r"
+        ipxe: asks at 0 1000 3000 7000 15000, is gone at 15750 ms
+        edk2: asks at 0 4000 12000 20000, is gone at 24000 ms, probes
+        shim: asks at 0 4000 12000 20000, is gone at 24000 ms
+        uboot: asks at 0 5000 13000 21000 29000 37000 45000, is gone at 50000 ms, ports (1024, 4095)
+        uboot-flash: asks at 0 5000 13000 21000 29000 37000 45000, is gone at 50000 ms, ports (1024, 4095), 500ms after 45 blocks
+        grub: asks at 0 1000 3000 7000 15000 23000 31000, is gone at 32000 ms, ports (25300, 32767)
+        pxelinux: asks at 0 1000 3000 7000 15000 23000 31000 39000 47000 55000, is gone at 60000 ms, ports (49152, 57343)
+        rpi: asks at 0 1000 3000 7000 15000 23000, is gone at 30000 ms, ports (49152, 57343)
+        curl: asks at 0 5000 13000 21000 29000, is gone at 30000 ms
+        atftp: asks at 0 5000 13000 21000, is gone at 25000 ms
+        plain: asks at 0 1000 3000 7000 15000 23000, is gone at 30000 ms
+        ");
     }
 }

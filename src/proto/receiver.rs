@@ -599,6 +599,19 @@ mod tests {
         }
     }
 
+    /// Forged requests draw as many repeats of the OACK as are allowed, and each is counted.
+    #[test]
+    fn an_oack_that_nobody_answers_is_repeated_and_given_up() {
+        let mut receiver = offered(4);
+        while let Some(now) = receiver.poll_timeout() {
+            receiver.handle_timeout(now);
+            receiver.transmitted(receiver.poll_transmit().is_some().into(), now);
+        }
+        assert_eq!(receiver.outcome(), Some(Outcome::Unanswered));
+        let retries = Patience::DEFAULT.unvalidated_retries;
+        assert_eq!(receiver.retransmissions(), retries.into());
+    }
+
     /// A gap is reported once, and only when late blocks could have come: after three quarters of the round
     /// trip, or after five milliseconds where none was measured, and never within one.
     #[test]

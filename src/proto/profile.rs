@@ -230,6 +230,14 @@ mod tests {
         "#);
     }
 
+    #[test]
+    fn clients_are_found_by_their_names() {
+        for profile in &PROFILES {
+            assert_eq!(find(profile.name), Some(profile));
+        }
+        assert_eq!(find("nobody"), None);
+    }
+
     /// Goal: each asks again and gives up when its model does.
     /// Method: a request by each, answered by nobody; where else it differs is told in words.
     #[test]

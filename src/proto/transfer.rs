@@ -149,6 +149,7 @@ mod tests {
             assert!(transfer.poll_transmit(1).is_some());
             transfer.transmitted(1, at(1));
             assert_eq!(transfer.poll_transmit(1), None);
+            assert_eq!(transfer.retransmissions(), 0);
             let overdue = transfer.poll_timeout().expect("it waits");
             transfer.handle_timeout(overdue);
             assert!(transfer.poll_transmit(1).is_some());

@@ -310,6 +310,19 @@ mod tests {
         assert_eq!(refused, Err(Errno::LOOP));
     }
 
+    /// Goal: no program that is started while a file is open gets it.
+    #[test]
+    fn what_is_opened_is_closed_on_exec() {
+        let directory = tempfile::tempdir().expect("a directory");
+        fs::write(directory.path().join("file"), "text").expect("a file");
+        for resolver in [Resolver::Kernel, Resolver::Walk] {
+            let tree = Tree::open(directory.path(), resolver).expect("a directory");
+            let file = tree.file(b"file", Patience::Long).expect("a file");
+            let flags = rustix::io::fcntl_getfd(&file).expect("flags");
+            assert!(flags.contains(rustix::io::FdFlags::CLOEXEC), "{resolver:?}");
+        }
+    }
+
     /// `EAGAIN` asks to try again with more patience: to one who has it, it would be said for ever.
     #[test]
     fn a_name_that_nothing_can_have_is_refused_to_the_patient() {

@@ -609,7 +609,7 @@ mod tests {
         }
         assert_eq!(receiver.outcome(), Some(Outcome::Unanswered));
         let retries = Patience::DEFAULT.unvalidated_retries;
-        assert_eq!(receiver.retransmissions(), retries.into());
+        assert_eq!(receiver.retransmissions(), u64::from(retries));
     }
 
     /// A gap is reported once, and only when late blocks could have come: after three quarters of the round

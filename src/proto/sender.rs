@@ -623,7 +623,7 @@ mod tests {
         }
         assert_eq!(sender.outcome(), Some(Outcome::Unanswered));
         let retries = Patience::DEFAULT.unvalidated_retries;
-        assert_eq!(sender.retransmissions(), retries.into());
+        assert_eq!(sender.retransmissions(), u64::from(retries));
     }
 
     /// Karn's rule: an ACK of a block that was sent twice may answer either.

@@ -481,6 +481,63 @@ fn two_extents_are_read_ahead() {
     assert_eq!(inbox.try_iter().count(), 1);
 }
 
+/// Goal: what was read ahead for somebody who never came gives its share back when it goes.
+/// Method: files of two extents in a cache that holds two of the second ones unasked, each begun once.
+#[test]
+fn reading_ahead_goes_on_when_nobody_came() {
+    const FILES: u8 = 40;
+    let memory = Memory::new(Writes::Off);
+    for name in 0..FILES {
+        let contents = Contents::Pattern {
+            seed: 1,
+            len: 2 * FIRST_EXTENT_OCTETS - 4096,
+        };
+        memory.insert(&[name], contents);
+    }
+    let (store, mailbox, inbox) = store(memory.clone(), 1 << 20);
+    for name in 0..FILES {
+        let key = FramesKey {
+            body: open(&store, &[name], Mode::Octet, &mailbox, &inbox).expect("there"),
+            blksize: 1428,
+            rollover: Rollover::ToZero,
+            extent: 0,
+        };
+        frames(&store, &key, &mailbox, &inbox).expect("the file is well");
+    }
+    let ahead = memory.reads() - u64::from(FILES);
+    assert!(ahead > 4, "{ahead} extents were read ahead");
+}
+
+/// Goal: three quarters of the cache are for what is asked for again, to the octet, and one more puts
+/// that back on probation which was used longest ago, and nothing else.
+#[test]
+fn three_quarters_are_protected() {
+    let memory = Memory::new(Writes::Off);
+    let len = 20 * EXTENT_OCTETS;
+    memory.insert(b"file", Contents::Pattern { seed: 1, len });
+    let (store, mailbox, inbox) = store(memory.clone(), 4 * EXTENT_OCTETS as usize);
+    let body = open(&store, b"file", Mode::Octet, &mailbox, &inbox).expect("there");
+    let reads_of = |extents: &[u64]| {
+        let before = memory.reads();
+        for &extent in extents {
+            let key = FramesKey {
+                body: Arc::clone(&body),
+                blksize: 1428,
+                rollover: Rollover::ToZero,
+                extent,
+            };
+            frames(&store, &key, &mailbox, &inbox).expect("the file is well");
+        }
+        memory.reads() - before
+    };
+    assert_eq!(reads_of(&[1, 2, 3, 1, 2, 3]), 3);
+    assert_eq!(reads_of(&[4, 5, 6]), 3);
+    assert_eq!(reads_of(&[1, 2, 3]), 0, "three of four stay");
+    assert_eq!(reads_of(&[6, 7, 8, 9]), 3, "the fourth is known again");
+    assert_eq!(reads_of(&[2, 3, 6]), 0, "it takes the place of one");
+    assert_eq!(reads_of(&[1]), 1);
+}
+
 /// Goal: what clients boot from stays, whatever else one of them reads once. Method: an image is read
 /// by two, then a file ten times the size of the cache by one, at every speed of the disk; then the
 /// image is asked for again.

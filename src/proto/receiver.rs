@@ -687,7 +687,9 @@ mod tests {
     #[test]
     fn a_copy_of_the_last_block_is_believed_when_the_next_is_overdue() {
         let mut receiver = offered(4);
-        (1..=4).for_each(|block| drop(data(&mut receiver, block, 80)));
+        for block in 1..=4 {
+            data(&mut receiver, block, 80);
+        }
         assert_eq!(send(&mut receiver, 80), Some(4));
         let deadline = receiver.poll_timeout();
         data(&mut receiver, 3, 90);
@@ -713,7 +715,9 @@ mod tests {
     fn a_new_block_ends_the_wait_for_a_repeat() {
         for next in [5, 6] {
             let mut receiver = offered(4);
-            (1..=4).for_each(|block| drop(data(&mut receiver, block, 80)));
+            for block in 1..=4 {
+                data(&mut receiver, block, 80);
+            }
             send(&mut receiver, 80);
             data(&mut receiver, 4, 90);
             data(&mut receiver, next, 100);

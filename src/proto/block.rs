@@ -97,8 +97,7 @@ impl Rollover {
             };
         }
         let period = self.period();
-        let target = wire.0 as u64 % period;
-        let ahead = (target + period - from.0 % period) % period;
+        let ahead = (wire.0 as u64 + period - from.0 % period) % period;
         // Under `ToOne`, index 0 is wire 0 alone, although it is congruent to 65,535.
         if matches!(self, Self::ToOne) && from.0 == 0 && ahead == 0 {
             return Some(BlockIndex(period));

@@ -812,4 +812,12 @@ mod tests {
             );
         }
     }
+
+    /// Goal: whoever runs the client reads which rule the server broke.
+    #[test]
+    fn a_bad_oack_is_told_in_words() {
+        let told = |text| accepted(text, &WANTED).unwrap_err().to_string();
+        assert!(told("x=1").contains("not asked for"));
+        assert!(told("tsize=-1").contains("not offered"));
+    }
 }

@@ -194,9 +194,14 @@ pub fn find(name: &str) -> Option<&'static Profile> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write;
+
     use super::*;
-    use crate::proto::negotiate::ask;
-    use crate::wire::{Mode, Opcode, Packet, write_request};
+    use crate::proto::negotiate::{accept, ask};
+    use crate::proto::receiver::Receiver;
+    use crate::proto::timing::{End, Retransmission};
+    use crate::time::Instant;
+    use crate::wire::{Mode, Opcode, Options, Packet, write_request};
 
     #[test]
     fn requests_look_like_those_of_the_clients() {
@@ -224,5 +229,65 @@ mod tests {
         atftp: RRQ "n" octet
         plain: RRQ "n" octet
         "#);
+    }
+
+    #[test]
+    fn clients_are_found_by_their_names() {
+        for profile in &PROFILES {
+            assert_eq!(find(profile.name), Some(profile));
+        }
+        assert_eq!(find("nobody"), None);
+    }
+
+    /// Goal: each asks again and gives up when its model does.
+    /// Method: a request by each, answered by nobody; where else it differs is told in words.
+    #[test]
+    fn clients_wait_as_long_as_they_do() {
+        let oack = b"windowsize\x004\0";
+        let wanted = wanted(false, None, Some(4), None);
+        let windows = accept(Options::new(oack), &wanted).unwrap().params;
+        let waits = [Profile::DEFAULT].iter().chain(&PROFILES).map(|profile| {
+            let mut timer = Retransmission::new(&windows, &profile.patience, End::Receiver);
+            timer.sample(Duration::ZERO);
+            let soonest = timer.interval().as_millis();
+            let mut now = Instant::ZERO;
+            let mut receiver = Receiver::request(profile.patience, now);
+            let mut asked = String::new();
+            while let Some(next) = receiver.poll_timeout() {
+                if receiver.poll_transmit().is_some() {
+                    receiver.transmitted(1, now);
+                    write!(asked, " {}", now.as_nanos() / 1_000_000).unwrap();
+                    continue;
+                }
+                now = next;
+                receiver.handle_timeout(now);
+            }
+            let probes = if profile.probes { ", probes" } else { "" };
+            let ports = profile.ports.map(|ports| format!(", ports {ports:?}"));
+            let flash = profile
+                .flash
+                .map(|flash| format!(", {:?} after {} blocks", flash.pause, flash.blocks));
+            format!(
+                "{}: asks at{asked}, in windows after {soonest}, is gone at {} ms{probes}{}{}",
+                profile.name,
+                now.as_nanos() / 1_000_000,
+                ports.unwrap_or_default(),
+                flash.unwrap_or_default(),
+            )
+        });
+        insta::assert_snapshot!(waits.collect::<Vec<_>>().join("\n"), @r"
+        default: asks at 0 1000 3000 7000, in windows after 1000, is gone at 10000 ms
+        ipxe: asks at 0 1000 3000 7000 15000, in windows after 250, is gone at 15750 ms
+        edk2: asks at 0 4000 12000 20000, in windows after 4000, is gone at 24000 ms, probes
+        shim: asks at 0 4000 12000 20000, in windows after 4000, is gone at 24000 ms
+        uboot: asks at 0 5000 13000 21000 29000 37000 45000, in windows after 5000, is gone at 50000 ms, ports (1024, 4095)
+        uboot-flash: asks at 0 5000 13000 21000 29000 37000 45000, in windows after 5000, is gone at 50000 ms, ports (1024, 4095), 500ms after 45 blocks
+        grub: asks at 0 1000 3000 7000 15000 23000 31000, in windows after 400, is gone at 32000 ms, ports (25300, 32767)
+        pxelinux: asks at 0 1000 3000 7000 15000 23000 31000 39000 47000 55000, in windows after 110, is gone at 60000 ms, ports (49152, 57343)
+        rpi: asks at 0 1000 3000 7000 15000 23000, in windows after 1000, is gone at 30000 ms, ports (49152, 57343)
+        curl: asks at 0 5000 13000 21000 29000, in windows after 5000, is gone at 30000 ms
+        atftp: asks at 0 5000 13000 21000, in windows after 5000, is gone at 25000 ms
+        plain: asks at 0 1000 3000 7000 15000 23000, in windows after 1000, is gone at 30000 ms
+        ");
     }
 }

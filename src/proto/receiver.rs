@@ -562,24 +562,272 @@ mod tests {
     /// Whoever keeps blocks has a place for each of one window, and none for more.
     #[test]
     fn a_block_beyond_the_window_is_ignored() {
-        let Ok(Packet::Wrq(request)) =
-            Packet::parse(b"\x00\x02x\x00octet\x00blksize\x008\x00windowsize\x004\x00")
-        else {
+        let mut receiver = offered(4);
+        assert_eq!(data(&mut receiver, 5, 0), Verdict::Ignore);
+        assert_eq!(data(&mut receiver, 4, 0), Verdict::Ahead(BlockIndex(4)));
+        assert_eq!(data(&mut receiver, 1, 0), Verdict::Next(BlockIndex(1)));
+        assert_eq!(data(&mut receiver, 5, 0), Verdict::Ignore);
+    }
+
+    /// Goal: what is kept out of order is known by its number, however far ahead it is.
+    /// Method: windows of 200 blocks, longer than three words of bits, in any order and some twice.
+    #[test]
+    fn blocks_may_come_in_any_order() {
+        let mut random = fastrand::Rng::with_seed(11);
+        let mut receiver = offered(200);
+        for window in 0..20_u16 {
+            let before = window * 200;
+            let mut order: Vec<u16> = (before + 1..=before + 200).collect();
+            random.shuffle(&mut order);
+            let mut seen = std::collections::BTreeSet::new();
+            for &block in &order {
+                let expected = match seen.insert(block) {
+                    true if block == receiver.received().0 as u16 + 1 => {
+                        Verdict::Next(BlockIndex(block.into()))
+                    }
+                    true => Verdict::Ahead(BlockIndex(block.into())),
+                    false => Verdict::Ignore,
+                };
+                assert_eq!(data(&mut receiver, block, 0), expected);
+                let seldom = random.u8(..) < 64;
+                let copy = order[random.usize(..order.len())];
+                if seldom && seen.contains(&copy) {
+                    assert_eq!(data(&mut receiver, copy, 0), Verdict::Ignore);
+                }
+                let whole = (before + 1..).take_while(|block| seen.contains(block));
+                let received = u64::from(before) + whole.count() as u64;
+                assert_eq!(receiver.received(), BlockIndex(received));
+            }
+            assert_eq!(send(&mut receiver, 0), Some(u64::from(before) + 200));
+        }
+    }
+
+    /// Forged requests draw as many repeats of the OACK as are allowed, and each is counted.
+    #[test]
+    fn an_oack_that_nobody_answers_is_repeated_and_given_up() {
+        let mut receiver = offered(4);
+        while let Some(now) = receiver.poll_timeout() {
+            receiver.handle_timeout(now);
+            receiver.transmitted(receiver.poll_transmit().is_some().into(), now);
+        }
+        assert_eq!(receiver.outcome(), Some(Outcome::Unanswered));
+        let retries = Patience::DEFAULT.unvalidated_retries;
+        assert_eq!(receiver.retransmissions(), u64::from(retries));
+    }
+
+    /// A gap is reported once, and only when late blocks could have come: after three quarters of the round
+    /// trip, or after five milliseconds where none was measured, and never within one.
+    #[test]
+    fn a_gap_is_reported_when_late_blocks_are_overdue() {
+        for (round_trip, patience) in [(0, 1), (80, 60), (800, 100)] {
+            let mut receiver = offered(4);
+            data(&mut receiver, 1, round_trip);
+            let missed = round_trip + 1;
+            data(&mut receiver, 3, missed);
+            assert_eq!(receiver.poll_timeout(), Some(at(missed + patience)));
+            receiver.handle_timeout(at(missed + patience - 1));
+            assert_eq!(send(&mut receiver, missed + patience - 1), None);
+            receiver.handle_timeout(at(missed + patience));
+            assert_eq!(send(&mut receiver, missed + patience), Some(1));
+            data(&mut receiver, 4, missed + patience);
+            receiver.handle_timeout(at(missed + patience + patience));
+            assert_eq!(send(&mut receiver, missed + patience + patience), None);
+        }
+        let mut receiver = unmeasured();
+        data(&mut receiver, 3, 1_011);
+        assert_eq!(receiver.poll_timeout(), Some(at(1_011 + 5)));
+    }
+
+    /// A path on which blocks come late by themselves is granted that, and a quarter more.
+    #[test]
+    fn the_lateness_of_blocks_is_learnt() {
+        let mut receiver = unmeasured();
+        data(&mut receiver, 3, 1_011);
+        data(&mut receiver, 2, 1_019);
+        data(&mut receiver, 5, 1_020);
+        assert_eq!(receiver.poll_timeout(), Some(at(1_020 + 10)));
+        // Less than that is no news.
+        data(&mut receiver, 4, 1_021);
+        data(&mut receiver, 7, 1_022);
+        assert_eq!(receiver.poll_timeout(), Some(at(1_022 + 10)));
+    }
+
+    /// What comes in less than three quarters of a round trip was not sent for the report: it was late.
+    #[test]
+    fn a_block_that_was_asked_for_is_not_late() {
+        for (after, patience) in [(59, 100), (60, 60)] {
+            let mut receiver = offered(4);
+            data(&mut receiver, 1, 80);
+            data(&mut receiver, 3, 81);
+            receiver.handle_timeout(at(141));
+            assert_eq!(send(&mut receiver, 141), Some(1));
+            data(&mut receiver, 2, 141 + after);
+            data(&mut receiver, 5, 210);
+            assert_eq!(receiver.poll_timeout(), Some(at(210 + patience)));
+        }
+    }
+
+    /// Each gap behind the one that closed is given its own time.
+    #[test]
+    fn the_next_gap_begins_when_the_first_one_ends() {
+        let mut receiver = offered(8);
+        data(&mut receiver, 1, 80);
+        data(&mut receiver, 3, 81);
+        data(&mut receiver, 5, 82);
+        data(&mut receiver, 2, 90);
+        assert_eq!(receiver.moved_at(), at(90));
+        assert_eq!(receiver.received(), BlockIndex(3));
+        assert_eq!(receiver.poll_timeout(), Some(at(90 + 60)));
+        data(&mut receiver, 4, 91);
+        assert!(
+            receiver.poll_timeout() > Some(at(91 + 100)),
+            "no gap is left"
+        );
+    }
+
+    /// The sender repeats its last block if the ACK of it was lost; a copy made by the network comes sooner
+    /// than it could have, and another ACK would pass for the report of a gap.
+    #[test]
+    fn a_copy_of_the_last_block_is_believed_when_the_next_is_overdue() {
+        let mut receiver = offered(4);
+        for block in 1..=4 {
+            data(&mut receiver, block, 80);
+        }
+        assert_eq!(send(&mut receiver, 80), Some(4));
+        let deadline = receiver.poll_timeout();
+        data(&mut receiver, 3, 90);
+        assert_eq!(receiver.poll_timeout(), deadline, "not the last");
+        data(&mut receiver, 4, 90);
+        assert_eq!(send(&mut receiver, 90), None);
+        // The first sample of 80 ms makes an answer overdue after 80 + 4 · 40 ms (RFC 6298 §2.2).
+        assert_eq!(receiver.poll_timeout(), Some(at(80 + 240)));
+        receiver.handle_timeout(at(80 + 239));
+        assert_eq!(send(&mut receiver, 80 + 239), None);
+        assert_eq!(receiver.retransmissions(), 0);
+        receiver.handle_timeout(at(80 + 240));
+        assert_eq!(send(&mut receiver, 80 + 240), Some(4));
+        assert_eq!(receiver.retransmissions(), 1);
+        data(&mut receiver, 4, 320 + 240);
+        assert_eq!(send(&mut receiver, 320 + 240), Some(4), "overdue already");
+        data(&mut receiver, 5, 570);
+        data(&mut receiver, 4, 580);
+        assert_eq!(send(&mut receiver, 580), None, "a newer block is in");
+    }
+
+    #[test]
+    fn a_new_block_ends_the_wait_for_a_repeat() {
+        for next in [5, 6] {
+            let mut receiver = offered(4);
+            for block in 1..=4 {
+                data(&mut receiver, block, 80);
+            }
+            send(&mut receiver, 80);
+            data(&mut receiver, 4, 90);
+            data(&mut receiver, next, 100);
+            while let Some(now) = receiver.poll_timeout().filter(|&now| now < at(400)) {
+                receiver.handle_timeout(now);
+                receiver.transmitted(1, now);
+            }
+            assert_eq!(receiver.retransmissions(), 0);
+        }
+    }
+
+    /// Block 0 is nobody's: before the first ACK there is none whose loss it could tell of.
+    #[test]
+    fn block_zero_says_nothing() {
+        let mut receiver = offered(4);
+        let deadline = receiver.poll_timeout();
+        assert_eq!(data(&mut receiver, 0, 2_000), Verdict::Ignore);
+        assert_eq!(receiver.poll_transmit(), None);
+        assert_eq!(receiver.poll_timeout(), deadline);
+    }
+
+    /// The ACK of an OACK may be lost, and the server then repeats it; once blocks come it was not.
+    #[test]
+    fn a_repeated_oack_is_acknowledged_until_blocks_come() {
+        let terms = terms(4);
+        let mut receiver = Receiver::request(Patience::DEFAULT, at(0));
+        receiver.transmitted(1, at(0));
+        receiver.agree(terms, at(80));
+        assert_eq!(send(&mut receiver, 80), Some(0));
+        receiver.agree(terms, at(81));
+        assert_eq!(send(&mut receiver, 81), Some(0));
+        receiver.agree(Params::RFC1350, at(82));
+        assert_eq!(send(&mut receiver, 82), None, "other terms");
+        data(&mut receiver, 1, 83);
+        receiver.agree(terms, at(84));
+        assert_eq!(send(&mut receiver, 84), None);
+        let mut receiver = offered(4);
+        receiver.agree(terms, at(80));
+        assert_eq!(send(&mut receiver, 80), None, "it offered the terms itself");
+    }
+
+    /// The last ACK may be lost too; of a transfer that failed, nothing more is said.
+    #[test]
+    fn after_the_end_only_the_last_block_is_acknowledged_again() {
+        let mut receiver = offered(4);
+        receiver.handle_data(WireBlock(1), 3, at(80));
+        receiver.publish();
+        assert_eq!(send(&mut receiver, 81), Some(1));
+        assert_eq!(receiver.outcome(), Some(Outcome::Complete));
+        data(&mut receiver, 1, 82);
+        assert_eq!(send(&mut receiver, 82), Some(1));
+
+        let mut receiver = offered(4);
+        receiver.end(Outcome::Stopped);
+        assert_eq!(data(&mut receiver, 1, 80), Verdict::Ignore);
+        receiver.publish();
+        assert_eq!(receiver.received(), BlockIndex::ZERO);
+        assert_eq!(receiver.poll_transmit(), None);
+    }
+
+    /// What was negotiated with a write of blocks of 8 octets, in windows of so many, and with a second's wait.
+    fn terms(windowsize: u16) -> Params {
+        let request =
+            format!("\0\x02x\0octet\0blksize\x008\0windowsize\0{windowsize}\0timeout\x001\0");
+        let Ok(Packet::Wrq(request)) = Packet::parse(request.as_bytes()) else {
             panic!("a request");
         };
         let limits = Limits {
             blksize_max: 8,
-            windowsize_max: 4,
+            windowsize_max: windowsize,
         };
-        let answer = negotiate::answer(&request, &limits, Asked::Write, &mut [0; 256]).unwrap();
-        let now = Instant::ZERO;
-        let mut receiver = Receiver::answer(answer.params, true, Patience::DEFAULT, now);
-        receiver.transmitted(1, now);
-        let verdict =
-            |receiver: &mut Receiver, block| receiver.handle_data(WireBlock(block), 8, now);
-        assert_eq!(verdict(&mut receiver, 5), Verdict::Ignore);
-        assert_eq!(verdict(&mut receiver, 4), Verdict::Ahead(BlockIndex(4)));
-        assert_eq!(verdict(&mut receiver, 1), Verdict::Next(BlockIndex(1)));
-        assert_eq!(verdict(&mut receiver, 5), Verdict::Ignore);
+        negotiate::answer(&request, &limits, Asked::Write, &mut [0; 256])
+            .unwrap()
+            .params
+    }
+
+    /// A receiver whose OACK is out.
+    fn offered(windowsize: u16) -> Receiver {
+        let mut receiver = Receiver::answer(terms(windowsize), true, Patience::DEFAULT, at(0));
+        receiver.transmitted(1, at(0));
+        receiver
+    }
+
+    /// The same with block 1, and no round trip measured, since the OACK was sent twice.
+    fn unmeasured() -> Receiver {
+        let mut receiver = offered(8);
+        receiver.handle_timeout(at(1_000));
+        receiver.transmitted(1, at(1_000));
+        data(&mut receiver, 1, 1_010);
+        receiver
+    }
+
+    fn at(millis: u64) -> Instant {
+        Instant::ZERO + Duration::from_millis(millis)
+    }
+
+    /// A whole block arrives.
+    fn data(receiver: &mut Receiver, block: u16, millis: u64) -> Verdict {
+        receiver.handle_data(WireBlock(block), 8, at(millis))
+    }
+
+    /// Sends the ACK that is due: what it names.
+    fn send(receiver: &mut Receiver, millis: u64) -> Option<u64> {
+        let Transmit::Ack(block) = receiver.poll_transmit()? else {
+            panic!("an ACK");
+        };
+        receiver.transmitted(1, at(millis));
+        Some(block.0)
     }
 }

@@ -509,8 +509,19 @@ mod tests {
     use crate::proto::negotiate::{self, Asked, Limits};
     use crate::wire::Packet;
 
-    #[test]
-    fn an_ack_of_what_was_never_sent_is_ignored() {
+    /// Long enough to stand above every floor of the timer.
+    const ROUND_TRIP: u64 = 80;
+
+    fn millis(count: u64) -> Duration {
+        Duration::from_millis(count)
+    }
+
+    fn at(count: u64) -> Instant {
+        Instant::ZERO + millis(count)
+    }
+
+    /// A read of so many blocks of 8 octets in windows of 4, whose OACK is out.
+    fn asked(blocks: u64) -> Sender {
         let Ok(Packet::Rrq(request)) =
             Packet::parse(b"\x00\x01x\x00octet\x00blksize\x008\x00windowsize\x004\x00")
         else {
@@ -520,18 +531,281 @@ mod tests {
             blksize_max: 8,
             windowsize_max: 4,
         };
-        let answer = negotiate::answer(&request, &limits, Asked::Read(80), &mut [0; 256]).unwrap();
-        let now = Instant::ZERO;
-        let mut sender = Sender::answer(answer.params, 80, true, Patience::DEFAULT, now);
-        sender.transmitted(1, now);
-        sender.handle_ack(WireBlock(0), now);
-        sender.transmitted(4, now);
-        sender.handle_ack(WireBlock(7), now);
+        let len = blocks * 8 - 1;
+        let answer = negotiate::answer(&request, &limits, Asked::Read(len), &mut [0; 256]).unwrap();
+        let mut sender = Sender::answer(answer.params, len, true, Patience::DEFAULT, at(0));
+        sender.transmitted(1, at(0));
+        sender
+    }
+
+    /// The same, once the OACK is acknowledged.
+    fn agreed(blocks: u64) -> Sender {
+        let mut sender = asked(blocks);
+        let measured = sender.handle_ack(WireBlock(0), at(ROUND_TRIP));
+        assert_eq!(measured, Some(millis(ROUND_TRIP)));
+        sender
+    }
+
+    /// Sends all that there is to send: the first block and how many.
+    fn send(sender: &mut Sender, now: Instant) -> Option<(u64, u64)> {
+        let Transmit::Blocks { first, count } = sender.poll_transmit(64)? else {
+            panic!("blocks");
+        };
+        sender.transmitted(count, now);
+        Some((first.0, count))
+    }
+
+    fn ack(sender: &mut Sender, block: u16, now: u64) -> Option<Duration> {
+        sender.handle_ack(WireBlock(block), at(now))
+    }
+
+    /// Leaves three go-backs that were for nothing behind, each said to be so by what came too soon after it;
+    /// returns when that was. Everything up to block 18 is in.
+    fn struck_thrice(sender: &mut Sender) -> u64 {
+        let mut now = ROUND_TRIP;
+        for first in [1, 7, 13] {
+            assert_eq!(send(sender, at(now)), Some((first.into(), 4)));
+            ack(sender, first + 1, now + ROUND_TRIP);
+            let resumed = send(sender, at(now + ROUND_TRIP));
+            assert_eq!(resumed, Some((u64::from(first) + 2, 4)));
+            ack(sender, first + 3, now + ROUND_TRIP + 10);
+            assert_eq!(sender.poll_transmit(64), None, "twice in a round trip");
+            now += 2 * ROUND_TRIP + 10;
+            ack(sender, first + 5, now);
+        }
+        now
+    }
+
+    #[test]
+    fn an_ack_of_what_was_never_sent_is_ignored() {
+        let mut sender = agreed(11);
+        send(&mut sender, at(80));
+        ack(&mut sender, 7, 80);
         assert_eq!(
             (sender.acked(), sender.sent()),
             (BlockIndex(0), BlockIndex(4))
         );
-        sender.handle_ack(WireBlock(4), now);
+        ack(&mut sender, 4, 80);
         assert_eq!(sender.acked(), BlockIndex(4));
+    }
+
+    /// RFC 2347: ERROR 8 declines the options; ERROR 0 is what firmware sends that only wants the size.
+    #[test]
+    fn only_who_leaves_after_the_oack_asked_for_the_size() {
+        let left = |mut sender: Sender, code| {
+            sender.handle_error(code);
+            sender.outcome()
+        };
+        for code in [ErrorCode::UNDEFINED, ErrorCode::OPTIONS] {
+            assert_eq!(left(asked(4), code), Some(Outcome::Probed));
+            assert_eq!(left(agreed(4), code), Some(Outcome::PeerError(code)));
+        }
+        let full = ErrorCode::DISK_FULL;
+        assert_eq!(left(asked(4), full), Some(Outcome::PeerError(full)));
+    }
+
+    /// Forged requests draw as many repeats of the OACK as are allowed, and each is counted.
+    #[test]
+    fn an_oack_that_nobody_answers_is_repeated_and_given_up() {
+        let mut sender = asked(4);
+        while sender.outcome().is_none() {
+            let now = sender.poll_timeout().unwrap();
+            sender.handle_timeout(now);
+            if sender.poll_transmit(64).is_some() {
+                sender.transmitted(1, now);
+            }
+        }
+        assert_eq!(sender.outcome(), Some(Outcome::Unanswered));
+        let retries = Patience::DEFAULT.unvalidated_retries;
+        assert_eq!(sender.retransmissions(), u64::from(retries));
+    }
+
+    /// Karn's rule: an ACK of a block that was sent twice may answer either.
+    #[test]
+    fn only_what_was_sent_once_measures_the_round_trip() {
+        let mut sender = agreed(20);
+        assert_eq!(send(&mut sender, at(80)), Some((1, 4)));
+        assert_eq!(ack(&mut sender, 4, 180), Some(millis(100)));
+        assert_eq!(
+            sender.timer.round_trip(),
+            Some(Duration::from_micros(82_500))
+        );
+        assert_eq!(send(&mut sender, at(180)), Some((5, 4)));
+        assert_eq!(sender.retransmissions(), 0);
+        ack(&mut sender, 6, 280);
+        assert_eq!(send(&mut sender, at(280)), Some((7, 4)));
+        assert_eq!(sender.retransmissions(), 2);
+        assert_eq!(ack(&mut sender, 8, 380), None);
+        send(&mut sender, at(380));
+        assert_eq!(sender.moved_at(), at(380));
+        assert!(ack(&mut sender, 12, 480).is_some());
+    }
+
+    #[test]
+    fn silence_counts_only_while_something_is_under_way() {
+        let mut sender = agreed(20);
+        send(&mut sender, at(80));
+        ack(&mut sender, 4, 160);
+        let idle = at(160) + Patience::DEFAULT.idle;
+        assert_eq!(sender.poll_timeout(), Some(idle));
+        send(&mut sender, at(160));
+        ack(&mut sender, 5, 240);
+        let interval = sender.timer.interval();
+        assert!(interval < Duration::from_secs(1));
+        assert_eq!(sender.poll_timeout(), Some(at(240) + interval));
+    }
+
+    /// RFC 7440 §4, and no more than that: what is on its way already is not sent a third time.
+    #[test]
+    fn a_gap_is_obeyed_once_in_a_round_trip() {
+        let mut sender = agreed(20);
+        send(&mut sender, at(80));
+        ack(&mut sender, 1, 160);
+        assert_eq!(send(&mut sender, at(160)), Some((2, 4)));
+        ack(&mut sender, 2, 170);
+        assert_eq!(sender.poll_transmit(64), None);
+        assert_eq!(sender.poll_timeout(), Some(at(160 + ROUND_TRIP)));
+        sender.handle_timeout(at(160 + ROUND_TRIP - 1));
+        assert_eq!(sender.poll_transmit(64), None);
+        sender.handle_timeout(at(160 + ROUND_TRIP));
+        assert_eq!(send(&mut sender, at(160 + ROUND_TRIP)), Some((3, 4)));
+    }
+
+    /// A receiver that keeps what overtook others jumps over it as soon as the gap is closed.
+    #[test]
+    fn what_the_receiver_had_kept_is_not_sent_again() {
+        for (jump, next) in [(2, (3, 4)), (3, (4, 4))] {
+            let mut sender = agreed(20);
+            send(&mut sender, at(80));
+            ack(&mut sender, 1, 160);
+            sender.transmitted(1, at(160));
+            ack(&mut sender, jump, 240);
+            assert_eq!(send(&mut sender, at(240)), Some(next));
+        }
+    }
+
+    /// Some receivers acknowledge each block that they had already: going back for those would never end.
+    #[test]
+    fn the_second_go_back_is_given_time_to_arrive() {
+        for (later, next) in [(100, (9, 2)), (101, (7, 4))] {
+            let mut sender = agreed(20);
+            send(&mut sender, at(80));
+            ack(&mut sender, 2, 160);
+            assert_eq!(send(&mut sender, at(160)), Some((3, 4)));
+            ack(&mut sender, 4, 240);
+            assert_eq!(send(&mut sender, at(240)), Some((5, 4)));
+            ack(&mut sender, 6, 240 + later);
+            assert_eq!(send(&mut sender, at(240 + later)), Some(next));
+        }
+    }
+
+    /// RFC 1123 §4.2.3.1 forbids to answer a duplicate ACK; one that outlasts the round trip reports a gap.
+    #[test]
+    fn an_equal_ack_is_believed_when_its_answer_is_overdue() {
+        let mut sender = agreed(20);
+        sender.transmitted(2, at(80));
+        sender.transmitted(2, at(130));
+        ack(&mut sender, 0, 140);
+        assert_eq!(sender.poll_transmit(64), None);
+        // The first sample of 80 ms makes an answer overdue after 80 + 4 · 40 ms (RFC 6298 §2.2).
+        assert_eq!(sender.poll_timeout(), Some(at(80 + 240)));
+        sender.handle_timeout(at(320));
+        sender.transmitted(2, at(320));
+        sender.transmitted(2, at(340));
+        let deadline = at(340 + 240);
+        ack(&mut sender, 0, 350);
+        assert_eq!(sender.poll_timeout(), Some(deadline), "obeyed once");
+        sender.handle_timeout(deadline);
+        assert_eq!(send(&mut sender, deadline), Some((1, 4)));
+    }
+
+    /// EDK2 acknowledges each copy by an equal ACK; only blocks that were sent once can be missing.
+    #[test]
+    fn an_equal_ack_after_copies_says_nothing() {
+        let mut sender = agreed(20);
+        send(&mut sender, at(80));
+        sender.handle_timeout(at(320));
+        assert_eq!(send(&mut sender, at(320)), Some((1, 4)));
+        ack(&mut sender, 4, 330);
+        sender.transmitted(2, at(330));
+        sender.transmitted(2, at(350));
+        let deadline = sender.poll_timeout();
+        ack(&mut sender, 4, 360);
+        assert_eq!(sender.poll_timeout(), deadline);
+        ack(&mut sender, 8, 410);
+        sender.transmitted(2, at(410));
+        sender.transmitted(2, at(430));
+        let deadline = sender.poll_timeout();
+        ack(&mut sender, 8, 440);
+        assert!(sender.poll_timeout() < deadline);
+    }
+
+    /// Goal: blocks that overtake each other are sent one by one after three go-backs for nothing, and
+    /// together again once 64 blocks arrived without one.
+    #[test]
+    fn blocks_are_spaced_until_order_is_kept() {
+        let mut sender = agreed(200);
+        let mut now = struck_thrice(&mut sender);
+        let round_trip = sender.timer.round_trip().unwrap();
+        assert_eq!(send(&mut sender, at(now)), Some((19, 1)));
+        assert_eq!(sender.poll_transmit(64), None);
+        assert_eq!(sender.poll_timeout(), Some(at(now) + round_trip / 8));
+        let next = loop {
+            now += ROUND_TRIP;
+            sender.handle_timeout(at(now));
+            let sent = sender.sent().0 as u16;
+            ack(&mut sender, sent, now);
+            match send(&mut sender, at(now)) {
+                Some((_, 1)) => {}
+                next => break next,
+            }
+        };
+        // The last of the three came with block 16.
+        assert_eq!(sender.acked(), BlockIndex(16 + BLOCKS_PER_STRIKE));
+        assert_eq!(next, Some((81, 4)));
+    }
+
+    /// What comes when it can come at the soonest was no go-back for nothing.
+    #[test]
+    fn a_go_back_that_was_needed_is_no_strike() {
+        let mut sender = agreed(200);
+        let mut now = ROUND_TRIP;
+        for first in [1, 7, 13, 19] {
+            assert_eq!(send(&mut sender, at(now)), Some((first.into(), 4)));
+            ack(&mut sender, first + 1, now + ROUND_TRIP);
+            send(&mut sender, at(now + ROUND_TRIP));
+            now += 2 * ROUND_TRIP;
+            ack(&mut sender, first + 5, now);
+        }
+        assert_eq!(send(&mut sender, at(now)), Some((25, 4)));
+    }
+
+    /// Goal: a peer that says nothing draws two windows more, then the last and the first block by turns,
+    /// and after each silence with more space behind.
+    #[test]
+    fn a_silent_peer_draws_less_and_less() {
+        let mut sender = agreed(20);
+        send(&mut sender, at(80));
+        let mut drawn = Vec::new();
+        while drawn.len() < 7 {
+            let now = sender.poll_timeout().unwrap();
+            sender.handle_timeout(now);
+            if let Some(blocks) = send(&mut sender, now) {
+                let wait = sender.poll_timeout().unwrap() - now;
+                drawn.push((blocks, wait.as_millis()));
+            }
+        }
+        let (window, last, first) = ((1, 4), (4, 1), (1, 1));
+        let expected = [
+            (window, 480),
+            (window, 960),
+            (last, 1920),
+            (first, 10),
+            (last, 20),
+            (first, 40),
+            (last, 80),
+        ];
+        assert_eq!(drawn, expected);
+        assert_eq!(sender.retransmissions(), 4 + 4 + 5);
     }
 }

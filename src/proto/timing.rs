@@ -268,12 +268,7 @@ mod tests {
 
     #[test]
     fn a_receiver_that_has_waited_long_does_so_until_it_has_measured_again() {
-        let wanted = Wanted {
-            windowsize: Some(16),
-            ..Wanted::default()
-        };
-        let oack = b"windowsize\x0016\0";
-        let windowed = accept(Options::new(oack), &wanted).expect("agreed").params;
+        let windowed = windowed();
         let waits = |end| {
             let mut timer = Retransmission::new(&windowed, &Patience::DEFAULT, end);
             timer.sample(millis(0));
@@ -286,5 +281,59 @@ mod tests {
         };
         assert_eq!(waits(End::Receiver), (millis(10), millis(20), millis(10)));
         assert_eq!(waits(End::Sender), (millis(48), millis(48), millis(36)));
+    }
+
+    /// An ACK that was lost and said again by the peer's own timer measures that timer, not the path.
+    #[test]
+    fn a_mean_out_of_proportion_is_given_up() {
+        let after = |slow, quick| {
+            let mut timer = Retransmission::new(&Params::RFC1350, &Patience::DEFAULT, End::Sender);
+            timer.sample(millis(slow));
+            timer.sample(millis(quick));
+            (timer.round_trip(), timer.least_round_trip())
+        };
+        assert_eq!(after(800, 100).0, Some((millis(800) * 7 + millis(100)) / 8));
+        assert_eq!(after(801, 100), (Some(millis(100)), millis(100)));
+        assert_eq!(after(80, 160).1, millis(80));
+        assert_eq!(after(160, 80).1, millis(80));
+    }
+
+    #[test]
+    fn what_was_measured_outlasts_the_agreement() {
+        let mut timer = Retransmission::new(&Params::RFC1350, &Patience::DEFAULT, End::Sender);
+        assert_eq!(timer.round_trip(), None);
+        timer.sample(millis(80));
+        let windowed = windowed();
+        timer.agree(&windowed, &Patience::DEFAULT, End::Sender);
+        assert_eq!(timer.round_trip(), Some(millis(80)));
+        assert_eq!(
+            timer.interval(),
+            millis(80 + 4 * 40),
+            "no floor of lock-step"
+        );
+    }
+
+    /// RFC 2349: whoever asks for 255 s may fall silent for as long, and may miss one answer.
+    #[test]
+    fn nobody_is_given_up_before_two_waits() {
+        let wanted = Wanted {
+            timeout: Some(255),
+            ..Wanted::default()
+        };
+        let agreed = accept(Options::new(b"timeout\x00255\0"), &wanted).expect("agreed");
+        let timer = Retransmission::new(&agreed.params, &Patience::DEFAULT, End::Sender);
+        assert_eq!(timer.idle(&Patience::DEFAULT), Duration::from_secs(510));
+        let timer = Retransmission::new(&Params::RFC1350, &Patience::DEFAULT, End::Sender);
+        assert_eq!(timer.idle(&Patience::DEFAULT), Patience::DEFAULT.idle);
+    }
+
+    /// Terms with windows of 16.
+    fn windowed() -> Params {
+        let wanted = Wanted {
+            windowsize: Some(16),
+            ..Wanted::default()
+        };
+        let oack = Options::new(b"windowsize\x0016\0");
+        accept(oack, &wanted).expect("agreed").params
     }
 }

@@ -112,3 +112,50 @@ impl Transfer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::timing::Patience;
+    use crate::time::Duration;
+    use crate::wire::WireBlock;
+
+    /// Goal: whoever asks a transfer, and not its sender or receiver, is told the same of either.
+    /// Method: each moves once, repeats once and is then ended by its peer.
+    #[test]
+    fn both_ways_tell_the_same() {
+        let at = |secs| Instant::ZERO + Duration::from_secs(secs);
+        let patience = Patience::DEFAULT;
+        let mut sender = Sender::answer(Params::RFC1350, 2000, false, patience, at(0));
+        sender.transmitted(1, at(0));
+        sender.handle_ack(WireBlock(1), at(1));
+        let mut receiver = Receiver::answer(Params::RFC1350, false, patience, at(0));
+        receiver.transmitted(1, at(0));
+        receiver.handle_data(WireBlock(1), 512, at(1));
+        for mut transfer in [
+            Transfer::Send(sender),
+            Transfer::Receive(Box::new(receiver)),
+        ] {
+            assert!(transfer.is_validated());
+            assert_eq!(transfer.moved_at(), at(1));
+            assert!(transfer.poll_transmit(1).is_some());
+            transfer.transmitted(1, at(1));
+            assert_eq!(transfer.poll_transmit(1), None);
+            assert_eq!(transfer.retransmissions(), 0);
+            let overdue = transfer.poll_timeout().expect("it waits");
+            transfer.handle_timeout(overdue);
+            assert!(transfer.poll_transmit(1).is_some());
+            transfer.transmitted(1, overdue);
+            assert_eq!(transfer.retransmissions(), 1);
+            assert_eq!(transfer.outcome(), None);
+            transfer.handle_error(ErrorCode::DISK_FULL);
+            transfer.handle_error(ErrorCode::ILLEGAL);
+            assert_eq!(
+                transfer.outcome(),
+                Some(Outcome::PeerError(ErrorCode::DISK_FULL)),
+                "the first counts"
+            );
+            assert_eq!(transfer.poll_timeout(), None);
+        }
+    }
+}

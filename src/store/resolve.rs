@@ -263,3 +263,74 @@ fn regular(mode: rustix::fs::RawMode) -> Result<(), Errno> {
         _ => Err(Errno::ACCESS),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    /// What opening `path` under `root` says, to one who walks.
+    fn walked(root: &Path, path: &str) -> Result<(), Errno> {
+        let tree = Tree::open(root, Resolver::Walk).expect("a directory");
+        tree.file(path.as_bytes(), Patience::Long).map(drop)
+    }
+
+    /// Goal: what one name can make a walk do is bounded, and each bound lies where it is said to.
+    #[test]
+    fn a_walk_has_an_end() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let root = directory.path();
+        fs::write(root.join("file"), "text").expect("a file");
+
+        let here = |count| "./".repeat(count) + "file";
+        assert_eq!(walked(root, &here(COMPONENTS_MAX - 1)), Ok(()));
+        let refused = walked(root, &here(COMPONENTS_MAX));
+        assert_eq!(refused, Err(Errno::NAMETOOLONG));
+
+        let down = |count| "d/".repeat(count);
+        fs::create_dir_all(root.join(down(DEPTH_MAX))).expect("directories");
+        for depth in [DEPTH_MAX - 1, DEPTH_MAX] {
+            fs::write(root.join(down(depth)).join("file"), "text").expect("a file");
+        }
+        assert_eq!(walked(root, &(down(DEPTH_MAX - 1) + "file")), Ok(()));
+        let refused = walked(root, &(down(DEPTH_MAX) + "file"));
+        assert_eq!(refused, Err(Errno::NAMETOOLONG));
+
+        for link in 0..=LINKS_MAX {
+            let target = if link == 0 {
+                "file".to_owned()
+            } else {
+                (link - 1).to_string()
+            };
+            symlink(target, root.join(link.to_string())).expect("a link");
+        }
+        assert_eq!(walked(root, &(LINKS_MAX - 1).to_string()), Ok(()));
+        let refused = walked(root, &LINKS_MAX.to_string());
+        assert_eq!(refused, Err(Errno::LOOP));
+    }
+
+    /// Goal: no program that is started while a file is open gets it.
+    #[test]
+    fn what_is_opened_is_closed_on_exec() {
+        let directory = tempfile::tempdir().expect("a directory");
+        fs::write(directory.path().join("file"), "text").expect("a file");
+        for resolver in [Resolver::Kernel, Resolver::Walk] {
+            let tree = Tree::open(directory.path(), resolver).expect("a directory");
+            let file = tree.file(b"file", Patience::Long).expect("a file");
+            let flags = rustix::io::fcntl_getfd(&file).expect("flags");
+            assert!(flags.contains(rustix::io::FdFlags::CLOEXEC), "{resolver:?}");
+        }
+    }
+
+    /// `EAGAIN` asks to try again with more patience: to one who has it, it would be said for ever.
+    #[test]
+    fn a_name_that_nothing_can_have_is_refused_to_the_patient() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for resolver in [Resolver::Kernel, Resolver::Walk] {
+            let tree = Tree::open(directory.path(), resolver).expect("a directory");
+            let refused = tree.file(b"a\0b", Patience::Long).map(drop);
+            assert_eq!(refused, Err(Errno::INVAL));
+        }
+    }
+}

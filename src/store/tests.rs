@@ -1,5 +1,6 @@
 //! Tests of the store as its shards see it.
 
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 
@@ -190,6 +191,78 @@ fn an_extent_past_the_end_is_empty() {
         };
         let made = frames(&store, &key, &mailbox, &inbox).expect("nothing to fail");
         assert_eq!(made.slice(BlockIndex::FIRST, 1), (&[][..], 0));
+    }
+}
+
+#[test]
+fn an_extent_holds_no_block_but_its_own() {
+    let memory = Memory::new(Writes::Off);
+    let len = 3 << 20;
+    memory.insert(b"file", Contents::Pattern { seed: 1, len });
+    let (store, mailbox, inbox) = store(memory, 8 << 20);
+    let body = open(&store, b"file", Mode::Octet, &mailbox, &inbox).expect("there");
+    let made = [0, 1].map(|extent| {
+        let key = FramesKey {
+            body: Arc::clone(&body),
+            blksize: 512,
+            rollover: Rollover::ToZero,
+            extent,
+        };
+        frames(&store, &key, &mailbox, &inbox).expect("nothing to fail")
+    });
+    let second = (1..)
+        .map(BlockIndex)
+        .find(|&block| Frames::extent_of(block, 512) == 1)
+        .expect("a file of several extents");
+    let held = |frames: &Frames, block| frames.slice(block, 1).1;
+    assert_eq!(held(&made[0], second.before()), 1);
+    assert_eq!(held(&made[0], second), 0);
+    assert_eq!(held(&made[1], second.before()), 0);
+    assert_eq!(held(&made[1], second), 1);
+    assert!(made[0].lasting().is_none(), "a short one is on the heap");
+    let lasting = made[1].lasting().expect("a long one has a cell");
+    let (octets, _) = made[1].slice(second, 1);
+    assert_eq!(octets, &lasting.octets[..octets.len()]);
+}
+
+/// Goal: whoever waits for frames is never given others, and is found among many.
+#[test]
+fn keys_differ_where_frames_do() {
+    let memory = Memory::new(Writes::Off);
+    for name in [b"a", b"b"] {
+        memory.insert(name, Contents::Pattern { seed: 1, len: 9 });
+    }
+    let (store, mailbox, inbox) = store(memory, 1 << 20);
+    let body = |name| open(&store, name, Mode::Octet, &mailbox, &inbox).expect("there");
+    let key = FramesKey {
+        body: body(b"a"),
+        blksize: 512,
+        rollover: Rollover::ToZero,
+        extent: 0,
+    };
+    let others = [
+        FramesKey {
+            body: body(b"b"),
+            ..key.clone()
+        },
+        FramesKey {
+            blksize: 513,
+            ..key.clone()
+        },
+        FramesKey {
+            rollover: Rollover::ToOne,
+            ..key.clone()
+        },
+        FramesKey {
+            extent: 1,
+            ..key.clone()
+        },
+    ];
+    let hasher = std::hash::RandomState::new();
+    assert_eq!(key, key.clone());
+    for other in others {
+        assert_ne!(key, other);
+        assert_ne!(hasher.hash_one(&key), hasher.hash_one(&other));
     }
 }
 
@@ -406,6 +479,63 @@ fn two_extents_are_read_ahead() {
         assert_eq!(memory.reads(), 3 + extent);
     }
     assert_eq!(inbox.try_iter().count(), 1);
+}
+
+/// Goal: what was read ahead for somebody who never came gives its share back when it goes.
+/// Method: files of two extents in a cache that holds two of the second ones unasked, each begun once.
+#[test]
+fn reading_ahead_goes_on_when_nobody_came() {
+    const FILES: u8 = 40;
+    let memory = Memory::new(Writes::Off);
+    for name in 0..FILES {
+        let contents = Contents::Pattern {
+            seed: 1,
+            len: 2 * FIRST_EXTENT_OCTETS - 4096,
+        };
+        memory.insert(&[name], contents);
+    }
+    let (store, mailbox, inbox) = store(memory.clone(), 1 << 20);
+    for name in 0..FILES {
+        let key = FramesKey {
+            body: open(&store, &[name], Mode::Octet, &mailbox, &inbox).expect("there"),
+            blksize: 1428,
+            rollover: Rollover::ToZero,
+            extent: 0,
+        };
+        frames(&store, &key, &mailbox, &inbox).expect("the file is well");
+    }
+    let ahead = memory.reads() - u64::from(FILES);
+    assert!(ahead > 4, "{ahead} extents were read ahead");
+}
+
+/// Goal: three quarters of the cache are for what is asked for again, to the octet, and one more puts
+/// that back on probation which was used longest ago, and nothing else.
+#[test]
+fn three_quarters_are_protected() {
+    let memory = Memory::new(Writes::Off);
+    let len = 20 * EXTENT_OCTETS;
+    memory.insert(b"file", Contents::Pattern { seed: 1, len });
+    let (store, mailbox, inbox) = store(memory.clone(), 4 * EXTENT_OCTETS as usize);
+    let body = open(&store, b"file", Mode::Octet, &mailbox, &inbox).expect("there");
+    let reads_of = |extents: &[u64]| {
+        let before = memory.reads();
+        for &extent in extents {
+            let key = FramesKey {
+                body: Arc::clone(&body),
+                blksize: 1428,
+                rollover: Rollover::ToZero,
+                extent,
+            };
+            frames(&store, &key, &mailbox, &inbox).expect("the file is well");
+        }
+        memory.reads() - before
+    };
+    assert_eq!(reads_of(&[1, 2, 3, 1, 2, 3]), 3);
+    assert_eq!(reads_of(&[4, 5, 6]), 3);
+    assert_eq!(reads_of(&[1, 2, 3]), 0, "three of four stay");
+    assert_eq!(reads_of(&[6, 7, 8, 9]), 3, "the fourth is known again");
+    assert_eq!(reads_of(&[2, 3, 6]), 0, "it takes the place of one");
+    assert_eq!(reads_of(&[1]), 1);
 }
 
 /// Goal: what clients boot from stays, whatever else one of them reads once. Method: an image is read

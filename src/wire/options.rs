@@ -89,6 +89,9 @@ mod tests {
         for nothing in [&b""[..], b"\0", b"\0\0", b"a", b"a\0", b"a\0b"] {
             assert!(Options::new(nothing).is_empty(), "{nothing:?}");
         }
+        for something in [&b"a\0\0"[..], b"a\x001\0", b"a\x001\0b"] {
+            assert!(!Options::new(something).is_empty(), "{something:?}");
+        }
     }
 
     #[test]

@@ -202,6 +202,7 @@ mod tests {
         assert_eq!(Packet::parse(&buffer[..used]), Ok(Packet::Wrq(request)));
 
         let mut writer = write_oack(&mut buffer).unwrap();
+        assert!(!writer.is_empty(), "an opcode at least");
         writer.options(options).unwrap();
         let used = writer.len();
         assert_eq!(Packet::parse(&buffer[..used]), Ok(Packet::Oack(options)));

@@ -27,9 +27,9 @@ const EVENTS_MAX: usize = 256;
 /// Longest sleep of one poll: longer ones overflow the milliseconds of epoll_wait(2).
 const POLL_MAX: Duration = Duration::from_secs(3600);
 
-/// Datagrams that a socket may deliver before it is another's turn, so that a storm of requests on one
+/// Calls to receive from a socket before it is another's turn, so that a storm of requests on one
 /// does not keep the acknowledgments on another waiting.
-const TURN_DATAGRAMS_MAX: usize = 64;
+const TURN_CALLS_MAX: usize = 64;
 
 /// Calls to receive in one wait, those that fail (with the ICMP errors of earlier sends) included, so
 /// that it ends whatever the kernel answers.
@@ -76,7 +76,7 @@ impl MioEngine {
             alarm: Arc::new(Alarm::new(alarm)),
             sockets: Sockets::new()?,
             readable: VecDeque::new(),
-            turn_left: TURN_DATAGRAMS_MAX,
+            turn_left: TURN_CALLS_MAX,
             reports: false,
             noted: Noted::default(),
             gro: false,
@@ -206,7 +206,7 @@ impl MioEngine {
             && inbox.room().is_some()
             && let Some(id) = self.readable.pop_front()
         {
-            let turn = std::mem::replace(&mut self.turn_left, TURN_DATAGRAMS_MAX);
+            let turn = std::mem::replace(&mut self.turn_left, TURN_CALLS_MAX);
             let Some(socket) = self.sockets.get_mut(id) else {
                 continue;
             };
@@ -292,7 +292,9 @@ impl Engine for MioEngine {
     fn close(&mut self, socket: SocketId) {
         // Dropping it closes it, and that ends the watch.
         if self.sockets.remove(socket).is_some() {
-            self.turn_left = TURN_DATAGRAMS_MAX;
+            if self.readable.front() == Some(&socket) {
+                self.turn_left = TURN_CALLS_MAX;
+            }
             self.readable.retain(|&id| id != socket);
         }
     }

@@ -216,6 +216,8 @@ impl<E: Engine> Shard<E> {
         }
         let done = std::mem::replace(&mut slot.stage, Stage::Lingering { last, since: now });
         slot.opening = Box::default();
+        // Whoever asked in the meantime asks again, if that was not a copy of the request after all.
+        slot.again = None;
         slot.armed = Some(now + linger);
         self.timers.insert(now + linger, id);
         self.timers.insert(now + config::DRAIN_LINGER, id);

@@ -150,7 +150,10 @@ impl<E: Engine> Shard<E> {
         let Some(slot) = self.table.get_mut(id) else {
             return false;
         };
-        if slot.quiet_at(now).is_some() {
+        if let Some(at) = slot.quiet_at(now) {
+            if slot.again.is_some() {
+                self.timers.insert(at, id);
+            }
             return false;
         }
         let Some(octets) = slot.again.take() else {

@@ -334,9 +334,18 @@ impl Slot {
     /// Until when the transfer must stand still for a repeat of its request to be a new beginning;
     /// `None` if it is one already.
     pub(super) fn quiet_at(&self, now: Instant) -> Option<Instant> {
-        let Stage::Running(transfer, _) = &self.stage else {
+        let Stage::Running(transfer, flow) = &self.stage else {
             return None;
         };
+        // Who waits for our disk stands still through no fault of its own.
+        let waits = match (transfer, flow) {
+            (Transfer::Receive(receiver), _) => receiver.is_whole(),
+            (Transfer::Send(_), Flow::Out(out)) => out.waiting,
+            (Transfer::Send(_), _) => false,
+        };
+        if waits {
+            return Some(now + config::REBOOT_QUIET);
+        }
         let quiet = if now - self.asked_at < config::LATE_COPY_MAX {
             config::LATE_COPY_MAX
         } else {

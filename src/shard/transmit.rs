@@ -64,7 +64,8 @@ impl<E: Engine> Shard<E> {
     }
 
     /// The engine takes no more: sees to it that those who wait for room do not wait beyond their deadlines.
-    /// Now and then is often enough, for none of these comes within seconds of the request.
+    /// Now and then is often enough, and for those that have stood still for a while: who was cut off amid a
+    /// window of late has its blocks repeated soon enough when they have left.
     fn arm_all_that_wait(&mut self, now: Instant) {
         if self
             .waiting_armed_at
@@ -74,7 +75,15 @@ impl<E: Engine> Shard<E> {
         }
         self.waiting_armed_at = Some(now);
         for place in 0..self.ready.len() {
-            self.arm(self.ready[place]);
+            let id = self.ready[place];
+            let slot = self.table.get(id);
+            let moved_at = slot.and_then(|slot| match &slot.stage {
+                Stage::Running(transfer, _) => Some(transfer.moved_at()),
+                _ => None,
+            });
+            if moved_at.is_some_and(|at| now - at >= ARMED_EVERY) {
+                self.arm(id);
+            }
         }
     }
 

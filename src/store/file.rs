@@ -212,7 +212,7 @@ impl FileSink {
     }
 
     /// Takes the name unless another has it. A link, unlike a rename, never replaces.
-    fn appear(&self) -> Result<(), Errno> {
+    fn appear(&mut self) -> Result<(), Errno> {
         let Some(hidden) = &self.hidden else {
             return self.link(&self.name);
         };
@@ -228,7 +228,11 @@ impl FileSink {
             Err(Errno::PERM | Errno::OPNOTSUPP) => {
                 // A file system without links.
                 let flags = rustix::fs::RenameFlags::NOREPLACE;
-                rustix::fs::renameat_with(directory, hidden, directory, self.name.as_slice(), flags)
+                let name = self.name.as_slice();
+                rustix::fs::renameat_with(directory, hidden, directory, name, flags)?;
+                // The next upload may have the hidden name by now.
+                self.hidden = None;
+                Ok(())
             }
             other => other,
         }
@@ -406,7 +410,8 @@ fn remove_left_over(directory: &OwnedFd, hidden: &[u8]) -> Result<(), Errno> {
         fstat(&file)?,
         statat(directory, hidden, AtFlags::SYMLINK_NOFOLLOW)?,
     );
-    if (locked.st_dev, locked.st_ino) != (named.st_dev, named.st_ino) {
+    let is_file = FileType::from_raw_mode(locked.st_mode) == FileType::RegularFile;
+    if !is_file || (locked.st_dev, locked.st_ino) != (named.st_dev, named.st_ino) {
         return Err(Errno::BUSY);
     }
     // As long as the lock is held here, nobody else does this.

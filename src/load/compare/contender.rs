@@ -201,15 +201,17 @@ pub fn end_all() -> io::Result<()> {
 pub fn clean_up_after(comparer: u32) -> io::Result<()> {
     // Who has lost its parents is below nobody that is known.
     end_marked(comparer, || descendants(0))?;
-    let prefix = format!("{FOLDER}-{comparer}-");
-    for entry in fs::read_dir(std::env::temp_dir())?.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(&prefix) {
-            fs::remove_dir_all(entry.path())?;
-        }
-    }
     // Where there was none, there is none.
     let _ = ControlGroup::remove_of(comparer);
-    Ok(())
+    let prefix = format!("{FOLDER}-{comparer}-");
+    let mut removed = Ok(());
+    for entry in fs::read_dir(std::env::temp_dir())?.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            let one = fs::remove_dir_all(entry.path());
+            removed = removed.and(one);
+        }
+    }
+    removed
 }
 
 /// Ends those of `candidates` that have this process's mark, until there are none.

@@ -33,9 +33,10 @@ pub const REFUSAL_LINES_PER_SECOND: u32 = 20;
 /// Log lines about transfers that did not complete, per shard and second: what an outage leaves, and no
 /// more than that of what a forger makes.
 pub const FAILURE_LINES_PER_SECOND: u32 = 100;
-/// No network worth the name holds a copy of a datagram back for longer. A request that comes again so soon after the
-/// transfer was asked for may be such a copy, and the transfer must stand still for as long before it is taken
-/// for the word of a client that has begun anew: several times as long as a lost window takes to be repeated.
+/// No network worth the name holds a copy of a datagram back for longer. A request that comes again so soon
+/// after the transfer was asked for may be such a copy, and the transfer must stand still for as long
+/// before it is taken for the word of a client that has begun anew: several times as long as a lost window
+/// takes to be repeated.
 pub const LATE_COPY_MAX: Duration = Duration::from_millis(500);
 /// For how long an older transfer must stand still: what its client sent may have overtaken the request.
 pub const REBOOT_QUIET: Duration = Duration::from_millis(100);

@@ -1,5 +1,5 @@
-//! What shards, store and engines share things by, named in one place, so that others can stand in for it: a model checker's
-//! (`tests/loom.rs`), or those that the thread sanitizer can follow (`tests/sanitizers`).
+//! What shards, store and engines share things by, named in one place, so that others can stand in for it:
+//! a model checker's (`tests/loom.rs`), or those that the thread sanitizer can follow (`tests/sanitizers`).
 //!
 //! Reference counts are the standard library's wherever they are: they guard no order of events, and the
 //! checker's own know no weak ones.

@@ -382,7 +382,8 @@ impl<E: Engine> Shard<E> {
         }
         let operation = slot.operation.name();
         self.count_request(operation, refusal.name());
-        // Out of descriptors, or a store with its hands full, is a passing thing: the client asks again, where an ERROR would end its boot.
+        // Out of descriptors, or a store with its hands full, is a passing thing: the client asks again, where
+        // an ERROR would end its boot.
         let passing = [libc::EBUSY, libc::EMFILE, libc::ENFILE];
         if matches!(refusal, Refusal::Failed(errno) if passing.contains(&errno)) {
             self.suppress(Suppressed::Full);

@@ -114,10 +114,10 @@ fn the_server_does_not_wear_out() {
     let churned = AtomicU64::new(0);
     let (samples, reports) = thread::scope(|scope| {
         scope.spawn(|| churn(&server, root.path(), &over, &churned));
+        let _over = Over(&over);
         let clients = clients(&server, root.path(), seconds);
         let samples = watch(&server, seconds);
         let reports: Vec<_> = clients.into_iter().map(report).collect();
-        over.store(true, Ordering::Relaxed);
         (samples, reports)
     });
     let (csv, svg) = write(&samples, engine);
@@ -218,6 +218,15 @@ fn replace(root: &Path, number: u64, version: u64) {
     fs::rename(new, name).expect("renamed");
 }
 
+/// Says when it goes that the churn is over, also if that is for a failure: nobody would end it else.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Files come and go, are written over in place, and requests come that lead nowhere.
 fn churn(server: &Binary, root: &Path, over: &AtomicBool, churned: &AtomicU64) {
     let mut random = fastrand::Rng::with_seed(1);
@@ -254,8 +263,8 @@ fn churn(server: &Binary, root: &Path, over: &AtomicBool, churned: &AtomicU64) {
 /// Starts everybody who asks for files, for so many seconds.
 fn clients(server: &Binary, root: &Path, seconds: u64) -> Vec<(&'static str, Child)> {
     let duration = seconds.to_string();
-    let files = || (1..FILES).map(|number| url(server.address, &format!("file-{number}")));
-    let start = |name: &'static str, targets: Vec<String>, arguments: &[&str]| {
+    let files = || (1..FILES).map(|number| format!("file-{number}"));
+    let start = |name: &'static str, files: Vec<String>, arguments: &[&str]| {
         let core = on_core(1);
         let program = env!("CARGO_BIN_EXE_bootstorm");
         let mut words = core.iter().copied().chain([program]);
@@ -263,7 +272,9 @@ fn clients(server: &Binary, root: &Path, seconds: u64) -> Vec<(&'static str, Chi
         command
             .args(words)
             .arg("load")
-            .args(targets)
+            // One URL says where; the others are names alone.
+            .arg(url(server.address, &files[0]))
+            .args(&files[1..])
             .args(arguments);
         command.args(["--duration", &duration, "--json", "-", "--quiet"]);
         command.stdout(Stdio::piped()).stderr(Stdio::null());
@@ -272,7 +283,7 @@ fn clients(server: &Binary, root: &Path, seconds: u64) -> Vec<(&'static str, Chi
     let upload = root.join(".to-upload");
     fs::write(&upload, peer::octets(3, 300_000)).expect("room");
     let upload = upload.to_str().expect("a plain path");
-    let uploads = (0..20).map(|number| url(server.address, &format!("upload-{number}")));
+    let uploads = (0..20).map(|number| format!("upload-{number}"));
     let mut clients = vec![
         start(
             "full load",
@@ -296,20 +307,13 @@ fn clients(server: &Binary, root: &Path, seconds: u64) -> Vec<(&'static str, Chi
         ),
         start(
             "unsteady",
-            vec![
-                url(server.address, "unsteady"),
-                url(server.address, "small"),
-            ],
+            vec!["unsteady".to_owned(), "small".to_owned()],
             &["-n", "4"],
         ),
     ];
     for profile in PROFILES {
         let arguments = ["-n", CLIENTS_EACH, "--profile", profile, "--think", "1"];
-        clients.push(start(
-            profile,
-            vec![url(server.address, "small")],
-            &arguments,
-        ));
+        clients.push(start(profile, vec!["small".to_owned()], &arguments));
     }
     clients
 }

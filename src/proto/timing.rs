@@ -144,10 +144,15 @@ impl Retransmission {
     /// what a crowd's queue may add to a round trip does not come between them.
     pub(super) fn interval_within_window(&self) -> Duration {
         match (self.fixed, self.round_trip()) {
-            (None, Some(mean)) => (mean + VARIATION_MIN)
-                .max(self.floor)
-                .saturating_mul(1 << self.doublings.min(16))
-                .min(INTERVAL_MAX),
+            (None, Some(mean)) => {
+                let base = (mean + VARIATION_MIN).max(self.floor);
+                match self.doublings {
+                    0 => base,
+                    doublings => base
+                        .saturating_mul(1 << doublings.min(16))
+                        .min(INTERVAL_MAX),
+                }
+            }
             _ => self.interval(),
         }
     }

@@ -19,9 +19,12 @@ use crate::time::{Duration, Instant};
 const FAIRNESS_MIN: f64 = 0.95;
 /// The same where chance decides whose sends find the queue full: one world in five hundred is below 0.95.
 const FAIRNESS_FULL_MIN: f64 = 0.9;
-/// Where sends find the queue full now and then, one datagram in so many may go again: the ACK that a client
-/// repeats meanwhile asks for what is only waiting.
-const FULL_EACH: u64 = 100;
+/// Where sends find the queue full now and then, one of the server's datagrams in so many may go again: the ACK
+/// that a client repeats meanwhile asks for what is only waiting.
+const FULL_EACH: u64 = 50;
+/// And one of the clients' in so many: amid a window they wait for a round trip and ten milliseconds, which
+/// may be less than the rest of it waits for room.
+const FULL_EACH_CLIENT: u64 = 4;
 /// A transfer may be found so long after its deadline: the wheel's tick, and a round or two of the loop.
 const OVERDUE_MAX: Duration = Duration::from_millis(100);
 /// Simulated time after the last client began within which everybody has the file: in lock-step, every
@@ -285,7 +288,7 @@ fn most(kind: Kind, windowsize: u16, cost: &Cost, to: &Traffic, by: &Traffic) ->
     };
     let late = match kind {
         Kind::Jitter if window > 1 => one_in(LATE_EACH),
-        Kind::Full if window > 1 => one_in(FULL_EACH),
+        Kind::Full if window > 1 => (one_in(FULL_EACH).0, one_in(FULL_EACH_CLIENT).1),
         _ => (0, 0),
     };
     let struck = (

@@ -298,6 +298,52 @@ fn timers_wait_for_a_crowd_but_not_for_long() {
     }
 }
 
+/// Goal: who repeats its request for ever has one of them kept, and one entry among the timers for it.
+/// Method: amid a transfer, then while the disk publishes an upload, which holds the judgement up.
+#[test]
+fn repeated_requests_are_kept_once() {
+    const REPEATS: usize = 1_000;
+    // The transfer's own deadline, as it was before it moved and as it is, and the request that is kept.
+    const TIMERS_MAX: usize = 4;
+    let mut lab = Lab::new();
+    lab.ask(client(1), Opcode::Rrq, b"long");
+    lab.settle();
+    lab.ack(client(1), 1);
+    lab.settle();
+    for _ in 0..REPEATS {
+        lab.ask(client(1), Opcode::Rrq, b"long");
+        lab.arrive();
+        lab.turn();
+    }
+    assert_eq!(
+        lab.suppressed(Suppressed::RepeatedRequest),
+        REPEATS as u64,
+        "amid the transfer"
+    );
+    assert!(lab.shard.holdings().timers <= TIMERS_MAX);
+
+    let mut lab = Lab::new();
+    lab.ask(client(1), Opcode::Wrq, b"new");
+    lab.settle();
+    lab.network
+        .inject(client(1), lab.answers, &[0, 3, 0, 1, b'x']);
+    lab.arrive();
+    lab.turn();
+    for _ in 0..REPEATS {
+        lab.ask(client(1), Opcode::Wrq, b"new");
+        lab.arrive();
+        lab.turn();
+        // The disk does nothing all the while.
+        let later = lab.network.now() + Duration::from_millis(10);
+        lab.network.advance(later);
+        lab.turn();
+        assert!(lab.shard.holdings().timers <= TIMERS_MAX);
+    }
+    assert_eq!(lab.shard.len(), 1, "it is not replaced meanwhile");
+    lab.settle();
+    assert_eq!(lab.shard.metrics().ended.get("complete"), Some(&2));
+}
+
 /// Goal: who waits for room in the queue to send is given up at the idle deadline, however long there is none.
 /// Method: the queue is full, and the first in it has the longest of times.
 #[test]

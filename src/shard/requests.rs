@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::check::Check;
-use super::slot::{Errand, Flow, Held, Key, LocalSide, Origin, Outflow, Slot, Stage};
+use super::slot::{Again, Errand, Flow, Held, Key, LocalSide, Origin, Outflow, Slot, Stage};
 use super::upload::Inflow;
 use super::{Operation, Plan, Purpose, Shard, SlotId, log};
 use crate::config;
@@ -134,11 +134,16 @@ impl<E: Engine> Shard<E> {
         self.ask_store(id, operation, &request, datagram.octets, now);
     }
 
-    /// Keeps a repeat of a running transfer's request until that has moved on, or not, by `at`.
+    /// Keeps a repeat of a running transfer's request until that has moved on, or not, by `at`. The first is
+    /// enough, for all are alike.
     fn wait_for_quiet(&mut self, id: SlotId, at: Instant, octets: &[u8]) {
-        if let Some(slot) = self.table.get_mut(id) {
-            slot.again = Some(octets.into());
-            self.arm(id);
+        if let Some(slot) = self.table.get_mut(id)
+            && slot.again.is_none()
+        {
+            slot.again = Some(Again {
+                request: octets.into(),
+                judged_at: at,
+            });
             self.timers.insert(at, id);
         }
         self.suppress(Suppressed::RepeatedRequest);
@@ -150,21 +155,21 @@ impl<E: Engine> Shard<E> {
         let Some(slot) = self.table.get_mut(id) else {
             return false;
         };
-        if let Some(at) = slot.quiet_at(now) {
-            if slot.again.is_some() {
-                self.timers.insert(at, id);
-            }
-            return false;
-        }
-        let Some(octets) = slot.again.take() else {
+        let quiet_at = slot.quiet_at(now);
+        let Some(again) = slot.again.take_if(|again| again.judged_at <= now) else {
             return false;
         };
+        if let Some(judged_at) = quiet_at {
+            slot.again = Some(Again { judged_at, ..again });
+            self.timers.insert(judged_at, id);
+            return false;
+        }
         let (socket, path) = (slot.socket, slot.path);
         let datagram = Datagram {
             socket,
             path,
             broadcast: false,
-            octets: &octets,
+            octets: &again.request,
         };
         self.request(&datagram, socket, now);
         true

@@ -239,7 +239,7 @@ pub(super) struct Slot {
     /// Whether it stands in the queue of those that have something to send.
     pub(super) queued: bool,
     /// The same request once more, which counts if the transfer stands still for a while.
-    pub(super) again: Option<Box<[u8]>>,
+    pub(super) again: Option<Again>,
     /// When the packet arrived that what is sent next may answer, and whether it does.
     pub(super) heard_at: Instant,
     pub(super) answering: bool,
@@ -247,6 +247,14 @@ pub(super) struct Slot {
     pub(super) silent: bool,
     /// Whether it counts among those that have yet to prove themselves.
     pub(super) unvalidated: bool,
+}
+
+/// A repeat of the request that began a transfer.
+#[derive(Debug)]
+pub(super) struct Again {
+    pub(super) request: Box<[u8]>,
+    /// When it is judged, by the one timer that it has.
+    pub(super) judged_at: Instant,
 }
 
 /// What a client's slot knows beyond a server's.

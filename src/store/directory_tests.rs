@@ -610,17 +610,19 @@ fn what_is_left_over_goes_and_what_is_in_use_stays() {
         let used = fs::File::create(hidden(0)).expect("made");
         flock(&used, FlockOperation::NonBlockingLockExclusive).expect("nobody else has it");
         fs::create_dir(hidden(1)).expect("made");
-        fs::write(hidden(2), "left over").expect("written");
+        mkfifoat(CWD, hidden(2), Permissions::RWXU).expect("made");
+        fs::write(hidden(3), "left over").expect("written");
         assert_eq!(upload(&directory, b"x", b"replaced", None), Ok(()));
         assert_eq!(contents(&directory, b"x"), Ok(b"replaced".to_vec()));
         assert_eq!(
-            [0, 1, 2].map(|number| hidden(number).exists()),
-            [true, true, false]
+            [0, 1, 2, 3].map(|number| hidden(number).exists()),
+            [true, true, true, false]
         );
         // Its server ends.
         drop(used);
         assert_eq!(upload(&directory, b"x", b"x", None), Ok(()));
         fs::remove_dir(hidden(1)).expect("there");
+        fs::remove_file(hidden(2)).expect("there");
         assert_eq!(scratch.listing(), before);
     }
 }

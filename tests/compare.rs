@@ -113,7 +113,8 @@ fn servers_are_compared_and_nothing_is_left() {
     assert_nothing_is_left(folder.path());
 }
 
-/// Servers of uploads: ours, one that is known to take none, and one that loses what it has acknowledged.
+/// Servers of uploads: ours, one that is known to take none, and one whose files show all that it has
+/// acknowledged but one, from the first moment on.
 const UPLOADS: &str = r#"
 rounds = 1
 
@@ -130,7 +131,9 @@ uploads = false
 name = "forgetful"
 command = [
     "sh", "-c",
-    "echo $$ >> {plan}/pids; {bootstorm} serve {root} --listen {address}:{port} --workers 1 --write create & while :; do rm -f {root}/upload-3; sleep 0.02; done",
+    """echo $$ >> {plan}/pids; mkdir {plan}/elsewhere
+    for number in 0 1 2 4 5 6 7; do ln -s {plan}/elsewhere/upload-$number {root}/; done
+    exec {bootstorm} serve {plan}/elsewhere --listen {address}:{port} --workers 1 --write create""",
 ]
 
 [[work]]

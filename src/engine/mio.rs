@@ -322,6 +322,14 @@ impl Engine for MioEngine {
         }
     }
 
+    fn has_room(&self, socket: SocketId) -> bool {
+        let watched = self
+            .sockets
+            .get(socket)
+            .is_some_and(|socket| socket.state.full);
+        !watched && !self.sockets.is_retrying()
+    }
+
     fn waker(&self) -> Waker {
         Waker::from(Arc::clone(&self.alarm))
     }

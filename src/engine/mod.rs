@@ -170,6 +170,9 @@ pub trait Engine {
     /// Sends without blocking.
     fn send(&mut self, socket: SocketId, path: &Path, payload: Payload<'_>) -> Sent;
 
+    /// Whether a socket that answered [`Sent::Full`] is worth another try by now.
+    fn has_room(&self, socket: SocketId) -> bool;
+
     /// Wakes [`Engine::wait`] from any thread.
     fn waker(&self) -> Waker;
 

@@ -354,6 +354,14 @@ impl Engine for UringEngine {
         }
     }
 
+    fn has_room(&self, socket: SocketId) -> bool {
+        let watched = self
+            .sockets
+            .get(socket)
+            .is_some_and(|socket| socket.state.full);
+        !watched && !self.sockets.is_retrying()
+    }
+
     fn waker(&self) -> Waker {
         Waker::from(Arc::clone(&self.alarm))
     }
@@ -615,6 +623,29 @@ mod tests {
             let statistics = engine.statistics();
             assert_eq!((statistics.zero_copy_sends, statistics.sends), (sent, 0));
             assert_eq!(statistics.zero_copy_copied, 0);
+        });
+    }
+
+    /// Goal: who tells the kernel of a narrow path, by ICMP true or forged, has no burst refused and no block cut
+    /// up. Method: a route that is as narrow as such a message makes it.
+    #[test]
+    fn a_path_that_is_said_to_be_narrow_takes_bursts() {
+        let narrow = "&& ip route change 10.1.0.0/24 dev swallow src 10.1.0.1 mtu 600";
+        with_device_that_swallows(narrow, || {
+            let Some((mut engine, id, path)) = engine_and_socket([10, 1, 0, 1]) else {
+                return;
+            };
+            if !engine.gso() {
+                return skip("this kernel does not cut bursts");
+            }
+            let burst = Payload::Segments {
+                octets: &[0; 10_000],
+                segment: 1400,
+            };
+            let sent = engine.send(id, &beyond(&path), burst);
+            assert_eq!(sent, Sent::Datagrams(8));
+            let statistics = engine.statistics();
+            assert_eq!((statistics.sends, statistics.gso_sends), (1, 1));
         });
     }
 

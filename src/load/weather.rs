@@ -377,6 +377,10 @@ impl<E: Engine> Engine for Weathered<E> {
         Sent::Datagrams(left)
     }
 
+    fn has_room(&self, socket: SocketId) -> bool {
+        self.engine.has_room(socket)
+    }
+
     fn waker(&self) -> Waker {
         self.engine.waker()
     }

@@ -12,6 +12,7 @@
 
 mod admission;
 mod answers;
+mod backlog;
 mod census;
 mod check;
 mod holdings;
@@ -51,6 +52,7 @@ use crate::time::Instant;
 use crate::wire::ErrorCode;
 use admission::{Budget, Unvalidated};
 use answers::{Answers, Found};
+use backlog::Backlog;
 use requests::OpenedTogether;
 use slot::{Flow, Slot, Stage};
 use table::Table;
@@ -74,8 +76,10 @@ pub struct Shard<E> {
     timers_deferred: u8,
     /// Memory for those whose timers fire in one round.
     fired: Vec<SlotId>,
-    /// Those that have something to send, each once, served in turn.
+    /// Those that have something to send, each once here or in the backlog, served in turn.
     ready: VecDeque<SlotId>,
+    /// Those that wait for room in the queues of their sockets.
+    backlog: Backlog,
     /// Those that wait for frames, by the frames.
     waiting: HashMap<FramesKey, Vec<SlotId>>,
     opened_together: OpenedTogether,
@@ -83,10 +87,8 @@ pub struct Shard<E> {
     uploads: usize,
     /// Finished transfers, the oldest first; those that are gone are passed over.
     lingering: VecDeque<SlotId>,
-    /// Whether the engine took no more; it says when to go on.
-    full: bool,
-    /// When those that waited for that were last seen to.
-    waiting_armed_at: Option<Instant>,
+    /// When those in the backlog were last seen to.
+    backlog_armed_at: Option<Instant>,
     draining: bool,
     fingerprints: RandomState,
     stranger_errors: Budget,
@@ -140,6 +142,7 @@ impl<E: Engine> Shard<E> {
             timers_deferred: 0,
             fired: Vec::new(),
             ready: VecDeque::new(),
+            backlog: Backlog::default(),
             waiting: HashMap::new(),
             opened_together: OpenedTogether::default(),
             unvalidated: Unvalidated::new(
@@ -148,8 +151,7 @@ impl<E: Engine> Shard<E> {
             ),
             uploads: 0,
             lingering: VecDeque::new(),
-            full: false,
-            waiting_armed_at: None,
+            backlog_armed_at: None,
             draining: false,
             fingerprints: RandomState::new(),
             stranger_errors: Budget::new(config::STRANGER_ERRORS_PER_SECOND),
@@ -274,7 +276,6 @@ impl<E: Engine> Shard<E> {
         let until = earlier(self.next_wake(), latest);
         let waited = self.engine.wait(until, &mut inbox);
         let now = self.engine.now();
-        self.full = false;
 
         while let Ok(done) = self.results.try_recv() {
             self.handle_result(done, now);
@@ -425,7 +426,7 @@ impl<E: Engine> Shard<E> {
     /// When the shard next wants to be woken, if nothing arrives before.
     #[must_use]
     pub fn next_wake(&self) -> Option<Instant> {
-        if self.ready.is_empty() || self.full {
+        if self.ready.is_empty() && !self.backlog.may_go_on() {
             self.timers.next()
         } else {
             Some(Instant::ZERO)

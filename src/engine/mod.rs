@@ -10,6 +10,7 @@
 //! - an answer leaves from the local address that the question came to.
 
 mod alarm;
+mod busy_poll;
 pub mod mio;
 pub mod sim;
 #[allow(unsafe_code)] // The system calls with control messages; each use argues its case.

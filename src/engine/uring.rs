@@ -24,6 +24,7 @@ use io_uring::{IoUring, cqueue, opcode};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::alarm::{Alarm, Bell};
+use super::busy_poll::BusyPoll;
 use super::socket::{self, Received};
 use super::sockets::{RETRY_AFTER, Sockets, Stopped};
 use super::{Bind, Engine, Inbox, Path, Payload, Sent, SocketId, Statistics};
@@ -72,6 +73,8 @@ pub struct UringEngine {
     /// Requests to receive that are under way, those of closed sockets included.
     receiving: usize,
     zero_copy: ZeroCopy,
+    /// How waits begin, where they may begin awake.
+    busy_poll: Option<BusyPoll>,
 }
 
 /// What is watched of a socket.
@@ -114,6 +117,7 @@ impl UringEngine {
             failed: Vec::new(),
             receiving: 0,
             zero_copy: ZeroCopy::new()?,
+            busy_poll: None,
         })
     }
 
@@ -121,6 +125,13 @@ impl UringEngine {
     #[must_use]
     pub fn without_gso(mut self) -> Self {
         self.sockets.stop_gso();
+        self
+    }
+
+    /// The same engine, whose waits stay awake for some microseconds where a lone peer answers within these.
+    #[must_use]
+    pub fn with_busy_polling(mut self) -> Self {
+        self.busy_poll = Some(BusyPoll::default());
         self
     }
 
@@ -212,6 +223,23 @@ impl UringEngine {
             }
             entered => entered,
         }
+    }
+
+    /// Enters again and again where that beats a sleep; says whether something came.
+    fn poll_busily(&mut self, until: Option<Instant>) -> io::Result<bool> {
+        let timeout = self.sockets.timeout(until).unwrap_or(Duration::MAX);
+        let busy_poll = self.busy_poll.as_ref();
+        let Some(awake) = busy_poll.and_then(|busy| busy.stays_awake(timeout)) else {
+            return Ok(false);
+        };
+        let until = self.now() + awake;
+        while self.now() < until {
+            self.enter(Some(Instant::ZERO))?;
+            if !self.ring.completion().is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Takes a completion.
@@ -370,10 +398,16 @@ impl Engine for UringEngine {
     /// signal or a datagram that proves broken ends it early.
     fn wait(&mut self, until: Option<Instant>, inbox: &mut Inbox) -> io::Result<()> {
         inbox.clear();
+        let began = self.now();
         let mut until = until;
+        self.arm();
+        let mut entered = self.poll_busily(until)?;
         loop {
-            self.arm();
-            self.enter(until)?;
+            if !entered {
+                self.arm();
+                self.enter(until)?;
+            }
+            entered = false;
             let before = inbox.len();
             while inbox.room().is_some()
                 && let Some(completion) = next(&mut self.ring)
@@ -386,6 +420,9 @@ impl Engine for UringEngine {
                 break;
             }
             until = Some(Instant::ZERO);
+        }
+        if let Some(busy_poll) = &mut self.busy_poll {
+            busy_poll.note(self.sockets.now() - began, inbox);
         }
         if self.sockets.is_time_to_retry() {
             self.idle.append(&mut self.failed);
@@ -473,7 +510,7 @@ mod tests {
     use rustix::thread::{UnshareFlags, unshare_unsafe};
     use socket2::{Domain, Protocol, Socket, Type};
 
-    use super::super::Local;
+    use super::super::{Local, busy_poll};
     use super::*;
     use crate::proto::block::{BlockIndex, Rollover};
     use crate::store::memory::{Contents, Memory};
@@ -750,6 +787,32 @@ mod tests {
                 .wait(Some(Instant::ZERO), &mut inbox)
                 .expect("a working engine");
         }
+    }
+
+    /// Goal: a wait that begins awake ends on time, by a datagram and by the waker as any other.
+    #[test]
+    fn a_wait_that_begins_awake_is_a_wait() {
+        let Some((engine, id, path)) = engine_and_socket([127, 0, 0, 1]) else {
+            return;
+        };
+        let mut engine = engine.with_busy_polling();
+        let mut inbox = Inbox::new();
+        for brings in [1, 0] {
+            engine.busy_poll = Some(busy_poll::tests::awake());
+            if brings > 0 {
+                engine.send(id, &path, Payload::Packet(b"x"));
+            }
+            let until = engine.now() + Duration::from_millis(2);
+            engine
+                .wait(Some(until), &mut inbox)
+                .expect("a working engine");
+            assert_eq!(inbox.len(), brings);
+            assert!(brings > 0 || engine.now() >= until);
+        }
+        engine.busy_poll = Some(busy_poll::tests::awake());
+        engine.waker().wake();
+        engine.wait(None, &mut inbox).expect("a working engine");
+        assert!(inbox.is_empty());
     }
 
     #[test]

@@ -386,7 +386,7 @@ fn take_engine(choice: EngineChoice, gso: bool, aloud: bool) -> io::Result<Taken
 }
 
 fn mio(gso: bool) -> io::Result<Taken> {
-    let mut engine = MioEngine::new()?;
+    let mut engine = MioEngine::new()?.with_busy_polling();
     if !gso {
         engine = engine.without_gso();
     }
@@ -395,7 +395,7 @@ fn mio(gso: bool) -> io::Result<Taken> {
 
 #[cfg(target_os = "linux")]
 fn uring(gso: bool) -> io::Result<Taken> {
-    let mut engine = UringEngine::new()?;
+    let mut engine = UringEngine::new()?.with_busy_polling();
     if !gso {
         engine = engine.without_gso();
     }

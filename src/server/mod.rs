@@ -1,6 +1,7 @@
 //! The server: shards on threads of their own, which take requests at shared addresses.
 
 mod pin;
+mod rendezvous;
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -24,6 +25,7 @@ use crate::shard::{Census, Running, Shard};
 use crate::store::directory::{Directory, DirectoryOptions};
 use crate::store::{Store, StoreOptions, StoreStatistics, THREADS_DEFAULT};
 use pin::Processors;
+use rendezvous::Rendezvous;
 
 /// How long a port that is taken may take to become free. The kernel takes a ring apart some time
 /// after its process was killed, and until then its requests keep the port: milliseconds, as a rule.
@@ -149,6 +151,7 @@ impl Server {
     ) -> io::Result<Self> {
         let settings = Arc::new(options.settings.clone());
         let (ended, census) = (Arc::new(ended), Census::default());
+        let together = Rendezvous::default();
         let (workers, engine, gso) = (options.workers.max(1), options.engine, options.gso);
         let listen = &options.listen;
         let shared = workers > 1;
@@ -167,10 +170,11 @@ impl Server {
         };
         for number in 0..workers {
             let (sender, ready) = mpsc::channel();
-            let (store, settings, census, ended) = (
+            let (store, settings, census, together, ended) = (
                 store.clone(),
                 settings.clone(),
                 census.clone(),
+                together.clone(),
                 ended.clone(),
             );
             // A port that the first shard picked is the others' as well.
@@ -196,7 +200,7 @@ impl Server {
                         zero_copy: false,
                     };
                     let shard = Shard::new(*engine, store, settings, census);
-                    run_shard(shard, info, &binds, &sender)
+                    run_shard(shard, info, &binds, &together, &sender)
                 }
                 #[cfg(target_os = "linux")]
                 Ok(Taken::Uring(engine)) => {
@@ -206,7 +210,7 @@ impl Server {
                         zero_copy: gso,
                     };
                     let shard = Shard::new(*engine, store, settings, census);
-                    run_shard(shard, info, &binds, &sender)
+                    run_shard(shard, info, &binds, &together, &sender)
                 }
                 Err(error) => {
                     let _ = sender.send(Err(error));
@@ -258,7 +262,7 @@ impl Server {
         self.shards.len()
     }
 
-    /// Takes no more requests; each shard ends once its transfers have.
+    /// Takes no more requests; the shards end together, once all their transfers have.
     pub fn drain(&self) {
         self.tell(|| Command::Drain);
     }
@@ -413,6 +417,7 @@ fn run_shard<E: Engine>(
     mut shard: Shard<E>,
     engine: EngineInfo,
     binds: &[Bind],
+    together: &Rendezvous,
     ready: &mpsc::Sender<io::Result<Ready>>,
 ) -> io::Result<Metrics> {
     let mut begin = || {
@@ -430,6 +435,7 @@ fn run_shard<E: Engine>(
         let (commands, orders) = mpsc::channel();
         Ok((
             orders,
+            together.join(waker.clone()),
             Ready {
                 addresses,
                 engine,
@@ -438,11 +444,11 @@ fn run_shard<E: Engine>(
             },
         ))
     };
-    let orders = match begin() {
-        Ok((orders, said)) => {
+    let (orders, mut member) = match begin() {
+        Ok((orders, member, said)) => {
             // Nobody to hear it means nobody to serve.
             let _ = ready.send(Ok(said));
-            orders
+            (orders, member)
         }
         Err(error) => {
             let _ = ready.send(Err(error));
@@ -450,7 +456,8 @@ fn run_shard<E: Engine>(
         }
     };
     let mut draining = false;
-    while !(draining && shard.is_idle()) {
+    // An idle shard stays for the others, and passes over what comes.
+    while !(draining && shard.is_idle() && member.is_done()) {
         shard.turn()?;
         for order in orders.try_iter() {
             match order {

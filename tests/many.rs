@@ -7,6 +7,7 @@
 mod common;
 
 use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
@@ -19,6 +20,7 @@ use common::peer::{self, DATA, ERROR, Peer, RRQ, number, oack, opcode, request, 
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
 on_both_engines! {
+    shards_at_one_port_begin_together
     shards_at_one_port_end_together
     shards_at_one_port_are_cut_short_together
 }
@@ -86,6 +88,49 @@ fn ten_thousand_transfers_at_once() {
         metrics(&server).ended.get("complete"),
         Some(&(TRANSFERS as u64))
     );
+}
+
+/// Goal: a server that starts amid a storm loses nobody where one port serves all. While its shards open their sockets
+/// one after the other, the kernel deals datagrams out anew with each, so no request may be answered that came
+/// before the last was open. Method: clients who ask again and again from before the start until they are answered.
+fn shards_at_one_port_begin_together(engine: Engine) {
+    const ASKS_AGAIN: Duration = Duration::from_millis(1);
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let root = tempfile::tempdir().expect("a directory");
+    let file = peer::octets(1, 5_000);
+    fs::write(root.path().join("file"), &file).expect("a file");
+    // The one socket that the clients know before there is a server.
+    let taken = Peer::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+    let address = taken.socket.local_addr().expect("an address");
+    drop(taken);
+    let read = || {
+        let mut peer = Peer::new(address);
+        let first = loop {
+            peer.send(&request(RRQ, b"file", &[]));
+            if let Some(packet) = peer.receive_within(ASKS_AGAIN) {
+                break packet;
+            }
+        };
+        assert_eq!((opcode(&first), number(&first)), (DATA, 1), "{first:?}");
+        peer.ack(1);
+        let rest = peer.rest(512, 2).expect("the same shard goes on");
+        [&first[4..], &rest].concat()
+    };
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..4 * CLIENTS).map(|_| scope.spawn(read)).collect();
+        let listen = address.to_string();
+        let server = Binary::start(
+            engine,
+            root.path(),
+            &["--listen", &listen, "--single-port", "--workers", SHARDS],
+        );
+        for client in clients {
+            assert!(client.join().expect("it reads all of it") == file);
+        }
+        // One that is answered by two shards has left one of them waiting.
+        let accepted = "tftp_requests_total{op=\"read\",result=\"accepted\"}";
+        assert_eq!(server.metrics().value(accepted), 4 * CLIENTS as u64);
+    });
 }
 
 /// Goal: a drain keeps every transfer where one port serves all. The kernel shares datagrams out among the sockets

@@ -25,7 +25,7 @@ use crate::shard::{Census, Running, Shard};
 use crate::store::directory::{Directory, DirectoryOptions};
 use crate::store::{Store, StoreOptions, StoreStatistics, THREADS_DEFAULT};
 use pin::Processors;
-use rendezvous::Rendezvous;
+use rendezvous::{Member, Rendezvous};
 
 /// How long a port that is taken may take to become free. The kernel takes a ring apart some time
 /// after its process was killed, and until then its requests keep the port: milliseconds, as a rule.
@@ -100,13 +100,25 @@ struct Handle {
 
 /// What a shard is told from outside.
 enum Command {
+    /// All shards listen: to serve from now on. What comes with this is dropped once that is so.
+    Serve(mpsc::Sender<()>),
     Drain,
     Stop,
     Report(Box<dyn FnOnce(Metrics) + Send>),
     List(usize, Box<dyn FnOnce(Vec<Running>) + Send>),
 }
 
-/// What a shard says once it can answer.
+/// What a shard is given beside itself.
+struct Assignment {
+    binds: Vec<Bind>,
+    together: Rendezvous,
+    /// Whether the shard goes on at the very socket where requests come, one of several at its port.
+    is_redealt: bool,
+    /// Hears whether it listens.
+    ready: mpsc::Sender<io::Result<Ready>>,
+}
+
+/// What a shard says once it listens.
 struct Ready {
     addresses: Vec<SocketAddr>,
     engine: EngineInfo,
@@ -170,22 +182,23 @@ impl Server {
         };
         for number in 0..workers {
             let (sender, ready) = mpsc::channel();
-            let (store, settings, census, together, ended) = (
+            let (store, settings, census, ended) = (
                 store.clone(),
                 settings.clone(),
                 census.clone(),
-                together.clone(),
                 ended.clone(),
             );
             // A port that the first shard picked is the others' as well.
-            let binds: Vec<Bind> = server
-                .addresses
-                .iter()
-                .map(|&address| Bind {
-                    shared,
-                    ..Bind::to(address)
-                })
-                .collect();
+            let bind = |&address| Bind {
+                shared,
+                ..Bind::to(address)
+            };
+            let assignment = Assignment {
+                binds: server.addresses.iter().map(bind).collect(),
+                together: together.clone(),
+                is_redealt: shared && settings.single_port,
+                ready: sender,
+            };
             let processor = processors.as_ref().and_then(|all| all.get(number));
             // First of all: what a worker makes then lies near its processor.
             let begin = move || {
@@ -200,7 +213,7 @@ impl Server {
                         zero_copy: false,
                     };
                     let shard = Shard::new(*engine, store, settings, census);
-                    run_shard(shard, info, &binds, &together, &sender)
+                    run_shard(shard, info, &assignment)
                 }
                 #[cfg(target_os = "linux")]
                 Ok(Taken::Uring(engine)) => {
@@ -210,10 +223,10 @@ impl Server {
                         zero_copy: gso,
                     };
                     let shard = Shard::new(*engine, store, settings, census);
-                    run_shard(shard, info, &binds, &together, &sender)
+                    run_shard(shard, info, &assignment)
                 }
                 Err(error) => {
-                    let _ = sender.send(Err(error));
+                    let _ = assignment.ready.send(Err(error));
                     Ok(Metrics::default())
                 }
             };
@@ -235,7 +248,17 @@ impl Server {
                 Err(_) => return Err(io::Error::other("a shard ended before it began")),
             }
         }
+        server.serve();
         Ok(server)
+    }
+
+    /// Has the shards serve, now that all of them listen; returns once they do.
+    fn serve(&self) {
+        let (begun, all_begun) = mpsc::channel();
+        self.tell(|| Command::Serve(begun.clone()));
+        drop(begun);
+        // Nothing is ever said: it ends when the last shard has dropped its end.
+        let _ = all_begun.recv();
     }
 
     /// The addresses that take requests, with the ports that were picked.
@@ -416,45 +439,28 @@ fn uring(_gso: bool) -> io::Result<Taken> {
 fn run_shard<E: Engine>(
     mut shard: Shard<E>,
     engine: EngineInfo,
-    binds: &[Bind],
-    together: &Rendezvous,
-    ready: &mpsc::Sender<io::Result<Ready>>,
+    assignment: &Assignment,
 ) -> io::Result<Metrics> {
-    let mut begin = || {
-        let waker = shard.engine().waker();
-        let mut addresses = Vec::new();
-        for bind in binds {
-            let named = |error: io::Error| {
-                io::Error::new(
-                    error.kind(),
-                    format!("cannot listen on udp {}: {error}", bind.address),
-                )
-            };
-            addresses.push(shard.listen(*bind).map_err(named)?);
-        }
-        let (commands, orders) = mpsc::channel();
-        Ok((
-            orders,
-            together.join(waker.clone()),
-            Ready {
-                addresses,
-                engine,
-                commands,
-                waker,
-            },
-        ))
-    };
-    let (orders, mut member) = match begin() {
-        Ok((orders, member, said)) => {
+    let (orders, mut member) = match listen(&mut shard, engine, assignment) {
+        Ok((ready, orders, member)) => {
             // Nobody to hear it means nobody to serve.
-            let _ = ready.send(Ok(said));
+            let _ = assignment.ready.send(Ok(ready));
             (orders, member)
         }
         Err(error) => {
-            let _ = ready.send(Err(error));
+            let _ = assignment.ready.send(Err(error));
             return Ok(Metrics::default());
         }
     };
+    // The ACK of what is answered before may come to a shard that has yet to listen.
+    let Ok(Command::Serve(begun)) = orders.recv() else {
+        // One of them cannot listen, so that nobody serves.
+        return Ok(shard.metrics());
+    };
+    if assignment.is_redealt {
+        shard.pass_over()?;
+    }
+    drop(begun);
     let mut draining = false;
     // An idle shard stays for the others, and passes over what comes.
     while !(draining && shard.is_idle() && member.is_done()) {
@@ -470,12 +476,42 @@ fn run_shard<E: Engine>(
                     shard.stop();
                     return Ok(shard.metrics());
                 }
+                // It serves already.
+                Command::Serve(_) => {}
                 Command::Report(reply) => reply(shard.metrics()),
                 Command::List(max, reply) => reply(shard.all_running(max)),
             }
         }
     }
     Ok(shard.metrics())
+}
+
+/// Has a shard listen: what it says then, where it gets its orders, and its place among the others.
+fn listen<E: Engine>(
+    shard: &mut Shard<E>,
+    engine: EngineInfo,
+    assignment: &Assignment,
+) -> io::Result<(Ready, mpsc::Receiver<Command>, Member)> {
+    let waker = shard.engine().waker();
+    let mut addresses = Vec::new();
+    for bind in &assignment.binds {
+        let named = |error: io::Error| {
+            io::Error::new(
+                error.kind(),
+                format!("cannot listen on udp {}: {error}", bind.address),
+            )
+        };
+        addresses.push(shard.listen(*bind).map_err(named)?);
+    }
+    let (commands, orders) = mpsc::channel();
+    let member = assignment.together.join(waker.clone());
+    let ready = Ready {
+        addresses,
+        engine,
+        commands,
+        waker,
+    };
+    Ok((ready, orders, member))
 }
 
 /// Shards share an address by SO_REUSEPORT, which would let another process of the same user in as

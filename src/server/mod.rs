@@ -19,7 +19,7 @@ use crate::config::Settings;
 use crate::engine::mio::MioEngine;
 #[cfg(target_os = "linux")]
 use crate::engine::uring::UringEngine;
-use crate::engine::{Bind, Engine};
+use crate::engine::{Bind, Engine, RECEIVE_BUFFER_OCTETS};
 use crate::metrics::Metrics;
 use crate::shard::{Census, Running, Shard};
 use crate::store::directory::{Directory, DirectoryOptions};
@@ -122,6 +122,7 @@ struct Assignment {
 struct Ready {
     addresses: Vec<SocketAddr>,
     engine: EngineInfo,
+    receive_buffer: Option<usize>,
     commands: mpsc::Sender<Command>,
     waker: Waker,
 }
@@ -235,6 +236,12 @@ impl Server {
                 .spawn(move || ended(caught(work)))?;
             match ready.recv() {
                 Ok(Ok(ready)) => {
+                    if number == 0 {
+                        ready
+                            .receive_buffer
+                            .into_iter()
+                            .for_each(warn_of_small_queue);
+                    }
                     server.addresses = ready.addresses;
                     server.engine = ready.engine;
                     let (commands, waker) = (ready.commands, ready.waker);
@@ -508,10 +515,31 @@ fn listen<E: Engine>(
     let ready = Ready {
         addresses,
         engine,
+        receive_buffer: shard.receive_buffer(),
         commands,
         waker,
     };
     Ok((ready, orders, member))
+}
+
+/// Says what to do about a receive queue of half as many octets as were asked for, or fewer: it is where a storm
+/// waits, and what finds no room there is lost.
+fn warn_of_small_queue(granted: usize) {
+    if granted > RECEIVE_BUFFER_OCTETS / 2 {
+        return;
+    }
+    let advice = if cfg!(target_os = "linux") {
+        format!(
+            "have `sysctl net.core.rmem_max={RECEIVE_BUFFER_OCTETS}`, or give the program the capability CAP_NET_ADMIN"
+        )
+    } else {
+        "raise the system's limit for the buffers of sockets".to_owned()
+    };
+    tracing::warn!(
+        granted,
+        wanted = RECEIVE_BUFFER_OCTETS,
+        "the queue for requests is short, and what a storm has beyond it is dropped: {advice}"
+    );
 }
 
 /// Shards share an address by SO_REUSEPORT, which would let another process of the same user in as

@@ -191,6 +191,17 @@ impl<E: Engine> Shard<E> {
         Ok(address)
     }
 
+    /// The smallest receive queue of the sockets that take requests, in octets, as far as the system tells.
+    #[must_use]
+    pub fn receive_buffer(&self) -> Option<usize> {
+        let takes_requests = |purpose: &Purpose| matches!(purpose, Purpose::Requests { .. });
+        let sockets = self.sockets.iter();
+        sockets
+            .filter(|(_, purpose)| takes_requests(purpose))
+            .filter_map(|(&socket, _)| self.engine.receive_buffer(socket).ok())
+            .min()
+    }
+
     /// The socket that answers what came to a local address. One that is bound to it costs the kernel
     /// less than `any`, which is told by every datagram where that came to and where to leave from.
     fn answers_at(&mut self, local: Local, any: SocketId, now: Instant) -> SocketId {

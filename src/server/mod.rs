@@ -86,7 +86,8 @@ pub struct EngineInfo {
     pub name: &'static str,
     /// Whether the kernel cuts bursts into datagrams.
     pub gso: bool,
-    /// Whether bursts leave without being copied, where the device can.
+    /// Whether bursts may leave without being copied; whether they do is for the device and for their length
+    /// to say, and counted.
     pub zero_copy: bool,
 }
 
@@ -221,7 +222,7 @@ impl Server {
                     let info = EngineInfo {
                         name: engine.name(),
                         gso: engine.gso(),
-                        zero_copy: gso,
+                        zero_copy: engine.can_zero_copy(),
                     };
                     let shard = Shard::new(*engine, store, settings, census);
                     run_shard(shard, info, &assignment)

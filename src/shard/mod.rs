@@ -83,6 +83,8 @@ pub struct Shard<E> {
     uploads: usize,
     /// Finished transfers, the oldest first; those that are gone are passed over.
     lingering: VecDeque<SlotId>,
+    /// Until when a drain waits for repeats of last packets.
+    expects_repeats_until: Option<Instant>,
     /// Whether the engine took no more; it says when to go on.
     full: bool,
     /// When those that waited for that were last seen to.
@@ -152,6 +154,7 @@ impl<E: Engine> Shard<E> {
             ),
             uploads: 0,
             lingering: VecDeque::new(),
+            expects_repeats_until: None,
             full: false,
             waiting_armed_at: None,
             draining: false,
@@ -441,7 +444,10 @@ impl<E: Engine> Shard<E> {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         let now = self.engine.now();
-        self.table.slots().all(|slot| slot.is_dispensable(now))
+        let running = self.table.running(Operation::Read) + self.table.running(Operation::Write);
+        let is_idle = running == 0 && self.expects_repeats_until.is_none_or(|until| until <= now);
+        debug_assert!(!is_idle || self.table.slots().all(|slot| slot.is_dispensable(now)));
+        is_idle
     }
 
     /// How many slots the table holds, lingering ones included.
@@ -469,14 +475,9 @@ impl<E: Engine> Shard<E> {
     /// The counters, as they stand.
     #[must_use]
     pub fn metrics(&self) -> Metrics {
-        let running = |operation| {
-            let mut slots = self.table.slots();
-            let of = move |slot: &&Slot| slot.operation == operation && !slot.is_lingering();
-            slots.by_ref().filter(of).count() as u64
-        };
         Metrics {
-            active_reads: running(Operation::Read),
-            active_writes: running(Operation::Write),
+            active_reads: self.table.running(Operation::Read) as u64,
+            active_writes: self.table.running(Operation::Write) as u64,
             unvalidated: self.unvalidated.count() as u64,
             receive_drops: self.engine.receive_drops(),
             engine: self.engine.statistics(),

@@ -216,6 +216,46 @@ fn a_draining_server_stays_for_repeats_of_the_last_block() {
     assert!(lab.shard.is_idle());
 }
 
+/// Goal: a drain ends as soon as the last client has had its time, with nothing to wake the shard but itself, and a
+/// finished transfer has one timer all the same. Method: uploads that end before the drain begins, or after.
+#[test]
+fn a_drain_ends_soon_after_the_last_transfer() {
+    const UPLOADS: usize = 100;
+    let tick = Duration::from_millis(2);
+    for drains_first in [true, false] {
+        let mut lab = Lab::new();
+        let before = lab.shard.holdings().timers;
+        for number in 0..UPLOADS {
+            let name = format!("new-{number}");
+            lab.ask(client(number), Opcode::Wrq, name.as_bytes());
+        }
+        lab.settle();
+        if drains_first {
+            lab.shard.drain();
+        }
+        let last = [0, 3, 0, 1, b'x'];
+        for number in 0..UPLOADS {
+            lab.network.inject(client(number), lab.answers, &last);
+        }
+        lab.settle();
+        let ended = lab.network.now();
+        // Each transfer's own last deadline passes meanwhile.
+        lab.pass(Patience::DEFAULT.lockstep_floor + Duration::from_millis(500));
+        assert_eq!(lab.shard.len(), UPLOADS);
+        assert_eq!(lab.shard.holdings().timers - before, UPLOADS);
+        lab.shard.drain();
+        while !lab.shard.is_idle() {
+            let wake = lab.shard.next_wake().expect("it wakes by itself");
+            lab.network.advance(wake.max(lab.network.now()));
+            lab.turn();
+            assert!(lab.network.now() <= ended + DRAIN_LINGER + tick);
+        }
+        assert!(lab.network.now() + tick >= ended + DRAIN_LINGER);
+        let wake = lab.shard.next_wake().expect("finished transfers are there");
+        assert!(wake > lab.network.now(), "an idle shard sleeps");
+    }
+}
+
 /// Goal: what is counted as running is what runs, whichever way a transfer begins and ends.
 #[test]
 fn running_transfers_are_counted() {

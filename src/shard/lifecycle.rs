@@ -219,7 +219,6 @@ impl<E: Engine> Shard<E> {
         slot.again = None;
         slot.armed = Some(now + linger);
         self.timers.insert(now + linger, id);
-        self.timers.insert(now + config::DRAIN_LINGER, id);
         if last.is_some() {
             let until = now + config::DRAIN_LINGER;
             self.expects_repeats_until = self.expects_repeats_until.max(Some(until));

@@ -466,10 +466,16 @@ impl<E: Engine> Shard<E> {
     #[must_use]
     pub fn next_wake(&self) -> Option<Instant> {
         if self.ready.is_empty() || self.full {
-            self.timers.next()
+            earlier(self.timers.next(), self.drained_at())
         } else {
             Some(Instant::ZERO)
         }
+    }
+
+    /// When the last of those that have ended keeps a drain waiting no longer, if one does.
+    fn drained_at(&self) -> Option<Instant> {
+        self.expects_repeats_until
+            .filter(|&until| self.draining && until > self.engine.now())
     }
 
     /// The counters, as they stand.

@@ -135,6 +135,12 @@ impl UringEngine {
         self
     }
 
+    /// Whether bursts may leave without a copy, which then is for the device to do.
+    #[must_use]
+    pub const fn can_zero_copy(&self) -> bool {
+        self.sockets.gso() && self.zero_copy.works()
+    }
+
     /// What to say when an error ends a send.
     fn stopped(&mut self, id: SocketId, stopped: &Stopped) -> Sent {
         let watched = stopped.is_full() && self.watch_for_room(id);
@@ -764,6 +770,16 @@ mod tests {
             arrived.len(),
             expected.len()
         );
+    }
+
+    #[test]
+    fn only_bursts_leave_without_a_copy() {
+        let Some((engine, ..)) = engine_and_socket([127, 0, 0, 1]) else {
+            return;
+        };
+        // A ring that has just been made works; what it sends are bursts that the kernel cuts.
+        assert_eq!(engine.can_zero_copy(), engine.gso());
+        assert!(!engine.without_gso().can_zero_copy());
     }
 
     #[test]

@@ -246,6 +246,11 @@ impl ZeroCopy {
         }
     }
 
+    /// Whether it is of use: the ring was not given up.
+    pub(super) const fn works(&self) -> bool {
+        self.works
+    }
+
     /// Whether the kernel may still read what was sent.
     #[cfg(test)]
     pub(super) fn is_busy(&self) -> bool {

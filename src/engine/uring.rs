@@ -1,8 +1,9 @@
 //! The engine for Linux with io_uring: datagrams arrive by requests that stay and fill lent buffers, so
 //! that one system call both waits and receives; bursts leave without being copied where the device can.
 //!
-//! What is copied anyway leaves by plain sendmsg(2), which a ring does not make cheaper. Everything of
-//! an engine belongs to the thread that made it.
+//! What is copied anyway leaves by plain sendmsg(2), which a ring does not make cheaper. Sockets are not
+//! registered as fixed files: a request to receive looks its file up once and then stays for thousands of
+//! datagrams. Everything of an engine belongs to the thread that made it.
 
 mod buffers;
 mod registered;
@@ -72,7 +73,8 @@ pub struct UringEngine {
     failed: Vec<SocketId>,
     /// Requests to receive that are under way, those of closed sockets included.
     receiving: usize,
-    zero_copy: ZeroCopy,
+    /// `None` where the kernel gives no second ring; then all bursts are copied.
+    zero_copy: Option<ZeroCopy>,
     /// How waits begin, where they may begin awake.
     busy_poll: Option<BusyPoll>,
 }
@@ -116,7 +118,9 @@ impl UringEngine {
             idle: Vec::new(),
             failed: Vec::new(),
             receiving: 0,
-            zero_copy: ZeroCopy::new()?,
+            zero_copy: ZeroCopy::new()
+                .inspect_err(|why| tracing::debug!(%why, "no ring for sending without a copy"))
+                .ok(),
             busy_poll: None,
         })
     }
@@ -137,8 +141,8 @@ impl UringEngine {
 
     /// Whether bursts may leave without a copy, which then is for the device to do.
     #[must_use]
-    pub const fn can_zero_copy(&self) -> bool {
-        self.sockets.gso() && self.zero_copy.works()
+    pub fn can_zero_copy(&self) -> bool {
+        self.sockets.gso() && self.zero_copy.as_ref().is_some_and(ZeroCopy::works)
     }
 
     /// What to say when an error ends a send.
@@ -380,7 +384,7 @@ impl Engine for UringEngine {
                     ipv6: socket.ipv6,
                     path,
                 };
-                zero_copy.send(&route, frames, octets, segment)
+                zero_copy.as_mut()?.send(&route, frames, octets, segment)
             });
         match sent {
             Ok(sent) => Sent::Datagrams(sent),
@@ -433,7 +437,9 @@ impl Engine for UringEngine {
         if self.sockets.is_time_to_retry() {
             self.idle.append(&mut self.failed);
         }
-        self.zero_copy.reap();
+        if let Some(zero_copy) = &mut self.zero_copy {
+            zero_copy.reap();
+        }
         Ok(())
     }
 
@@ -446,12 +452,15 @@ impl Engine for UringEngine {
     }
 
     fn statistics(&self) -> Statistics {
-        Statistics {
-            zero_copy_sends: self.zero_copy.sends,
-            zero_copy_registered: self.zero_copy.registered_sends,
-            zero_copy_copied: self.zero_copy.copied,
-            ..self.sockets.statistics
-        }
+        let statistics = self.sockets.statistics;
+        self.zero_copy
+            .as_ref()
+            .map_or(statistics, |zero_copy| Statistics {
+                zero_copy_sends: zero_copy.sends,
+                zero_copy_registered: zero_copy.registered_sends,
+                zero_copy_copied: zero_copy.copied,
+                ..statistics
+            })
     }
 
     fn receive_buffer(&self, socket: SocketId) -> io::Result<usize> {
@@ -527,6 +536,10 @@ mod tests {
     /// The number of a device that swallows what it is sent.
     const SWALLOW: u32 = 77;
 
+    fn zero_copy(engine: &mut UringEngine) -> &mut ZeroCopy {
+        engine.zero_copy.as_mut().expect("a second ring")
+    }
+
     /// An engine with a socket at an address, and a path from there to itself; `None`, said aloud, without io_uring.
     fn engine_and_socket(address: [u8; 4]) -> Option<(UringEngine, SocketId, Path)> {
         let mut engine = match UringEngine::new() {
@@ -597,7 +610,7 @@ mod tests {
         };
         let expected = burst.segments().0;
 
-        engine.zero_copy.believe_in(path.local.interface);
+        zero_copy(&mut engine).believe_in(path.local.interface);
         for zero_copy_sends in [1, 2, 3, 4, 5, 6, 7, 8, 8, 8] {
             assert_eq!(engine.send(id, &path, burst), Sent::Datagrams(45));
             let mut arrived = Vec::new();
@@ -608,7 +621,7 @@ mod tests {
                     .for_each(|datagram| arrived.extend_from_slice(datagram.octets));
             }
             assert!(arrived == expected);
-            while engine.zero_copy.is_busy() {
+            while zero_copy(&mut engine).is_busy() {
                 let until = engine.now() + Duration::from_millis(1);
                 engine
                     .wait(Some(until), &mut inbox)
@@ -741,12 +754,12 @@ mod tests {
         };
         let mut send = |sends| {
             assert_eq!(engine.send(id, &path, burst), Sent::Datagrams(45));
-            while engine.zero_copy.is_busy() {
-                engine.zero_copy.reap();
+            while zero_copy(&mut engine).is_busy() {
+                zero_copy(&mut engine).reap();
             }
             let statistics = engine.statistics();
             assert_eq!(statistics.zero_copy_sends, sends);
-            if engine.zero_copy.registers() {
+            if zero_copy(&mut engine).registers() {
                 assert_eq!(statistics.zero_copy_registered, sends);
             }
             statistics.zero_copy_copied

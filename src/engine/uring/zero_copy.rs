@@ -293,6 +293,7 @@ impl ZeroCopy {
             {
                 // What is queued is submitted by nobody else: the ring is not entered again.
                 self.works = false;
+                tracing::warn!(%error, "bursts are copied from now on: the ring that sent them without failed");
                 return Err(error.raw_os_error().unwrap_or(libc::EIO));
             }
         }

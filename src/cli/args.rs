@@ -71,6 +71,11 @@ pub(super) enum Command {
     ///
     /// Time is virtual, and the same seed makes the same run again.
     Simulate(Simulate),
+    /// Watch a running server: traffic, latencies, and who is being served.
+    ///
+    /// The server must have been started with --admin. What is printed is drawn anew on a terminal, and
+    /// written one below the other elsewhere.
+    Top(Top),
 }
 
 #[derive(Debug, Args)]
@@ -373,6 +378,20 @@ impl From<EngineChoice> for server::EngineChoice {
             EngineChoice::Uring => Self::Uring,
         }
     }
+}
+
+/// What `top` is told.
+#[derive(Debug, Args)]
+pub(super) struct Top {
+    /// The address that serve --admin was given; :9100 is that port of this host.
+    #[arg(value_name = "ADDR:PORT", value_parser = values::admin)]
+    pub(super) server: String,
+    /// Time from one look to the next.
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = values::seconds_above_zero)]
+    pub(super) interval: Duration,
+    /// Print once, for what happens in one such time.
+    #[arg(long)]
+    pub(super) once: bool,
 }
 
 /// What `get` is told.
@@ -776,6 +795,7 @@ mod tests {
             "load compare",
             "check",
             "simulate",
+            "top",
         ] {
             let name = subcommand.replace(' ', "_");
             insta::assert_snapshot!(format!("help_{name}"), help(subcommand));

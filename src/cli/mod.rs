@@ -16,6 +16,7 @@ mod page;
 mod put;
 mod serve;
 mod simulate;
+mod top;
 pub(crate) mod url;
 pub(crate) mod values;
 
@@ -112,6 +113,7 @@ const fn name(command: &Command) -> &'static str {
         },
         Command::Check(_) => "check",
         Command::Simulate(_) => "simulate",
+        Command::Top(_) => "top",
     }
 }
 
@@ -143,6 +145,7 @@ fn act(arguments: Arguments) -> Result<(), Trouble> {
         },
         Command::Check(check) => check::run(&check),
         Command::Simulate(simulate) => simulate::run(&simulate),
+        Command::Top(top) => top::run(&top),
     }
 }
 

@@ -52,6 +52,18 @@ pub(crate) fn address(text: &str) -> Result<Listen, String> {
     }
 }
 
+/// Reads where an admin side answers: `ADDR:PORT`, `NAME:PORT`, `:PORT` of this host, or the URL that
+/// `serve` prints.
+pub(crate) fn admin(text: &str) -> Result<String, String> {
+    let text = text.strip_prefix("http://").unwrap_or(text);
+    let text = text.trim_end_matches('/');
+    listen(text)?;
+    Ok(match text.strip_prefix(':') {
+        Some(port) => format!("localhost:{port}"),
+        None => text.to_owned(),
+    })
+}
+
 /// Reads `ADDR:PORT`, `:PORT` or `NAME:PORT`.
 pub(crate) fn listen(text: &str) -> Result<Listen, String> {
     if let Ok(address) = text.parse::<SocketAddr>() {
@@ -344,6 +356,22 @@ pub(crate) fn unsigned<N: FromStr>(text: &str) -> Option<N> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn admin_sides_are_named_as_they_are_printed() {
+        let told = [
+            ("127.0.0.1:9100", "127.0.0.1:9100"),
+            ("http://[::1]:9100/", "[::1]:9100"),
+            ("server.lan:9100", "server.lan:9100"),
+            (":9100", "localhost:9100"),
+        ];
+        for (typed, meant) in told {
+            assert_eq!(admin(typed).as_deref(), Ok(meant));
+        }
+        for typed in ["", "9100", "127.0.0.1", "https://a:1/b"] {
+            assert!(admin(typed).is_err(), "{typed}");
+        }
+    }
 
     #[test]
     fn addresses_to_listen_on() {

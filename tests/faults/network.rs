@@ -1,17 +1,14 @@
 //! A network of two machines that is slow, or is unplugged.
 
-use std::fs::{self, File};
-use std::os::fd::AsFd;
+use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
 use std::time::Duration;
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-
 use crate::common::binary::{Binary, Engine, on_both_engines};
+use crate::common::namespace::Namespace;
 use crate::common::peer::{self, Peer, RRQ, WRQ, data, number, request, until};
+use crate::common::skip;
 use crate::works;
 
 on_both_engines! {
@@ -21,8 +18,8 @@ on_both_engines! {
 
 /// Two namespaces with a wire between them, gone when this is.
 struct Wire {
-    server: String,
-    client: String,
+    server: Namespace,
+    client: Namespace,
 }
 
 /// The server's address, and the client's. The server listens at all, for one would be gone with the interface.
@@ -32,25 +29,23 @@ const CLIENT: &str = "10.99.0.2";
 impl Wire {
     /// `None`, said aloud, where none can be had.
     fn lay() -> Option<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = |end| format!("bootstorm-{}-{number}-{end}", std::process::id());
-        let wire = Self {
-            server: name("s"),
-            client: name("c"),
+        let namespace = || {
+            let made = Namespace::new();
+            made.inspect_err(|why| skip(why)).ok()
         };
-        let (server, client) = (wire.server.as_str(), wire.client.as_str());
-        let laid = works(&["ip", "netns", "add", server])
-            && works(&["ip", "netns", "add", client])
-            && works(&[
-                "ip", "-n", server, "link", "add", "wire", "type", "veth", "peer", "name", "wire",
-                "netns", client,
-            ]);
+        let wire = Self {
+            server: namespace()?,
+            client: namespace()?,
+        };
+        let (server, client) = (wire.server.name.as_str(), wire.client.name.as_str());
+        let laid = works(&[
+            "ip", "-n", server, "link", "add", "wire", "type", "veth", "peer", "name", "wire",
+            "netns", client,
+        ]);
         for (end, address) in [(server, SERVER), (client, CLIENT)] {
             let network = format!("{address}/24");
             let up = laid
                 && works(&["ip", "-n", end, "address", "add", &network, "dev", "wire"])
-                && works(&["ip", "-n", end, "link", "set", "lo", "up"])
                 && works(&["ip", "-n", end, "link", "set", "wire", "up"]);
             if !up {
                 return None;
@@ -61,41 +56,15 @@ impl Wire {
 
     /// Has the server's interface go `down` or `up`.
     fn set(&self, state: &str) {
-        assert!(works(&[
-            "ip",
-            "-n",
-            &self.server,
-            "link",
-            "set",
-            "wire",
-            state
-        ]));
+        let server = self.server.name.as_str();
+        assert!(works(&["ip", "-n", server, "link", "set", "wire", state]));
     }
 
     fn serve(&self, engine: Engine, root: &Path, arguments: &[&str]) -> Binary {
         let listening = [&["--listen", "0.0.0.0:6969"][..], arguments].concat();
-        at(&self.server, || Binary::start(engine, root, &listening))
+        self.server
+            .within(|| Binary::start(engine, root, &listening))
     }
-}
-
-impl Drop for Wire {
-    fn drop(&mut self) {
-        for end in [&self.server, &self.client] {
-            // It may never have been there.
-            let _ = Command::new("ip").args(["netns", "delete", end]).output();
-        }
-    }
-}
-
-/// Does something on a thread that lives in a network namespace: sockets stay in the one they were made in.
-fn at<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
-    let place = File::open(format!("/run/netns/{namespace}")).expect("it is there");
-    let within = || {
-        move_into_link_name_space(place.as_fd(), Some(LinkNameSpaceType::Network)).expect("root");
-        work()
-    };
-    thread::scope(|scope| scope.spawn(within).join())
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Blocks of each file.
@@ -112,7 +81,7 @@ fn an_interface_that_goes_down_and_up(engine: Engine) {
     fs::write(root.path().join("file"), &contents).expect("a file");
     let server = wire.serve(engine, root.path(), &["--write", "create"]);
     let to = format!("{SERVER}:6969").parse().expect("an address");
-    let (mut reader, mut writer) = at(&wire.client, || (Peer::new(to), Peer::new(to)));
+    let (mut reader, mut writer) = wire.client.within(|| (Peer::new(to), Peer::new(to)));
 
     let mut arrived = Vec::new();
     reader.send(&request(RRQ, b"file", &[]));
@@ -131,9 +100,8 @@ fn an_interface_that_goes_down_and_up(engine: Engine) {
             let heard = reader.receive_within(DOWN);
             assert!(heard.is_none_or(|packet| number(&packet) <= block));
             let refused = || {
-                at(&wire.server, || {
-                    server.metrics().sum("tftp_send_errors_total{")
-                })
+                wire.server
+                    .within(|| server.metrics().sum("tftp_send_errors_total{"))
             };
             until("the system refuses what the server repeats", || {
                 refused() > 0
@@ -183,7 +151,7 @@ fn a_line_slower_than_its_server(engine: Engine) {
     let slow = [
         "tc",
         "-n",
-        &wire.server,
+        &wire.server.name,
         "qdisc",
         "add",
         "dev",
@@ -204,7 +172,7 @@ fn a_line_slower_than_its_server(engine: Engine) {
     let contents = peer::octets(1, 300_000);
     fs::write(root.path().join("file"), &contents).expect("a file");
     let server = wire.serve(engine, root.path(), &[]);
-    let load = at(&wire.client, || {
+    let load = wire.client.within(|| {
         let mut load = Command::new(env!("CARGO_BIN_EXE_bootstorm"));
         load.args([
             "load",
@@ -226,7 +194,7 @@ fn a_line_slower_than_its_server(engine: Engine) {
     });
     let said = String::from_utf8_lossy(&load.stderr);
     assert!(load.status.success(), "{said}");
-    let metrics = at(&wire.server, || server.metrics());
+    let metrics = wire.server.within(|| server.metrics());
     let complete = metrics.value("tftp_transfers_ended_total{outcome=\"complete\"}");
     assert_eq!(complete.to_string(), CLIENTS);
     assert_ne!(

@@ -962,6 +962,29 @@ fn a_root_that_may_not_be_entered_is_told() {
     assert!(said.contains("chmod"), "{said}");
 }
 
+/// Goal: whoever serves as root is told once, at the start, what that means; nobody else is.
+#[test]
+fn a_server_that_runs_as_root_says_what_that_means() {
+    let root = scratch();
+    let (_, said) = Server::start(root.path(), &[]).end();
+    let told = usize::from(rustix::process::geteuid().is_root());
+    assert_eq!(said.matches("running as root").count(), told, "{said}");
+    if told == 1 {
+        use std::os::unix::fs::PermissionsExt;
+        use std::os::unix::process::CommandExt;
+
+        let program = root.path().join("bootstorm");
+        fs::copy(env!("CARGO_BIN_EXE_bootstorm"), &program).expect("copied");
+        let all = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(root.path(), all).expect("set");
+        let mut command = Command::new(program);
+        let arguments = ["serve", ".", "--listen", "127.0.0.1:0"];
+        command.uid(65_534).gid(65_534).current_dir(root.path());
+        let (_, said) = Server::wait(command.args(arguments)).end();
+        assert!(!said.contains("running as root"), "{said}");
+    }
+}
+
 /// Goal: a log that nobody reads holds up neither clients nor the end. Method: nobody reads the pipe that
 /// the log goes to, which takes 64 KiB, while far more is said.
 #[test]

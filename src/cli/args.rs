@@ -279,7 +279,8 @@ pub(super) struct Serve {
         value_parser = values::seconds
     )]
     pub(super) drain_timeout: Duration,
-    /// Answer operators over HTTP here: /metrics /healthz /readyz /transfers.
+    /// Answer operators over HTTP here, without authentication: /metrics /healthz /readyz /transfers.
+    /// ":9100" is every address.
     #[arg(
         long,
         env = "BOOTSTORM_ADMIN",

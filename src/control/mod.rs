@@ -10,6 +10,7 @@ use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use rustix::process::geteuid;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -75,6 +76,12 @@ async fn run(options: &ServerOptions, control: &ControlOptions) -> io::Result<()
         writes = ?options.directory.writes,
         "serving"
     );
+    if geteuid().is_root() {
+        tracing::warn!(
+            "running as root, whom no mode keeps out: every file under the root directory is served; \
+             a user of its own needs no more than CAP_NET_BIND_SERVICE"
+        );
+    }
     // A server whose words nobody takes serves all the same.
     for address in server.addresses() {
         let _ = writeln!(io::stderr(), "listening on udp {address}");

@@ -422,6 +422,39 @@ fn a_server_that_cannot_start_says_why() {
     for hint in [&*address, "ss -ltnp", "--admin"] {
         assert!(in_use.contains(hint), "{in_use}");
     }
+    // An address for documentation, which no host has.
+    for words in [
+        ["serve", ".", "-l", "192.0.2.1:6969", "--workers", "1"],
+        [
+            "serve",
+            ".",
+            "-l",
+            "127.0.0.1:0",
+            "--admin",
+            "192.0.2.1:6969",
+        ],
+    ] {
+        let elsewhere = fail(here.path(), 1, words);
+        let hint = "this host does not have that address";
+        assert!(elsewhere.contains(hint), "{elsewhere}");
+    }
+}
+
+/// Goal: a range in which no port is free is told as that, and nobody is sent to look for another program at
+/// the port that was listened at.
+#[test]
+fn a_range_without_a_free_port_is_no_port_in_use() {
+    let here = scratch();
+    let taken = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let port = taken.local_addr().expect("bound").port();
+    let range = format!("{port}:{port}");
+    for engine in ["mio", "auto"] {
+        let words = ["serve", ".", "-l", "127.0.0.1:0", "--workers", "1"];
+        let range = ["--engine", engine, "--port-range", &range];
+        let told = fail(here.path(), 1, [&words[..], &range].concat());
+        assert!(told.contains("give --port-range at least one"), "{told}");
+        assert!(!told.contains("another program"), "{told}");
+    }
 }
 
 #[test]

@@ -28,36 +28,68 @@ pub(super) fn run(arguments: &Serve, log_format: LogFormat) -> Result<(), Troubl
         admin,
         objects: log_format == LogFormat::Json,
     };
-    control::serve(&options, &control).map_err(|error| failed(&error, &options))
+    control::serve(&options, &control).map_err(|error| failed(&error, &options, admin))
 }
 
-fn failed(error: &io::Error, options: &ServerOptions) -> Trouble {
-    let privileged = |address: &SocketAddr| (1..UNPRIVILEGED_PORT_MIN).contains(&address.port());
-    if error.kind() == io::ErrorKind::PermissionDenied
-        && error.to_string().contains("listen")
-        && options.listen.iter().any(privileged)
-    {
-        return Trouble::Work(format!(
-            "{error}: ports below {UNPRIVILEGED_PORT_MIN} need root or CAP_NET_BIND_SERVICE; any user may take another, as with --listen :6969"
-        ));
-    }
-    if error.kind() == io::ErrorKind::AddrInUse {
-        // What the other end of a range is short of says so itself.
-        for (transport, tool, flag) in [
-            ("udp", "ss -lunp", "--listen"),
-            ("tcp", "ss -ltnp", "--admin"),
-        ] {
-            if error
-                .to_string()
-                .contains(&format!("cannot listen on {transport}"))
+/// The failure, with what to do about it where that is known.
+fn failed(error: &io::Error, options: &ServerOptions, admin: Option<SocketAddr>) -> Trouble {
+    let clients = options
+        .listen
+        .iter()
+        .map(|&address| (Side::Clients, address));
+    let operators = admin.map(|address| (Side::Operators, address));
+    let told = error.to_string();
+    for (side, address) in clients.chain(operators) {
+        for errno in [libc::EACCES, libc::EADDRINUSE, libc::EADDRNOTAVAIL] {
+            // The system's own word on this very address, and no more: what else may go wrong there, as
+            // when there is no port to answer from, says by itself what to do.
+            let refusal = io::Error::from_raw_os_error(errno);
+            let transport = side.transport();
+            if told == format!("cannot listen on {transport} {address}: {refusal}")
+                && let Some(hint) = hint(side, address, refusal.kind())
             {
-                return Trouble::Work(format!(
-                    "{error}: another program has the port, or bootstorm runs already ({tool} tells); {flag} takes another one, or 0 for any that is free"
-                ));
+                return Trouble::Work(format!("{told}: {hint}"));
             }
         }
     }
     Trouble::work(error)
+}
+
+/// Who is answered at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Clients,
+    Operators,
+}
+
+impl Side {
+    const fn transport(self) -> &'static str {
+        match self {
+            Self::Clients => "udp",
+            Self::Operators => "tcp",
+        }
+    }
+}
+
+/// What to do if the system does not let this process listen there.
+fn hint(side: Side, address: SocketAddr, refusal: io::ErrorKind) -> Option<String> {
+    let (flag, tool, example) = match side {
+        Side::Clients => ("--listen", "ss -lunp", ":6969"),
+        Side::Operators => ("--admin", "ss -ltnp", "127.0.0.1:9100"),
+    };
+    match refusal {
+        io::ErrorKind::PermissionDenied if address.port() < UNPRIVILEGED_PORT_MIN => Some(format!(
+            "ports below {UNPRIVILEGED_PORT_MIN} need root or CAP_NET_BIND_SERVICE; any user may take another, as with {flag} {example}"
+        )),
+        io::ErrorKind::AddrInUse => Some(format!(
+            "another program has the port, or bootstorm runs already ({tool} tells); {flag} takes another one, or 0 for any that is free"
+        )),
+        io::ErrorKind::AddrNotAvailable => Some(format!(
+            "this host does not have that address (ip address lists those that it has); {flag} :{} is every one of them",
+            address.port()
+        )),
+        _ => None,
+    }
 }
 
 /// What the arguments mean, on a host with or without IPv6.

@@ -677,11 +677,31 @@ fn a_second_interrupt_ends_a_server_at_once_and_tells_its_clients() {
         let (status, said) = server.interrupt_twice();
         is_told(&client);
         assert_eq!(status.code(), Some(1));
-        assert!(
-            said.contains("1 running transfers were cut short"),
-            "{said}"
-        );
+        assert!(said.contains("1 running transfer was cut short"), "{said}");
     }
+}
+
+/// Goal: a second SIGTERM changes nothing, and does not have the log say anew that draining begins; a SIGINT ends
+/// at once all the same.
+#[test]
+fn a_second_sigterm_is_no_second_beginning() {
+    let root = scratch();
+    fs::write(root.path().join("file"), random(2000)).expect("written");
+    let waits = ["--drain-timeout", "86400", "--idle-timeout", "86400"];
+    let mut server = Server::start(root.path(), &waits);
+    let client = stuck_client(&server);
+    for line in ["draining: no new requests", "draining already"] {
+        signal(&server.child, Signal::TERM);
+        while !server.said.contains(line) {
+            assert!(server.stderr.read_line(&mut server.said).expect("text") > 0);
+        }
+    }
+    signal(&server.child, Signal::INT);
+    is_told(&client);
+    let mut said = std::mem::take(&mut server.said);
+    server.stderr.read_to_string(&mut said).expect("text");
+    assert_eq!(server.child.wait().expect("ended").code(), Some(1));
+    assert_eq!(said.matches("no new requests").count(), 1, "{said}");
 }
 
 #[test]

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use crate::metrics::Metrics;
 use crate::server::{Server, ServerOptions};
 use crate::shard::Running;
+use crate::store::Writes;
 use crate::time::Duration;
 
 pub use signals::{Signal, Signals, on_interrupt};
@@ -41,7 +42,7 @@ pub struct ControlOptions {
 }
 
 /// Serves until told to end: SIGTERM or SIGINT lets running transfers finish, for as long as the
-/// options say; a second SIGINT ends at once; SIGUSR1 logs the counters.
+/// options say; a SIGINT after either ends at once; SIGUSR1 logs the counters.
 ///
 /// When this returns, threads that a disk holds up may still be there: they end with the process.
 ///
@@ -73,7 +74,7 @@ async fn run(options: &ServerOptions, control: &ControlOptions) -> io::Result<()
         zero_copy = server.engine().zero_copy,
         workers = server.workers(),
         root = %options.root.display(),
-        writes = ?options.directory.writes,
+        writes = word(options.directory.writes),
         "serving"
     );
     if geteuid().is_root() {
@@ -151,12 +152,15 @@ async fn tend(
                     tracing::warn!("interrupted again: ending at once");
                     return house.cut().await;
                 }
+                Signal::Terminate if house.is_draining() => {
+                    tracing::info!("draining already; SIGINT ends at once");
+                }
                 Signal::Interrupt | Signal::Terminate => {
                     let seconds = control.drain_timeout.as_secs();
                     tracing::info!(seconds, "draining: no new requests, running transfers may finish");
                     house.draining.set(true);
                     house.server.drain();
-                    deadline.get_or_insert_with(|| Instant::now() + control.drain_timeout);
+                    deadline = Some(Instant::now() + control.drain_timeout);
                 }
             },
             () = until(deadline) => {
@@ -167,6 +171,15 @@ async fn tend(
         }
     }
     Ok(())
+}
+
+/// What may be written, as `--write` says it.
+const fn word(writes: Writes) -> &'static str {
+    match writes {
+        Writes::Off => "off",
+        Writes::Create => "create",
+        Writes::Overwrite => "overwrite",
+    }
 }
 
 async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -210,6 +223,7 @@ impl House {
         let total = total(&answers(replies).await.0);
         match total.active_reads + total.active_writes {
             0 => Ok(()),
+            1 => Err(io::Error::other("1 running transfer was cut short")),
             count => Err(io::Error::other(format!(
                 "{count} running transfers were cut short"
             ))),

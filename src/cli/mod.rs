@@ -10,6 +10,7 @@ mod get;
 mod live;
 mod load;
 mod log;
+mod origin;
 mod output;
 mod page;
 mod put;
@@ -39,12 +40,18 @@ const BAD_ARGUMENTS: u8 = 2;
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let (done, name) = {
         let _lines = log::written_at_last();
-        match Arguments::try_parse_from(arguments) {
+        let typed: Vec<OsString> = arguments.into_iter().collect();
+        match Arguments::try_parse_from(&typed) {
             Ok(arguments) => {
                 let name = name(&arguments.command);
                 (act(arguments), name)
             }
-            Err(error) => (Err(Trouble::Clap(error)), ""),
+            Err(error) => {
+                let mut command = Arguments::command();
+                command.build();
+                let error = origin::named(error, &command, &typed);
+                (Err(Trouble::Clap(error)), "")
+            }
         }
     };
     let code = match done {

@@ -373,6 +373,31 @@ fn arguments_that_make_no_sense_are_code_2() {
         ("put file", "required"),
         ("put .. tftp://host/", "how it is to be called"),
         ("serve --listen 6969", "write :6969"),
+        ("serve -l /srv/tftp", "tftpd-hpa's -l, which has no value"),
+        (
+            "serve -l -s /srv/tftp",
+            "-s is tftpd-hpa's --secure: bootstorm always confines names to ROOT; leave it out",
+        ),
+        (
+            "--log-format json serve -vc .",
+            "-c is tftpd-hpa's --create: write --write create",
+        ),
+        (
+            "serve --secure .",
+            "--secure is tftpd-hpa's: bootstorm always confines",
+        ),
+        ("serve -B1468 .", "write --max-blksize"),
+        (
+            "serve --maxthread=5 .",
+            "--maxthread is atftpd's: write --max-transfers",
+        ),
+        (
+            "serve --tftp-root=/x",
+            "--tftp-root is dnsmasq's: write the directory alone",
+        ),
+        ("serve --no-such", "unexpected argument '--no-such'"),
+        // Other commands have nothing to do with those servers.
+        ("get -s host name", "unexpected argument '-s'"),
         ("serve --write maybe", "overwrite"),
         ("serve --port-range 5:1", "1:5"),
         ("serve --subnet 10.0.0.0/8", "max-blksize"),

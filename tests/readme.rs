@@ -158,6 +158,39 @@ fn options_are_accepted_as_written() {
     assert!(tried > 20, "{tried} options were found");
 }
 
+/// Goal: whoever types what another server has is told what to write here. Method: every option in the
+/// first column of the tables for those who move.
+#[test]
+fn options_of_other_servers_are_answered_with_advice() {
+    let section = README.split("\n## Moving from ").nth(1);
+    let section = section.and_then(|rest| rest.split("\n## ").next());
+    let theirs = section.expect("a section").lines().filter_map(|line| {
+        let cells = line.strip_prefix("| ")?;
+        cells.split(" | ").next()
+    });
+    let options = theirs.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    let mut tried = 0;
+    for option in options.filter(|option| !["-l"].contains(option)) {
+        let typed = if option.starts_with('-') {
+            option.to_owned()
+        } else {
+            format!("--{option}")
+        };
+        let output = bootstorm(&format!("serve /nonexistent/root {typed}")).output();
+        let output = output.expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        let answered = ["tftpd-hpa", "atftpd", "dnsmasq"]
+            .iter()
+            .any(|server| said.contains(&format!("error: {typed} is {server}'s")));
+        assert!(
+            answered && output.status.code() == Some(2),
+            "{typed}: {said}"
+        );
+        tried += 1;
+    }
+    assert!(tried > 40, "{tried} options were found");
+}
+
 /// A value in the place of what stands for one.
 fn example_of(value: &str) -> &str {
     match value {

@@ -5,6 +5,7 @@ mod check;
 mod compare;
 mod demo;
 mod errand;
+mod foreign;
 mod gather;
 mod get;
 mod live;
@@ -49,8 +50,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Err(error) => {
                 let mut command = Arguments::command();
                 command.build();
-                let error = origin::named(error, &command, &typed);
-                (Err(Trouble::Clap(error)), "")
+                match foreign::advice(&error, &command, &typed) {
+                    Some(advice) => (Err(Trouble::Arguments(advice)), "serve"),
+                    None => {
+                        let error = origin::named(error, &command, &typed);
+                        (Err(Trouble::Clap(error)), "")
+                    }
+                }
             }
         }
     };

@@ -66,9 +66,10 @@ pub(crate) fn listen(text: &str) -> Result<Listen, String> {
         return Err(format!("to listen on port {text}, write :{text}"));
     }
     if text.contains('/') {
-        return Err(
-            "an address and a port are expected, as in 192.0.2.1:69 or :69, and no path".to_owned(),
-        );
+        let expected = "an address and a port are expected, as in 192.0.2.1:69 or :69, and no path";
+        return Err(format!(
+            "{expected}; tftpd-hpa's -l, which has no value, is left out here"
+        ));
     }
     if let Ok(address) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
         let example = SocketAddr::new(address, PORT);

@@ -191,6 +191,17 @@ fn options_of_other_servers_are_answered_with_advice() {
     assert!(tried > 40, "{tried} options were found");
 }
 
+/// Goal: systemd does not kill a server that drains. Method: what the unit gives it, and how long a drain may take.
+#[test]
+fn the_unit_lets_a_server_drain() {
+    let unit = include_str!("../contrib/bootstorm.service");
+    let patience = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("TimeoutStopSec="));
+    let patience: u64 = patience.expect("a limit").parse().expect("seconds");
+    assert!(patience > bootstorm::config::DRAIN_TIMEOUT_DEFAULT.as_secs());
+}
+
 /// A value in the place of what stands for one.
 fn example_of(value: &str) -> &str {
     match value {

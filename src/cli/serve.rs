@@ -252,6 +252,19 @@ mod tests {
         assert!(options.workers >= 1);
         assert_eq!(options.engine, EngineChoice::Auto);
         assert_eq!(typed("--engine uring").engine, EngineChoice::Uring);
+        let embedded = ServerOptions::default();
+        assert_eq!(options.settings, embedded.settings);
+        assert_eq!(options.directory, embedded.directory);
+        assert_eq!(options.frame_cache_octets, embedded.frame_cache_octets);
+        let rest = |options: &ServerOptions| (options.workers, options.pin, options.gso);
+        assert_eq!(rest(&options), rest(&embedded));
+        assert_eq!(options.engine, embedded.engine);
+        assert!(
+            embedded
+                .listen
+                .iter()
+                .all(|address| address.ip().is_loopback())
+        );
     }
 
     #[test]

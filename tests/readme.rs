@@ -100,9 +100,21 @@ fn links_into_the_repository_lead_somewhere() {
             .skip(1)
             .filter_map(|rest| rest.split(')').next());
         for target in targets.filter(|target| !target.contains("://")) {
-            assert!(root.join(target).exists(), "{target} is missing");
+            let there = match target.strip_prefix('#') {
+                Some(anchor) => text.lines().filter_map(anchor_of).any(|own| own == anchor),
+                None => root.join(target).exists(),
+            };
+            assert!(there, "{target} is missing");
         }
     }
+}
+
+/// What links call a heading.
+fn anchor_of(line: &str) -> Option<String> {
+    let heading = line.trim_start_matches('#').strip_prefix(' ')?;
+    let kept = |letter: &char| letter.is_alphanumeric() || [' ', '-'].contains(letter);
+    let heading: String = heading.to_lowercase().chars().filter(kept).collect();
+    line.starts_with('#').then(|| heading.replace(' ', "-"))
 }
 
 #[test]

@@ -109,6 +109,18 @@ fn links_into_the_repository_lead_somewhere() {
     }
 }
 
+#[test]
+fn every_file_of_tests_is_told_about() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("ARCHITECTURE.md")).expect("a text");
+    for entry in fs::read_dir(root.join("tests")).expect("tests") {
+        let name = entry.expect("an entry").file_name();
+        let name = name.to_str().expect("a plain name");
+        let told = text.contains(&format!("`tests/{name}`"));
+        assert!(told || !name.ends_with(".rs"), "{name} is not told about");
+    }
+}
+
 /// What links call a heading.
 fn anchor_of(line: &str) -> Option<String> {
     let heading = line.trim_start_matches('#').strip_prefix(' ')?;

@@ -6,11 +6,13 @@ mod compare;
 mod config_file;
 mod demo;
 mod errand;
+mod foreign;
 mod gather;
 mod get;
 mod live;
 mod load;
 mod log;
+mod origin;
 mod output;
 mod page;
 mod put;
@@ -72,22 +74,32 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// Reads the arguments, and what they leave open from the file that they name, if any.
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments, Trouble> {
-    let arguments: Vec<_> = arguments.into_iter().collect();
+    let typed: Vec<OsString> = arguments.into_iter().collect();
     let mut matches = Arguments::command()
-        .try_get_matches_from(&arguments)
-        .map_err(Trouble::Clap)?;
+        .try_get_matches_from(&typed)
+        .map_err(|error| misunderstood(error, &typed))?;
     if let Some(("serve", serve)) = matches.subcommand()
         && let Some(file) = serve.get_one::<PathBuf>("config")
     {
         let command = config_file::as_defaults(Arguments::command(), serve, file)?;
         matches = command
-            .try_get_matches_from(&arguments)
+            .try_get_matches_from(&typed)
             // All that was typed has been understood above.
             .map_err(|error| {
                 Trouble::Arguments(format!("{}: {}", file.display(), reason(&error)))
             })?;
     }
     Arguments::from_arg_matches(&matches).map_err(Trouble::Clap)
+}
+
+/// What to say of arguments that clap did not understand.
+fn misunderstood(error: clap::Error, typed: &[OsString]) -> Trouble {
+    let mut command = Arguments::command();
+    command.build();
+    match foreign::advice(&error, &command, typed) {
+        Some(advice) => Trouble::Arguments(advice),
+        None => Trouble::Clap(origin::named(error, &command, typed)),
+    }
 }
 
 /// What clap complains about, without its advice on usage.

@@ -4,7 +4,7 @@ mod pin;
 mod rendezvous;
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::config::Settings;
+use crate::config::{Settings, frame_cache_octets_default};
 use crate::engine::mio::MioEngine;
 #[cfg(target_os = "linux")]
 use crate::engine::uring::UringEngine;
@@ -34,7 +34,8 @@ const PORT_PATIENCE: Duration = Duration::from_secs(1);
 /// How often such a port is tried.
 const PORT_RETRY: Duration = Duration::from_millis(10);
 
-/// What a server is to be.
+/// What a server is to be. The defaults are those of `bootstorm serve`, but for the address, which is a free
+/// port of the loopback, and the root, which there is none; who embeds a server fills in these two.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
     /// Addresses that take requests; port 0 picks one.
@@ -55,6 +56,22 @@ pub struct ServerOptions {
     pub engine: EngineChoice,
     /// Whether the kernel may be handed bursts to cut into datagrams.
     pub gso: bool,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
+            workers: thread::available_parallelism().map_or(1, usize::from),
+            pin: false,
+            settings: Settings::default(),
+            root: PathBuf::new(),
+            directory: DirectoryOptions::default(),
+            frame_cache_octets: frame_cache_octets_default(),
+            engine: EngineChoice::default(),
+            gso: true,
+        }
+    }
 }
 
 /// What may move the datagrams.

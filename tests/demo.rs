@@ -137,6 +137,18 @@ fn the_page_goes_where_it_can() {
     );
 }
 
+/// Goal: what nothing cost has no price. Method: an image without an octet.
+#[test]
+fn an_empty_image_has_no_price() {
+    let place = Place::new();
+    let output = place
+        .demo("--clients 3 --size 0 --within 0 --quiet")
+        .output()
+        .expect("the demo runs");
+    let table = succeeded(&output);
+    assert!(table.contains(" CPU s, – CPU s/GB, "), "{table}");
+}
+
 /// Goal: whoever has had enough of what it says spoils nothing. Method: its pipe is closed before the table.
 #[test]
 fn a_demo_that_nobody_listens_to_comes_to_its_end() {

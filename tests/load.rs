@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use bootstorm::load::plan::Pace;
 use bootstorm::load::profile::{self, Profile};
-use bootstorm::load::report::{Report, json};
+use bootstorm::load::report::{Report, html, json};
 use bootstorm::load::timeline::Point;
 use bootstorm::load::{self, Failure, File, Group, Live, Load, Work, contents};
 use bootstorm::metrics::Metrics;
@@ -377,14 +377,38 @@ fn percentiles_of_nothing_are_no_numbers() {
     let report = run(&load);
     let text = report.to_string();
     assert_eq!(row(&text, "whole transfer"), row(&text, "OACK"));
-    let mut json = Vec::new();
-    json::write(&report, &mut json).expect("memory takes it");
-    let json: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+    let json = as_json(&report);
     let transfer = &json["latencies_seconds"]["transfer"];
     assert_eq!(
         (&transfer["count"], &transfer["p99"]),
         (&0.into(), &().into())
     );
+}
+
+/// Goal: what nothing cost has no price. Method: a server that is watched, and has not what it is asked for; as
+/// text, as JSON and as a page.
+#[test]
+fn the_price_of_nothing_is_no_number() {
+    let _turn = turn();
+    let root = tempfile::tempdir().expect("a directory");
+    let (_server, address) = peer::serve(root.path());
+    let mut load = reads(address, 3, Expected::Anything);
+    load.server_pid = Some(std::process::id());
+    let report = run(&load);
+    let text = report.to_string();
+    assert!(
+        text.contains(" CPU s, – CPU s/GB, – us a transfer, "),
+        "{text}"
+    );
+    let json = as_json(&report);
+    let server = &json["server_process"];
+    assert!(server["processor_seconds"].is_number(), "{json}");
+    for price in ["gigabyte", "transfer"] {
+        let price = &server[format!("processor_seconds_per_{price}")];
+        assert!(price.is_null(), "{json}");
+    }
+    let page = as_page(&report);
+    assert!(!page.contains("for each gigabyte"), "{page}");
 }
 
 /// Goal: the table reads well. Method: a snapshot, each number a 0.
@@ -442,6 +466,18 @@ fn with(mut load: Load, profile: &Profile) -> Load {
 
 fn run(load: &Load) -> Report {
     load::run(load, &Arc::new(Live::default())).expect("a run")
+}
+
+fn as_json(report: &Report) -> serde_json::Value {
+    let mut json = Vec::new();
+    json::write(report, &mut json).expect("memory takes it");
+    serde_json::from_slice(&json).expect("JSON")
+}
+
+fn as_page(report: &Report) -> String {
+    let mut page = Vec::new();
+    html::write(report, &html::Head::default(), &mut page).expect("memory takes it");
+    String::from_utf8(page).expect("text")
 }
 
 /// The server's counters once no transfer runs: its last ACK may still be on the way.

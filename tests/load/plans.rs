@@ -6,7 +6,6 @@ use bootstorm::load::Weather;
 use bootstorm::load::plan::Bounds;
 use bootstorm::load::profile::Flash;
 use bootstorm::load::ramp::{self, Broken, Ramp, Step};
-use bootstorm::load::report::html;
 use bootstorm::store::memory::pattern_fill;
 
 use super::*;

@@ -17,7 +17,7 @@ use super::output::Output;
 use super::{Trouble, page, remark, say};
 use crate::load::plan::Pace;
 use crate::load::profile::Profile;
-use crate::load::report::Report;
+use crate::load::report::{NOTHING, Report};
 use crate::load::{self, File, Group, Live, Load, contents};
 use crate::shard::Expected;
 use crate::time::Duration;
@@ -196,9 +196,11 @@ impl fmt::Display for Outcome<'_> {
             row(
                 "the server used",
                 format!(
-                    "{:.2} CPU s, {:.2} CPU s/GB, {} MiB of memory",
+                    "{:.2} CPU s, {} CPU s/GB, {} MiB of memory",
                     server.processor.as_secs_f64(),
-                    server.processor.as_secs_f64() / (tally.octets.max(1) as f64 / 1e9),
+                    self.report
+                        .server_seconds_per_gigabyte()
+                        .map_or_else(|| NOTHING.to_owned(), |cost| format!("{cost:.2}")),
                     server.memory_max >> 20
                 ),
             )?;

@@ -134,8 +134,8 @@ struct Terms {
 #[derive(Serialize)]
 struct ServerProcess {
     processor_seconds: f64,
-    processor_seconds_per_gigabyte: f64,
-    processor_seconds_per_transfer: f64,
+    processor_seconds_per_gigabyte: Option<f64>,
+    processor_seconds_per_transfer: Option<f64>,
     memory_octets_max: u64,
     context_switches: u64,
 }
@@ -152,7 +152,6 @@ impl Object {
     fn new(report: &Report) -> Self {
         let tally = &report.tally;
         let terms = tally.terms.iter();
-        let server = report.server.zip(report.server_costs());
         Self {
             server: report.load.server.to_string(),
             interrupted: report.interrupted,
@@ -191,10 +190,10 @@ impl Object {
             own_starved_seconds: tally.starved.as_secs_f64(),
             own_memory_octets_max: report.memory_max,
             was_bottleneck: report.is_bottleneck(),
-            server_process: server.map(|(usage, (per_gigabyte, per_transfer))| ServerProcess {
+            server_process: report.server.map(|usage| ServerProcess {
                 processor_seconds: usage.processor.as_secs_f64(),
-                processor_seconds_per_gigabyte: per_gigabyte,
-                processor_seconds_per_transfer: per_transfer,
+                processor_seconds_per_gigabyte: report.server_seconds_per_gigabyte(),
+                processor_seconds_per_transfer: report.server_seconds_per_transfer(),
                 memory_octets_max: usage.memory_max,
                 context_switches: usage.switches,
             }),

@@ -50,7 +50,7 @@ const QUANTILES: [(&str, f64); 5] = [
 ];
 
 /// What stands where there is no number: a percentile of nothing is not 0.
-const NOTHING: &str = "–";
+pub const NOTHING: &str = "–";
 
 /// What this part of all took at most; `None` if there are none.
 pub(super) fn quantile(latency: &Latency, part: f64) -> Option<Duration> {
@@ -98,13 +98,20 @@ impl Report {
         names.zip(&self.groups).filter(move |_| several)
     }
 
-    /// The server's processor time for each gigabyte transferred, and for each transfer.
-    fn server_costs(&self) -> Option<(f64, f64)> {
+    /// The server's processor seconds for each gigabyte transferred; `None` if it is not known, or nothing was.
+    #[must_use]
+    pub fn server_seconds_per_gigabyte(&self) -> Option<f64> {
+        self.server_cost(self.tally.octets as f64 / 1e9)
+    }
+
+    /// The server's processor seconds for each transfer that completed; `None` if it is not known, or none did.
+    #[must_use]
+    pub fn server_seconds_per_transfer(&self) -> Option<f64> {
+        self.server_cost(self.tally.complete as f64)
+    }
+
+    fn server_cost(&self, count: f64) -> Option<f64> {
         let seconds = self.server?.processor.as_secs_f64();
-        let gigabytes = self.tally.octets as f64 / 1e9;
-        Some((
-            seconds / gigabytes.max(f64::MIN_POSITIVE),
-            seconds / self.tally.complete.max(1) as f64,
-        ))
+        (count > 0.0).then(|| seconds / count)
     }
 }

@@ -185,11 +185,15 @@ impl Report {
 
     fn server_text(&self) -> Option<String> {
         let server = self.server?;
-        let (per_gigabyte, per_transfer) = self.server_costs()?;
+        let told = |cost: Option<f64>, digits| {
+            cost.map_or_else(|| NOTHING.to_owned(), |cost| format!("{cost:.digits$}"))
+        };
+        let micros = self.server_seconds_per_transfer().map(|cost| cost * 1e6);
         Some(format!(
-            "{:.2} CPU s, {per_gigabyte:.2} CPU s/GB, {:.0} us a transfer, {} MiB at most, {} context switches",
+            "{:.2} CPU s, {} CPU s/GB, {} us a transfer, {} MiB at most, {} context switches",
             server.processor.as_secs_f64(),
-            per_transfer * 1e6,
+            told(self.server_seconds_per_gigabyte(), 2),
+            told(micros, 0),
             server.memory_max >> 20,
             grouped(server.switches),
         ))

@@ -114,7 +114,7 @@ fn numbers(report: &Report) -> Vec<(String, String)> {
             format!("is what 99 of 100 transfers took at most; half took {half}"),
         ));
     }
-    if let Some((per_gigabyte, _)) = report.server_costs() {
+    if let Some(per_gigabyte) = report.server_seconds_per_gigabyte() {
         numbers.push((
             time(per_gigabyte),
             "is the server's processor time for each gigabyte".to_owned(),

@@ -179,6 +179,35 @@ fn uploads_are_compared_and_looked_for() {
     assert_nothing_is_left(folder.path());
 }
 
+/// Goal: a server that fails some is not the quicker one for it. Method: one of whose files half are gone.
+#[test]
+fn percentiles_are_of_all_that_was_wanted() {
+    let plan = r#"
+        rounds = 1
+        [[server]]
+        name = "by halves"
+        command = ["sh", "-c", "echo $$ >> {plan}/pids; rm {root}/octets-2048; exec {bootstorm} serve {root} --listen {address}:{port} --workers 1"]
+        [[work]]
+        name = "small"
+        size = ["1KiB", "2KiB"]
+        clients = 4
+        transfers = 40
+    "#;
+    let folder = folder(plan);
+    let output = compare(folder.path())
+        .args(["--json", "results.json"])
+        .output()
+        .expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let results: Value = serde_json::from_str(&read(folder.path(), "results.json")).expect("JSON");
+    let run = &results["outcomes"][0][0][0]["measured"];
+    assert!((1..40).contains(&run["complete"].as_u64().expect("a number")));
+    assert!(run["transfer_seconds_p99"].is_null(), "{run}");
+    let line = text.lines().find(|line| line.contains("by halves  "));
+    assert!(line.is_some_and(|line| line.contains("  –  ")), "{text}");
+    assert_nothing_is_left(folder.path());
+}
+
 /// Goal: a ratio is to the server that the plan names, and is 1 for itself. Method: the line of that
 /// server, and a part of the plan alone.
 #[test]

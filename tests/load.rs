@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use bootstorm::load::plan::Pace;
 use bootstorm::load::profile::{self, Profile};
-use bootstorm::load::report::{Report, html, json};
+use bootstorm::load::report::{Report, hgrm, html, json};
 use bootstorm::load::timeline::Point;
 use bootstorm::load::{self, Failure, File, Group, Live, Load, Work, contents};
 use bootstorm::metrics::Metrics;
@@ -159,7 +159,7 @@ fn clients_with_manners_of_their_own() {
     assert!(report.is_good(), "{report}");
     assert_eq!((report.tally.probes, report.tally.complete), (10, 10));
     // A client that asks twice waits for the first answer once.
-    assert_eq!(report.tally.oack.count(), 10);
+    assert_eq!(report.tally.oack.came().count(), 10);
     assert_eq!(report.tally.terms.keys().next(), Some(&(1468, 4)));
     let metrics = metrics_at_rest(&server);
     assert_eq!(metrics.ended.get("probed"), Some(&10));
@@ -382,6 +382,88 @@ fn percentiles_of_nothing_are_no_numbers() {
     assert_eq!(
         (&transfer["count"], &transfer["p99"]),
         (&0.into(), &().into())
+    );
+}
+
+/// Goal: a server that fails some looks no quicker for it. Method: files of which half are there, and how the
+/// percentiles of what they take are told: those that failed count as the slowest.
+#[test]
+fn whoever_failed_counts_among_the_slowest() {
+    let _turn = turn();
+    let root = tempfile::tempdir().expect("a directory");
+    fs::write(root.path().join("image"), peer::octets(10, 1_000)).expect("a file");
+    let (_server, address) = peer::serve(root.path());
+    let mut load = reads(address, 5, Expected::Anything);
+    load.groups[0]
+        .files
+        .push(file("absent", Expected::Anything));
+    load.groups[0].bounds.transfers = Some(200);
+    let report = run(&load);
+    let (complete, failed) = (report.tally.complete, report.tally.failed());
+    assert!(
+        complete > 2 && failed > 2 && complete + failed == 200,
+        "{report}"
+    );
+    let json = as_json(&report);
+    for name in ["transfer", "first_block"] {
+        let latency = &json["latencies_seconds"][name];
+        assert_eq!(
+            (&latency["count"], &latency["failed"]),
+            (&complete.into(), &failed.into())
+        );
+        for known in ["p90", "p99", "p99.9", "max"] {
+            assert!(latency[known].is_null(), "{known}: {latency}");
+        }
+        assert_eq!(latency["p50"].is_null(), complete < 100, "{latency}");
+    }
+    let text = report.to_string();
+    assert!(text.contains("percentiles are of all who waited"), "{text}");
+    let page = as_page(&report);
+    assert!(!page.contains("99 of 100 transfers took"), "{page}");
+    let mut percentiles = Vec::new();
+    hgrm::write(&report, &mut percentiles).expect("memory takes it");
+    let percentiles = String::from_utf8(percentiles).expect("text");
+    assert!(!percentiles.contains(" 1.000000000000 "), "{percentiles}");
+    let told = format!("of 200 transfers, of which {failed} did not complete");
+    assert!(percentiles.contains(&told), "{percentiles}");
+}
+
+/// Goal: a server that has come to a halt shows how long it kept everybody waiting, though nobody saw the end of
+/// it. Method: an open loop against one that never answers, interrupted.
+#[test]
+fn whoever_was_interrupted_has_waited() {
+    let _turn = turn();
+    let silent = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let mut load = reads(silent.local_addr().expect("bound"), 1, Expected::Anything);
+    load.groups[0].pace = Pace::Open {
+        per_second: 500.0,
+        even: true,
+    };
+    load.groups[0].bounds.transfers = None;
+    let live = Arc::new(Live::default());
+    let waiting = {
+        let live = live.clone();
+        thread::spawn(move || load::run(&load, &live).expect("a run"))
+    };
+    for _ in 0..100 {
+        silent.recv_from(&mut [0; 512]).expect("a request");
+    }
+    live.stop();
+    let report = waiting.join().expect("a run");
+    let json = as_json(&report);
+    for name in ["oack", "first_block", "transfer"] {
+        let latency = &json["latencies_seconds"][name];
+        assert!(latency["p99"].is_null(), "{latency}");
+        assert!(latency["cut_off"].as_u64() >= Some(100), "{latency}");
+        // A hundred that come every 2 ms.
+        let least = latency["at_least"]["p99"].as_f64().expect("a number");
+        assert!(least > 0.15, "{latency}");
+    }
+    assert!(report.to_string().contains("≥"), "{report}");
+    let page = as_page(&report);
+    assert!(
+        page.contains("is what 99 of 100 transfers took, for "),
+        "{page}"
     );
 }
 

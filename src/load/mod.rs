@@ -18,6 +18,7 @@ pub mod report;
 mod run;
 mod tally;
 pub mod timeline;
+mod waits;
 mod weather;
 
 use std::net::SocketAddr;
@@ -31,6 +32,7 @@ pub use crate::proto::profile;
 pub use process::Usage;
 pub use run::{Live, run};
 pub use tally::{Failure, FirstFailure, Tally};
+pub use waits::{Quantile, Waits};
 pub use weather::{Disturbed, Weather};
 
 use plan::{Bounds, Pace};

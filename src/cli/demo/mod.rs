@@ -17,8 +17,8 @@ use super::output::Output;
 use super::{Trouble, page, remark, say};
 use crate::load::plan::Pace;
 use crate::load::profile::Profile;
-use crate::load::report::{NOTHING, Report};
-use crate::load::{self, File, Group, Live, Load, contents};
+use crate::load::report::{NOTHING, Report, told};
+use crate::load::{self, File, Group, Live, Load, Waits, contents};
 use crate::shard::Expected;
 use crate::time::Duration;
 use server::{Counted, Other};
@@ -179,16 +179,12 @@ impl fmt::Display for Outcome<'_> {
                 tally.complete as f64 / seconds
             ),
         )?;
-        let times = |latency: &crate::metrics::Latency| {
-            let at = |part| latency.quantile(part).as_secs_f64();
-            format!(
-                "p50 {:.3} s, p99 {:.3} s, at most {:.3} s",
-                at(0.5),
-                at(0.99),
-                at(1.0)
-            )
+        let times = |waits: &Waits| {
+            let words = |time: Duration| format!("{:.3} s", time.as_secs_f64());
+            let [half, most, all] = [0.5, 0.99, 1.0].map(|part| told(waits.quantile(part), words));
+            format!("p50 {half}, p99 {most}, at most {all}")
         };
-        if tally.transfer.count() > 0 {
+        if tally.complete > 0 {
             row("a boot", times(&tally.transfer))?;
             row("its first block", times(&tally.first_block))?;
         }

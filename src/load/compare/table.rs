@@ -114,10 +114,23 @@ impl Results {
             spread(|run| run.processor_seconds_per_gigabyte, 2),
             ratio(|run| run.processor_seconds_per_gigabyte),
             spread(|run| Some(run.transfers_per_second), 0),
-            spread(|run| run.transfer_seconds_p99, 3),
+            self.p99(workload, contender),
             self.complete(workload, contender),
             self.agreed(workload, contender),
         ]
+    }
+
+    /// What 99 of 100 transfers took at most; nothing unless so many completed in every round, for the best of
+    /// the rounds would else stand for all of them.
+    fn p99(&self, workload: usize, contender: usize) -> String {
+        let p99 = |run: &Measurement| run.transfer_seconds_p99;
+        if self
+            .measured(workload, contender)
+            .any(|run| p99(run).is_none())
+        {
+            return NOTHING.to_owned();
+        }
+        cell(self.spread(workload, contender, p99), 3)
     }
 
     /// How many transfers completed in the worst of the rounds.

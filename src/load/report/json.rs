@@ -6,9 +6,9 @@ use std::io;
 use serde::Serialize;
 
 use super::super::ramp::{self, Climb};
-use super::super::{FirstFailure, Tally};
-use super::{QUANTILES, Report, quantile};
-use crate::metrics::{Latency, Packets};
+use super::super::{FirstFailure, Quantile, Tally, Waits};
+use super::{QUANTILES, Report};
+use crate::metrics::Packets;
 
 /// Writes the report.
 ///
@@ -140,12 +140,18 @@ struct ServerProcess {
     context_switches: u64,
 }
 
+/// Of all who waited, in vain or not.
 #[derive(Serialize)]
 struct Percentiles {
+    /// Those who did not wait in vain.
     count: u64,
+    failed: u64,
+    cut_off: u64,
+    /// Without a number where more waited in vain than a percentile leaves out.
     #[serde(flatten)]
-    /// Without a number where there is nothing to count.
     at: BTreeMap<&'static str, Option<f64>>,
+    /// The least that they can be where those who were cut off count.
+    at_least: BTreeMap<&'static str, f64>,
 }
 
 impl Object {
@@ -252,10 +258,22 @@ fn by_type(packets: &Packets) -> BTreeMap<&'static str, u64> {
     packets.by_type().filter(|&(_, count)| count > 0).collect()
 }
 
-fn percentiles(latency: &Latency) -> Percentiles {
-    let at = |(name, part)| (name, quantile(latency, part).map(|time| time.as_secs_f64()));
-    Percentiles {
-        count: latency.count(),
-        at: QUANTILES.into_iter().map(at).collect(),
+fn percentiles(waits: &Waits) -> Percentiles {
+    let mut percentiles = Percentiles {
+        count: waits.came().count(),
+        failed: waits.failed(),
+        cut_off: waits.cut(),
+        at: BTreeMap::new(),
+        at_least: BTreeMap::new(),
+    };
+    for (name, part) in QUANTILES {
+        let quantile = waits.quantile(part);
+        let exactly = quantile.and_then(Quantile::exactly);
+        let exactly = exactly.map(|time| time.as_secs_f64());
+        percentiles.at.insert(name, exactly);
+        if let Some(Quantile::AtLeast(time)) = quantile {
+            percentiles.at_least.insert(name, time.as_secs_f64());
+        }
     }
+    percentiles
 }

@@ -8,8 +8,7 @@ pub mod text;
 pub mod words;
 
 use super::process::Usage;
-use super::{Load, Tally};
-use crate::metrics::Latency;
+use super::{Load, Quantile, Tally};
 use crate::time::Duration;
 
 /// How a run went.
@@ -49,12 +48,19 @@ const QUANTILES: [(&str, f64); 5] = [
     ("max", 1.0),
 ];
 
+/// What the signs in the place of percentiles mean.
+const SIGNS: &str = "percentiles are of all who waited, in vain or not: – where more failed than they leave out, ≥ where others were cut off after so long";
+
 /// What stands where there is no number: a percentile of nothing is not 0.
 pub const NOTHING: &str = "–";
 
-/// What this part of all took at most; `None` if there are none.
-pub(super) fn quantile(latency: &Latency, part: f64) -> Option<Duration> {
-    (latency.count() > 0).then(|| latency.quantile(part))
+/// A percentile in words, with each time as `words` has it.
+pub fn told(quantile: Option<Quantile>, words: impl Fn(Duration) -> String) -> String {
+    match quantile {
+        None => NOTHING.to_owned(),
+        Some(Quantile::Exactly(time)) => words(time),
+        Some(Quantile::AtLeast(time)) => format!("≥{}", words(time)),
+    }
 }
 
 impl Report {
@@ -89,6 +95,12 @@ impl Report {
     pub fn own_cost(&self) -> Duration {
         let datagrams = self.tally.received.total() + self.tally.sent.total();
         self.tally.processor.div_f64(datagrams.max(1) as f64)
+    }
+
+    /// Whether there are those who waited in vain, so that percentiles need a word about whose they are.
+    fn has_gaps(&self) -> bool {
+        let mut waits = self.latencies().into_iter();
+        waits.any(|(_, waits)| waits.all() > waits.came().count())
     }
 
     /// The groups with their names, where there are several.

@@ -4,10 +4,9 @@ use std::fmt;
 
 use super::super::plan::Pace;
 use super::super::ramp::{self, Broken, Climb};
-use super::super::{Disturbed, FirstFailure, Group, Tally, Work};
+use super::super::{Disturbed, FirstFailure, Group, Tally, Waits, Work};
 use super::words::{counted, grouped};
-use super::{NOTHING, QUANTILES, Report, quantile};
-use crate::metrics::Latency;
+use super::{NOTHING, QUANTILES, Report, SIGNS, told};
 use crate::shard::Expected;
 
 /// Columns of the names of rows.
@@ -91,7 +90,7 @@ impl Report {
     }
 
     /// What took how long, each with its name, from the intended start on or for each block.
-    pub(super) const fn latencies(&self) -> [(&'static str, &Latency); 6] {
+    pub(super) const fn latencies(&self) -> [(&'static str, &Waits); 6] {
         let tally = &self.tally;
         [
             (LATENESS, &tally.lateness),
@@ -205,17 +204,20 @@ impl Report {
             write!(f, "{name:>11}")?;
         }
         writeln!(f)?;
-        for (name, latency) in self.latencies() {
+        for (name, waits) in self.latencies() {
             write!(
                 f,
                 "  {name:<width$}{:>10}",
-                latency.count(),
+                waits.came().count(),
                 width = NAME_COLUMNS - 2
             )?;
             for (_, part) in QUANTILES {
-                write!(f, "{:>11}", millis(latency, part))?;
+                write!(f, "{:>11}", millis(waits, part))?;
             }
             writeln!(f)?;
+        }
+        if self.has_gaps() {
+            writeln!(f, "  ({SIGNS})")?;
         }
         Ok(())
     }
@@ -347,9 +349,8 @@ impl fmt::Display for Pace {
 }
 
 /// What this part of all took at most, in milliseconds.
-fn millis(latency: &Latency, part: f64) -> String {
-    quantile(latency, part).map_or_else(
-        || NOTHING.to_owned(),
-        |time| format!("{:.3}", time.as_secs_f64() * 1e3),
-    )
+fn millis(waits: &Waits, part: f64) -> String {
+    told(waits.quantile(part), |time| {
+        format!("{:.3}", time.as_secs_f64() * 1e3)
+    })
 }

@@ -7,6 +7,7 @@
 //! each client an address or a socket, so that ten thousand need few descriptors. [`compare`] has several
 //! servers bear the same by turns.
 
+mod busy;
 pub mod compare;
 pub mod contents;
 mod mix;

@@ -79,7 +79,7 @@ pub enum Broken {
     P99(Duration),
     /// Fewer than 99 of 100 came to what is held against the bound: this part did not.
     InVain(f64),
-    /// This end had no time left, so nothing is known of the server.
+    /// This end could not keep up, so nothing is known of the server.
     Bottleneck,
     /// It was ended before its time.
     Interrupted,
@@ -197,7 +197,7 @@ impl Ramp {
             None if waits.all() > 0 => Broken::InVain(1.0 - waits.part_that_came()),
             _ => return None,
         };
-        Some(if report.is_bottleneck() {
+        Some(if report.was_limited_by_this_end() {
             Broken::Bottleneck
         } else {
             broken
@@ -264,7 +264,7 @@ impl Climb {
         let no_time = self.not_held().and_then(|step| step.broken) == Some(Broken::Bottleneck);
         warn(
             no_time,
-            "this end had no time left beyond that, so the server may bear more; give it more --threads, or another machine",
+            "this end could not keep up beyond that, so the server may bear more; give it more --threads, or another machine",
         );
         let starved = self.steps.iter().filter(|step| step.report.is_starved());
         let starved = starved.count() as u64;
@@ -291,7 +291,7 @@ impl fmt::Display for Broken {
             Self::Failures(part) => write!(f, "{:.2} % failed", part * 100.0),
             Self::P99(time) => write!(f, "p99 was {:.3} ms", time.as_secs_f64() * 1e3),
             Self::InVain(part) => write!(f, "{:.2} % waited in vain", part * 100.0),
-            Self::Bottleneck => f.write_str("this end had no time left"),
+            Self::Bottleneck => f.write_str("this end could not keep up"),
             Self::Interrupted => f.write_str("interrupted"),
         }
     }
@@ -301,7 +301,7 @@ impl fmt::Display for Broken {
 mod tests {
     use std::net::SocketAddr;
 
-    use super::super::{Failure, Tally};
+    use super::super::{Failure, Group, Tally};
     use super::*;
 
     /// The loads that are tried on a server that bears so much, and the highest that held.
@@ -354,6 +354,31 @@ mod tests {
         assert_eq!(failed, Some(Broken::Failures(0.05)));
         let slow = ramp.broken(&report(0, Duration::from_secs(2)));
         assert!(matches!(slow, Some(Broken::P99(_))), "{slow:?}");
+        // Nor is a server blamed for what this end had no time for, or began late.
+        let mut busy = report(5, quick);
+        busy.tally.busiest = 0.99;
+        assert_eq!(ramp.broken(&busy), Some(Broken::Bottleneck));
+        let mut late = report(5, quick);
+        let at_a_rate = Pace::Open {
+            per_second: 100.0,
+            even: true,
+        };
+        let group = Group {
+            pace: at_a_rate,
+            ..Group::new(Vec::new(), 1)
+        };
+        late.load.groups.push(group);
+        assert_eq!(ramp.broken(&late), Some(Broken::Failures(0.05)));
+        late.tally.lateness.record(Duration::from_millis(11));
+        assert_eq!(ramp.broken(&late), Some(Broken::Bottleneck));
+        let slow = Duration::from_secs(2);
+        (0..5).for_each(|_| late.tally.first_block.record(slow));
+        assert!(late.is_bottleneck());
+        assert_eq!(ramp.broken(&late), Some(Broken::Failures(0.05)));
+        late.tally.lateness.record(slow);
+        assert_eq!(ramp.broken(&late), Some(Broken::Bottleneck));
+        late.load.groups[0].pace = ONE_CLIENT;
+        assert_eq!(ramp.broken(&late), Some(Broken::Failures(0.05)));
         let lenient = Ramp {
             bound_failures: 0.1,
             ..ramp

@@ -10,6 +10,7 @@ use std::thread;
 
 use rustix::time::{ClockId, clock_gettime};
 
+use super::busy::Busy;
 use super::mix::Mix;
 use super::places::{Places, Share};
 use super::plan::Schedule;
@@ -251,6 +252,7 @@ impl Driver {
     /// Drives until nothing runs and nothing is to begin.
     fn run(mut self) -> io::Result<Part> {
         let mut stopped = false;
+        let mut busy = Busy::new(self.begin);
         loop {
             if !stopped && self.live.is_stopped() {
                 stopped = true;
@@ -259,6 +261,7 @@ impl Driver {
                 self.shard.stop();
             }
             let now = self.shard.engine().now();
+            busy.note(now, processor_time);
             for crowd in 0..self.crowds.len() {
                 while let Some(intended) = self.crowds[crowd].schedule.take(now) {
                     self.begin(crowd, intended);
@@ -288,12 +291,7 @@ impl Driver {
         self.tally.disturbed = self.shard.engine().disturbed();
         self.tally.processor = processor_time();
         self.tally.starved = process::starved();
-        self.tally.busiest = if elapsed.is_zero() {
-            // Nothing began that could have ended.
-            0.0
-        } else {
-            self.tally.processor.as_secs_f64() / elapsed.as_secs_f64()
-        };
+        self.tally.busiest = busy.most(elapsed, self.tally.processor);
         let groups: Vec<_> = self.crowds.into_iter().map(|crowd| crowd.tally).collect();
         for group in &groups {
             self.tally.merge(group);

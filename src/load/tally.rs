@@ -134,7 +134,7 @@ pub struct Tally {
     pub processor: Duration,
     /// How long they had to wait for a processor that others had.
     pub starved: Duration,
-    /// The most that one of them was busy, as a part of the run.
+    /// The most that one of them was busy, as a part of its busiest second.
     pub busiest: f64,
     /// What happened when.
     pub timeline: Timeline,

@@ -412,13 +412,36 @@ fn a_report_that_has_no_place_to_go_is_told_first() {
     assert!(server.recv_from(&mut [0; 512]).is_err(), "it was asked");
 }
 
+/// Goal: a generator that begins transfers late says so. Method: a rate that no machine keeps, against a server
+/// that never answers.
+#[test]
+fn a_generator_that_cannot_keep_up_says_so() {
+    let _turn = turn();
+    let silent = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let mut load = reads(silent.local_addr().expect("bound"), 1, Expected::Anything);
+    load.groups[0].pace = Pace::Open {
+        per_second: 2e6,
+        even: true,
+    };
+    load.groups[0].bounds = Bounds {
+        transfers: Some(20_000),
+        duration: None,
+    };
+    let patience = &mut load.groups[0].profiles[0].0.patience;
+    patience.idle = Duration::from_millis(500);
+    let report = run(&load);
+    assert!(report.is_bottleneck(), "{report}");
+    let warnings = report.warnings().join("\n");
+    assert!(warnings.contains("began transfers late"), "{report}");
+}
+
 /// Goal: a run of no time at all has sound numbers. Method: one, as text.
 #[test]
 fn a_run_of_no_time_at_all() {
     let output = load_command(&["tftp://127.0.0.1:9/x", "--duration", "0"]);
     assert_eq!(output.status.code(), Some(0));
     let table = String::from_utf8_lossy(&output.stdout);
-    assert!(table.contains("CPU s, 0 % busy, "), "{table}");
+    assert!(table.contains("CPU s, 0 % busy at most, "), "{table}");
 }
 
 /// Goal: what is wrong with arguments is said with the usage of the command that they are for. Method: one

@@ -44,7 +44,7 @@ pub struct Measurement {
     pub terms: Vec<(u16, u16)>,
     /// Why transfers failed, and how many.
     pub failures: BTreeMap<String, u64>,
-    /// Whether this end had no time left, so that the server may be faster than it looks.
+    /// Whether this end could not keep up, so that the server may be faster than it looks.
     pub was_bottleneck: bool,
     /// Whether other programs took this end's processors away for a good part of the run.
     pub was_starved: bool,

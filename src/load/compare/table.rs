@@ -69,7 +69,7 @@ impl Results {
         if starred {
             writeln!(
                 text,
-                "\n{} The generator had no time left: the server may be faster than it looks.",
+                "\n{} The generator could not keep up: the server may be faster than it looks.",
                 if form == Form::Markdown { "\\*" } else { "*" }
             )?;
         }

@@ -7,7 +7,9 @@ mod plot;
 pub mod text;
 pub mod words;
 
+use super::plan::Pace;
 use super::process::Usage;
+use super::ramp::first_answers;
 use super::{Load, Quantile, Tally};
 use crate::time::Duration;
 
@@ -32,6 +34,16 @@ pub struct Report {
 
 /// From here on, a thread had no time left: what looks like the server's slowness may be its own.
 const BUSY: f64 = 0.95;
+
+/// Whoever begins that late is not at the rate that was asked for: longer than any server takes that has the
+/// first block at hand.
+const LATE: Duration = Duration::from_millis(10);
+
+/// From this part of the time to the first block on, lateness is a good part of it,
+const LATE_PART: f64 = 0.25;
+
+/// unless it is what any thread takes to wake up.
+const LATE_MIN: Duration = Duration::from_millis(1);
 
 /// From this part of the run on, waiting for a processor that others have spoils the numbers.
 const STARVED: f64 = 0.1;
@@ -70,10 +82,41 @@ impl Report {
         self.tally.failures.is_empty()
     }
 
-    /// Whether this end had no time left, so that the server may be faster than it seems.
+    /// Whether this end could not keep up, so that the server may be faster than it seems.
     #[must_use]
     pub fn is_bottleneck(&self) -> bool {
+        self.had_no_time() || self.is_late()
+    }
+
+    /// Whether one of the threads had no time left.
+    fn had_no_time(&self) -> bool {
         self.tally.busiest >= BUSY
+    }
+
+    /// Whether transfers began late, so that what is told of the server is told of this end too.
+    fn is_late(&self) -> bool {
+        // In a closed loop clients come when they can, and nothing is late.
+        let mut paces = self.load.groups.iter().map(|group| group.pace);
+        let is_closed = paces.all(|pace| matches!(pace, Pace::Closed { .. }));
+        !is_closed && (self.lateness() > Some(LATE) || self.lateness_is_much())
+    }
+
+    /// Whether lateness is a good part of what clients waited for their first answer.
+    fn lateness_is_much(&self) -> bool {
+        let answers = first_answers(self).came();
+        let much = answers.quantile(0.99).mul_f64(LATE_PART).max(LATE_MIN);
+        answers.count() > 0 && self.lateness() > Some(much)
+    }
+
+    /// Whether it was this end that made the run what it was: a moment's lateness is worth a warning, but no
+    /// excuse for a server that takes a hundred times as long.
+    pub(super) fn was_limited_by_this_end(&self) -> bool {
+        self.had_no_time() || self.is_late() && self.lateness_is_much()
+    }
+
+    /// How late 99 of 100 transfers began at most.
+    fn lateness(&self) -> Option<Duration> {
+        self.tally.lateness.exact_quantile(0.99)
     }
 
     /// Whether other programs took this end's processors away for a good part of the run.

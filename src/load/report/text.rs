@@ -107,8 +107,14 @@ impl Report {
     pub fn warnings(&self) -> Vec<String> {
         let tally = &self.tally;
         let mut warnings = Vec::new();
-        if self.is_bottleneck() {
+        if self.had_no_time() {
             warnings.push("this end had no time left, so the server may be faster than it looks; give it more --threads, or another machine".to_owned());
+        }
+        if let Some(late) = self.lateness().filter(|_| self.is_late()) {
+            warnings.push(format!(
+                "this end began transfers late, one in a hundred by {:.3} ms and more, which all times hold but those of blocks",
+                late.as_secs_f64() * 1e3
+            ));
         }
         if self.is_starved() {
             warnings.push(format!(
@@ -174,7 +180,7 @@ impl Report {
         let tally = &self.tally;
         let micros = self.own_cost().as_secs_f64() * 1e6;
         format!(
-            "{:.3} CPU s, {:.0} % busy, {micros:.2} us a datagram, {} MiB at most, GRO {}",
+            "{:.3} CPU s, {:.0} % busy at most, {micros:.2} us a datagram, {} MiB at most, GRO {}",
             tally.processor.as_secs_f64(),
             tally.busiest * 100.0,
             self.memory_max >> 20,

@@ -170,6 +170,12 @@ pub trait Engine {
     /// Sends without blocking.
     fn send(&mut self, socket: SocketId, path: &Path, payload: Payload<'_>) -> Sent;
 
+    /// Whether it makes packets of this socket wait itself, on purpose: then how long answers take cannot be told
+    /// from the times at which packets are given to it and taken from it.
+    fn holds_back(&self, _socket: SocketId) -> bool {
+        false
+    }
+
     /// Wakes [`Engine::wait`] from any thread.
     fn waker(&self) -> Waker;
 

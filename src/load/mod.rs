@@ -16,6 +16,7 @@ pub mod plan;
 mod process;
 pub mod ramp;
 pub mod report;
+mod round_trips;
 mod run;
 mod tally;
 pub mod timeline;

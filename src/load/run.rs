@@ -284,7 +284,9 @@ impl Driver {
         self.tell_counts();
         let elapsed = self.end - self.begin;
         let metrics = self.shard.metrics();
-        self.tally.round_trip = Waits::all_came(metrics.latencies.round_trip);
+        let mut round_trips = metrics.latencies.round_trip;
+        round_trips.merge(self.shard.engine_mut().round_trips().took());
+        self.tally.round_trip = Waits::all_came(round_trips);
         self.tally.received = metrics.received;
         self.tally.sent = metrics.sent;
         self.tally.receive_drops = metrics.receive_drops;
@@ -395,6 +397,10 @@ impl Driver {
             self.end = now;
             let crowd = &mut self.crowds[begun.crowd];
             crowd.places[begun.profile].give_back(begun.origin);
+            if let Origin::Shared(socket, address) = begun.origin {
+                let engine = self.shard.engine_mut();
+                engine.round_trips().forget(socket, address);
+            }
             let was_cut = self.live.is_stopped();
             if begun.is_first(&crowd.group) && crowd.asks_options(begun.profile) {
                 crowd.tally.agreed(&ending, begun.late, was_cut);

@@ -160,6 +160,39 @@ fn quirks_of_clients() {
     assert!(longest >= Some(pause), "{report}");
 }
 
+/// Goal: how long a block takes is the server's and the network's time, not what this end makes its clients wait.
+/// Method: clients that are slow, of a server that is not; reads and writes, each packet delayed.
+#[test]
+fn round_trips_are_without_what_this_end_adds() {
+    let _turn = turn();
+    let root = tempfile::tempdir().expect("a directory");
+    let contents = peer::octets(19, 6_000);
+    fs::write(root.path().join("image"), &contents).expect("a file");
+    let mut options = peer::options(root.path());
+    options.directory.writes = Writes::Create;
+    let server = peer::start(&options);
+    let waits = Duration::from_millis(500);
+    let mut load = reads(server.addresses()[0], 3, octets(&contents));
+    load.groups[0].profiles[0].0.wanted.windowsize = None;
+    load.groups[0].profiles[0].0.slow = waits;
+    let slow = run(&load);
+
+    load.groups[0].profiles[0].0.slow = Duration::ZERO;
+    load.groups[0].weather.delay = (waits, waits);
+    let delayed = run(&load);
+
+    load.groups[0].work = Work::Write(Contents::Octets(contents.into()));
+    load.groups[0].files[0].name = b"up-{number}".to_vec();
+    let written = run(&load);
+    for report in [slow, delayed, written] {
+        assert!(report.is_good(), "{report}");
+        let round_trips = &report.tally.round_trip;
+        assert!(round_trips.came().count() >= 9, "{report}");
+        let most = round_trips.exact_quantile(0.75).expect("round trips");
+        assert!(most < waits, "{report}");
+    }
+}
+
 /// Goal: several kinds of clients come together. Method: the terms of both are agreed to.
 #[test]
 fn clients_of_several_kinds() {

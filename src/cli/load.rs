@@ -42,13 +42,23 @@ struct Outputs {
 
 impl Outputs {
     fn open(run: &LoadRun) -> Result<Self, Trouble> {
-        let open = |path: &Option<PathBuf>| path.as_deref().map(Output::open).transpose();
-        let json = run.json.as_deref();
+        let paths = [&run.json, &run.hgrm, &run.html];
+        let to_standard = paths.into_iter().flatten();
+        let to_standard = to_standard.filter(|path| **path == Path::new("-")).count();
+        if to_standard > 1 {
+            return Err(Trouble::arguments(
+                "standard output takes one report; give the others a file",
+            ));
+        }
+        let open = |path: &Option<PathBuf>| {
+            let path = path.as_deref();
+            path.map(Output::open_or_standard).transpose()
+        };
         Ok(Self {
-            json: json.map(Output::open_or_standard).transpose()?,
+            json: open(&run.json)?,
             hgrm: open(&run.hgrm)?,
             html: open(&run.html)?,
-            no_table: json == Some(Path::new("-")),
+            no_table: to_standard > 0,
         })
     }
 

@@ -418,6 +418,38 @@ fn a_scenario_with_a_mistake() {
     );
 }
 
+/// Goal: each report may go to standard output, where it stands alone; two may not. Method: `-` for each, and for all;
+/// no file is called so afterwards.
+#[test]
+fn reports_may_go_to_standard_output() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let load = |options: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_bootstorm"))
+            .args(["load", "tftp://127.0.0.1:9/x", "--duration", "0"])
+            .args(options)
+            .current_dir(folder.path())
+            .output()
+            .expect("it runs")
+    };
+    for (option, begin, end) in [
+        ("--html", "<!DOCTYPE html>", "</html>"),
+        ("--hgrm", "Value", "]"),
+        ("--json", "{", "}"),
+    ] {
+        let output = load(&[option, "-"]);
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{option}: {told}");
+        let told = told.trim();
+        assert!(told.starts_with(begin) && told.ends_with(end), "{told}");
+    }
+    let output = load(&["--html", "-", "--json", "-"]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("standard output takes one report"), "{said}");
+    let entries = fs::read_dir(folder.path()).expect("a directory");
+    assert_eq!(entries.count(), 0);
+}
+
 /// Goal: nobody waits for a run whose report has no place to go. Method: a directory that is not there, for each
 /// kind of report; the server is asked for nothing.
 #[test]

@@ -15,7 +15,7 @@ use crate::metrics::Packets;
 /// # Errors
 /// If `output` takes it not.
 pub fn write(report: &Report, output: impl io::Write) -> io::Result<()> {
-    serde_json::to_writer_pretty(output, &Object::new(report)).map_err(io::Error::from)
+    write_object(&Object::new(report), output)
 }
 
 /// Writes how a ramp went: each step with its report, and the highest load that held.
@@ -42,7 +42,12 @@ pub fn write_climb(climb: &Climb, output: impl io::Write) -> io::Result<()> {
         broken_by: not_held.and_then(|step| Some(step.broken?.to_string())),
         steps: steps.collect(),
     };
-    serde_json::to_writer_pretty(output, &object).map_err(io::Error::from)
+    write_object(&object, output)
+}
+
+fn write_object(object: &impl Serialize, mut output: impl io::Write) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut output, object)?;
+    writeln!(output)
 }
 
 #[derive(Serialize)]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::args::{Load as Arguments, LoadRun, Pattern};
 use super::errand::{counted, grouped};
-use super::live::View;
+use super::live::{Goal, View};
 use super::output::Output;
 use super::page;
 use super::{Trouble, end_at_once, say};
@@ -24,7 +24,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Trouble> {
     let outputs = Outputs::open(&run)?;
     let live = Arc::new(Live::default());
     stop_on_interrupt(&live)?;
-    let view = if run.quiet { None } else { View::line(&live) };
+    // Of a ramp nobody knows how many steps it will have.
+    let goal = ramp.map_or_else(|| Goal::of(&load), |_| Goal::default());
+    let view = if run.quiet {
+        None
+    } else {
+        View::line(&live, goal)
+    };
     match ramp {
         None => once(&load, &live, &outputs, view),
         Some(ramp) => climb(&load, ramp, &live, &outputs, view),

@@ -96,12 +96,23 @@ fn writes_arrive_and_are_counted() {
     group.bounds.transfers = Some(20);
     let report = run(&load);
     assert!(report.is_good(), "{report}");
+    let alone = report.to_string();
+    let nothing = "what the server stored is compared with nothing";
+    assert!(alone.contains(nothing), "{alone}");
     let metrics = metrics_at_rest(&server);
     assert_eq!(metrics.octets_received, report.tally.octets);
     for number in 0..20 {
         let written = fs::read(root.path().join(format!("up-{number}"))).expect("a file");
         assert!(written == contents, "{number}");
     }
+
+    let mut mixed = reads(server.addresses()[0], 2, octets(&contents));
+    mixed.groups[0].files[0].name = b"up-1".to_vec();
+    load.groups[0].files[0].name = b"more-{number}".to_vec();
+    mixed.groups.push(load.groups.remove(0));
+    let mixed = run(&mixed).to_string();
+    let told = "of reads, every octet compared; of writes, nothing compared";
+    assert!(mixed.contains(told), "{mixed}");
 }
 
 /// Goal: wrong contents fail each transfer, by their kind. Method: what is expected differs from the

@@ -58,7 +58,7 @@ impl Report {
             ),
         );
         row("terms", terms(tally));
-        row("contents", self.contents().to_owned());
+        row("contents", self.contents());
         row(
             "repeated",
             format!(
@@ -118,7 +118,7 @@ impl Report {
         }
         if self.is_starved() {
             warnings.push(format!(
-                "this end waited {:.3} s for a processor that other programs had; the times above hold that too",
+                "this end waited {:.3} s for a processor that other programs had; the times hold that too",
                 tally.starved.as_secs_f64()
             ));
         }
@@ -158,21 +158,21 @@ impl Report {
         )
     }
 
-    fn contents(&self) -> &'static str {
-        let groups = &self.load.groups;
-        let mut readers = groups
+    /// How what came was compared. Of what was written nobody sees what the server made of it.
+    fn contents(&self) -> String {
+        let (readers, writers): (Vec<&Group>, Vec<&Group>) = self
+            .load
+            .groups
             .iter()
-            .filter(|group| matches!(group.work, Work::Read));
-        let files: Vec<_> = readers.by_ref().flat_map(|group| &group.files).collect();
-        let every = |is: fn(&Expected) -> bool| files.iter().all(|file| is(&file.expected));
-        if files.is_empty() {
-            "from memory"
-        } else if every(|expected| matches!(expected, Expected::Octets(_) | Expected::Pattern)) {
-            "every octet compared"
-        } else if every(|expected| matches!(expected, Expected::Anything)) {
-            "not compared (--verify FILE does), but for their length where it was announced"
+            .partition(|group| matches!(group.work, Work::Read));
+        if readers.is_empty() {
+            return "what the server stored is compared with nothing".to_owned();
+        }
+        let read = compared(&readers);
+        if writers.is_empty() {
+            read.to_owned()
         } else {
-            "compared in part"
+            format!("of reads, {read}; of writes, nothing compared")
         }
     }
 
@@ -226,6 +226,19 @@ impl Report {
             writeln!(f, "  ({SIGNS})")?;
         }
         Ok(())
+    }
+}
+
+/// How what these have read was compared.
+fn compared(readers: &[&Group]) -> &'static str {
+    let files = || readers.iter().flat_map(|group| &group.files);
+    let every = |is: fn(&Expected) -> bool| files().all(|file| is(&file.expected));
+    if every(|expected| matches!(expected, Expected::Octets(_) | Expected::Pattern)) {
+        "every octet compared"
+    } else if every(|expected| matches!(expected, Expected::Anything)) {
+        "not compared (--verify FILE does), but for their length where it was announced"
+    } else {
+        "compared in part"
     }
 }
 

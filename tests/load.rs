@@ -330,7 +330,7 @@ fn sockets_are_used_again_where_addresses_are_few() {
     assert_eq!(metrics.octets_sent, report.tally.octets);
 }
 
-/// Goal: whoever has seen enough gets a summary and no failures. Method: SIGINT while a client waits
+/// Goal: whoever has seen enough gets a summary and no failures, and an exit code that says that it is not all. Method: SIGINT while a client waits
 /// for a server that never answers.
 #[test]
 fn an_interrupt_ends_with_a_summary() {
@@ -349,14 +349,20 @@ fn an_interrupt_ends_with_a_summary() {
         ])
         .arg(&percentiles)
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .expect("the generator starts");
     silent.recv_from(&mut [0; 512]).expect("a request");
     kill_process(Pid::from_child(&generator), Signal::INT).expect("a generator");
     let output = generator.wait_with_output().expect("the generator ends");
     let text = String::from_utf8(output.stdout).expect("text");
-    assert!(output.status.success(), "{text}");
+    assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("0 of 3, 3 interrupted"), "{text}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("interrupted with 3 transfers under way"),
+        "{said}"
+    );
     let written = fs::read_to_string(percentiles).expect("a file");
     assert!(
         written.contains("Total count    =            0"),
@@ -476,6 +482,7 @@ fn whoever_was_interrupted_has_waited() {
         page.contains("is what 99 of 100 transfers took, for "),
         "{page}"
     );
+    assert!(page.contains("Interrupted when 0 of "), "{page}");
 }
 
 /// Goal: what nothing cost has no price. Method: a server that is watched, and has not what it is asked for; as

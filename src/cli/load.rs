@@ -100,15 +100,21 @@ fn once(
     good(&report)
 }
 
+/// Whether all went well: nothing failed, and it was not cut short.
 fn good(report: &Report) -> Result<(), Trouble> {
-    if report.is_good() {
-        Ok(())
-    } else {
+    if !report.is_good() {
         Err(Trouble::Work(format!(
             "{} of {} failed",
             grouped(report.tally.failed()),
             counted(report.tally.begun, "transfer")
         )))
+    } else if report.interrupted {
+        Err(Trouble::Work(format!(
+            "interrupted with {} under way",
+            counted(report.tally.transfer.cut(), "transfer")
+        )))
+    } else {
+        Ok(())
     }
 }
 
@@ -130,9 +136,13 @@ fn climb(
     if let Some(output) = &outputs.html {
         page::write_climb(&climb, output)?;
     }
+    let last = climb.steps.last().and_then(|step| step.broken);
     match climb.steps.first().and_then(|step| step.broken) {
+        _ if last == Some(Broken::Interrupted) => Err(Trouble::Work(format!(
+            "interrupted amid step {}",
+            climb.steps.len()
+        ))),
         None => Ok(()),
-        Some(Broken::Interrupted) => Err(Trouble::work("interrupted amid the first step")),
         Some(why) => Err(Trouble::Work(format!(
             "not even the first step held ({why}); begin with less, by --clients or --rate"
         ))),

@@ -145,6 +145,23 @@ impl Outcome<'_> {
     }
 }
 
+impl Outcome<'_> {
+    /// How many have what they came for.
+    fn served(&self) -> String {
+        let tally = &self.report.tally;
+        let all = counted(self.clients.into(), "client");
+        let mut served = format!("{} of {all}", grouped(tally.complete));
+        if tally.complete > 0 {
+            served.push_str(", every octet compared");
+        }
+        if self.report.interrupted {
+            let begun = grouped(tally.begun);
+            served.push_str(&format!("; {begun} had come when it was interrupted"));
+        }
+        served
+    }
+}
+
 /// The table.
 impl fmt::Display for Outcome<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -156,14 +173,7 @@ impl fmt::Display for Outcome<'_> {
         } = self.report;
         let seconds = elapsed.as_secs_f64().max(1e-9);
         let mut row = |name: &str, value: String| writeln!(f, "{name:<NAME_COLUMNS$}{value}");
-        row(
-            "served",
-            format!(
-                "{} of {}, every octet compared",
-                grouped(tally.complete),
-                counted(tally.begun, "client")
-            ),
-        )?;
+        row("served", self.served())?;
         for (failure, count) in &tally.failures {
             row("FAILED", format!("{} {failure}", grouped(*count)))?;
         }
@@ -201,13 +211,15 @@ impl fmt::Display for Outcome<'_> {
                 ),
             )?;
         }
-        let agrees = self.counted.agrees(self.report);
-        let verdict = if agrees {
-            "as the clients did"
+        let verdict = if self.counted.agrees(self.report) {
+            ", as the clients did"
+        } else if self.report.interrupted {
+            // Of transfers that were cut short each end knows another part.
+            ""
         } else {
-            "and the clients otherwise"
+            ", and the clients otherwise"
         };
-        row("the server counted", format!("{}, {verdict}", self.counted))?;
+        row("the server counted", format!("{}{verdict}", self.counted))?;
         row(
             "the clients used",
             format!(

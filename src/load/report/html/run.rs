@@ -39,7 +39,7 @@ pub(super) fn page(report: &Report) -> Page {
     details.extend(files(report));
     Page {
         title: title(report),
-        is_good: report.is_good(),
+        is_good: report.is_good() && !report.interrupted,
         verdict: verdict(report),
         numbers: numbers(report),
         warnings: report.warnings(),
@@ -58,6 +58,11 @@ pub(super) fn page(report: &Report) -> Page {
 fn verdict(report: &Report) -> String {
     let tally = &report.tally;
     match (report.is_good(), tally.left) {
+        (true, _) if report.interrupted => format!(
+            "Interrupted when {} of {} had completed",
+            grouped(tally.complete),
+            counted(tally.begun, "transfer")
+        ),
         (true, 0) => {
             let transfers = counted(tally.complete, "transfer");
             let compared = if is_compared(report) {

@@ -154,8 +154,8 @@ impl Tally {
         }
     }
 
-    /// Counts a transfer that is over at `time` in the run, and that began `late`; if it was ended by this end, either
-    /// it `was_cut` or it was to vanish.
+    /// Counts a transfer that is over at `time` in the run, and that began `late`. One that this end has ended
+    /// either `was_cut` or was to vanish.
     pub(super) fn count(&mut self, ending: &Ending, late: Duration, time: Duration, was_cut: bool) {
         self.octets += ending.octets;
         self.blocks += ending.blocks;

@@ -7,9 +7,9 @@ use crate::time::Duration;
 ///
 /// Percentiles are of all of them. Were they of those alone to whom it came, then a server that lets the slow
 /// ones fail would look quicker than one that serves everybody, and one that has come to a halt would show
-/// nothing at all. Whoever failed counts as slower than anybody. Whoever was cut off would have waited for a time that nobody
-/// knows, but for no less than it had: so it counts among the slowest too, and where the others do not
-/// reach, there is a least time.
+/// nothing at all. Whoever failed counts as slower than anybody. Whoever was cut off would have waited for a
+/// time that nobody knows, but for no less than it had: so it counts among the slowest too, and where the
+/// others do not reach, there is a least time.
 #[derive(Debug, Clone, Default)]
 pub struct Waits {
     came: Latency,

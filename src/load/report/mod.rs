@@ -61,7 +61,7 @@ const QUANTILES: [(&str, f64); 5] = [
 ];
 
 /// What the signs in the place of percentiles mean.
-const SIGNS: &str = "percentiles are of all who waited, in vain or not: – where more failed than they leave out, ≥ where others were cut off after so long";
+const SIGNS: &str = "percentiles are of all, those that failed or were interrupted as the slowest: – stands for one that failed, ≥ for one that had waited so long";
 
 /// What stands where there is no number: a percentile of nothing is not 0.
 pub const NOTHING: &str = "–";

@@ -135,7 +135,7 @@ fn usual(tally: &Tally) -> Option<(String, String)> {
         Some(Quantile::AtLeast(least)) => Some((
             format!("≥{}", duration(least)),
             format!(
-                "is what 99 of 100 transfers took, for {} interrupted; half took {half_took}",
+                "is what 99 of 100 transfers took at least: {} interrupted; half took {half_took}",
                 match tally.transfer.cut() {
                     1 => "1 was".to_owned(),
                     cut => format!("{} were", grouped(cut)),
@@ -578,7 +578,7 @@ fn percentiles(report: &Report) -> Plot {
         id: "percentiles",
         title: "Percentiles",
         about: "How long all but the slowest took: the further to the right, the rarer. \
-                Each line ends where its numbers do, or where what failed or was interrupted begins."
+                Each line ends where its numbers do, or at those that failed or were interrupted."
             .to_owned(),
         unit: "time, logarithmic".to_owned(),
         unit_x: "% of all that took no longer",

@@ -425,6 +425,35 @@ fn a_server_that_cannot_start_says_why() {
 }
 
 #[test]
+fn settings_come_from_a_file_and_the_environment_wins() {
+    let root = tempfile::tempdir().expect("a directory");
+    fs::write(root.path().join("file"), b"octets").expect("a file");
+    let settings = "root = \".\"\nlisten = \"127.0.0.1:0\"\nwrite = \"create\"\nworkers = 1\n";
+    fs::write(root.path().join("bootstorm.toml"), settings).expect("a file");
+    let server = Server::wait(
+        bootstorm(root.path())
+            .arg("serve")
+            .env("BOOTSTORM_CONFIG", "bootstorm.toml")
+            .env("BOOTSTORM_WRITE", "overwrite"),
+    );
+    let put = bootstorm(root.path())
+        .args(["put", "bootstorm.toml", &server.url("file")])
+        .output()
+        .expect("it runs");
+    assert!(put.status.success(), "{put:?}");
+    let stored = fs::read_to_string(root.path().join("file")).expect("a file");
+    assert_eq!(stored, settings, "the variable allows to overwrite");
+
+    let output = bootstorm(root.path())
+        .args(["serve", "--config", "nowhere.toml"])
+        .output()
+        .expect("it runs");
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("cannot read nowhere.toml: "), "{told}");
+}
+
+#[test]
 fn settings_come_from_the_environment_too() {
     let root = scratch();
     let mut command = bootstorm(root.path());

@@ -43,7 +43,7 @@ pub(super) enum Command {
     /// Serve the files of a directory.
     ///
     /// Every flag can also be set by an environment variable, several values of one separated by
-    /// spaces; flags win.
+    /// spaces, or in a file (--config); flags win over variables, and variables over the file.
     Serve(Box<Serve>),
     /// Get a file from a server.
     ///
@@ -162,6 +162,15 @@ pub(super) struct Serve {
         default_value = "/srv/tftp"
     )]
     pub(super) root: PathBuf,
+    /// A TOML file that says what flags say, under the same names without the dashes in front; flags and
+    /// environment variables win over it.
+    #[arg(
+        long,
+        env = "BOOTSTORM_CONFIG",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
+    pub(super) config: Option<PathBuf>,
     /// Address to take requests at, repeatable. Port 0 picks one; ":6969" is that port of every
     /// address. [default: [::]:69, or 0.0.0.0:69 without IPv6]
     #[arg(

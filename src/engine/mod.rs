@@ -10,6 +10,7 @@
 //! - an answer leaves from the local address that the question came to.
 
 mod alarm;
+mod busy_poll;
 pub mod mio;
 pub mod sim;
 #[allow(unsafe_code)] // The system calls with control messages; each use argues its case.
@@ -175,6 +176,9 @@ pub trait Engine {
     fn holds_back(&self, _socket: SocketId) -> bool {
         false
     }
+
+    /// Whether a socket that answered [`Sent::Full`] is worth another try by now.
+    fn has_room(&self, socket: SocketId) -> bool;
 
     /// Wakes [`Engine::wait`] from any thread.
     fn waker(&self) -> Waker;

@@ -681,6 +681,12 @@ impl Engine for SimEngine {
         }
     }
 
+    fn has_room(&self, _socket: SocketId) -> bool {
+        self.network.0.borrow().nodes[self.node.0]
+            .full_until
+            .is_none()
+    }
+
     fn waker(&self) -> Waker {
         // Nobody sleeps.
         Waker::noop().clone()

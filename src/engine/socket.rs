@@ -23,8 +23,11 @@ use plain as platform;
 /// 1,280 octets however short it is, so that 10,000 requests that come at once fit.
 pub const RECEIVE_BUFFER_OCTETS: usize = 8 << 20;
 
-/// Send buffer asked for, in octets: some sixty of the largest bursts, on their way to the device.
-const SEND_BUFFER_OCTETS: usize = 4 << 20;
+/// Send buffer asked for, in octets. The kernel doubles it and charges each packet with 2,304 octets, so that
+/// no more than some nine hundred are on their way to the device, or thirty of the largest bursts. The queue of
+/// a device takes a thousand as a rule (`txqueuelen`) and drops what is more, without telling who sent it;
+/// a full send buffer is told, and waits.
+const SEND_BUFFER_OCTETS: usize = 1 << 20;
 
 /// What is known about a datagram that was received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -222,16 +225,14 @@ pub(super) mod linux {
         // An IPv6 socket wants the IPv4 options too, for its IPv4 peers: only IP_PKTINFO tells a
         // broadcast address from one of the host's own.
         set_option(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, told)?;
-        // Never "don't fragment": a block above the MTU goes out as fragments, and no forged ICMP
-        // message shrinks anything.
-        set_option(
-            socket,
-            libc::IPPROTO_IP,
-            libc::IP_MTU_DISCOVER,
-            libc::IP_PMTUDISC_DONT,
-        )?;
+        // Never "don't fragment": a block above the MTU goes out as fragments. And whoever sends an ICMP
+        // message, true or forged, makes no packet smaller and no burst fail (Linux 3.15; before, "don't"
+        // is all there is).
+        let discover = |how| set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, how);
+        discover(libc::IP_PMTUDISC_OMIT).or_else(|_| discover(libc::IP_PMTUDISC_DONT))?;
         if ipv6 {
             set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, told)?;
+            // Here routers cut nothing up, so what they say of the path counts.
             let never = libc::IPV6_PMTUDISC_DONT;
             set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, never)?;
         }

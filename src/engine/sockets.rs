@@ -245,6 +245,11 @@ impl<S> Sockets<S> {
         Some(deadline.since(self.now()))
     }
 
+    /// Whether something waits for another try.
+    pub(super) const fn is_retrying(&self) -> bool {
+        self.retry_at.is_some()
+    }
+
     /// When the next wait ends although nothing arrives.
     #[cfg(test)]
     pub(super) const fn retry_at(&self) -> Option<Instant> {

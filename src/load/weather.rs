@@ -404,6 +404,10 @@ impl<E: Engine> Engine for Weathered<E> {
         self.conditions.contains_key(&socket)
     }
 
+    fn has_room(&self, socket: SocketId) -> bool {
+        self.engine.has_room(socket)
+    }
+
     fn waker(&self) -> Waker {
         self.engine.waker()
     }

@@ -12,6 +12,7 @@
 
 mod admission;
 mod answers;
+mod backlog;
 mod census;
 mod check;
 mod holdings;
@@ -51,6 +52,7 @@ use crate::time::Instant;
 use crate::wire::ErrorCode;
 use admission::{Budget, Unvalidated};
 use answers::{Answers, Found};
+use backlog::Backlog;
 use requests::OpenedTogether;
 use slot::{Flow, Slot, Stage};
 use table::Table;
@@ -74,8 +76,10 @@ pub struct Shard<E> {
     timers_deferred: u8,
     /// Memory for those whose timers fire in one round.
     fired: Vec<SlotId>,
-    /// Those that have something to send, each once, served in turn.
+    /// Those that have something to send, each once here or in the backlog, served in turn.
     ready: VecDeque<SlotId>,
+    /// Those that wait for room in the queues of their sockets.
+    backlog: Backlog,
     /// Those that wait for frames, by the frames.
     waiting: HashMap<FramesKey, Vec<SlotId>>,
     opened_together: OpenedTogether,
@@ -83,10 +87,10 @@ pub struct Shard<E> {
     uploads: usize,
     /// Finished transfers, the oldest first; those that are gone are passed over.
     lingering: VecDeque<SlotId>,
-    /// Whether the engine took no more; it says when to go on.
-    full: bool,
-    /// When those that waited for that were last seen to.
-    waiting_armed_at: Option<Instant>,
+    /// When those in the backlog were last seen to.
+    backlog_armed_at: Option<Instant>,
+    /// Until when a drain waits for repeats of last packets.
+    expects_repeats_until: Option<Instant>,
     draining: bool,
     fingerprints: RandomState,
     stranger_errors: Budget,
@@ -101,6 +105,10 @@ pub struct Shard<E> {
 const BUSY_DATAGRAMS: usize = 32;
 /// Rounds in a row for which that may keep the timers waiting: some tens of milliseconds.
 const TIMERS_DEFERRED_MAX: u8 = 16;
+
+/// Rounds that pass over what came too early: a receive queue that is full of the shortest datagrams takes half as
+/// many, and in a storm that does not end, it never is empty.
+const EARLY_ROUNDS_MAX: u8 = 96;
 
 /// What a socket is for.
 #[derive(Debug, Clone, Copy)]
@@ -140,6 +148,7 @@ impl<E: Engine> Shard<E> {
             timers_deferred: 0,
             fired: Vec::new(),
             ready: VecDeque::new(),
+            backlog: Backlog::default(),
             waiting: HashMap::new(),
             opened_together: OpenedTogether::default(),
             unvalidated: Unvalidated::new(
@@ -148,8 +157,8 @@ impl<E: Engine> Shard<E> {
             ),
             uploads: 0,
             lingering: VecDeque::new(),
-            full: false,
-            waiting_armed_at: None,
+            backlog_armed_at: None,
+            expects_repeats_until: None,
             draining: false,
             fingerprints: RandomState::new(),
             stranger_errors: Budget::new(config::STRANGER_ERRORS_PER_SECOND),
@@ -185,6 +194,17 @@ impl<E: Engine> Shard<E> {
             },
         );
         Ok(address)
+    }
+
+    /// The smallest receive queue of the sockets that take requests, in octets, as far as the system tells.
+    #[must_use]
+    pub fn receive_buffer(&self) -> Option<usize> {
+        let takes_requests = |purpose: &Purpose| matches!(purpose, Purpose::Requests { .. });
+        let sockets = self.sockets.iter();
+        sockets
+            .filter(|(_, purpose)| takes_requests(purpose))
+            .filter_map(|(&socket, _)| self.engine.receive_buffer(socket).ok())
+            .min()
     }
 
     /// The socket that answers what came to a local address. One that is bound to it costs the kernel
@@ -256,6 +276,25 @@ impl<E: Engine> Shard<E> {
         Ok(socket)
     }
 
+    /// Passes over all that has arrived so far. While other shards opened their sockets for the same port, the
+    /// kernel dealt datagrams out otherwise than it does now: what a client sends next may come to another shard.
+    ///
+    /// # Errors
+    /// Only what makes the engine unusable.
+    pub fn pass_over(&mut self) -> io::Result<()> {
+        let mut inbox = self.inbox.take().unwrap_or_default();
+        let mut waited = Ok(());
+        for _ in 0..EARLY_ROUNDS_MAX {
+            waited = self.engine.wait(Some(Instant::ZERO), &mut inbox);
+            if waited.is_err() || inbox.is_empty() {
+                break;
+            }
+            (0..inbox.len()).for_each(|_| self.suppress(Suppressed::Early));
+        }
+        self.inbox = Some(inbox);
+        waited
+    }
+
     /// One round of the loop: waits until something happens, handles it, sends what is due.
     ///
     /// # Errors
@@ -274,7 +313,6 @@ impl<E: Engine> Shard<E> {
         let until = earlier(self.next_wake(), latest);
         let waited = self.engine.wait(until, &mut inbox);
         let now = self.engine.now();
-        self.full = false;
 
         while let Ok(done) = self.results.try_recv() {
             self.handle_result(done, now);
@@ -407,7 +445,10 @@ impl<E: Engine> Shard<E> {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         let now = self.engine.now();
-        self.table.slots().all(|slot| slot.is_dispensable(now))
+        let running = self.table.running(Operation::Read) + self.table.running(Operation::Write);
+        let is_idle = running == 0 && self.expects_repeats_until.is_none_or(|until| until <= now);
+        debug_assert!(!is_idle || self.table.slots().all(|slot| slot.is_dispensable(now)));
+        is_idle
     }
 
     /// How many slots the table holds, lingering ones included.
@@ -425,24 +466,25 @@ impl<E: Engine> Shard<E> {
     /// When the shard next wants to be woken, if nothing arrives before.
     #[must_use]
     pub fn next_wake(&self) -> Option<Instant> {
-        if self.ready.is_empty() || self.full {
-            self.timers.next()
+        if self.ready.is_empty() && !self.backlog.may_go_on() {
+            earlier(self.timers.next(), self.drained_at())
         } else {
             Some(Instant::ZERO)
         }
     }
 
+    /// When the last of those that have ended keeps a drain waiting no longer, if one does.
+    fn drained_at(&self) -> Option<Instant> {
+        self.expects_repeats_until
+            .filter(|&until| self.draining && until > self.engine.now())
+    }
+
     /// The counters, as they stand.
     #[must_use]
     pub fn metrics(&self) -> Metrics {
-        let running = |operation| {
-            let mut slots = self.table.slots();
-            let of = move |slot: &&Slot| slot.operation == operation && !slot.is_lingering();
-            slots.by_ref().filter(of).count() as u64
-        };
         Metrics {
-            active_reads: running(Operation::Read),
-            active_writes: running(Operation::Write),
+            active_reads: self.table.running(Operation::Read) as u64,
+            active_writes: self.table.running(Operation::Write) as u64,
             unvalidated: self.unvalidated.count() as u64,
             receive_drops: self.engine.receive_drops(),
             engine: self.engine.statistics(),

@@ -14,9 +14,14 @@ use crate::wire::{self, ErrorCode};
 
 /// Blocks that one transfer may send before the next one has its turn: a window of the usual size.
 const BURST_BLOCKS_MAX: u64 = 64;
-/// Turns in one round of the loop: a few milliseconds of sending. In a crowd of ten thousand, ACKs must not
-/// wait until everybody has been served, for by then their timers have run out.
+/// Turns in one round of the loop at most. In a crowd of ten thousand, ACKs must not wait until everybody has
+/// been served, for by then their timers have run out.
 const TURNS_PER_ROUND_MAX: usize = 512;
+/// How long a round may go on sending: a window that goes datagram by datagram takes many times as long as
+/// one that the kernel cuts up.
+const ROUND_MAX: Duration = Duration::from_millis(5);
+/// Turns between two looks at the clock.
+const TURNS_PER_LOOK: usize = 16;
 /// How often those that wait for the engine to have room are looked through: ten thousand take a millisecond.
 const ARMED_EVERY: Duration = Duration::from_millis(500);
 /// How long a transfer waits before it asks again for frames that the store had no time for.
@@ -35,11 +40,19 @@ enum Turn {
 }
 
 impl<E: Engine> Shard<E> {
-    /// Serves those that have something to send in turn, until none has, the engine takes no more, or it is
-    /// time to look what has arrived.
+    /// Serves those that have something to send in turn, until none has, no socket takes more, or it is time
+    /// to look what has arrived.
     pub(super) fn pump(&mut self, now: Instant) {
-        for _ in 0..TURNS_PER_ROUND_MAX {
-            let Some(id) = self.ready.pop_front() else {
+        let engine = &self.engine;
+        self.backlog.look_for_room(|socket| engine.has_room(socket));
+        for turn in 1..=TURNS_PER_ROUND_MAX {
+            // Those that have waited for room and those that have not take turns too.
+            let id = if turn % 2 == 0 {
+                self.backlog.pop().or_else(|| self.ready_with_room())
+            } else {
+                self.ready_with_room().or_else(|| self.backlog.pop())
+            };
+            let Some(id) = id else {
                 return;
             };
             if let Some(slot) = self.table.get_mut(id) {
@@ -49,33 +62,49 @@ impl<E: Engine> Shard<E> {
                 // Its next burst comes after everybody else's.
                 Turn::Sent => self.settle(id, now),
                 Turn::Idle => self.arm(id),
-                Turn::Full => {
-                    self.metrics.send_full += 1;
-                    self.full = true;
-                    if let Some(slot) = self.table.get_mut(id) {
-                        slot.queued = true;
-                        self.ready.push_front(id);
-                    }
-                    self.arm_all_that_wait(now);
-                    break;
-                }
+                Turn::Full => self.wait_for_room(id, now),
+            }
+            if turn % TURNS_PER_LOOK == 0 && self.engine.now() - now >= ROUND_MAX {
+                return;
             }
         }
     }
 
-    /// The engine takes no more: sees to it that those who wait for room do not wait beyond their deadlines.
-    /// Now and then is often enough, and for those that have stood still for a while: who was cut off amid a
-    /// window of late has its blocks repeated soon enough when they have left.
-    fn arm_all_that_wait(&mut self, now: Instant) {
+    /// The next in turn; those on the way to it whose sockets have a backlog line up there.
+    fn ready_with_room(&mut self) -> Option<SlotId> {
+        loop {
+            let id = self.ready.pop_front()?;
+            let socket = self.table.get(id).map(|slot| slot.socket);
+            if !socket.is_some_and(|socket| self.backlog.join(socket, id)) {
+                return Some(id);
+            }
+        }
+    }
+
+    /// A transfer's socket takes no more.
+    fn wait_for_room(&mut self, id: SlotId, now: Instant) {
+        self.metrics.send_full += 1;
+        if let Some(slot) = self.table.get_mut(id) {
+            slot.queued = true;
+            self.backlog.stopped(slot.socket, id);
+        }
+        self.arm_backlog(now);
+    }
+
+    /// Sees to it that those who wait for room do not wait beyond their deadlines. Now and then is often
+    /// enough, and for those that have stood still for a while: who was cut off amid a window of late has its
+    /// blocks repeated soon enough when they have left.
+    fn arm_backlog(&mut self, now: Instant) {
         if self
-            .waiting_armed_at
+            .backlog_armed_at
             .is_some_and(|at| now - at < ARMED_EVERY)
         {
             return;
         }
-        self.waiting_armed_at = Some(now);
-        for place in 0..self.ready.len() {
-            let id = self.ready[place];
+        self.backlog_armed_at = Some(now);
+        // Most of them may not have come to the backlog yet.
+        let waiting = self.backlog.waiting().chain(self.ready.iter().copied());
+        for id in waiting.collect::<Vec<_>>() {
             let slot = self.table.get(id);
             let moved_at = slot.and_then(|slot| match &slot.stage {
                 Stage::Running(transfer, _) => Some(transfer.moved_at()),

@@ -1,9 +1,9 @@
-//! A network of two machines that is slow, or is unplugged.
+//! A network of few machines that is slow, or is unplugged.
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -17,17 +17,23 @@ use crate::works;
 on_both_engines! {
     an_interface_that_goes_down_and_up
     a_line_slower_than_its_server
+    a_slow_line_beside_a_quick_one
 }
 
-/// Two namespaces with a wire between them, gone when this is.
+/// A namespace for a server, with a wire each to those of its clients; gone when this is.
 struct Wire {
     server: String,
     client: String,
+    /// A second client's.
+    other: String,
 }
 
 /// The server's address, and the client's. The server listens at all, for one would be gone with the interface.
 const SERVER: &str = "10.99.0.1";
 const CLIENT: &str = "10.99.0.2";
+/// The same on the wire to the other client.
+const SERVER_TO_OTHER: &str = "10.99.1.1";
+const OTHER: &str = "10.99.1.2";
 
 impl Wire {
     /// `None`, said aloud, where none can be had.
@@ -38,25 +44,53 @@ impl Wire {
         let wire = Self {
             server: name("s"),
             client: name("c"),
+            other: name("o"),
         };
-        let (server, client) = (wire.server.as_str(), wire.client.as_str());
-        let laid = works(&["ip", "netns", "add", server])
-            && works(&["ip", "netns", "add", client])
-            && works(&[
-                "ip", "-n", server, "link", "add", "wire", "type", "veth", "peer", "name", "wire",
-                "netns", client,
-            ]);
-        for (end, address) in [(server, SERVER), (client, CLIENT)] {
-            let network = format!("{address}/24");
-            let up = laid
-                && works(&["ip", "-n", end, "address", "add", &network, "dev", "wire"])
-                && works(&["ip", "-n", end, "link", "set", "lo", "up"])
-                && works(&["ip", "-n", end, "link", "set", "wire", "up"]);
-            if !up {
-                return None;
+        let server = wire.server.as_str();
+        let ends = [
+            ("wire", wire.client.as_str(), SERVER, CLIENT),
+            ("other", wire.other.as_str(), SERVER_TO_OTHER, OTHER),
+        ];
+        let mut laid = works(&["ip", "netns", "add", server])
+            && works(&["ip", "-n", server, "link", "set", "lo", "up"]);
+        for (device, client, own, its) in ends {
+            laid = laid
+                && works(&["ip", "netns", "add", client])
+                && works(&[
+                    "ip", "-n", server, "link", "add", device, "type", "veth", "peer", "name",
+                    device, "netns", client,
+                ])
+                && works(&["ip", "-n", client, "link", "set", "lo", "up"]);
+            for (end, address) in [(server, own), (client, its)] {
+                let network = format!("{address}/24");
+                laid = laid
+                    && works(&["ip", "-n", end, "address", "add", &network, "dev", device])
+                    && works(&["ip", "-n", end, "link", "set", device, "up"]);
             }
         }
-        Some(wire)
+        laid.then_some(wire)
+    }
+
+    /// Has the line to the first client take so much, with a queue longer than the server's; false, said aloud,
+    /// where that cannot be had.
+    fn slow_down(&self, rate: &str) -> bool {
+        works(&[
+            "tc",
+            "-n",
+            &self.server,
+            "qdisc",
+            "add",
+            "dev",
+            "wire",
+            "root",
+            "tbf",
+            "rate",
+            rate,
+            "burst",
+            "64k",
+            "limit",
+            "64m",
+        ])
     }
 
     /// Has the server's interface go `down` or `up`.
@@ -80,7 +114,7 @@ impl Wire {
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        for end in [&self.server, &self.client] {
+        for end in [&self.server, &self.client, &self.other] {
             // It may never have been there.
             let _ = Command::new("ip").args(["netns", "delete", end]).output();
         }
@@ -180,24 +214,7 @@ const CLIENTS: &str = "150";
 /// every one completes. Method: a line of 200 Mbit/s with a queue longer than the socket's.
 fn a_line_slower_than_its_server(engine: Engine) {
     let Some(wire) = Wire::lay() else { return };
-    let slow = [
-        "tc",
-        "-n",
-        &wire.server,
-        "qdisc",
-        "add",
-        "dev",
-        "wire",
-        "root",
-        "tbf",
-        "rate",
-        "200mbit",
-        "burst",
-        "64k",
-        "limit",
-        "64m",
-    ];
-    if !works(&slow) {
+    if !wire.slow_down("200mbit") {
         return;
     }
     let root = tempfile::tempdir().expect("a directory");
@@ -205,23 +222,8 @@ fn a_line_slower_than_its_server(engine: Engine) {
     fs::write(root.path().join("file"), &contents).expect("a file");
     let server = wire.serve(engine, root.path(), &[]);
     let load = at(&wire.client, || {
-        let mut load = Command::new(env!("CARGO_BIN_EXE_bootstorm"));
-        load.args([
-            "load",
-            &format!("tftp://{SERVER}:6969/file"),
-            "--clients",
-            CLIENTS,
-        ]);
-        load.args([
-            "--windowsize",
-            "64",
-            "--patience",
-            "60",
-            "--json",
-            "-",
-            "--quiet",
-        ]);
-        load.arg("--verify").arg(root.path().join("file"));
+        let verified = ["--verify", &root.path().join("file").display().to_string()];
+        let mut load = crowd(SERVER, CLIENTS, &verified);
         load.output().expect("it runs")
     });
     let said = String::from_utf8_lossy(&load.stderr);
@@ -234,4 +236,51 @@ fn a_line_slower_than_its_server(engine: Engine) {
         0,
         "there was always room"
     );
+}
+
+/// Goal: whoever is behind a line that takes little holds up nobody behind another. Method: a crowd behind a line
+/// of 2 Mbit/s, which would take hours, and once it waits for room a crowd behind a line without a limit.
+fn a_slow_line_beside_a_quick_one(engine: Engine) {
+    let Some(wire) = Wire::lay() else { return };
+    if !wire.slow_down("2mbit") {
+        return;
+    }
+    let root = tempfile::tempdir().expect("a directory");
+    fs::write(root.path().join("file"), peer::octets(1, 20_000_000)).expect("a file");
+    let server = wire.serve(engine, root.path(), &["--workers", "1"]);
+    let mut held_up = at(&wire.client, || {
+        let mut load = crowd(SERVER, CLIENTS, &[]);
+        load.stdout(Stdio::null()).stderr(Stdio::null());
+        load.spawn().expect("it runs")
+    });
+    let metrics = || at(&wire.server, || server.metrics());
+    until("clients wait for room", || {
+        metrics().value("tftp_send_full_total") > 0
+    });
+    let load = at(&wire.other, || {
+        let mut load = crowd(
+            SERVER_TO_OTHER,
+            "4",
+            &["--duration", "60", "--transfers", "4"],
+        );
+        load.output().expect("it runs")
+    });
+    held_up.kill().expect("it runs still");
+    held_up.wait().expect("it was killed");
+    let said = String::from_utf8_lossy(&load.stderr);
+    assert!(load.status.success(), "{said}");
+    assert_eq!(
+        metrics().value("tftp_transfers_ended_total{outcome=\"complete\"}"),
+        4
+    );
+}
+
+/// Clients at once that want large windows of the file.
+fn crowd(server: &str, clients: &str, more: &[&str]) -> Command {
+    let mut load = Command::new(env!("CARGO_BIN_EXE_bootstorm"));
+    load.args(["load", &format!("tftp://{server}:6969/file")]);
+    load.args(["--clients", clients, "--windowsize", "64"]);
+    load.args(["--patience", "60", "--json", "-", "--quiet"]);
+    load.args(more);
+    load
 }

@@ -36,8 +36,15 @@ const IN_FLIGHT_MAX: usize = 64;
 /// 4 µs however long the burst is, and 13 KiB are copied and sent in as much.
 const BURST_OCTETS_MIN: usize = 16 * 1024;
 
-/// How long an interface is believed to do as it did: devices and their features change.
-const HABIT_LIFE: Duration = Duration::from_secs(600);
+/// Bursts in a row that were copied, after which an interface is taken for one that copies. A few are copied
+/// by any: those to this host itself, and those that somebody watches.
+pub(super) const COPIED_IN_A_ROW: u8 = 8;
+
+/// How long an interface that copied is left alone at first; twice as long each time that it still does.
+const REST_MIN: Duration = Duration::from_secs(1);
+
+/// The longest that it is left alone: devices and their features change.
+const REST_MAX: Duration = Duration::from_secs(600);
 
 /// Interfaces remembered; when there are more, all are forgotten and tried anew.
 const HABITS_MAX: usize = 256;
@@ -84,12 +91,40 @@ struct InFlight {
     /// Kept so that the memory is not used for anything else.
     _frames: Arc<Frames>,
     interface: u32,
+    /// Whether it did not leave: then what the notification says of copying means nothing.
+    failed: bool,
 }
 
 /// Whether the kernel copies what leaves by an interface.
+#[derive(Debug, Default)]
 struct Habit {
-    copies: bool,
-    until: Instant,
+    /// Bursts in a row that it copied, as far as they count.
+    copied: u8,
+    /// Until when the interface is left alone, and for how long that is.
+    rests: Option<(Instant, Duration)>,
+}
+
+impl Habit {
+    /// Takes note of a burst: whether it was copied.
+    fn note(&mut self, copied: bool, now: Instant) {
+        if !copied {
+            *self = Self::default();
+            return;
+        }
+        self.copied = COPIED_IN_A_ROW.min(self.copied + 1);
+        // What was under way when the interface was given up says nothing new.
+        if self.copied == COPIED_IN_A_ROW && !self.copies(now) {
+            let rest = self
+                .rests
+                .map_or(REST_MIN, |(_, rest)| REST_MAX.min(rest * 2));
+            self.rests = Some((now + rest, rest));
+        }
+    }
+
+    /// Whether the interface is to be left alone.
+    fn copies(&self, now: Instant) -> bool {
+        self.rests.is_some_and(|(until, _)| now < until)
+    }
 }
 
 /// Where a burst goes.
@@ -167,6 +202,7 @@ impl ZeroCopy {
         let key = self.in_flight.insert(InFlight {
             _frames: Arc::clone(frames),
             interface,
+            failed: false,
         });
         let fd = Fd(route.udp.as_raw_fd());
         let place = match &mut self.registered {
@@ -198,14 +234,21 @@ impl ZeroCopy {
                 self.registered_sends += u64::from(place.is_some());
                 Some(Ok(()))
             }
+            // No room: a copy would find none either.
+            Err(libc::EAGAIN) => Some(Err(io::Error::from_raw_os_error(libc::EAGAIN))),
             Err(errno) => {
                 // A kernel or a socket that cannot do it: not worth another try soon.
                 if errno == libc::EINVAL || errno == libc::EOPNOTSUPP {
-                    self.note(interface, true);
+                    self.give_up(interface);
                 }
                 None
             }
         }
+    }
+
+    /// Whether it is of use: the ring was not given up.
+    pub(super) const fn works(&self) -> bool {
+        self.works
     }
 
     /// Whether the kernel may still read what was sent.
@@ -260,8 +303,13 @@ impl ZeroCopy {
         let mut result = None;
         while let Some(completion) = next(&mut self.ring) {
             let (flags, place) = (completion.flags(), completion.user_data() as usize);
-            if !cqueue::notif(flags) && place == key {
-                result = Some(completion.result());
+            if !cqueue::notif(flags) {
+                if place == key {
+                    result = Some(completion.result());
+                }
+                if let Some(burst) = self.in_flight.get_mut(place) {
+                    burst.failed = completion.result() < 0;
+                }
             }
             // Without "more" no notification follows, or this is it.
             if cqueue::more(flags) {
@@ -269,10 +317,11 @@ impl ZeroCopy {
             }
             if let Some(burst) = self.in_flight.try_remove(place)
                 && cqueue::notif(flags)
-                && completion.result() as u32 & USAGE_COPIED != 0
+                && !burst.failed
             {
-                self.copied += 1;
-                self.note(burst.interface, true);
+                let copied = completion.result() as u32 & USAGE_COPIED != 0;
+                self.copied += u64::from(copied);
+                self.habit(burst.interface).note(copied, Instant::now());
             }
         }
         result
@@ -281,25 +330,39 @@ impl ZeroCopy {
     /// Whether the kernel copies what leaves by the route's interface.
     fn is_copying(&mut self, route: &Route<'_>) -> bool {
         let interface = route.path.local.interface;
-        if let Some(habit) = self
-            .habits
-            .get(&interface)
-            .filter(|habit| Instant::now() < habit.until)
-        {
-            return habit.copies;
+        if let Some(habit) = self.habits.get(&interface) {
+            return habit.rests.is_some() && habit.copies(Instant::now());
         }
         // What comes back is copied; that needs no trying.
-        self.note(interface, is_loopback(route.udp, interface))
+        let copies = is_loopback(route.udp, interface);
+        if copies {
+            self.give_up(interface);
+        } else {
+            self.habit(interface);
+        }
+        copies
     }
 
-    /// Believes for a while that an interface copies, or does not.
-    pub(super) fn note(&mut self, interface: u32, copies: bool) -> bool {
-        if self.habits.len() >= HABITS_MAX {
+    /// Leaves an interface alone for as long as any is.
+    fn give_up(&mut self, interface: u32) {
+        *self.habit(interface) = Habit {
+            copied: COPIED_IN_A_ROW,
+            rests: Some((Instant::now() + REST_MAX, REST_MAX)),
+        };
+    }
+
+    /// What is known of an interface.
+    fn habit(&mut self, interface: u32) -> &mut Habit {
+        if self.habits.len() >= HABITS_MAX && !self.habits.contains_key(&interface) {
             self.habits.clear();
         }
-        let until = Instant::now() + HABIT_LIFE;
-        self.habits.insert(interface, Habit { copies, until });
-        copies
+        self.habits.entry(interface).or_default()
+    }
+
+    /// Takes an interface for one that does not copy.
+    #[cfg(test)]
+    pub(super) fn believe_in(&mut self, interface: u32) {
+        *self.habit(interface) = Habit::default();
     }
 }
 
@@ -339,6 +402,49 @@ mod tests {
     use crate::engine::uring::tests::longest_burst;
     use crate::testing::skip;
 
+    /// Goal: an interface is left alone once it copies time after time, for longer and longer, and is
+    /// believed in again when it does not. Method: bursts a millisecond apart.
+    #[test]
+    fn an_interface_that_copies_rests_for_longer_each_time() {
+        let mut habit = Habit::default();
+        let mut now = Instant::now();
+        let mut rested = Vec::new();
+        let mut bursts = 0;
+        while rested.len() < 12 {
+            bursts += 1;
+            habit.note(true, now);
+            now += Duration::from_millis(1);
+            if let Some((until, _)) = habit.rests.filter(|_| habit.copies(now)) {
+                rested.push((bursts, until.duration_since(now).as_secs() + 1));
+                // Those under way at that moment change nothing.
+                habit.note(true, now);
+                assert_eq!(habit.rests.map(|(until, _)| until), Some(until));
+                (now, bursts) = (until, 0);
+            }
+        }
+        let expected = [
+            (8, 1),
+            (1, 2),
+            (1, 4),
+            (1, 8),
+            (1, 16),
+            (1, 32),
+            (1, 64),
+            (1, 128),
+            (1, 256),
+        ];
+        assert_eq!(rested[..9], expected);
+        assert_eq!(rested[9..], [(1, 512), (1, 600), (1, 600)]);
+
+        habit.note(false, now);
+        for _ in 1..COPIED_IN_A_ROW {
+            habit.note(true, now);
+            assert!(!habit.copies(now));
+        }
+        habit.note(true, now);
+        assert!(habit.copies(now));
+    }
+
     /// Goal: what a ring that was given up has in its queue never reaches the kernel, whatever else is under
     /// way: the header of that submission is gone.
     #[test]
@@ -351,6 +457,7 @@ mod tests {
         zero_copy.in_flight.insert(InFlight {
             _frames: frames,
             interface: 0,
+            failed: false,
         });
         // SAFETY: a msghdr of zeros is one without address, data and control messages.
         let header: libc::msghdr = unsafe { mem::zeroed() };

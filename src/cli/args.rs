@@ -628,7 +628,7 @@ pub(super) struct LoadRun {
     /// The server's process on this machine, whose use of it is reported.
     #[arg(long, value_name = "PID", value_parser = values::number::<u32, 1, U32_MAX>)]
     pub(super) server_pid: Option<u32>,
-    /// Write the report as JSON too; - is standard output, without the table.
+    /// Write the report as JSON too. Here as below, - is standard output, without the table.
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
     /// Write the times of whole transfers in HdrHistogram's percentile format too.

@@ -387,6 +387,28 @@ fn percentiles_of_nothing_are_no_numbers() {
     );
 }
 
+/// Goal: what is known to be missing is not told as if it were all. Method: a run whose server had children
+/// that nobody saw.
+#[test]
+fn what_is_at_least_so_much_is_told_so() {
+    let _turn = turn();
+    let root = tempfile::tempdir().expect("a directory");
+    fs::write(root.path().join("image"), peer::octets(10, 1_000)).expect("a file");
+    let (_server, address) = peer::serve(root.path());
+    let mut load = reads(address, 1, Expected::Anything);
+    load.server_pid = Some(std::process::id());
+    let mut report = run(&load);
+    let usage = report.server.as_mut().expect("this process");
+    assert!(!usage.at_least);
+    usage.at_least = true;
+    let text = report.to_string();
+    assert!(text.contains("at least 0."), "{text}");
+    assert!(
+        text.contains("WARNING: the server's process ignores its children"),
+        "{text}"
+    );
+}
+
 /// Goal: the table reads well. Method: a snapshot, each number a 0.
 #[test]
 fn the_table() {

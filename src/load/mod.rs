@@ -18,6 +18,7 @@ pub mod report;
 mod run;
 mod tally;
 pub mod timeline;
+mod watch;
 mod weather;
 
 use std::net::SocketAddr;

@@ -8,14 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 use std::thread;
 
-use rustix::time::{ClockId, clock_gettime};
-
 use super::mix::Mix;
 use super::places::{Places, Share};
 use super::plan::Schedule;
-use super::process;
+use super::process::{self, Status};
 use super::profile::Profile;
 use super::report::Report;
+use super::watch::Watch;
 use super::weather::{Conditions, Passed, Weathered};
 use super::{Failure, Group, Load, Tally, Work};
 use crate::config::Settings;
@@ -92,7 +91,7 @@ impl Live {
 /// # Errors
 /// If the system is out of something, or there is no process to be watched.
 pub fn run(load: &Load, live: &Arc<Live>) -> io::Result<Report> {
-    let before = load.server_pid.map(process::usage).transpose()?;
+    let watch = load.server_pid.map(Watch::begin).transpose()?;
     let threads = load.threads.max(1);
     let mut drivers = Vec::new();
     for number in 0..threads {
@@ -124,15 +123,12 @@ pub fn run(load: &Load, live: &Arc<Live>) -> io::Result<Report> {
         elapsed = elapsed.max(part.elapsed);
     }
     // A server that has ended meanwhile tells nothing more.
-    let after = load.server_pid.and_then(|pid| process::usage(pid).ok());
-    let server = before
-        .zip(after)
-        .map(|(before, after)| after.since(&before));
+    let server = watch.and_then(Watch::end);
     Ok(Report {
         load: load.clone(),
         interrupted: live.is_stopped(),
         elapsed,
-        memory_max: process::usage(std::process::id()).map_or(0, |usage| usage.memory_max),
+        memory_max: Status::of(std::process::id()).memory_max,
         server,
         tally,
         groups,
@@ -284,7 +280,7 @@ impl Driver {
         self.tally.sent = metrics.sent;
         self.tally.receive_drops = metrics.receive_drops;
         self.tally.disturbed = self.shard.engine().disturbed();
-        self.tally.processor = processor_time();
+        self.tally.processor = process::processor_time();
         self.tally.starved = process::starved();
         self.tally.busiest = if elapsed.is_zero() {
             // Nothing began that could have ended.
@@ -580,13 +576,6 @@ fn numbered(name: &[u8], number: u64) -> Vec<u8> {
         ]
         .concat(),
     }
-}
-
-/// What the calling thread has used.
-fn processor_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
-    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
 #[cfg(test)]

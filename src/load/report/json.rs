@@ -138,6 +138,8 @@ struct ServerProcess {
     processor_seconds_per_transfer: f64,
     memory_octets_max: u64,
     context_switches: u64,
+    /// Whether it may have been more.
+    at_least: bool,
 }
 
 #[derive(Serialize)]
@@ -197,6 +199,7 @@ impl Object {
                 processor_seconds_per_transfer: per_transfer,
                 memory_octets_max: usage.memory_max,
                 context_switches: usage.switches,
+                at_least: usage.at_least,
             }),
             latencies_seconds: BTreeMap::from([
                 ("begun_late", percentiles(&tally.lateness)),

@@ -120,6 +120,9 @@ impl Report {
         if tally.receive_drops > 0 {
             warnings.push("this end's kernel dropped datagrams, which the server had to send again; raise net.core.rmem_max".to_owned());
         }
+        if self.server.is_some_and(|server| server.at_least) {
+            warnings.push("the server's process ignores its children, so that of those that end the system tells nothing: what they used since they were last looked at is missing; in a control group of its own (systemd-run --scope) all of it is counted".to_owned());
+        }
         if tally.received.total() == 0 && tally.begun > 0 {
             warnings.push("nothing came from the server at all; see whether it runs, and listens on that port".to_owned());
         }
@@ -186,8 +189,9 @@ impl Report {
     fn server_text(&self) -> Option<String> {
         let server = self.server?;
         let (per_gigabyte, per_transfer) = self.server_costs()?;
+        let at_least = if server.at_least { "at least " } else { "" };
         Some(format!(
-            "{:.2} CPU s, {per_gigabyte:.2} CPU s/GB, {:.0} us a transfer, {} MiB at most, {} context switches",
+            "{at_least}{:.2} CPU s, {per_gigabyte:.2} CPU s/GB, {:.0} us a transfer, {} MiB at most, {} context switches",
             server.processor.as_secs_f64(),
             per_transfer * 1e6,
             server.memory_max >> 20,

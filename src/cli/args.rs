@@ -554,7 +554,8 @@ pub(super) struct LoadGroup {
     /// Clients stand still so long after every so many blocks, as if they wrote them to flash.
     #[arg(long, value_name = "BLOCKS:MS", value_parser = values::flash)]
     pub(super) flash: Option<Flash>,
-    /// Probability that a client vanishes amid its transfer.
+    /// Probability that a client vanishes amid its transfer, without a word, anywhere in the file; after its
+    /// first block if nothing tells how long that is.
     #[arg(long, value_name = "P", default_value = "0", value_parser = values::probability)]
     pub(super) abandon: f64,
 }

@@ -21,7 +21,7 @@ use crate::config::Settings;
 use crate::engine::Engine;
 use crate::engine::mio::MioEngine;
 use crate::proto::outcome::Outcome;
-use crate::shard::{Census, Expected, LocalSide, Manner, Operation, Origin, Plan, Shard, SlotId};
+use crate::shard::{Census, LocalSide, Manner, Operation, Origin, Plan, Shard, SlotId};
 use crate::store::memory::Memory;
 use crate::store::{Store, StoreOptions, Writes};
 use crate::time::{Duration, Instant};
@@ -33,8 +33,6 @@ const FRAME_CACHE_OCTETS: usize = 64 << 20;
 const LIVE_EVERY: Duration = Duration::from_millis(200);
 /// How long a client waits that found no socket, or nobody at the server's port.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
-/// What is taken for a file's length where it is not known, to choose where a client vanishes.
-const LENGTH_UNKNOWN: u64 = 1 << 20;
 /// How long a client that is done answers repeats of the server's last packet where ACKs may get lost.
 /// On loopback they do not, and millions of clients that linger would be in each other's way.
 const LINGER: Duration = Duration::from_secs(3);
@@ -263,8 +261,8 @@ impl Driver {
             self.tell(now);
             let schedules = self.crowds.iter().map(|crowd| &crowd.schedule);
             let next = schedules.filter_map(Schedule::next).min();
-            let waits = !self.shard.is_empty() || self.shard.engine().holds_any();
-            if next.is_none() && self.running.is_empty() && !waits {
+            let nothing_runs = next.is_none() && self.running.is_empty();
+            if nothing_runs && self.shard.is_idle() && !self.shard.engine().holds_any() {
                 break;
             }
             self.shard.turn_by(next)?;
@@ -520,13 +518,16 @@ impl Crowd {
             ..
         } = &self.group;
         let (file, profile) = (&files[begun.file], &profiles[begun.profile].0);
+        let manner = manner(&mut self.random, *abandon, begun.probe);
         let (operation, local) = match work {
             Work::Read => {
                 let expected = file.expected.clone();
-                let manner = manner(&mut self.random, *abandon, &expected, begun.probe);
                 (Operation::Read, LocalSide::Checked { expected, manner })
             }
-            Work::Write(_) => (Operation::Write, LocalSide::Stored(self.body.clone())),
+            Work::Write(_) => {
+                let name = self.body.clone();
+                (Operation::Write, LocalSide::Offered { name, manner })
+            }
         };
         let mut wanted = profile.wanted;
         if profile.probes && !begun.probe {
@@ -553,12 +554,11 @@ fn body(group: usize) -> Vec<u8> {
 }
 
 /// How far a client goes: some vanish, somewhere amid the file.
-fn manner(random: &mut fastrand::Rng, abandon: f64, expected: &Expected, probe: bool) -> Manner {
+fn manner(random: &mut fastrand::Rng, abandon: f64, probe: bool) -> Manner {
     if probe {
         Manner::Probe
     } else if abandon > 0.0 && random.f64() < abandon {
-        let len = expected.len().unwrap_or(LENGTH_UNKNOWN).max(1);
-        Manner::Vanish(random.u64(0..len))
+        Manner::Vanish(random.u32(..))
     } else {
         Manner::Whole
     }

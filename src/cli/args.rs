@@ -517,8 +517,8 @@ pub(super) struct LoadGroup {
     #[arg(long, value_name = "FILE|DIR|pattern")]
     pub(super) verify: Option<PathBuf>,
     /// Clients ask and wait as these do: ipxe, edk2, shim, uboot, uboot-flash, grub, pxelinux, rpi, curl,
-    /// atftp, or plain, which knows no options. ipxe=5,edk2=3 has five of the one for three of the other.
-    /// Other options change what they say.
+    /// atftp, busybox, or plain, which knows no options. ipxe=5,edk2=3 has five of the one for three of the
+    /// other. Other options change what they say.
     #[arg(long, value_name = "CLIENT", value_parser = values::profiles)]
     pub(super) profile: Option<Profiles>,
     /// Octets in a block. [default: 1428]

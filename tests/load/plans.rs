@@ -65,6 +65,36 @@ fn happened(report: &Report) -> Vec<usize> {
     (0..4).filter(|&kind| counts[kind] > 0).collect()
 }
 
+/// Goal: on the wire too, clients ask again as their models do. Method: a server that says nothing counts the
+/// requests of one client each within a second; fewer than its model's may come of a busy machine, but not so
+/// few as by doubling from a second on, nor more than the model's.
+#[test]
+fn clients_ask_a_silent_server_as_their_models_do() {
+    let _turn = turn();
+    for (name, least, most) in [
+        ("grub", 2, 3),
+        ("pxelinux", 3, 6),
+        ("busybox", 3, 5),
+        ("uboot", 1, 1),
+    ] {
+        let silent = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let address = silent.local_addr().expect("bound");
+        let model = profile::find(name).expect("a profile");
+        for write in [false, true] {
+            let mut load = with(reads(address, 1, Expected::Anything), model);
+            let group = &mut load.groups[0];
+            group.profiles[0].0.patience.idle = Duration::from_secs(1);
+            if write {
+                group.work = Work::Write(Contents::Octets([7; 1_000].into()));
+            }
+            let report = run(&load);
+            let sent = report.tally.sent.total();
+            assert!((least..=most).contains(&sent), "{name}: {sent}");
+            assert_eq!(report.tally.failures.get(&Failure::Unanswered), Some(&1));
+        }
+    }
+}
+
 /// Goal: who is to vanish does, whether it reads or writes, knows the length or not, and goes without a word.
 /// Method: all are to vanish, of a file of many blocks and of one; then half of them. The server counts no
 /// transfer that was complete, and hears no ERROR.

@@ -207,6 +207,29 @@ fn a_crowd_needs_few_descriptors() {
     assert_eq!(report.tally.octets, u64::from(CROWD) * 5_000);
 }
 
+/// Goal: where each client takes a descriptor, there are as many as the system allows; where that is too few,
+/// what to do is told. Method: the command with a low limit that it may raise, then with one that it may not,
+/// against a server that answers nobody.
+#[test]
+fn clients_off_loopback_get_their_descriptors() {
+    let _turn = turn();
+    let Ok(silent) = UdpSocket::bind("[::1]:0") else {
+        common::skip("this machine has no IPv6");
+        return;
+    };
+    let url = format!("tftp://{}/image", silent.local_addr().expect("bound"));
+    let load = |limit: &str| {
+        let words = [env!("CARGO_BIN_EXE_bootstorm"), "load", &url];
+        let line = format!("ulimit {limit} 64; exec \"$0\" \"$@\" -n 200 --patience 0.2");
+        let output = Command::new("sh").args(["-c", &line]).args(words).output();
+        String::from_utf8(output.expect("a shell").stdout).expect("text")
+    };
+    let raised = load("-Sn");
+    assert!(raised.contains("200 unanswered"), "{raised}");
+    let fixed = load("-n");
+    assert!(fixed.contains("raise ulimit -n"), "{fixed}");
+}
+
 /// Goal: no coordinated omission. Method: an open loop of 4 s, amid which the server is stopped for one;
 /// the tail of the latencies shows that second.
 #[test]

@@ -463,7 +463,8 @@ pub(super) struct Pattern {
 /// What clients do, and how: on the command line, and in a group of a scenario.
 #[derive(Debug, Clone, Args)]
 pub(super) struct LoadGroup {
-    /// How many clients; the first step of --ramp.
+    /// How many clients; the first step of --ramp. A server tells them apart by address and port: on loopback
+    /// (127.0.0.0/8, Linux) each has an address of its own, elsewhere each takes a descriptor (ulimit -n).
     #[arg(
         short = 'n',
         long,

@@ -18,6 +18,7 @@ use super::watch::Watch;
 use super::weather::{Conditions, Passed, Weathered};
 use super::{Failure, Group, Load, Tally, Work};
 use crate::config::Settings;
+use crate::descriptors;
 use crate::engine::Engine;
 use crate::engine::mio::MioEngine;
 use crate::proto::outcome::Outcome;
@@ -84,11 +85,13 @@ impl Live {
     }
 }
 
-/// Does what `load` says, and reports.
+/// Does what `load` says, and reports. This process may have as many descriptors as its hard limit allows
+/// from then on: off loopback, each client takes one.
 ///
 /// # Errors
 /// If the system is out of something, or there is no process to be watched.
 pub fn run(load: &Load, live: &Arc<Live>) -> io::Result<Report> {
+    descriptors::raise_limit();
     let watch = load.server_pid.map(Watch::begin).transpose()?;
     let threads = load.threads.max(1);
     let mut drivers = Vec::new();

@@ -55,11 +55,14 @@ impl fmt::Display for Failure {
             Self::ErrorCode(code) => write!(f, "error {}", ErrorCode(*code)),
             Self::Flawed(flaw) => write!(f, "{flaw}"),
             Self::BadAnswer => f.write_str("bad answer"),
-            Self::NotBegun(errno) => write!(
-                f,
-                "not begun ({})",
-                std::io::Error::from_raw_os_error(*errno)
-            ),
+            Self::NotBegun(errno) => {
+                let error = std::io::Error::from_raw_os_error(*errno);
+                write!(f, "not begun ({error}")?;
+                if matches!(*errno, libc::EMFILE | libc::ENFILE) {
+                    f.write_str("; each client takes one, so raise ulimit -n, or have fewer")?;
+                }
+                f.write_str(")")
+            }
         }
     }
 }

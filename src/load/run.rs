@@ -9,8 +9,8 @@ use std::task::Waker;
 use std::thread;
 
 use super::mix::Mix;
-use super::places::{Places, Share};
-use super::plan::Schedule;
+use super::places::Places;
+use super::plan::{Schedule, Share};
 use super::process::{self, Status};
 use super::profile::Profile;
 use super::report::Report;
@@ -495,12 +495,7 @@ impl Crowd {
         let seed = load.seed.wrapping_add((thread + index * threads) as u64);
         Ok(Self {
             body: body(index),
-            schedule: Schedule::new(
-                group.pace.share(thread, threads),
-                group.bounds.share(thread, threads),
-                seed,
-                begin,
-            ),
+            schedule: Schedule::new(group.pace, group.bounds, part, seed, begin),
             files: Mix::new(group.files.iter().map(|file| file.weight)),
             profiles: Mix::new(group.profiles.iter().map(|&(_, weight)| weight)),
             places,

@@ -171,6 +171,38 @@ fn clients_with_manners_of_their_own() {
     server.stop();
 }
 
+/// Goal: who has vanished before the run is interrupted was not interrupted. Method: clients that vanish in a
+/// closed loop, beside some that lose all that comes, until the run is stopped.
+#[test]
+fn who_vanishes_is_not_interrupted() {
+    let _turn = turn();
+    let root = tempfile::tempdir().expect("a directory");
+    fs::write(root.path().join("image"), peer::octets(14, 60_000)).expect("a file");
+    let (_server, address) = peer::serve(root.path());
+    let mut load = reads(address, 2, Expected::Anything);
+    load.groups[0].abandon = 1.0;
+    load.groups[0].bounds.transfers = Some(5);
+    let mut waiting = reads(address, 3, Expected::Anything).groups;
+    waiting[0].weather.loss = 1.0;
+    load.groups.append(&mut waiting);
+    let live = Arc::new(Live::default());
+    live.watch();
+    let running = {
+        let (live, load) = (live.clone(), load.clone());
+        thread::spawn(move || load::run(&load, &live).expect("a run"))
+    };
+    // Eight have begun, of which those that wait are left.
+    while live.counts()[2] != 3 {
+        thread::yield_now();
+    }
+    thread::sleep(STOPPED);
+    live.stop();
+    let report = running.join().expect("a run");
+    assert_eq!((report.tally.left, report.tally.interrupted), (8, 3));
+    let text = report.to_string();
+    assert!(text.contains(", 5 vanished, 3 interrupted"), "{text}");
+}
+
 /// Goal: thousands of clients need few descriptors, and each is told from the others. Method: descriptors
 /// are counted while all wait for a server that never answers; then all read a file at once.
 #[test]

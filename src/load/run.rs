@@ -249,9 +249,7 @@ impl Driver {
         loop {
             if !stopped && self.live.is_stopped() {
                 stopped = true;
-                let schedules = self.crowds.iter_mut().map(|crowd| &mut crowd.schedule);
-                schedules.for_each(Schedule::stop);
-                self.shard.stop();
+                self.stop();
             }
             let now = self.shard.engine().now();
             for crowd in 0..self.crowds.len() {
@@ -298,6 +296,18 @@ impl Driver {
             groups,
             elapsed,
         })
+    }
+
+    /// Begins nothing more, and ends what runs.
+    fn stop(&mut self) {
+        // What has ended before was not interrupted.
+        self.collect();
+        for begun in self.running.values() {
+            self.crowds[begun.crowd].tally.interrupted += 1;
+        }
+        let schedules = self.crowds.iter_mut().map(|crowd| &mut crowd.schedule);
+        schedules.for_each(Schedule::stop);
+        self.shard.stop();
     }
 
     /// Begins a transfer that was meant to begin at `intended`.

@@ -93,8 +93,10 @@ pub struct Tally {
     pub begun: u64,
     /// Transfers that completed.
     pub complete: u64,
-    /// Transfers that this end left on purpose: it was interrupted, or was to vanish.
+    /// Transfers that this end left on purpose: their clients were to vanish, or the run was interrupted.
     pub left: u64,
+    /// Those of them that were interrupted.
+    pub interrupted: u64,
     /// Requests for the length alone, before transfers.
     pub probes: u64,
     /// What this end did to packets on purpose.
@@ -195,6 +197,7 @@ impl Tally {
         self.begun += other.begun;
         self.complete += other.complete;
         self.left += other.left;
+        self.interrupted += other.interrupted;
         self.probes += other.probes;
         self.disturbed.merge(&other.disturbed);
         self.octets += other.octets;

@@ -74,6 +74,8 @@ struct Object {
     transfers_begun: u64,
     transfers_complete: u64,
     transfers_left: u64,
+    /// Those of them that were interrupted.
+    transfers_interrupted: u64,
     transfers_failed: u64,
     probes: u64,
     lost_on_purpose: u64,
@@ -162,6 +164,7 @@ impl Object {
             transfers_begun: tally.begun,
             transfers_complete: tally.complete,
             transfers_left: tally.left,
+            transfers_interrupted: tally.interrupted,
             transfers_failed: tally.failed(),
             probes: tally.probes,
             lost_on_purpose: tally.disturbed.lost,

@@ -141,13 +141,17 @@ impl Report {
             begun,
             complete,
             left,
+            interrupted,
             ..
         } = self.tally;
-        let left = match left {
-            0 => String::new(),
-            left if self.interrupted => format!(", {} interrupted", grouped(left)),
-            left => format!(", {} vanished", grouped(left)),
-        };
+        let left = [
+            (left - interrupted, "vanished"),
+            (interrupted, "interrupted"),
+        ]
+        .into_iter()
+        .filter(|&(count, _)| count > 0)
+        .map(|(count, how)| format!(", {} {how}", grouped(count)))
+        .collect::<String>();
         format!(
             "{} of {}{left}, {:.1}/s",
             grouped(complete),

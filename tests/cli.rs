@@ -381,6 +381,12 @@ fn arguments_that_make_no_sense_are_code_2() {
         ("serve --listen :7 --listen :7", "twice"),
         ("serve --log-filter ][", "--log-filter"),
         ("simulate --loss 2", "0 to 1"),
+        ("load tftp://host/x --patience 0", "above zero"),
+        ("load tftp://host/x --transfers 0", "above zero"),
+        ("load tftp://host/x --transfers -1", "above zero"),
+        ("load tftp://host/x --clients -1", "1 to 1000000"),
+        ("load tftp://host/x --duration -1", "number of seconds"),
+        ("load tftp://host/x --seed -1", "0 or above"),
     ] {
         let said = fail(here.path(), 2, arguments.split_whitespace());
         assert!(said.contains(hint), "{arguments}: {said}");

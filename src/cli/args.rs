@@ -420,7 +420,12 @@ pub(super) struct Terms {
 
 /// What `load` is told.
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+// What is below zero is refused by who knows what is expected instead.
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    allow_negative_numbers = true
+)]
 pub(super) struct Load {
     #[command(subcommand)]
     pub(super) command: Option<LoadCommand>,
@@ -470,11 +475,11 @@ pub(super) struct LoadGroup {
         long,
         value_name = "N",
         default_value = "1",
-        value_parser = clap::value_parser!(u32).range(1..=1_000_000)
+        value_parser = values::clients
     )]
     pub(super) clients: u32,
     /// Begin no more after so many transfers.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = values::count)]
     pub(super) transfers: Option<u64>,
     /// Begin no more after this time.
     #[arg(long, value_name = "SECONDS", value_parser = values::seconds)]
@@ -535,7 +540,7 @@ pub(super) struct LoadGroup {
     #[arg(long, conflicts_with_all = ["blksize", "windowsize", "timeout"])]
     pub(super) no_options: bool,
     /// A transfer that has not moved for this long has failed. [default: 10]
-    #[arg(long, value_name = "SECONDS", value_parser = values::seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = values::seconds_above_zero)]
     pub(super) patience: Option<Duration>,
     /// Probability that the clients lose a DATA or ACK packet, on either way.
     #[arg(long, value_name = "P", default_value = "0", value_parser = values::probability)]
@@ -586,14 +591,10 @@ pub(super) struct LoadRun {
     #[arg(long, value_name = "N", value_parser = values::rate, requires = "ramp")]
     pub(super) ramp_to: Option<f64>,
     /// Threads that drive clients. [default: 1]
-    #[arg(
-        long,
-        value_name = "N",
-        value_parser = clap::value_parser!(u16).range(1..=256)
-    )]
+    #[arg(long, value_name = "N", value_parser = values::threads)]
     pub(super) threads: Option<u16>,
     /// What random choices come from. [default: 1]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = values::seed)]
     pub(super) seed: Option<u64>,
     /// Take datagrams one by one: loopback then costs the server what a real network would.
     #[arg(long)]

@@ -158,6 +158,33 @@ pub(crate) fn windowsize(text: &str) -> Result<u16, String> {
     within(text, 1, u16::MAX)
 }
 
+/// More clients than that no machine runs.
+const CLIENTS_MAX: u32 = 1_000_000;
+/// Threads that drive clients: more than any machine has cores for them.
+const THREADS_MAX: u16 = 256;
+
+/// Reads how many clients there are.
+pub(super) fn clients(text: &str) -> Result<u32, String> {
+    within(text, 1, CLIENTS_MAX)
+}
+
+/// Reads how many threads there are.
+pub(super) fn threads(text: &str) -> Result<u16, String> {
+    within(text, 1, THREADS_MAX)
+}
+
+/// Reads how many there are of something, one at least.
+pub(super) fn count(text: &str) -> Result<u64, String> {
+    unsigned(text)
+        .filter(|&count| count > 0)
+        .ok_or_else(|| "a whole number above zero is expected".to_owned())
+}
+
+/// Reads what random choices come from.
+pub(super) fn seed(text: &str) -> Result<u64, String> {
+    unsigned(text).ok_or_else(|| "a whole number is expected, 0 or above".to_owned())
+}
+
 /// Reads the time of the `timeout` option.
 pub(crate) fn timeout(text: &str) -> Result<u8, String> {
     within(text, 1, u8::MAX)

@@ -438,6 +438,14 @@ pub(super) struct Load {
     /// then names the server alone.
     #[arg(long, value_name = "FILE.toml", conflicts_with = "LoadGroup")]
     pub(super) scenario: Option<PathBuf>,
+    /// Examine how the server keeps to the RFCs instead, as "bootstorm check" does.
+    #[arg(
+        long,
+        conflicts_with_all = [
+            "LoadGroup", "scenario", "ramp", "threads", "seed", "no_gro", "server_pid", "json", "hgrm", "html"
+        ]
+    )]
+    pub(super) check: bool,
     #[command(flatten)]
     pub(super) group: LoadGroup,
     #[command(flatten)]

@@ -47,6 +47,8 @@ pub const LINGER: Duration = Duration::from_secs(16);
 /// How long a finished read is remembered, and a transfer that ended with an ERROR, so that late copies of
 /// the last ACK and the rest of a window are no stranger's.
 pub const LINGER_READ: Duration = Duration::from_secs(1);
+/// How long a client that vanished amid its transfer stays silent: as long as servers send to it, as a rule.
+pub const SILENCE_OF_THE_VANISHED: Duration = Duration::from_secs(60);
 /// Finished transfers remembered, per shard; beyond that the oldest is forgotten.
 pub const LINGERING_MAX: usize = 16_384;
 /// How long a draining server waits for repeats of an upload's last block.

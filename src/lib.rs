@@ -54,6 +54,7 @@ pub mod client;
 pub mod config;
 pub mod conformance;
 pub mod control;
+mod descriptors;
 pub mod engine;
 #[doc(hidden)]
 pub mod fuzzing;

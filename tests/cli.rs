@@ -405,7 +405,7 @@ fn arguments_that_make_no_sense_are_code_2() {
         ("serve --frame-cache 1", "at least 1MiB"),
         ("serve --frame-cache 999T", "more than the"),
         ("serve --workers 0", "a number from 1 to 1024 is expected"),
-        ("simulate --seed x", "a number from 0 to"),
+        ("simulate --seed x", "0 or above"),
         (
             "serve --subnet 10.0.0.1/8:max-blksize=512",
             "write 10.0.0.0/8:max-blksize=512",
@@ -413,6 +413,14 @@ fn arguments_that_make_no_sense_are_code_2() {
         ("serve --listen :7 --listen :7", "twice"),
         ("serve --log-filter ][", "--log-filter"),
         ("simulate --loss 2", "0 to 1"),
+        ("load tftp://host/x --patience 0", "above zero"),
+        ("load tftp://host/x --transfers 0", "above zero"),
+        ("load tftp://host/x --transfers -1", "above zero"),
+        ("load tftp://host/x --clients -1", "1 to 1000000"),
+        ("load tftp://host/x --duration -1", "number of seconds"),
+        ("load tftp://host/x --seed -1", "0 or above"),
+        ("load tftp://host/x --check --clients 2", "cannot be used"),
+        ("load tftp://host/x y z --check", "one file"),
     ] {
         let said = fail(here.path(), 2, arguments.split_whitespace());
         assert!(said.contains(hint), "{arguments}: {said}");
@@ -1092,6 +1100,19 @@ fn a_hundred_thousand_random_datagrams_change_nothing() {
         }
     }
     assert_eq!(server.end().0.code(), Some(0));
+}
+
+/// Goal: `load --check` is `check`. Method: both examine a port that nobody has.
+#[test]
+fn load_examines_too() {
+    let here = scratch();
+    let nobody = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let url = format!("tftp://{}/x", nobody.local_addr().expect("bound"));
+    drop(nobody);
+    let told = [&["check", &url][..], &["load", "--check", &url]]
+        .map(|arguments| fail(here.path(), 1, arguments.iter().copied()));
+    assert!(told[0].contains("cannot be examined"), "{}", told[0]);
+    assert_eq!(told[0], told[1]);
 }
 
 /// Goal: whoever closes the pipe that a command speaks into makes it neither panic nor fail in another way.

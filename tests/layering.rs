@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// A module may use itself and modules of lower layers; not its siblings, and nothing above.
 const LAYERS: &[(u8, &[&str])] = &[
-    (0, &["processors", "sync", "testing", "time"]),
+    (0, &["descriptors", "processors", "sync", "testing", "time"]),
     (1, &["wire"]),
     (2, &["proto", "metrics", "config"]),
     (3, &["store"]),

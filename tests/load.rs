@@ -182,6 +182,38 @@ fn clients_with_manners_of_their_own() {
     server.stop();
 }
 
+/// Goal: who has vanished before the run is interrupted was not interrupted. Method: clients that vanish in a
+/// closed loop, beside some that lose all that comes, until the run is stopped.
+#[test]
+fn who_vanishes_is_not_interrupted() {
+    let _turn = turn();
+    let root = tempfile::tempdir().expect("a directory");
+    fs::write(root.path().join("image"), peer::octets(14, 60_000)).expect("a file");
+    let (_server, address) = peer::serve(root.path());
+    let mut load = reads(address, 2, Expected::Anything);
+    load.groups[0].abandon = 1.0;
+    load.groups[0].bounds.transfers = Some(5);
+    let mut waiting = reads(address, 3, Expected::Anything).groups;
+    waiting[0].weather.loss = 1.0;
+    load.groups.append(&mut waiting);
+    let live = Arc::new(Live::default());
+    live.watch();
+    let running = {
+        let (live, load) = (live.clone(), load.clone());
+        thread::spawn(move || load::run(&load, &live).expect("a run"))
+    };
+    // Eight have begun, of which those that wait are left.
+    while live.counts()[2] != 3 {
+        thread::yield_now();
+    }
+    thread::sleep(STOPPED);
+    live.stop();
+    let report = running.join().expect("a run");
+    assert_eq!((report.tally.left, report.tally.interrupted), (8, 3));
+    let text = report.to_string();
+    assert!(text.contains(", 5 vanished, 3 interrupted"), "{text}");
+}
+
 /// Goal: thousands of clients need few descriptors, and each is told from the others. Method: descriptors
 /// are counted while all wait for a server that never answers; then all read a file at once.
 #[test]
@@ -216,6 +248,29 @@ fn a_crowd_needs_few_descriptors() {
     let report = run(&load);
     assert!(report.is_good(), "{report}");
     assert_eq!(report.tally.octets, u64::from(CROWD) * 5_000);
+}
+
+/// Goal: where each client takes a descriptor, there are as many as the system allows; where that is too few,
+/// what to do is told. Method: the command with a low limit that it may raise, then with one that it may not,
+/// against a server that answers nobody.
+#[test]
+fn clients_off_loopback_get_their_descriptors() {
+    let _turn = turn();
+    let Ok(silent) = UdpSocket::bind("[::1]:0") else {
+        common::skip("this machine has no IPv6");
+        return;
+    };
+    let url = format!("tftp://{}/image", silent.local_addr().expect("bound"));
+    let load = |limit: &str| {
+        let words = [env!("CARGO_BIN_EXE_bootstorm"), "load", &url];
+        let line = format!("ulimit {limit} 64; exec \"$0\" \"$@\" -n 200 --patience 0.2");
+        let output = Command::new("sh").args(["-c", &line]).args(words).output();
+        String::from_utf8(output.expect("a shell").stdout).expect("text")
+    };
+    let raised = load("-Sn");
+    assert!(raised.contains("200 unanswered"), "{raised}");
+    let fixed = load("-n");
+    assert!(fixed.contains("raise ulimit -n"), "{fixed}");
 }
 
 /// Goal: no coordinated omission. Method: an open loop of 4 s, amid which the server is stopped for one;
@@ -512,6 +567,28 @@ fn the_price_of_nothing_is_no_number() {
     }
     let page = as_page(&report);
     assert!(!page.contains("for each gigabyte"), "{page}");
+}
+
+/// Goal: what is known to be missing is not told as if it were all. Method: a run whose server had children
+/// that nobody saw.
+#[test]
+fn what_is_at_least_so_much_is_told_so() {
+    let _turn = turn();
+    let root = tempfile::tempdir().expect("a directory");
+    fs::write(root.path().join("image"), peer::octets(10, 1_000)).expect("a file");
+    let (_server, address) = peer::serve(root.path());
+    let mut load = reads(address, 1, Expected::Anything);
+    load.server_pid = Some(std::process::id());
+    let mut report = run(&load);
+    let usage = report.server.as_mut().expect("this process");
+    assert!(!usage.at_least);
+    usage.at_least = true;
+    let text = report.to_string();
+    assert!(text.contains("at least 0."), "{text}");
+    assert!(
+        text.contains("WARNING: the server's process ignores its children"),
+        "{text}"
+    );
 }
 
 /// Goal: the table reads well. Method: a snapshot, each number a 0.

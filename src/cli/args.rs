@@ -449,7 +449,12 @@ pub(super) struct Terms {
 
 /// What `load` is told.
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+// What is below zero is refused by who knows what is expected instead.
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    allow_negative_numbers = true
+)]
 pub(super) struct Load {
     #[command(subcommand)]
     pub(super) command: Option<LoadCommand>,
@@ -462,6 +467,14 @@ pub(super) struct Load {
     /// then names the server alone.
     #[arg(long, value_name = "FILE.toml", conflicts_with = "LoadGroup")]
     pub(super) scenario: Option<PathBuf>,
+    /// Examine how the server keeps to the RFCs instead, as "bootstorm check" does.
+    #[arg(
+        long,
+        conflicts_with_all = [
+            "LoadGroup", "scenario", "ramp", "threads", "seed", "no_gro", "server_pid", "json", "hgrm", "html"
+        ]
+    )]
+    pub(super) check: bool,
     #[command(flatten)]
     pub(super) group: LoadGroup,
     #[command(flatten)]
@@ -492,7 +505,8 @@ pub(super) struct Pattern {
 /// What clients do, and how: on the command line, and in a group of a scenario.
 #[derive(Debug, Clone, Args)]
 pub(super) struct LoadGroup {
-    /// How many clients; the first step of --ramp.
+    /// How many clients; the first step of --ramp. A server tells them apart by address and port: on loopback
+    /// (127.0.0.0/8, Linux) each has an address of its own, elsewhere each takes a descriptor (ulimit -n).
     #[arg(
         short = 'n',
         long,
@@ -502,7 +516,7 @@ pub(super) struct LoadGroup {
     )]
     pub(super) clients: u32,
     /// Begin no more after so many transfers.
-    #[arg(long, value_name = "N", value_parser = values::number::<u64, 1, { u64::MAX }>)]
+    #[arg(long, value_name = "N", value_parser = values::count)]
     pub(super) transfers: Option<u64>,
     /// Begin no more after this time.
     #[arg(long, value_name = "SECONDS", value_parser = values::seconds)]
@@ -546,8 +560,8 @@ pub(super) struct LoadGroup {
     #[arg(long, value_name = "FILE|DIR|pattern")]
     pub(super) verify: Option<PathBuf>,
     /// Clients ask and wait as these do: ipxe, edk2, shim, uboot, uboot-flash, grub, pxelinux, rpi, curl,
-    /// atftp, or plain, which knows no options. ipxe=5,edk2=3 has five of the one for three of the other.
-    /// Other options change what they say.
+    /// atftp, busybox, or plain, which knows no options. ipxe=5,edk2=3 has five of the one for three of the
+    /// other. Other options change what they say.
     #[arg(long, value_name = "CLIENT", value_parser = values::profiles)]
     pub(super) profile: Option<Profiles>,
     /// Octets in a block. [default: 1428]
@@ -563,7 +577,7 @@ pub(super) struct LoadGroup {
     #[arg(long, conflicts_with_all = ["blksize", "windowsize", "timeout"])]
     pub(super) no_options: bool,
     /// A transfer that has not moved for this long has failed. [default: 10]
-    #[arg(long, value_name = "SECONDS", value_parser = values::seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = values::seconds_above_zero)]
     pub(super) patience: Option<Duration>,
     /// Probability that the clients lose a DATA or ACK packet, on either way.
     #[arg(long, value_name = "P", default_value = "0", value_parser = values::probability)]
@@ -583,7 +597,8 @@ pub(super) struct LoadGroup {
     /// Clients stand still so long after every so many blocks, as if they wrote them to flash.
     #[arg(long, value_name = "BLOCKS:MS", value_parser = values::flash)]
     pub(super) flash: Option<Flash>,
-    /// Probability that a client vanishes amid its transfer.
+    /// Probability that a client vanishes amid its transfer, without a word, anywhere in the file; after its
+    /// first block if nothing tells how long that is.
     #[arg(long, value_name = "P", default_value = "0", value_parser = values::probability)]
     pub(super) abandon: f64,
 }

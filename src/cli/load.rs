@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::args::{Load as Arguments, LoadRun, Pattern};
+use super::args::{Check, Load as Arguments, LoadRun, Pattern};
 use super::errand::{counted, grouped};
 use super::live::{Goal, View};
 use super::output::Output;
@@ -147,6 +147,25 @@ fn climb(
             "not even the first step held ({why}); begin with less, by --clients or --rate"
         ))),
     }
+}
+
+/// `load --check`: what is to be examined.
+pub(super) fn examination(arguments: &Arguments) -> Result<Check, Trouble> {
+    let (server, name) = match arguments.targets.as_slice() {
+        [server] => (server, None),
+        [server, name] => (server, Some(name)),
+        _ => {
+            return Err(Trouble::arguments(
+                "--check examines a server by one file; give tftp://HOST/NAME alone",
+            ));
+        }
+    };
+    Ok(Check {
+        server: server.clone(),
+        name: name.cloned(),
+        write: None,
+        quiet: arguments.run.quiet,
+    })
 }
 
 /// `load pattern`: writes a file that `--verify pattern` knows.

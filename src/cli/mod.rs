@@ -153,6 +153,7 @@ fn act(arguments: Arguments) -> Result<(), Trouble> {
         Command::Load(load) => match &load.command {
             Some(LoadCommand::Compare(compare)) => compare::run(compare),
             Some(LoadCommand::Pattern(pattern)) => load::pattern(pattern),
+            None if load.check => check::run(&load::examination(&load)?),
             None => load::run(&load),
         },
         Command::Check(check) => check::run(&check),

@@ -181,6 +181,13 @@ pub(crate) fn windowsize(text: &str) -> Result<u16, String> {
     within(text, 1, u16::MAX)
 }
 
+/// Reads how many there are of something, one at least.
+pub(super) fn count(text: &str) -> Result<u64, String> {
+    unsigned(text)
+        .filter(|&count| count > 0)
+        .ok_or_else(|| "a whole number above zero is expected".to_owned())
+}
+
 /// Reads the time of the `timeout` option.
 pub(crate) fn timeout(text: &str) -> Result<u8, String> {
     within(text, 1, u8::MAX)
@@ -366,7 +373,7 @@ where
 
 /// Reads a number of any size.
 pub(super) fn whole(text: &str) -> Result<u64, String> {
-    within(text, 0, u64::MAX)
+    unsigned(text).ok_or_else(|| "a whole number is expected, 0 or above".to_owned())
 }
 
 /// Reads whether something is wanted, where no flag says so by being there.

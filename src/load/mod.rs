@@ -21,6 +21,7 @@ mod run;
 mod tally;
 pub mod timeline;
 mod waits;
+mod watch;
 mod weather;
 
 use std::net::SocketAddr;

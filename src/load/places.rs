@@ -6,6 +6,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
+use super::plan::Share;
 use super::weather::{Conditions, Weathered};
 use crate::engine::{Bind, Engine, SocketId};
 use crate::shard::{Origin, Shard};
@@ -42,13 +43,6 @@ enum Supply {
     },
     /// Sockets that nobody uses now, the one longest unused first.
     Sockets(VecDeque<SocketId>),
-}
-
-/// A part of what all clients of a run divide: which of how many.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Share {
-    pub(super) number: usize,
-    pub(super) of: usize,
 }
 
 impl Places {

@@ -45,44 +45,22 @@ pub struct Bounds {
     pub duration: Option<Duration>,
 }
 
-impl Pace {
-    /// The share of thread `number` of `threads`.
-    pub(super) fn share(self, number: usize, threads: usize) -> Self {
-        let part = |count: u32| share(u64::from(count), number, threads) as u32;
-        match self {
-            Self::Closed { clients, think } => Self::Closed {
-                clients: part(clients),
-                think,
-            },
-            Self::Open { per_second, even } => Self::Open {
-                per_second: per_second / threads as f64,
-                even,
-            },
-            Self::Storm { clients, within } => Self::Storm {
-                clients: part(clients),
-                within,
-            },
-        }
+/// A part of what all clients of a run divide: which of how many.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Share {
+    pub(super) number: usize,
+    pub(super) of: usize,
+}
+
+impl Share {
+    /// What it has of `count` things: one of each round that is dealt.
+    fn count(self, count: u64) -> u64 {
+        let (number, of) = (self.number as u64, self.of.max(1) as u64);
+        count / of + u64::from(number < count % of)
     }
 }
 
-impl Bounds {
-    /// The share of thread `number` of `threads`.
-    pub(super) fn share(self, number: usize, threads: usize) -> Self {
-        Self {
-            transfers: self.transfers.map(|count| share(count, number, threads)),
-            ..self
-        }
-    }
-}
-
-/// What the thread `number` has of `count` things that `threads` threads divide.
-fn share(count: u64, number: usize, threads: usize) -> u64 {
-    let (number, threads) = (number as u64, threads.max(1) as u64);
-    count / threads + u64::from(number < count % threads)
-}
-
-/// The intended starts of one run, in order.
+/// The intended starts of one thread's share of a run, in order.
 #[derive(Debug)]
 pub(super) struct Schedule {
     source: Source,
@@ -106,36 +84,46 @@ enum Source {
     },
     Storm {
         begin: Instant,
+        /// Of all threads.
         clients: u32,
         within: Duration,
-        begun: u32,
+        /// Which of them is the next,
+        next: u64,
+        /// and how many are between two of this thread's.
+        of: u64,
     },
 }
 
 impl Schedule {
-    pub(super) fn new(pace: Pace, bounds: Bounds, seed: u64, begin: Instant) -> Self {
-        let mut left = bounds.transfers.unwrap_or(u64::MAX);
+    /// The share of one thread: threads take turns, so that what is even in each is even in all.
+    pub(super) fn new(pace: Pace, bounds: Bounds, share: Share, seed: u64, begin: Instant) -> Self {
+        let mut left = bounds.transfers.map_or(u64::MAX, |most| share.count(most));
         let source = match pace {
             Pace::Closed { clients, think } => Source::Closed {
-                due: (0..clients).map(|_| begin).collect(),
+                due: (0..share.count(clients.into())).map(|_| begin).collect(),
                 think,
             },
             Pace::Open { per_second, even } => {
+                let of = share.of.max(1) as f64;
                 let mut random = (!even).then(|| fastrand::Rng::with_seed(seed));
-                let next = begin + pause(random.as_mut(), per_second);
+                let first = match &mut random {
+                    None => pause(None, per_second / (share.number + 1) as f64),
+                    random => pause(random.as_mut(), per_second / of),
+                };
                 Source::Open {
-                    next,
-                    per_second,
+                    next: begin + first,
+                    per_second: per_second / of,
                     random,
                 }
             }
             Pace::Storm { clients, within } => {
-                left = left.min(u64::from(clients));
+                left = left.min(share.count(clients.into()));
                 Source::Storm {
                     begin,
                     clients,
                     within,
-                    begun: 0,
+                    next: share.number as u64,
+                    of: share.of.max(1) as u64,
                 }
             }
         };
@@ -158,8 +146,9 @@ impl Schedule {
                 begin,
                 clients,
                 within,
-                begun,
-            } => *begin + within.mul_f64(f64::from(*begun) / f64::from(*clients)),
+                next,
+                ..
+            } => *begin + within.mul_f64(*next as f64 / f64::from(*clients)),
         };
         (self.until.is_none_or(|until| next < until)).then_some(next)
     }
@@ -182,7 +171,7 @@ impl Schedule {
                 per_second,
                 random,
             } => *next += pause(random.as_mut(), *per_second),
-            Source::Storm { begun, .. } => *begun += 1,
+            Source::Storm { next, of, .. } => *next += *of,
         }
         Some(next)
     }
@@ -219,6 +208,8 @@ mod tests {
         duration: None,
     };
 
+    const WHOLE: Share = Share { number: 0, of: 1 };
+
     fn at(millis: u64) -> Instant {
         Instant::ZERO + Duration::from_millis(millis)
     }
@@ -233,7 +224,7 @@ mod tests {
             transfers: Some(3),
             duration: Some(Duration::from_millis(50)),
         };
-        let mut schedule = Schedule::new(pace, bounds, 1, at(0));
+        let mut schedule = Schedule::new(pace, bounds, WHOLE, 1, at(0));
         assert_eq!(schedule.take(at(0)), Some(at(0)));
         assert_eq!(schedule.take(at(1)), Some(at(0)));
         assert_eq!((schedule.take(at(1)), schedule.next()), (None, None));
@@ -249,6 +240,7 @@ mod tests {
                 transfers: None,
                 ..bounds
             },
+            WHOLE,
             1,
             at(0),
         );
@@ -264,7 +256,7 @@ mod tests {
             per_second: 1000.0,
             even: false,
         };
-        let mut schedule = Schedule::new(pace, NO_BOUNDS, 7, at(0));
+        let mut schedule = Schedule::new(pace, NO_BOUNDS, WHOLE, 7, at(0));
         let mut count = 0;
         let mut last = at(0);
         while let Some(next) = schedule.take(at(10_000)) {
@@ -281,7 +273,7 @@ mod tests {
             per_second: 250.0,
             even: true,
         };
-        let mut schedule = Schedule::new(pace, NO_BOUNDS, 7, at(0));
+        let mut schedule = Schedule::new(pace, NO_BOUNDS, WHOLE, 7, at(0));
         let starts: Vec<_> = std::iter::from_fn(|| schedule.take(at(100))).collect();
         assert_eq!(starts, (1..=25).map(|n| at(4 * n)).collect::<Vec<_>>());
     }
@@ -292,22 +284,50 @@ mod tests {
             clients: 10,
             within: Duration::from_millis(100),
         };
-        let mut schedule = Schedule::new(pace, NO_BOUNDS, 7, at(0));
+        let mut schedule = Schedule::new(pace, NO_BOUNDS, WHOLE, 7, at(0));
         let starts: Vec<_> = std::iter::from_fn(|| schedule.take(at(1000))).collect();
         assert_eq!(starts, (0..10).map(|n| at(10 * n)).collect::<Vec<_>>());
     }
 
+    /// Goal: several threads begin what one would, when it would. Method: a clock and a storm, shared out.
+    #[test]
+    fn threads_take_turns() {
+        let clock = Pace::Open {
+            per_second: 500.0,
+            even: true,
+        };
+        let storm = Pace::Storm {
+            clients: 50,
+            within: Duration::from_millis(100),
+        };
+        for pace in [clock, storm] {
+            let starts = |of| {
+                let mut starts = Vec::new();
+                for number in 0..of {
+                    let share = Share { number, of };
+                    let mut schedule = Schedule::new(pace, NO_BOUNDS, share, 7, at(0));
+                    starts.extend(std::iter::from_fn(|| schedule.take(at(100))));
+                }
+                starts.sort_unstable();
+                starts
+            };
+            let alone = starts(1);
+            assert_eq!(alone.len(), 50);
+            for of in [2, 3, 5] {
+                let together = starts(of);
+                assert_eq!(together.len(), 50, "{of}");
+                for (start, expected) in together.iter().zip(&alone) {
+                    let distance = start.max(expected).as_nanos() - start.min(expected).as_nanos();
+                    assert!(distance < 1_000, "{of}: {start:?}, not {expected:?}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn shares_add_up() {
-        let shares: Vec<_> = (0..3).map(|number| share(11, number, 3)).collect();
-        assert_eq!(shares, [4, 4, 3]);
-        let pace = Pace::Closed {
-            clients: 2,
-            think: Duration::ZERO,
-        };
-        let Pace::Closed { clients, .. } = pace.share(2, 3) else {
-            panic!("the same kind")
-        };
-        assert_eq!(clients, 0);
+        let shares = |count| [0, 1, 2].map(|number| Share { number, of: 3 }.count(count));
+        assert_eq!(shares(11), [4, 4, 3]);
+        assert_eq!(shares(2), [1, 1, 0]);
     }
 }

@@ -2,6 +2,9 @@
 
 use std::fs;
 use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::time::Duration;
 
@@ -14,6 +17,8 @@ pub struct Usage {
     pub memory_max: u64,
     /// Context switches of its threads.
     pub switches: u64,
+    /// Whether children may have ended that nobody saw, so that it used more than this.
+    pub at_least: bool,
 }
 
 impl Usage {
@@ -24,18 +29,9 @@ impl Usage {
             processor: self.processor.saturating_sub(earlier.processor),
             memory_max: self.memory_max,
             switches: self.switches.saturating_sub(earlier.switches),
+            at_least: self.at_least,
         }
     }
-}
-
-/// Asks the system about a process, and all that descend from it.
-///
-/// # Errors
-/// If there is none of this number, or the system has no `/proc`.
-pub(super) fn usage(pid: u32) -> io::Result<Usage> {
-    let mut processes = vec![stat(pid)?];
-    processes.extend(descendants(pid));
-    Ok(usage_of(&processes))
 }
 
 /// What these processes use, and what their children that ended did.
@@ -44,20 +40,23 @@ pub(super) fn usage_of(processes: &[Process]) -> Usage {
         .iter()
         .map(|process| process.own + process.ended_children)
         .sum();
-    let memory = |process: &Process| {
-        let status = fs::read_to_string(format!("/proc/{}/status", process.number)).ok()?;
-        field(&status, "VmHWM:")
-    };
-    let memory_max = processes.iter().filter_map(memory).max();
-    let seconds = ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
+    let memories = processes
+        .iter()
+        .map(|process| Status::of(process.number).memory_max);
     Usage {
-        processor: Duration::from_secs_f64(seconds),
-        memory_max: memory_max.unwrap_or_default() * 1024,
+        processor: time(ticks),
+        memory_max: memories.max().unwrap_or_default(),
         switches: processes
             .iter()
             .map(|process| switches(process.number))
             .sum(),
+        at_least: false,
     }
+}
+
+/// The kernel's ticks as time.
+pub(super) fn time(ticks: u64) -> Duration {
+    Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
 /// The processes that descend from this one; from 0, all that are in sight.
@@ -78,12 +77,35 @@ pub(super) fn descendants(ancestor: u32) -> Vec<Process> {
     found
 }
 
+/// How long the threads of a process have run that have not ended: to the nanosecond, where its ticks lose up to
+/// two of ten milliseconds for each process. Zero where that is not told.
+pub(super) fn ran(pid: u32) -> Duration {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"));
+    let threads = threads.into_iter().flatten().flatten();
+    threads
+        .filter_map(|thread| fs::read_to_string(thread.path().join("schedstat")).ok())
+        .map(|told| Duration::from_nanos(number(&told, 0)))
+        .sum()
+}
+
+/// What the calling thread has used.
+pub(super) fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
+}
+
 /// How long the calling thread has waited for a processor that others had; zero where that is not told.
 pub(super) fn starved() -> Duration {
     let told = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     // Nanoseconds on a processor, nanoseconds waiting for one, turns.
-    let waited = told.split_ascii_whitespace().nth(1);
-    Duration::from_nanos(waited.and_then(|nanos| nanos.parse().ok()).unwrap_or(0))
+    Duration::from_nanos(number(&told, 1))
+}
+
+/// The number at this place of a line, 0 if there is none.
+fn number(line: &str, place: usize) -> u64 {
+    let word = line.split_ascii_whitespace().nth(place);
+    word.and_then(|word| word.parse().ok()).unwrap_or_default()
 }
 
 /// A process, with processor time in the kernel's ticks.
@@ -95,11 +117,102 @@ pub(super) struct Process {
     /// Whether it has ended, and nobody has asked yet how.
     pub(super) ended: bool,
     pub(super) parent: u32,
-    own: u64,
-    ended_children: u64,
+    pub(super) own: u64,
+    /// What children used that have ended, if it has waited for them.
+    pub(super) ended_children: u64,
+    /// When it began: with the number, it tells it from all others.
+    pub(super) began: u64,
 }
 
-fn stat(pid: u32) -> io::Result<Process> {
+/// What the system tells of a process in words; nothing of one that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Status {
+    /// The most memory that it held, in octets.
+    pub(super) memory_max: u64,
+    /// What it holds now.
+    pub(super) memory: u64,
+    /// Whether it ignores the signal that children send when they end. Nobody waits for those, and the system
+    /// adds what they used to nothing.
+    pub(super) ignores_children: bool,
+}
+
+impl Status {
+    pub(super) fn of(pid: u32) -> Self {
+        let told = fs::read_to_string(format!("/proc/{pid}/status"));
+        told.map_or_else(|_| Self::default(), |text| Self::parsed(&text))
+    }
+
+    /// What proc_pid_status(5) says.
+    fn parsed(text: &str) -> Self {
+        let octets = |name| field(text, name).unwrap_or_default() * 1024;
+        let ignored = text.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        Self {
+            memory_max: octets("VmHWM:"),
+            memory: octets("VmRSS:"),
+            ignores_children: ignored.unwrap_or_default() >> (libc::SIGCHLD - 1) & 1 == 1,
+        }
+    }
+}
+
+/// What a process holds, in octets: of what it shares with others, its part. Without the right to ask for that,
+/// all of it.
+pub(super) fn memory(pid: u32) -> u64 {
+    let told = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
+    let part = told.ok().and_then(|text| field(&text, "Pss:"));
+    part.map_or_else(|| Status::of(pid).memory, |kibibytes| kibibytes * 1024)
+}
+
+/// Whether the system keeps lists of children.
+pub(super) fn lists_children() -> bool {
+    Path::new("/proc/thread-self/children").exists()
+}
+
+/// The children of a process, where the system keeps lists of them. Those that end meanwhile may hide others.
+pub(super) fn children(pid: u32) -> Option<Vec<u32>> {
+    let mut found = Vec::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
+        let listed = fs::read_to_string(thread.path().join("children")).ok()?;
+        found.extend(
+            listed
+                .split_ascii_whitespace()
+                .filter_map(|pid| pid.parse::<u32>().ok()),
+        );
+    }
+    Some(found)
+}
+
+/// The folder of the control group that a process is in, where there are such of the second version; `self` is
+/// this process.
+pub(super) fn control_group(process: &str) -> io::Result<Option<PathBuf>> {
+    Ok(folder(
+        &fs::read_to_string("/proc/self/mountinfo")?,
+        &fs::read_to_string(format!("/proc/{process}/cgroup"))?,
+    ))
+}
+
+/// Where a process's group lies, by what cgroups(7) has of mounts and of the process.
+fn folder(mounts: &str, groups: &str) -> Option<PathBuf> {
+    let mount = mounts.lines().find_map(|line| {
+        let (place, kind) = line.split_once(" - ")?;
+        let place = place.split(' ').nth(4)?;
+        kind.starts_with("cgroup2 ").then_some(place)
+    })?;
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    Some(Path::new(mount).join(own))
+}
+
+/// The processor time of all that ever ran in the group of this folder.
+pub(super) fn group_time(folder: &Path) -> io::Result<Duration> {
+    let told = fs::read_to_string(folder.join("cpu.stat"))?;
+    let micros = told
+        .lines()
+        .find_map(|line| line.strip_prefix("usage_usec ")?.parse().ok());
+    let micros = micros.ok_or(io::ErrorKind::InvalidData)?;
+    Ok(Duration::from_micros(micros))
+}
+
+pub(super) fn stat(pid: u32) -> io::Result<Process> {
     parsed(&fs::read_to_string(format!("/proc/{pid}/stat"))?)
         .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
@@ -118,10 +231,11 @@ fn parsed(line: &str) -> Option<Process> {
         parent: u32::try_from(field(4)?).ok()?,
         own: field(14)? + field(15)?,
         ended_children: field(16)? + field(17)?,
+        began: field(22)?,
     })
 }
 
-fn switches(pid: u32) -> u64 {
+pub(super) fn switches(pid: u32) -> u64 {
     let threads = fs::read_dir(format!("/proc/{pid}/task"));
     let threads = threads.into_iter().flatten().flatten();
     threads
@@ -156,15 +270,38 @@ mod tests {
             parent: 7,
             own: 120,
             ended_children: 7,
+            began: 0,
         };
         assert_eq!(process, expected);
         assert!(parsed("42 (x) S").is_none());
     }
 
+    #[test]
+    fn who_ignores_its_children_is_known() {
+        let status = |ignored| Status::parsed(&format!("VmHWM:\t 8 kB\nSigIgn:\t{ignored}\n"));
+        assert!(status("0000000000010000").ignores_children);
+        assert!(!status("0000000000001000").ignores_children);
+        assert_eq!(status("0").memory_max, 8 << 10);
+    }
+
+    #[test]
+    fn the_group_of_a_process_is_found() {
+        let mounts = "24 23 0:22 / /sys rw - sysfs sysfs rw\n\
+                      31 24 0:27 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw\n";
+        let found = folder(mounts, "1:cpu:/x\n0::/user.slice/a\n");
+        let expected = Path::new("/sys/fs/cgroup/user.slice/a");
+        assert_eq!(found.as_deref(), Some(expected));
+        assert_eq!(
+            folder("24 23 0:22 / /sys rw - sysfs sysfs rw", "0::/"),
+            None
+        );
+        assert_eq!(folder(mounts, "1:cpu:/x\n"), None);
+    }
+
     #[cfg(target_os = "linux")]
     #[test]
     fn this_process_has_used_something() {
-        let usage = usage(std::process::id()).expect("it runs");
+        let usage = usage_of(&[stat(std::process::id()).expect("it runs")]);
         assert!(usage.memory_max > 0 && usage.switches > 0);
     }
 }

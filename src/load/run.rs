@@ -8,24 +8,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 use std::thread;
 
-use rustix::time::{ClockId, clock_gettime};
-
 use super::busy::Busy;
 use super::mix::Mix;
-use super::places::{Places, Share};
-use super::plan::Schedule;
-use super::process;
+use super::places::Places;
+use super::plan::{Schedule, Share};
+use super::process::{self, Status};
 use super::profile::Profile;
 use super::report::Report;
 use super::tally::lacks_block;
+use super::watch::Watch;
 use super::weather::{Conditions, Passed, Weathered};
 use super::{Failure, Group, Load, Tally, Waits, Work};
 use crate::config::Settings;
+use crate::descriptors;
 use crate::engine::Engine;
 use crate::engine::mio::MioEngine;
 use crate::proto::negotiate::Wanted;
 use crate::proto::outcome::Outcome;
-use crate::shard::{Census, Expected, LocalSide, Manner, Operation, Origin, Plan, Shard, SlotId};
+use crate::shard::{Census, LocalSide, Manner, Operation, Origin, Plan, Shard, SlotId};
 use crate::store::memory::Memory;
 use crate::store::{Store, StoreOptions, Writes};
 use crate::time::{Duration, Instant};
@@ -37,8 +37,6 @@ const FRAME_CACHE_OCTETS: usize = 64 << 20;
 const LIVE_EVERY: Duration = Duration::from_millis(200);
 /// How long a client waits that found no socket, or nobody at the server's port.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
-/// What is taken for a file's length where it is not known, to choose where a client vanishes.
-const LENGTH_UNKNOWN: u64 = 1 << 20;
 /// How long a client that is done answers repeats of the server's last packet where ACKs may get lost.
 /// On loopback they do not, and millions of clients that linger would be in each other's way.
 const LINGER: Duration = Duration::from_secs(3);
@@ -90,12 +88,14 @@ impl Live {
     }
 }
 
-/// Does what `load` says, and reports.
+/// Does what `load` says, and reports. This process may have as many descriptors as its hard limit allows
+/// from then on: off loopback, each client takes one.
 ///
 /// # Errors
 /// If the system is out of something, or there is no process to be watched.
 pub fn run(load: &Load, live: &Arc<Live>) -> io::Result<Report> {
-    let before = load.server_pid.map(process::usage).transpose()?;
+    descriptors::raise_limit();
+    let watch = load.server_pid.map(Watch::begin).transpose()?;
     let threads = load.threads.max(1);
     let mut drivers = Vec::new();
     for number in 0..threads {
@@ -127,15 +127,12 @@ pub fn run(load: &Load, live: &Arc<Live>) -> io::Result<Report> {
         elapsed = elapsed.max(part.elapsed);
     }
     // A server that has ended meanwhile tells nothing more.
-    let after = load.server_pid.and_then(|pid| process::usage(pid).ok());
-    let server = before
-        .zip(after)
-        .map(|(before, after)| after.since(&before));
+    let server = watch.and_then(Watch::end);
     Ok(Report {
         load: load.clone(),
         interrupted: live.is_stopped(),
         elapsed,
-        memory_max: process::usage(std::process::id()).map_or(0, |usage| usage.memory_max),
+        memory_max: Status::of(std::process::id()).memory_max,
         server,
         tally,
         groups,
@@ -256,12 +253,10 @@ impl Driver {
         loop {
             if !stopped && self.live.is_stopped() {
                 stopped = true;
-                let schedules = self.crowds.iter_mut().map(|crowd| &mut crowd.schedule);
-                schedules.for_each(Schedule::stop);
-                self.shard.stop();
+                self.stop();
             }
             let now = self.shard.engine().now();
-            busy.note(now, processor_time);
+            busy.note(now, process::processor_time);
             for crowd in 0..self.crowds.len() {
                 while let Some(intended) = self.crowds[crowd].schedule.take(now) {
                     self.begin(crowd, intended);
@@ -272,8 +267,8 @@ impl Driver {
             self.tell(now);
             let schedules = self.crowds.iter().map(|crowd| &crowd.schedule);
             let next = schedules.filter_map(Schedule::next).min();
-            let waits = !self.shard.is_empty() || self.shard.engine().holds_any();
-            if next.is_none() && self.running.is_empty() && !waits {
+            let nothing_runs = next.is_none() && self.running.is_empty();
+            if nothing_runs && self.shard.is_idle() && !self.shard.engine().holds_any() {
                 break;
             }
             self.shard.turn_by(next)?;
@@ -291,7 +286,7 @@ impl Driver {
         self.tally.sent = metrics.sent;
         self.tally.receive_drops = metrics.receive_drops;
         self.tally.disturbed = self.shard.engine().disturbed();
-        self.tally.processor = processor_time();
+        self.tally.processor = process::processor_time();
         self.tally.starved = process::starved();
         self.tally.busiest = busy.most(elapsed, self.tally.processor);
         let groups: Vec<_> = self.crowds.into_iter().map(|crowd| crowd.tally).collect();
@@ -303,6 +298,18 @@ impl Driver {
             groups,
             elapsed,
         })
+    }
+
+    /// Begins nothing more, and ends what runs.
+    fn stop(&mut self) {
+        // What has ended before was not interrupted.
+        self.collect();
+        for begun in self.running.values() {
+            self.crowds[begun.crowd].tally.interrupted += 1;
+        }
+        let schedules = self.crowds.iter_mut().map(|crowd| &mut crowd.schedule);
+        schedules.for_each(Schedule::stop);
+        self.shard.stop();
     }
 
     /// Begins a transfer that was meant to begin at `intended`.
@@ -507,12 +514,7 @@ impl Crowd {
         let seed = load.seed.wrapping_add((thread + index * threads) as u64);
         Ok(Self {
             body: body(index),
-            schedule: Schedule::new(
-                group.pace.share(thread, threads),
-                group.bounds.share(thread, threads),
-                seed,
-                begin,
-            ),
+            schedule: Schedule::new(group.pace, group.bounds, part, seed, begin),
             files: Mix::new(group.files.iter().map(|file| file.weight)),
             profiles: Mix::new(group.profiles.iter().map(|&(_, weight)| weight)),
             places,
@@ -538,13 +540,16 @@ impl Crowd {
             ..
         } = &self.group;
         let (file, profile) = (&files[begun.file], &profiles[begun.profile].0);
+        let manner = manner(&mut self.random, *abandon, begun.probe);
         let (operation, local) = match work {
             Work::Read => {
                 let expected = file.expected.clone();
-                let manner = manner(&mut self.random, *abandon, &expected, begun.probe);
                 (Operation::Read, LocalSide::Checked { expected, manner })
             }
-            Work::Write(_) => (Operation::Write, LocalSide::Stored(self.body.clone())),
+            Work::Write(_) => {
+                let name = self.body.clone();
+                (Operation::Write, LocalSide::Offered { name, manner })
+            }
         };
         let mut wanted = profile.wanted;
         if profile.probes && !begun.probe {
@@ -571,12 +576,11 @@ fn body(group: usize) -> Vec<u8> {
 }
 
 /// How far a client goes: some vanish, somewhere amid the file.
-fn manner(random: &mut fastrand::Rng, abandon: f64, expected: &Expected, probe: bool) -> Manner {
+fn manner(random: &mut fastrand::Rng, abandon: f64, probe: bool) -> Manner {
     if probe {
         Manner::Probe
     } else if abandon > 0.0 && random.f64() < abandon {
-        let len = expected.len().unwrap_or(LENGTH_UNKNOWN).max(1);
-        Manner::Vanish(random.u64(0..len))
+        Manner::Vanish(random.u32(..))
     } else {
         Manner::Whole
     }
@@ -594,13 +598,6 @@ fn numbered(name: &[u8], number: u64) -> Vec<u8> {
         ]
         .concat(),
     }
-}
-
-/// What the calling thread has used.
-fn processor_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
-    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
 #[cfg(test)]

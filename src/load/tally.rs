@@ -56,11 +56,14 @@ impl fmt::Display for Failure {
             Self::ErrorCode(code) => write!(f, "error {}", ErrorCode(*code)),
             Self::Flawed(flaw) => write!(f, "{flaw}"),
             Self::BadAnswer => f.write_str("bad answer"),
-            Self::NotBegun(errno) => write!(
-                f,
-                "not begun ({})",
-                std::io::Error::from_raw_os_error(*errno)
-            ),
+            Self::NotBegun(errno) => {
+                let error = std::io::Error::from_raw_os_error(*errno);
+                write!(f, "not begun ({error}")?;
+                if matches!(*errno, libc::EMFILE | libc::ENFILE) {
+                    f.write_str("; each client takes one, so raise ulimit -n, or have fewer")?;
+                }
+                f.write_str(")")
+            }
         }
     }
 }
@@ -91,8 +94,10 @@ pub struct Tally {
     pub begun: u64,
     /// Transfers that completed.
     pub complete: u64,
-    /// Transfers that this end left on purpose: it was interrupted, or was to vanish.
+    /// Transfers that this end left on purpose: their clients were to vanish, or the run was interrupted.
     pub left: u64,
+    /// Those of them that were interrupted.
+    pub interrupted: u64,
     /// Requests for the length alone, before transfers.
     pub probes: u64,
     /// What this end did to packets on purpose.
@@ -217,6 +222,7 @@ impl Tally {
         self.begun += other.begun;
         self.complete += other.complete;
         self.left += other.left;
+        self.interrupted += other.interrupted;
         self.probes += other.probes;
         self.disturbed.merge(&other.disturbed);
         self.octets += other.octets;

@@ -2,7 +2,7 @@
 //! they wait, from which ports they ask, and where they are slow.
 
 use crate::proto::negotiate::{ORDER_DEFAULT, Wanted, Wish};
-use crate::proto::timing::Patience;
+use crate::proto::timing::{Patience, Repeats};
 use crate::time::Duration;
 
 /// How a client asks and waits.
@@ -58,7 +58,10 @@ impl Profile {
     const PLAIN: Self = Self {
         name: "plain",
         wanted: wanted(false, None, None, None),
-        patience: patience(1_000, 30_000),
+        patience: Patience {
+            receiver_floor_millis: 1_000,
+            ..Patience::DEFAULT
+        },
         ..Self::DEFAULT
     };
 }
@@ -79,30 +82,31 @@ const fn wanted(
     }
 }
 
-/// Waits `floor` at first, and twice as long each time, until `idle` is over.
-const fn patience(floor: u16, idle: u64) -> Patience {
+/// Waits as long as `repeats` has it, until all of that is over.
+const fn patience(repeats: &'static Repeats) -> Patience {
     Patience {
-        lockstep_floor: Duration::from_millis(floor as u64),
-        receiver_floor_millis: floor,
-        idle: Duration::from_millis(idle),
-        ..Patience::DEFAULT
+        lockstep_floor: repeats.wait(0),
+        receiver_floor_millis: repeats.waits_millis[0],
+        idle: repeats.whole(),
+        unvalidated_retries: repeats.waits_millis.len() as u8,
+        repeats: Some(repeats),
     }
 }
 
 /// The clients that are known.
-pub static PROFILES: [Profile; 11] = [
+pub static PROFILES: [Profile; 12] = [
     Profile {
         name: "ipxe",
         wanted: wanted(true, Some(1432), None, None),
         order: [Blksize, Tsize, Timeout, Windowsize],
-        patience: patience(250, 15_750),
+        patience: patience(&IPXE),
         ..Profile::PLAIN
     },
     Profile {
         name: "edk2",
         wanted: wanted(true, Some(1468), Some(4), None),
         order: [Tsize, Blksize, Windowsize, Timeout],
-        patience: patience(4_000, 24_000),
+        patience: patience(&EDK2),
         probes: true,
         ..Profile::PLAIN
     },
@@ -111,14 +115,14 @@ pub static PROFILES: [Profile; 11] = [
         name: "shim",
         wanted: wanted(false, Some(512), Some(4), None),
         order: [Blksize, Windowsize, Tsize, Timeout],
-        patience: patience(4_000, 24_000),
+        patience: patience(&EDK2),
         ..Profile::PLAIN
     },
     Profile {
         name: "uboot",
         wanted: wanted(true, Some(1468), None, Some(5)),
         order: [Timeout, Tsize, Blksize, Windowsize],
-        patience: patience(5_000, 50_000),
+        patience: patience(&UBOOT),
         ports: Some(UBOOT_PORTS),
         ..Profile::PLAIN
     },
@@ -127,7 +131,7 @@ pub static PROFILES: [Profile; 11] = [
         name: "uboot-flash",
         wanted: wanted(true, Some(1468), None, Some(5)),
         order: [Timeout, Tsize, Blksize, Windowsize],
-        patience: patience(5_000, 50_000),
+        patience: patience(&UBOOT),
         ports: Some(UBOOT_PORTS),
         flash: Some(NOR_FLASH),
         ..Profile::PLAIN
@@ -136,7 +140,7 @@ pub static PROFILES: [Profile; 11] = [
         name: "grub",
         wanted: wanted(true, Some(1024), None, None),
         order: [Blksize, Tsize, Timeout, Windowsize],
-        patience: patience(400, 32_000),
+        patience: patience(&GRUB),
         ports: Some(GRUB_PORTS),
         ..Profile::PLAIN
     },
@@ -144,7 +148,7 @@ pub static PROFILES: [Profile; 11] = [
         name: "pxelinux",
         wanted: wanted(true, Some(1408), None, None),
         order: [Tsize, Blksize, Timeout, Windowsize],
-        patience: patience(110, 60_000),
+        patience: patience(&PXELINUX),
         ports: Some(EPHEMERAL_PORTS),
         ..Profile::PLAIN
     },
@@ -152,7 +156,6 @@ pub static PROFILES: [Profile; 11] = [
         name: "rpi",
         wanted: wanted(true, Some(1468), None, None),
         order: [Tsize, Blksize, Timeout, Windowsize],
-        patience: patience(1_000, 30_000),
         ports: Some(EPHEMERAL_PORTS),
         ..Profile::PLAIN
     },
@@ -160,7 +163,7 @@ pub static PROFILES: [Profile; 11] = [
         name: "curl",
         wanted: wanted(true, Some(512), None, Some(5)),
         order: [Tsize, Blksize, Timeout, Windowsize],
-        patience: patience(5_000, 30_000),
+        patience: patience(&CURL),
         ..Profile::PLAIN
     },
     // Asks for what it is told to, and by itself for nothing.
@@ -168,11 +171,81 @@ pub static PROFILES: [Profile; 11] = [
         name: "atftp",
         wanted: wanted(false, None, None, None),
         order: [Tsize, Timeout, Blksize, Windowsize],
-        patience: patience(5_000, 25_000),
+        patience: patience(&ATFTP),
+        ..Profile::PLAIN
+    },
+    Profile {
+        name: "busybox",
+        wanted: wanted(true, None, None, None),
+        order: [Blksize, Tsize, Timeout, Windowsize],
+        patience: patience(&BUSYBOX),
         ..Profile::PLAIN
     },
     Profile::PLAIN,
 ];
+
+/// Doubles from a quarter of a second, and has given up once it would wait for more than ten.
+static IPXE: Repeats = Repeats {
+    adapts: true,
+    ..every(&[250, 500, 1_000, 2_000, 4_000, 8_000])
+};
+static EDK2: Repeats = every(&[4_000; 6]);
+/// Twice CONFIG_NET_RETRY_COUNT; then it starts again, which is another transfer here.
+static UBOOT: Repeats = every(&[5_000; 10]);
+/// Never repeats an ACK: the server has to.
+static GRUB: Repeats = Repeats {
+    acks: false,
+    ..every(&GRUB_WAITS)
+};
+static PXELINUX: Repeats = every(&PXELINUX_WAITS);
+/// As with --max-time 30: it divides the time that it is given into waits of some five seconds.
+static CURL: Repeats = every(&[5_000; 6]);
+static ATFTP: Repeats = every(&[5_000; 5]);
+static BUSYBOX: Repeats = every(&BUSYBOX_WAITS);
+
+/// These waits, after requests and ACKs alike.
+const fn every(waits_millis: &'static [u16]) -> Repeats {
+    Repeats {
+        waits_millis,
+        acks: true,
+        adapts: false,
+    }
+}
+
+/// 20 ms more after each try.
+const GRUB_WAITS: [u16; 40] = {
+    let mut waits = [400; 40];
+    let mut place = 1;
+    while place < waits.len() {
+        waits[place] = waits[place - 1] + 20;
+        place += 1;
+    }
+    waits
+};
+/// In ticks of the BIOS, some 55 ms each.
+const PXELINUX_WAITS: [u16; 31] = {
+    let mut waits = [
+        2, 2, 3, 3, 4, 5, 6, 7, 9, 10, 12, 15, 18, 21, 26, 31, 37, 44, 53, 64, 77, 92, 110, 132,
+        159, 191, 229, 255, 255, 255, 255,
+    ];
+    let mut place = 0;
+    while place < waits.len() {
+        waits[place] *= 55;
+        place += 1;
+    }
+    waits
+};
+/// Half as long again after each try, up to two seconds.
+const BUSYBOX_WAITS: [u16; 12] = {
+    let mut waits = [100; 12];
+    let mut place = 1;
+    while place < waits.len() {
+        let longer = waits[place - 1] + waits[place - 1] / 2;
+        waits[place] = if longer < 2_000 { longer } else { 2_000 };
+        place += 1;
+    }
+    waits
+};
 
 /// U-Boot asks from 1024 + milliseconds % 3072.
 const UBOOT_PORTS: (u16, u16) = (1024, 4095);
@@ -194,14 +267,12 @@ pub fn find(name: &str) -> Option<&'static Profile> {
 
 #[cfg(test)]
 mod tests {
-    use std::fmt::Write;
-
     use super::*;
-    use crate::proto::negotiate::{accept, ask};
+    use crate::proto::negotiate::{Params, ask};
     use crate::proto::receiver::Receiver;
     use crate::proto::timing::{End, Retransmission};
     use crate::time::Instant;
-    use crate::wire::{Mode, Opcode, Options, Packet, write_request};
+    use crate::wire::{Mode, Opcode, Packet, WireBlock, write_request};
 
     #[test]
     fn requests_look_like_those_of_the_clients() {
@@ -227,6 +298,7 @@ mod tests {
         rpi: RRQ "n" octet tsize=0 blksize=1468
         curl: RRQ "n" octet tsize=0 blksize=512 timeout=5
         atftp: RRQ "n" octet
+        busybox: RRQ "n" octet tsize=0
         plain: RRQ "n" octet
         "#);
     }
@@ -239,55 +311,117 @@ mod tests {
         assert_eq!(find("nobody"), None);
     }
 
-    /// Goal: each asks again and gives up when its model does.
-    /// Method: a request by each, answered by nobody; where else it differs is told in words.
+    /// Goal: each asks again when its model does, as often, and gives up when that does. Method: a request by
+    /// each, answered by nobody.
     #[test]
-    fn clients_wait_as_long_as_they_do() {
-        let oack = b"windowsize\x004\0";
-        let wanted = wanted(false, None, Some(4), None);
-        let windows = accept(Options::new(oack), &wanted).unwrap().params;
-        let waits = [Profile::DEFAULT].iter().chain(&PROFILES).map(|profile| {
-            let mut timer = Retransmission::new(&windows, &profile.patience, End::Receiver);
-            timer.sample(Duration::ZERO);
-            let soonest = timer.interval().as_millis();
-            let mut now = Instant::ZERO;
-            let mut receiver = Receiver::request(profile.patience, now);
-            let mut asked = String::new();
-            while let Some(next) = receiver.poll_timeout() {
-                if receiver.poll_transmit().is_some() {
-                    receiver.transmitted(1, now);
-                    write!(asked, " {}", now.as_nanos() / 1_000_000).unwrap();
-                    continue;
-                }
-                now = next;
-                receiver.handle_timeout(now);
-            }
+    fn clients_ask_again_as_they_do() {
+        let five = "0 5000 10000 15000 20000";
+        let own = "0 1000 3000 7000 15000";
+        let known = [
+            ("ipxe", "0 250 750 1750 3750 7750", 6, 15_750),
+            ("edk2", "0 4000 8000 12000 16000 20000", 6, 24_000),
+            ("shim", "0 4000 8000 12000 16000 20000", 6, 24_000),
+            ("uboot", five, 10, 50_000),
+            ("uboot-flash", five, 10, 50_000),
+            ("grub", "0 400 820 1260 1720 2200", 40, 31_600),
+            ("pxelinux", "0 110 220 385 550 770", 31, 131_010),
+            ("rpi", own, 6, 30_000),
+            ("curl", five, 6, 30_000),
+            ("atftp", five, 5, 25_000),
+            ("busybox", "0 100 250 475 812 1317", 12, 12_911),
+            ("plain", own, 6, 30_000),
+        ];
+        for (profile, (name, first, tries, gone)) in PROFILES.iter().zip(known) {
+            let mut receiver = Receiver::request(profile.patience, Instant::ZERO);
+            let (asked, ended) = sends(&mut receiver, Instant::ZERO);
+            assert_eq!(profile.name, name);
+            assert!(told(&asked).starts_with(first), "{name}: {asked:?}");
+            assert_eq!((asked.len(), ended), (tries, gone), "{name}");
+        }
+    }
+
+    /// Goal: each repeats its ACK when its model does. Method: the first block comes and no other.
+    #[test]
+    fn clients_acknowledge_again_as_they_do() {
+        for (name, first, tries) in [
+            ("ipxe", "0 250 750 1750 3750 7750", 6),
+            ("edk2", "0 4000 8000 12000 16000 20000", 6),
+            ("grub", "0", 1),
+            ("pxelinux", "0 110 220 385 550 770", 31),
+            ("uboot", "0 5000 10000", 10),
+        ] {
+            let profile = find(name).unwrap();
+            let mut receiver = Receiver::request(profile.patience, Instant::ZERO);
+            receiver.transmitted(1, Instant::ZERO);
+            receiver.handle_data(WireBlock(1), 512, Instant::ZERO);
+            let (acknowledged, _) = sends(&mut receiver, Instant::ZERO);
+            assert!(told(&acknowledged).starts_with(first), "{name}");
+            assert_eq!(acknowledged.len(), tries, "{name}");
+        }
+    }
+
+    /// Goal: iPXE waits longer where round trips are long, the others do not. Method: a round trip of half a
+    /// second.
+    #[test]
+    fn a_long_way_is_waited_for_by_who_measures_it() {
+        for (name, waits) in [("ipxe", 1_500), ("pxelinux", 110)] {
+            let profile = find(name).unwrap();
+            let mut timer = Retransmission::new(&Params::RFC1350, &profile.patience, End::Receiver);
+            timer.sample(Duration::from_millis(500));
+            assert_eq!(timer.interval().as_millis(), waits, "{name}");
+        }
+    }
+
+    /// Ports, and where else a client differs.
+    #[test]
+    fn clients_have_habits() {
+        let habits = PROFILES.iter().map(|profile| {
             let probes = if profile.probes { ", probes" } else { "" };
             let ports = profile.ports.map(|ports| format!(", ports {ports:?}"));
             let flash = profile
                 .flash
                 .map(|flash| format!(", {:?} after {} blocks", flash.pause, flash.blocks));
             format!(
-                "{}: asks at{asked}, in windows after {soonest}, is gone at {} ms{probes}{}{}",
+                "{}{probes}{}{}",
                 profile.name,
-                now.as_nanos() / 1_000_000,
                 ports.unwrap_or_default(),
                 flash.unwrap_or_default(),
             )
         });
-        insta::assert_snapshot!(waits.collect::<Vec<_>>().join("\n"), @r"
-        default: asks at 0 1000 3000 7000, in windows after 1000, is gone at 10000 ms
-        ipxe: asks at 0 1000 3000 7000 15000, in windows after 250, is gone at 15750 ms
-        edk2: asks at 0 4000 12000 20000, in windows after 4000, is gone at 24000 ms, probes
-        shim: asks at 0 4000 12000 20000, in windows after 4000, is gone at 24000 ms
-        uboot: asks at 0 5000 13000 21000 29000 37000 45000, in windows after 5000, is gone at 50000 ms, ports (1024, 4095)
-        uboot-flash: asks at 0 5000 13000 21000 29000 37000 45000, in windows after 5000, is gone at 50000 ms, ports (1024, 4095), 500ms after 45 blocks
-        grub: asks at 0 1000 3000 7000 15000 23000 31000, in windows after 400, is gone at 32000 ms, ports (25300, 32767)
-        pxelinux: asks at 0 1000 3000 7000 15000 23000 31000 39000 47000 55000, in windows after 110, is gone at 60000 ms, ports (49152, 57343)
-        rpi: asks at 0 1000 3000 7000 15000 23000, in windows after 1000, is gone at 30000 ms, ports (49152, 57343)
-        curl: asks at 0 5000 13000 21000 29000, in windows after 5000, is gone at 30000 ms
-        atftp: asks at 0 5000 13000 21000, in windows after 5000, is gone at 25000 ms
-        plain: asks at 0 1000 3000 7000 15000 23000, in windows after 1000, is gone at 30000 ms
+        insta::assert_snapshot!(habits.collect::<Vec<_>>().join("\n"), @r"
+        ipxe
+        edk2, probes
+        shim
+        uboot, ports (1024, 4095)
+        uboot-flash, ports (1024, 4095), 500ms after 45 blocks
+        grub, ports (25300, 32767)
+        pxelinux, ports (49152, 57343)
+        rpi, ports (49152, 57343)
+        curl
+        atftp
+        busybox
+        plain
         ");
+    }
+
+    /// When it sends while nothing comes, and when it gives up, in milliseconds.
+    fn sends(receiver: &mut Receiver, mut now: Instant) -> (Vec<u64>, u64) {
+        let mut sent = Vec::new();
+        loop {
+            if receiver.poll_transmit().is_some() {
+                receiver.transmitted(1, now);
+                sent.push(now.as_nanos() / 1_000_000);
+            }
+            let Some(next) = receiver.poll_timeout() else {
+                return (sent, now.as_nanos() / 1_000_000);
+            };
+            now = next;
+            receiver.handle_timeout(now);
+        }
+    }
+
+    fn told(times: &[u64]) -> String {
+        let times: Vec<_> = times.iter().map(u64::to_string).collect();
+        times.join(" ")
     }
 }

@@ -426,6 +426,11 @@ impl Receiver {
     }
 
     fn silence(&mut self, now: Instant) {
+        if self.opening.is_none() && !self.timer.repeats_acks() {
+            // The sender has to repeat itself, or the transfer ends.
+            self.deadline = None;
+            return;
+        }
         if !self.validated {
             if self.retries >= self.patience.unvalidated_retries
                 && self.opening != Some(Opening::Request)

@@ -18,6 +18,8 @@ pub struct Patience {
     /// Retransmissions to a peer that has yet to prove that it is there. Forged requests draw this
     /// many datagrams and one more.
     pub unvalidated_retries: u8,
+    /// When a client of known habits repeats itself; `None` for RFC 6298's arithmetic.
+    pub repeats: Option<&'static Repeats>,
 }
 
 impl Patience {
@@ -27,7 +29,44 @@ impl Patience {
         receiver_floor_millis: 10,
         idle: Duration::from_secs(30),
         unvalidated_retries: 3,
+        repeats: None,
     };
+}
+
+/// When a client of known habits says again what was not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Repeats {
+    /// How long it waits after each try in a row, in milliseconds: as many as it has tries, at least one. If
+    /// its patience lasts longer, so does the last of them.
+    pub waits_millis: &'static [u16],
+    /// Whether it repeats its ACKs too, or its request alone.
+    pub acks: bool,
+    /// Whether it waits longer where round trips are longer.
+    pub adapts: bool,
+}
+
+impl Repeats {
+    /// How long it waits after so many silences in a row.
+    pub(super) const fn wait(&self, silences: u8) -> Duration {
+        let last = self.waits_millis.len() - 1;
+        let place = if (silences as usize) < last {
+            silences as usize
+        } else {
+            last
+        };
+        Duration::from_millis(self.waits_millis[place] as u64)
+    }
+
+    /// How long it takes until it gives up.
+    pub(super) const fn whole(&self) -> Duration {
+        let mut millis = 0;
+        let mut place = 0;
+        while place < self.waits_millis.len() {
+            millis += self.waits_millis[place] as u64;
+            place += 1;
+        }
+        Duration::from_millis(millis)
+    }
 }
 
 /// Before the first measurement (RFC 6298 §2.1).
@@ -62,6 +101,7 @@ pub(super) enum End {
 pub(super) struct Retransmission {
     /// The client set the time; it is kept.
     fixed: Option<Duration>,
+    repeats: Option<&'static Repeats>,
     floor: Duration,
     variation_first_min: Duration,
     smoothed: Option<Smoothed>,
@@ -104,6 +144,7 @@ impl Retransmission {
         };
         Self {
             fixed: params.timeout(),
+            repeats: patience.repeats,
             floor,
             variation_first_min,
             smoothed: None,
@@ -130,6 +171,17 @@ impl Retransmission {
                 .saturating_mul(1 << doublings)
                 .min(INTERVAL_FIRST.max(fixed));
         }
+        match self.repeats {
+            None => self.measured(),
+            Some(repeats) if repeats.adapts && self.smoothed.is_some() => {
+                self.measured().max(repeats.wait(self.silences))
+            }
+            Some(repeats) => repeats.wait(self.silences),
+        }
+    }
+
+    /// How long to wait by what was measured.
+    fn measured(&self) -> Duration {
         // The queue of a crowd may grow to twice its length before the next round trip is measured.
         let base = self.smoothed.map_or(INTERVAL_FIRST, |s| {
             Duration::from_nanos(s.mean + s.margin().max(s.mean))
@@ -144,7 +196,7 @@ impl Retransmission {
     /// what a crowd's queue may add to a round trip does not come between them.
     pub(super) fn interval_within_window(&self) -> Duration {
         match (self.fixed, self.round_trip()) {
-            (None, Some(mean)) => {
+            (None, Some(mean)) if self.repeats.is_none() => {
                 let base = (mean + VARIATION_MIN).max(self.floor);
                 match self.doublings {
                     0 => base,
@@ -191,6 +243,11 @@ impl Retransmission {
     pub(super) const fn silence(&mut self) {
         self.silences = self.silences.saturating_add(1);
         self.doublings = self.doublings.saturating_add(1);
+    }
+
+    /// Whether silence has this end say its last ACK again.
+    pub(super) fn repeats_acks(&self) -> bool {
+        self.repeats.is_none_or(|repeats| repeats.acks)
     }
 
     /// How often in a row nothing came in time.

@@ -13,9 +13,8 @@ use std::task::Waker;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
 use crate::config::{Settings, frame_cache_octets_default};
+use crate::descriptors;
 use crate::engine::mio::MioEngine;
 #[cfg(target_os = "linux")]
 use crate::engine::uring::UringEngine;
@@ -156,7 +155,7 @@ impl Server {
         options: &ServerOptions,
         ended: impl Fn(io::Result<Metrics>) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        raise_descriptor_limit();
+        descriptors::raise_limit();
         let directory = Directory::new(&options.root, options.directory)?;
         let frame_cache_octets = options.frame_cache_octets;
         let store = Store::new(
@@ -380,28 +379,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop();
         self.join_all();
-    }
-}
-
-/// Lets this process have as many descriptors as it may: every file that is read and every upload takes
-/// one or two, and the limit that programs start with is for those that might use `select`.
-fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current == limit.maximum {
-        return;
-    }
-    let raised = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
-    match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => tracing::debug!(
-            from = limit.current,
-            to = raised.current,
-            "descriptor limit raised"
-        ),
-        // Some systems have a lower one that they do not tell; what there is has to do.
-        Err(error) => tracing::debug!(%error, "descriptor limit not raised"),
     }
 }
 

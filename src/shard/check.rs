@@ -4,7 +4,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::slot::Manner;
 use crate::proto::block::BlockIndex;
 use crate::store::memory;
 use crate::time::{Duration, Instant};
@@ -104,11 +103,10 @@ pub(super) struct Check {
     pub(super) duplicates: u64,
     /// When the ACK left that the next block will answer.
     asked_at: Option<Instant>,
-    manner: Manner,
 }
 
 impl Check {
-    pub(super) fn new(expected: Arc<Expected>, manner: Manner, blksize: u16) -> Self {
+    pub(super) fn new(expected: Arc<Expected>, blksize: u16) -> Self {
         Self {
             expected,
             blksize: u64::from(blksize),
@@ -118,7 +116,6 @@ impl Check {
             first_block: None,
             duplicates: 0,
             asked_at: None,
-            manner,
         }
     }
 
@@ -178,17 +175,9 @@ impl Check {
         }
     }
 
-    /// Whether the client is to vanish now.
-    pub(super) fn is_to_vanish(&self) -> bool {
-        match self.manner {
-            Manner::Vanish(octets) => self.first_block.is_some() && self.octets() >= octets,
-            Manner::Whole | Manner::Probe => false,
-        }
-    }
-
-    /// Whether the client leaves once it knows the terms.
-    pub(super) fn is_probe(&self) -> bool {
-        self.manner == Manner::Probe
+    /// How long the file is to be, if that is known.
+    pub(super) fn expected_len(&self) -> Option<u64> {
+        self.expected.len()
     }
 }
 
@@ -197,7 +186,7 @@ mod tests {
     use super::*;
 
     fn check(expected: Expected) -> Check {
-        Check::new(Arc::new(expected), Manner::Whole, 4)
+        Check::new(Arc::new(expected), 4)
     }
 
     #[test]
@@ -218,14 +207,14 @@ mod tests {
         let mut octets = [0; 100];
         memory::pattern_fill(PATTERN_SEED, 0, &mut octets);
         for blksize in [8_u16, 9, 13, 50] {
-            let mut check = Check::new(Arc::new(Expected::Pattern), Manner::Whole, blksize);
+            let mut check = Check::new(Arc::new(Expected::Pattern), blksize);
             for (block, payload) in (1..).zip(octets.chunks(blksize.into())) {
                 check.look(BlockIndex(block), payload);
             }
             assert_eq!(check.flaw(true), None, "{blksize}");
         }
         for place in 0..octets.len() {
-            let mut check = Check::new(Arc::new(Expected::Pattern), Manner::Whole, 13);
+            let mut check = Check::new(Arc::new(Expected::Pattern), 13);
             octets[place] ^= 1;
             for (block, payload) in (1..).zip(octets.chunks(13)) {
                 check.look(BlockIndex(block), payload);
@@ -233,7 +222,7 @@ mod tests {
             octets[place] ^= 1;
             assert_eq!(check.flaw(true), Some(Flaw::Corrupt), "{place}");
         }
-        let mut displaced = Check::new(Arc::new(Expected::Pattern), Manner::Whole, 8);
+        let mut displaced = Check::new(Arc::new(Expected::Pattern), 8);
         displaced.look(BlockIndex(2), &octets[..8]);
         assert_eq!(displaced.flaw(false), Some(Flaw::Corrupt));
     }

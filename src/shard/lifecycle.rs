@@ -19,6 +19,7 @@ impl<E: Engine> Shard<E> {
         let Some(slot) = self.table.get_mut(id) else {
             return;
         };
+        let is_to_vanish = slot.is_to_vanish();
         let Stage::Running(transfer, flow) = &mut slot.stage else {
             return;
         };
@@ -44,10 +45,10 @@ impl<E: Engine> Shard<E> {
                 }
                 return self.fail(id, ErrorCode::UNDEFINED, flaw.text(), now);
             }
-            if check.is_to_vanish() {
-                return self.finish(id, Outcome::Stopped, now);
-            }
             receiver.publish();
+        }
+        if is_to_vanish {
+            return self.finish(id, Outcome::Stopped, now);
         }
         if let (Flow::In(inflow), Transfer::Receive(receiver)) = (flow, &*transfer) {
             let announced = slot.errand.as_ref().and_then(|errand| errand.announced);
@@ -166,6 +167,7 @@ impl<E: Engine> Shard<E> {
         if slot.is_lingering() {
             return;
         }
+        let vanished = outcome == Outcome::Stopped && slot.is_to_vanish();
         let ending = log::ending(slot, outcome, now);
         let unvalidated = std::mem::take(&mut slot.unvalidated);
         if unvalidated {
@@ -204,9 +206,15 @@ impl<E: Engine> Shard<E> {
             _ => (config::LINGER_READ, None),
         };
         let errand = slot.errand.as_ref();
-        let linger = errand.map_or(linger, |errand| errand.linger);
+        let linger = match errand {
+            // Whoever sends to it gets no answer, not even that nobody knows it.
+            Some(_) if vanished => config::SILENCE_OF_THE_VANISHED,
+            Some(errand) => errand.linger,
+            None => linger,
+        };
         let is_remembered = match outcome {
             Outcome::Complete => true,
+            Outcome::Stopped => vanished,
             // The rest of a window is still on its way, and has its ERROR.
             Outcome::Refused(_) => errand.is_none() && matches!(slot.stage, Stage::Running(..)),
             _ => false,

@@ -6,7 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::check::Check;
-use super::slot::{Again, Errand, Flow, Held, Key, LocalSide, Origin, Outflow, Slot, Stage};
+use super::slot::{
+    Again, Errand, Flow, Held, Key, LocalSide, Manner, Origin, Outflow, Slot, Stage,
+};
 use super::upload::Inflow;
 use super::{Operation, Plan, Purpose, Shard, SlotId, log};
 use crate::config;
@@ -454,7 +456,12 @@ impl<E: Engine> Shard<E> {
             patience,
             linger,
         } = plan;
+        let manner = match &local {
+            LocalSide::Stored(_) => Manner::Whole,
+            LocalSide::Offered { manner, .. } | LocalSide::Checked { manner, .. } => *manner,
+        };
         let errand = Errand {
+            manner,
             wanted,
             patience,
             server: server.ip(),
@@ -500,10 +507,10 @@ impl<E: Engine> Shard<E> {
         let id = self.table.insert(slot);
         let ticket = id.ticket();
         match (local, operation) {
-            (LocalSide::Checked { expected, manner }, _) => {
+            (LocalSide::Checked { expected, .. }, _) => {
                 let receiver = Receiver::request(patience, now);
                 let blksize = receiver.params().blksize();
-                let check = Check::new(expected, manner, blksize);
+                let check = Check::new(expected, blksize);
                 self.ask_server(
                     id,
                     Transfer::Receive(Box::new(receiver)),
@@ -518,7 +525,7 @@ impl<E: Engine> Shard<E> {
                     Answer::Busy => self.give_up(id, Refusal::Failed(libc::EBUSY), now),
                 }
             }
-            (LocalSide::Stored(name), Operation::Write) => {
+            (LocalSide::Stored(name), Operation::Write) | (LocalSide::Offered { name, .. }, _) => {
                 match self.store.open(ticket, &name, mode, &self.mailbox) {
                     Answer::Now(result) => self.errand_opened(id, result, now),
                     Answer::Later => {}
@@ -667,7 +674,7 @@ impl<E: Engine> Shard<E> {
             return;
         };
         errand.oack.get_or_insert(now - *started);
-        let probe = matches!(flow, Flow::Check(check) if check.is_probe());
+        let probe = errand.manner == Manner::Probe;
         let accepted = match negotiate::accept(options, &errand.wanted) {
             Ok(accepted) => accepted,
             // RFC 2347: a client that cannot accept what is acknowledged sends ERROR 8.

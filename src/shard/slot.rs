@@ -93,6 +93,13 @@ impl Origin {
 pub enum LocalSide {
     /// The file of this name in the store.
     Stored(Vec<u8>),
+    /// For a write: the file of this name in the store.
+    Offered {
+        /// Its name.
+        name: Vec<u8>,
+        /// How far the client goes.
+        manner: Manner,
+    },
     /// For a read: it is held against what is expected, and not kept.
     Checked {
         /// What should come.
@@ -102,15 +109,16 @@ pub enum LocalSide {
     },
 }
 
-/// How far a client goes that checks what comes.
+/// How far a client goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manner {
     /// To the end.
     Whole,
     /// It leaves with ERROR 8 once options are acknowledged, as firmware does that asks for the length.
     Probe,
-    /// It vanishes without a word once so many octets have arrived.
-    Vanish(u64),
+    /// It vanishes without a word amid the file: once this part of it has arrived, or before it is sent, in
+    /// fractions of 2³². Of a file whose length nobody tells, it takes the first block.
+    Vanish(u32),
 }
 
 /// How a transfer went, once it is over.
@@ -267,6 +275,7 @@ pub(super) struct Errand {
     pub(super) origin: Origin,
     pub(super) order: [Wish; 4],
     pub(super) linger: Duration,
+    pub(super) manner: Manner,
     pub(super) flaw: Option<Flaw>,
     /// Whether the port that the server answers from is known.
     pub(super) answered: bool,
@@ -387,6 +396,31 @@ impl Slot {
             elapsed: now - self.started,
             retransmissions,
         })
+    }
+
+    /// Whether its client has come as far as it goes, and vanishes now.
+    pub(super) fn is_to_vanish(&self) -> bool {
+        let Some(errand) = &self.errand else {
+            return false;
+        };
+        let Manner::Vanish(part) = errand.manner else {
+            return false;
+        };
+        let point = |len: u64| ((u128::from(len) * u128::from(part)) >> 32) as u64;
+        let (blocks, octets) = self.arrived();
+        match &self.stage {
+            Stage::Running(Transfer::Receive(_), Flow::Check(check)) => {
+                let len = errand.announced.or_else(|| check.expected_len());
+                blocks > 0 && octets >= point(len.unwrap_or_default())
+            }
+            // Windows leave whole, so it goes before the one with that point in it.
+            Stage::Running(Transfer::Send(sender), Flow::Out(out)) => {
+                let params = sender.params();
+                let window = u64::from(params.windowsize()) * u64::from(params.blksize());
+                sender.is_validated() && octets + window > point(out.body.len())
+            }
+            _ => false,
+        }
     }
 
     /// Whether a server that wants to end need not wait for it.

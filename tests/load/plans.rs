@@ -2,10 +2,11 @@
 
 use std::process::Output;
 
-use bootstorm::load::Weather;
 use bootstorm::load::plan::Bounds;
 use bootstorm::load::profile::Flash;
 use bootstorm::load::ramp::{self, Broken, Ramp, Step};
+use bootstorm::load::report::html;
+use bootstorm::load::{Tally, Weather};
 use bootstorm::store::memory::pattern_fill;
 
 use super::*;
@@ -62,6 +63,88 @@ fn happened(report: &Report) -> Vec<usize> {
     let done = report.tally.disturbed;
     let counts = [done.duplicated, done.reordered, done.delayed, done.lost];
     (0..4).filter(|&kind| counts[kind] > 0).collect()
+}
+
+/// Goal: on the wire too, clients ask again as their models do. Method: a server that says nothing counts the
+/// requests of one client each within a second; fewer than its model's may come of a busy machine, but not so
+/// few as by doubling from a second on, nor more than the model's.
+#[test]
+fn clients_ask_a_silent_server_as_their_models_do() {
+    let _turn = turn();
+    for (name, least, most) in [
+        ("grub", 2, 3),
+        ("pxelinux", 3, 6),
+        ("busybox", 3, 5),
+        ("uboot", 1, 1),
+    ] {
+        let silent = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let address = silent.local_addr().expect("bound");
+        let model = profile::find(name).expect("a profile");
+        for write in [false, true] {
+            let mut load = with(reads(address, 1, Expected::Anything), model);
+            let group = &mut load.groups[0];
+            group.profiles[0].0.patience.idle = Duration::from_secs(1);
+            if write {
+                group.work = Work::Write(Contents::Octets([7; 1_000].into()));
+            }
+            let report = run(&load);
+            let sent = report.tally.sent.total();
+            assert!((least..=most).contains(&sent), "{name}: {sent}");
+            assert_eq!(report.tally.failures.get(&Failure::Unanswered), Some(&1));
+        }
+    }
+}
+
+/// Goal: who is to vanish does, whether it reads or writes, knows the length or not, and goes without a word.
+/// Method: all are to vanish, of a file of many blocks and of one; then half of them. The server counts no
+/// transfer that was complete, and hears no ERROR.
+#[test]
+fn who_is_to_vanish_does() {
+    let _turn = turn();
+    let root = tempfile::tempdir().expect("a directory");
+    let contents = peer::octets(13, 100_000);
+    fs::write(root.path().join("image"), &contents).expect("a file");
+    fs::write(root.path().join("small"), &contents[..100]).expect("a file");
+    let mut options = peer::options(root.path());
+    options.directory.writes = Writes::Create;
+    options.settings.patience.idle = Duration::from_secs(1);
+    let server = peer::start(&options);
+    let address = server.addresses()[0];
+    let plain = profile::find("plain").expect("a profile");
+    for (name, len) in [("image", 100_000), ("small", 100)] {
+        let known = reads(address, 20, octets(&contents[..len]));
+        let announced = reads(address, 20, Expected::Anything);
+        let unknown = with(announced.clone(), plain);
+        let mut write = announced.clone();
+        write.groups[0].work = Work::Write(Contents::Octets(contents[..len].into()));
+        for (kind, mut load) in [known, announced, unknown, write].into_iter().enumerate() {
+            let file = if kind == 3 { "up-{number}" } else { name };
+            load.groups[0].files[0].name = file.as_bytes().to_vec();
+            load.groups[0].abandon = 1.0;
+            let report = run(&load);
+            let tally = &report.tally;
+            assert_eq!(
+                (tally.left, tally.complete),
+                (20, 0),
+                "{name} {kind}: {report}"
+            );
+            let errors = tally.sent.by_type().find(|(name, _)| *name == "error");
+            assert_eq!(errors, Some(("error", 0)), "{name} {kind}: {report}");
+        }
+    }
+    let metrics = metrics_at_rest(&server);
+    assert_eq!(metrics.ended.get("complete"), None, "{:?}", metrics.ended);
+    assert_eq!(fs::read_dir(root.path()).expect("a directory").count(), 2);
+
+    let mut half = reads(address, 200, Expected::Anything);
+    half.groups[0].abandon = 0.5;
+    let report = run(&half);
+    let Tally { left, octets, .. } = report.tally;
+    assert!((60..140).contains(&left), "{report}");
+    // They vanish anywhere, half way on the average.
+    let some = (200 - left) * 100_000 + left * 25_000;
+    let most = (200 - left) * 100_000 + left * 75_000;
+    assert!((some..most).contains(&octets), "{report}");
 }
 
 /// Goal: a group's weather is its own, and so are its numbers. Method: one group loses everything, another

@@ -79,6 +79,8 @@ struct Object {
     transfers_begun: u64,
     transfers_complete: u64,
     transfers_left: u64,
+    /// Those of them that were interrupted.
+    transfers_interrupted: u64,
     transfers_failed: u64,
     probes: u64,
     lost_on_purpose: u64,
@@ -143,6 +145,8 @@ struct ServerProcess {
     processor_seconds_per_transfer: Option<f64>,
     memory_octets_max: u64,
     context_switches: u64,
+    /// Whether it may have been more.
+    at_least: bool,
 }
 
 /// Of all who waited, in vain or not.
@@ -170,6 +174,7 @@ impl Object {
             transfers_begun: tally.begun,
             transfers_complete: tally.complete,
             transfers_left: tally.left,
+            transfers_interrupted: tally.interrupted,
             transfers_failed: tally.failed(),
             probes: tally.probes,
             lost_on_purpose: tally.disturbed.lost,
@@ -207,6 +212,7 @@ impl Object {
                 processor_seconds_per_transfer: report.server_seconds_per_transfer(),
                 memory_octets_max: usage.memory_max,
                 context_switches: usage.switches,
+                at_least: usage.at_least,
             }),
             latencies_seconds: BTreeMap::from([
                 ("begun_late", percentiles(&tally.lateness)),

@@ -125,6 +125,9 @@ impl Report {
         if tally.receive_drops > 0 {
             warnings.push("this end's kernel dropped datagrams, which the server had to send again; raise net.core.rmem_max".to_owned());
         }
+        if self.server.is_some_and(|server| server.at_least) {
+            warnings.push("the server's process ignores its children, so that of those that end the system tells nothing: what they used since they were last looked at is missing; in a control group of its own (systemd-run --scope) all of it is counted".to_owned());
+        }
         if tally.received.total() == 0 && tally.begun > 0 {
             warnings.push("nothing came from the server at all; see whether it runs, and listens on that port".to_owned());
         }
@@ -143,13 +146,17 @@ impl Report {
             begun,
             complete,
             left,
+            interrupted,
             ..
         } = self.tally;
-        let left = match left {
-            0 => String::new(),
-            left if self.interrupted => format!(", {} interrupted", grouped(left)),
-            left => format!(", {} vanished", grouped(left)),
-        };
+        let left = [
+            (left - interrupted, "vanished"),
+            (interrupted, "interrupted"),
+        ]
+        .into_iter()
+        .filter(|&(count, _)| count > 0)
+        .map(|(count, how)| format!(", {} {how}", grouped(count)))
+        .collect::<String>();
         format!(
             "{} of {}{left}, {:.1}/s",
             grouped(complete),
@@ -194,8 +201,9 @@ impl Report {
             cost.map_or_else(|| NOTHING.to_owned(), |cost| format!("{cost:.digits$}"))
         };
         let micros = self.server_seconds_per_transfer().map(|cost| cost * 1e6);
+        let at_least = if server.at_least { "at least " } else { "" };
         Some(format!(
-            "{:.2} CPU s, {} CPU s/GB, {} us a transfer, {} MiB at most, {} context switches",
+            "{at_least}{:.2} CPU s, {} CPU s/GB, {} us a transfer, {} MiB at most, {} context switches",
             server.processor.as_secs_f64(),
             told(self.server_seconds_per_gigabyte(), 2),
             told(micros, 0),

@@ -258,7 +258,7 @@ impl Lot {
                 },
                 file,
                 manner: if vanishes && !writes {
-                    Manner::Vanish(random.u64(..lot.files[file].max(1)))
+                    Manner::Vanish(random.u32(..))
                 } else {
                     Manner::Whole
                 },

@@ -62,12 +62,13 @@ pub(super) fn opened(file: File) -> io::Result<Opened> {
 
 fn identity(file: &File) -> io::Result<Identity> {
     let metadata = file.metadata()?;
-    let modified = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
+    let time = |seconds, nanoseconds| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
     Ok(Identity {
         device: metadata.dev(),
         inode: metadata.ino(),
         len: metadata.len(),
-        modified,
+        modified: time(metadata.mtime(), metadata.mtime_nsec()),
+        changed: time(metadata.ctime(), metadata.ctime_nsec()),
     })
 }
 

@@ -283,6 +283,7 @@ impl Backend for Counted {
                 inode: 0,
                 len: self.len,
                 modified: 0,
+                changed: 0,
             },
         })
     }
@@ -413,6 +414,7 @@ impl Backend for Blank {
             inode: len,
             len,
             modified: 0,
+            changed: 0,
         };
         let source = Box::new(CountedSource(Arc::default()));
         Ok(Opened {
@@ -679,6 +681,47 @@ fn one_opening_serves_all_and_dead_ones_are_swept() {
     assert!(!Arc::ptr_eq(&first, &replaced));
 }
 
+/// Goal: whoever asks after a file was written over gets the new octets, even if its length and its time
+/// stamp are the old ones, as after `cp -p` of padded images whose times are clamped.
+#[test]
+fn an_old_time_stamp_does_not_bring_old_octets_back() {
+    use std::os::unix::fs::MetadataExt;
+
+    let root = tempfile::tempdir().expect("a directory");
+    let path = root.path().join("file");
+    let stamp = std::time::UNIX_EPOCH;
+    // The kernel's clock may tick slowly: written until its time has changed.
+    let write = |octet: u8, last: Option<(i64, i64)>| {
+        loop {
+            std::fs::write(&path, [octet; 600]).expect("room");
+            let file = std::fs::File::options()
+                .write(true)
+                .open(&path)
+                .expect("it");
+            file.set_modified(stamp).expect("a time stamp");
+            let metadata = file.metadata().expect("there");
+            let changed = (metadata.ctime(), metadata.ctime_nsec());
+            if last != Some(changed) {
+                return Some(changed);
+            }
+        }
+    };
+    let directory = directory::Directory::new(root.path(), Default::default()).expect("there");
+    let (store, mailbox, inbox) = store(directory, 1 << 20);
+    let mut last = None;
+    for octet in 0..3 {
+        last = write(octet, last);
+        let key = FramesKey {
+            body: open(&store, b"file", Mode::Octet, &mailbox, &inbox).expect("there"),
+            blksize: 512,
+            rollover: Rollover::ToZero,
+            extent: 0,
+        };
+        let made = frames(&store, &key, &mailbox, &inbox).expect("the file is well");
+        assert_eq!(made.slice(BlockIndex::FIRST, 1).0[4..], [octet; 512]);
+    }
+}
+
 /// Goal: who boots after another finds the image warm; a file that was deleted does not keep its disk space.
 #[test]
 fn an_image_stays_warm_between_readers_until_it_is_deleted() {
@@ -751,6 +794,7 @@ fn held_files_make_room_when_descriptors_run_out() {
                 inode: u64::from(name[0]),
                 len: 1,
                 modified: 0,
+                changed: 0,
             };
             Ok(Opened {
                 source: self.take()?,
@@ -812,6 +856,7 @@ fn names_are_looked_after_by_those_who_may_wait() {
                 inode: u64::from(name[0]),
                 len: 1,
                 modified: 0,
+                changed: 0,
             };
             Ok(Opened {
                 source: Box::new(Self(Arc::clone(&self.0))),

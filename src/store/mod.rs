@@ -15,6 +15,7 @@ pub mod local;
 pub mod memory;
 mod pool;
 mod resolve;
+mod sample;
 mod text;
 mod upload;
 

@@ -540,6 +540,39 @@ fn three_quarters_are_protected() {
     assert_eq!(reads_of(&[1]), 1);
 }
 
+/// Goal: only what gives its memory back makes room. Method: in a full cache, somebody still sends from the
+/// extents that were used longest ago; then from all of them.
+#[test]
+fn what_is_still_sent_from_does_not_make_room() {
+    let (store, mailbox, inbox, body) = cold_file(4, 20);
+    let ask = |extent| {
+        let key = FramesKey {
+            body: Arc::clone(&body),
+            blksize: 1428,
+            rollover: Rollover::ToZero,
+            extent,
+        };
+        frames(&store, &key, &mailbox, &inbox).expect("the file is well")
+    };
+    let evictions = || store.statistics().evictions;
+    let held: Vec<_> = [2, 4].map(ask).into();
+    let more: Vec<_> = [6, 8].map(ask).into();
+    drop(more);
+    assert_eq!(evictions(), 0);
+    drop(ask(10));
+    assert_eq!(evictions(), 1, "one extent is room for one");
+    let misses = store.statistics().misses;
+    let held: Vec<_> = held.into_iter().chain([2, 4, 8, 10].map(ask)).collect();
+    assert_eq!(store.statistics().misses, misses, "only one had to go");
+    // Now nothing can go: who asks gets memory beyond the bound, which nobody keeps.
+    drop(ask(12));
+    assert_eq!(evictions(), 1);
+    drop(held);
+    drop(ask(14));
+    assert_eq!(evictions(), 2);
+    assert!(store.statistics().resident_octets <= 4 * EXTENT_OCTETS);
+}
+
 /// Goal: what clients boot from stays, whatever else one of them reads once. Method: an image is read
 /// by two, then a file ten times the size of the cache by one, at every speed of the disk; then the
 /// image is asked for again.

@@ -1,7 +1,8 @@
 //! DATA packets laid out once and shared by all who send them, and the cache that keeps them.
 //!
-//! Everything goes through the cache: framing into memory that is used again costs no more than reading
-//! into a buffer would, and all who ask for the same cold extent meet there. What must not happen is that a
+//! Everything goes through the cache, where all who ask for the same cold extent meet. For one client alone
+//! that is dearer than to have the kernel gather headers and payload, by a third or more for blocks of 1428
+//! octets; the third client has made up for it (`benches/policy.rs`). What must not happen is that a
 //! large file that one client reads once flushes the image that everybody boots. So an extent that
 //! was asked for once is on probation, and goes before any that was asked for again; those are
 //! protected, up to a share of the cache, beyond which the one that was used longest ago is back on

@@ -140,6 +140,30 @@ fn a_file_written_over_while_it_is_read() {
     served.is_well();
 }
 
+/// Goal: a longer file is not taken for one that has grown, nor one with the old time stamp for the old one.
+/// Method: files of several lengths are copied over one that is read, with `cp` and with `cp -p`.
+#[test]
+fn a_longer_or_backdated_file_copied_over_one_that_is_read() {
+    let served = Served::new(Writes::Off);
+    for (more, backdated) in [(1, false), (5 << 20, false), (0, true), (4_096, true)] {
+        let after = peer::octets(2, LONG + more);
+        let (arrived, before) = change_while_read(&served, |path| {
+            let stamp = fs::metadata(path).and_then(|metadata| metadata.modified());
+            fs::write(path, &after).expect("other contents");
+            if backdated {
+                let file = OpenOptions::new().write(true).open(path).expect("the file");
+                let stamp = stamp.expect("a time stamp");
+                file.set_modified(stamp).expect("the old time stamp");
+            }
+        });
+        match arrived {
+            Ok(whole) => assert!(whole == before, "{more} octets more"),
+            Err((code, text)) => assert_eq!((code, text.as_str()), (0, "file changed")),
+        }
+        assert!(served.fetch("file") == Ok(after));
+    }
+}
+
 #[test]
 fn a_file_replaced_while_it_is_read_arrives_as_it_was() {
     let served = Served::new(Writes::Off);

@@ -28,6 +28,7 @@ const SIBLINGS: &[(&str, &str)] = &[("config", "proto"), ("metrics", "proto"), (
 
 /// The files that may say `unsafe`; each argues every use.
 const UNSAFE_FILES: &[&str] = &[
+    "benches/policy.rs",
     "benches/references/bare.rs",
     "src/engine/socket.rs",
     "src/engine/uring.rs",

@@ -458,6 +458,7 @@ impl Backend for Files {
             inode: 1,
             len: 6,
             modified: 1,
+            changed: 1,
         };
         Ok(Opened {
             source: Box::new(source),

@@ -4,13 +4,16 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::PoisonError;
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 use rustix::fs::{fchmod, flock, fstat, fstatvfs, fsync, ftruncate};
 use rustix::fs::{linkat, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
+use super::sample::Sample;
 use super::{Identity, Opened, ReadFailure, Refusal, Sink, Source};
+use crate::sync::{Mutex, MutexGuard};
 
 /// Longest name of a file, in octets, on any file system worth the name.
 const NAME_OCTETS_MAX: usize = 255;
@@ -56,28 +59,38 @@ pub(super) fn opened(file: File) -> io::Result<Opened> {
     Ok(Opened {
         len: identity.len,
         identity,
-        source: Box::new(FileSource { file, identity }),
+        source: Box::new(FileSource {
+            file,
+            opened: identity,
+            trusted: Mutex::new(Some(identity)),
+            sample: Sample::new(identity.len),
+        }),
     })
 }
 
 fn identity(file: &File) -> io::Result<Identity> {
     let metadata = file.metadata()?;
-    let modified = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
+    let time = |seconds, nanoseconds| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
     Ok(Identity {
         device: metadata.dev(),
         inode: metadata.ino(),
         len: metadata.len(),
-        modified,
+        modified: time(metadata.mtime(), metadata.mtime_nsec()),
+        changed: time(metadata.ctime(), metadata.ctime_nsec()),
     })
 }
 
 struct FileSource {
     file: File,
-    identity: Identity,
+    opened: Identity,
+    /// The file as it was when its octets were last found to be the old ones; `None` once they were not,
+    /// whatever it becomes later: what was read in between may be of either kind.
+    trusted: Mutex<Option<Identity>>,
+    sample: Sample,
 }
 
-impl Source for FileSource {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, ReadFailure> {
+impl FileSource {
+    fn fill(&self, buffer: &mut [u8], offset: u64) -> Result<usize, ReadFailure> {
         let mut filled = 0;
         while filled < buffer.len() {
             match self
@@ -93,17 +106,49 @@ impl Source for FileSource {
         Ok(filled)
     }
 
-    /// A file that has grown is well: it ends where it ended. Whether what was there before was
-    /// written over as well, its times cannot tell.
+    /// Whether the file can be the one that was opened. Longer, it may have grown, or be another that was
+    /// copied over it; with the old length and time stamp, it may have a new name or none, or be another
+    /// with the time stamp of the old: what was read tells.
+    fn may_be(&self, now: Identity) -> Result<bool, ReadFailure> {
+        let is_old = now.len == self.opened.len && now.modified == self.opened.modified;
+        let may_be = is_old || now.len > self.opened.len;
+        Ok(may_be
+            && self
+                .sample
+                .holds(|buffer, offset| self.fill(buffer, offset))?)
+    }
+
+    fn trusted(&self) -> MutexGuard<'_, Option<Identity>> {
+        self.trusted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Source for FileSource {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, ReadFailure> {
+        let filled = self.fill(buffer, offset)?;
+        if !self.sample.note(&buffer[..filled], offset) {
+            *self.trusted() = None;
+            return Err(ReadFailure::Changed);
+        }
+        // Not at the beginning, for which a client waits.
+        if offset > 0 {
+            self.sample
+                .look_ahead(|buffer, offset| self.fill(buffer, offset));
+        }
+        Ok(filled)
+    }
+
     fn check(&self) -> Result<(), ReadFailure> {
         let now = identity(&self.file).map_err(|error| read_failure(&error))?;
-        let shorter = now.len < self.identity.len;
-        let rewritten = now.len == self.identity.len && now.modified != self.identity.modified;
-        if shorter || rewritten {
-            Err(ReadFailure::Changed)
-        } else {
-            Ok(())
+        let trusted = *self.trusted();
+        if trusted == Some(now) {
+            return Ok(());
         }
+        let holds = trusted.is_some() && self.may_be(now)?;
+        let mut trusted = self.trusted();
+        // Somebody else may have found it changed meanwhile.
+        *trusted = trusted.filter(|_| holds).map(|_| now);
+        trusted.map(drop).ok_or(ReadFailure::Changed)
     }
 
     fn is_nameless(&self) -> bool {
@@ -447,6 +492,99 @@ fn allocate(file: &File, octets: u64) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A file that is open for reading, and its path.
+    struct Case {
+        folder: tempfile::TempDir,
+        source: Box<dyn Source>,
+    }
+
+    /// Octets of the files below.
+    const LEN: usize = 3 << 20;
+
+    impl Case {
+        fn new(octets: &[u8]) -> Self {
+            let folder = tempfile::tempdir().expect("a directory");
+            std::fs::write(folder.path().join("file"), octets).expect("room");
+            let file = File::open(folder.path().join("file")).expect("a file");
+            let source = opened(file).expect("it is regular").source;
+            Self { folder, source }
+        }
+
+        /// Writes the file anew, until the kernel's clock has moved on: it may tick slowly.
+        fn write(&self, octets: &[u8]) {
+            let path = self.folder.path().join("file");
+            let changed = || identity(&File::open(&path).expect("it")).map(|now| now.changed);
+            let before = changed().expect("a time");
+            while changed().expect("a time") == before {
+                std::fs::write(&path, octets).expect("room");
+            }
+        }
+
+        /// Reads `len` octets and looks whether the file is well, as framing does.
+        fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, ReadFailure> {
+            let mut buffer = vec![0; len];
+            let filled = self.source.read_at(&mut buffer, offset)?;
+            buffer.truncate(filled);
+            self.source.check().map(|()| buffer)
+        }
+    }
+
+    fn octets(seed: u64, len: usize) -> Vec<u8> {
+        let mut octets = vec![0; len];
+        fastrand::Rng::with_seed(seed).fill(&mut octets);
+        octets
+    }
+
+    /// Goal: a file that is appended to ends where it ended, and what has happened to its name does not matter.
+    #[test]
+    fn what_was_there_is_read_on_while_it_stays() {
+        let whole = octets(1, LEN);
+        let case = Case::new(&whole);
+        let path = case.folder.path().join("file");
+        assert_eq!(case.read(0, 5000).as_deref(), Ok(&whole[..5000]));
+        for step in 1..6 {
+            match step {
+                4 => std::fs::rename(&path, path.with_extension("old")).expect("renamed"),
+                5 => std::fs::remove_file(path.with_extension("old")).expect("removed"),
+                _ => {
+                    let file = File::options().append(true).open(&path);
+                    file.expect("it").write_all(&[7; 5000]).expect("room");
+                }
+            }
+            let start = step * 300_000;
+            let read = case.read(start as u64, 200_000);
+            assert!(read.as_deref() == Ok(&whole[start..start + 200_000]));
+        }
+    }
+
+    /// Goal: another file copied over the one that is read is told from one that has grown, at whatever moment
+    /// of copying it is looked at, and for good. Method: files that begin alike as far as they were read,
+    /// longer ones and such as have the old length; the last look is after the old time stamp was set again.
+    #[test]
+    fn what_is_copied_over_is_told_from_what_has_grown() {
+        let whole = octets(1, LEN);
+        for (alike, more) in [(0, 5000), (300_000, 5000), (0, 0), (300_000, 0)] {
+            let other = [&whole[..alike], &octets(2, LEN + more - alike)].concat();
+            for copied in [0, 400_000, LEN - 1, LEN, LEN + more / 2, other.len()] {
+                let case = Case::new(&whole);
+                let path = case.folder.path().join("file");
+                let stamp = path.metadata().and_then(|metadata| metadata.modified());
+                case.read(0, 100_000).expect("it is well");
+                case.read(100_000, 200_000).expect("it is well");
+
+                case.write(&other[..copied]);
+                if copied == other.len() {
+                    let file = File::options().write(true).open(&path).expect("it");
+                    file.set_modified(stamp.expect("a time")).expect("set");
+                }
+                let read = case.read(300_000, 100_000).map(drop);
+                assert_eq!(read, Err(ReadFailure::Changed), "{alike}+{more}, {copied}");
+                case.write(&whole);
+                assert_eq!(case.source.check(), Err(ReadFailure::Changed));
+            }
+        }
+    }
 
     /// What is the disk's fault is told as such, a quota that is used up included; what is broken is
     /// not blamed on the client's name or its upload's length.

@@ -216,6 +216,7 @@ impl Backend for Memory {
                 inode,
                 len,
                 modified: 0,
+                changed: 0,
             },
         })
     }

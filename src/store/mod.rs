@@ -15,6 +15,7 @@ pub mod local;
 pub mod memory;
 mod pool;
 mod resolve;
+mod sample;
 mod text;
 mod upload;
 
@@ -583,7 +584,8 @@ impl fmt::Debug for Opened {
     }
 }
 
-/// What makes two openings one body: the same file, as it was at the same time.
+/// What makes two openings one body: the same file, as it was at the same time. A time stamp can be set to
+/// what it was; when anything about the file last changed cannot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// The file system.
@@ -592,8 +594,10 @@ pub struct Identity {
     pub inode: u64,
     /// Its length in octets.
     pub len: u64,
-    /// When it was last written to, in nanoseconds since 1970.
+    /// When it was last written to, in nanoseconds since 1970, or what somebody set that to.
     pub modified: i128,
+    /// When its contents, its names or its permissions last changed, in nanoseconds since 1970.
+    pub changed: i128,
 }
 
 /// The octets of an open file.

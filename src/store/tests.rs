@@ -283,6 +283,7 @@ impl Backend for Counted {
                 inode: 0,
                 len: self.len,
                 modified: 0,
+                changed: 0,
             },
         })
     }
@@ -413,6 +414,7 @@ impl Backend for Blank {
             inode: len,
             len,
             modified: 0,
+            changed: 0,
         };
         let source = Box::new(CountedSource(Arc::default()));
         Ok(Opened {
@@ -536,6 +538,39 @@ fn three_quarters_are_protected() {
     assert_eq!(reads_of(&[6, 7, 8, 9]), 3, "the fourth is known again");
     assert_eq!(reads_of(&[2, 3, 6]), 0, "it takes the place of one");
     assert_eq!(reads_of(&[1]), 1);
+}
+
+/// Goal: only what gives its memory back makes room. Method: in a full cache, somebody still sends from the
+/// extents that were used longest ago; then from all of them.
+#[test]
+fn what_is_still_sent_from_does_not_make_room() {
+    let (store, mailbox, inbox, body) = cold_file(4, 20);
+    let ask = |extent| {
+        let key = FramesKey {
+            body: Arc::clone(&body),
+            blksize: 1428,
+            rollover: Rollover::ToZero,
+            extent,
+        };
+        frames(&store, &key, &mailbox, &inbox).expect("the file is well")
+    };
+    let evictions = || store.statistics().evictions;
+    let held: Vec<_> = [2, 4].map(ask).into();
+    let more: Vec<_> = [6, 8].map(ask).into();
+    drop(more);
+    assert_eq!(evictions(), 0);
+    drop(ask(10));
+    assert_eq!(evictions(), 1, "one extent is room for one");
+    let misses = store.statistics().misses;
+    let held: Vec<_> = held.into_iter().chain([2, 4, 8, 10].map(ask)).collect();
+    assert_eq!(store.statistics().misses, misses, "only one had to go");
+    // Now nothing can go: who asks gets memory beyond the bound, which nobody keeps.
+    drop(ask(12));
+    assert_eq!(evictions(), 1);
+    drop(held);
+    drop(ask(14));
+    assert_eq!(evictions(), 2);
+    assert!(store.statistics().resident_octets <= 4 * EXTENT_OCTETS);
 }
 
 /// Goal: what clients boot from stays, whatever else one of them reads once. Method: an image is read
@@ -679,6 +714,47 @@ fn one_opening_serves_all_and_dead_ones_are_swept() {
     assert!(!Arc::ptr_eq(&first, &replaced));
 }
 
+/// Goal: whoever asks after a file was written over gets the new octets, even if its length and its time
+/// stamp are the old ones, as after `cp -p` of padded images whose times are clamped.
+#[test]
+fn an_old_time_stamp_does_not_bring_old_octets_back() {
+    use std::os::unix::fs::MetadataExt;
+
+    let root = tempfile::tempdir().expect("a directory");
+    let path = root.path().join("file");
+    let stamp = std::time::UNIX_EPOCH;
+    // The kernel's clock may tick slowly: written until its time has changed.
+    let write = |octet: u8, last: Option<(i64, i64)>| {
+        loop {
+            std::fs::write(&path, [octet; 600]).expect("room");
+            let file = std::fs::File::options()
+                .write(true)
+                .open(&path)
+                .expect("it");
+            file.set_modified(stamp).expect("a time stamp");
+            let metadata = file.metadata().expect("there");
+            let changed = (metadata.ctime(), metadata.ctime_nsec());
+            if last != Some(changed) {
+                return Some(changed);
+            }
+        }
+    };
+    let directory = directory::Directory::new(root.path(), Default::default()).expect("there");
+    let (store, mailbox, inbox) = store(directory, 1 << 20);
+    let mut last = None;
+    for octet in 0..3 {
+        last = write(octet, last);
+        let key = FramesKey {
+            body: open(&store, b"file", Mode::Octet, &mailbox, &inbox).expect("there"),
+            blksize: 512,
+            rollover: Rollover::ToZero,
+            extent: 0,
+        };
+        let made = frames(&store, &key, &mailbox, &inbox).expect("the file is well");
+        assert_eq!(made.slice(BlockIndex::FIRST, 1).0[4..], [octet; 512]);
+    }
+}
+
 /// Goal: who boots after another finds the image warm; a file that was deleted does not keep its disk space.
 #[test]
 fn an_image_stays_warm_between_readers_until_it_is_deleted() {
@@ -751,6 +827,7 @@ fn held_files_make_room_when_descriptors_run_out() {
                 inode: u64::from(name[0]),
                 len: 1,
                 modified: 0,
+                changed: 0,
             };
             Ok(Opened {
                 source: self.take()?,
@@ -812,6 +889,7 @@ fn names_are_looked_after_by_those_who_may_wait() {
                 inode: u64::from(name[0]),
                 len: 1,
                 modified: 0,
+                changed: 0,
             };
             Ok(Opened {
                 source: Box::new(Self(Arc::clone(&self.0))),

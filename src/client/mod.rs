@@ -75,7 +75,7 @@ pub enum Offer {
         blksize: Option<u16>,
         /// Window size in blocks.
         windowsize: Option<u16>,
-        /// Retransmission time in seconds.
+        /// Retransmission time in seconds, which this end keeps to whether the server does or not.
         timeout: Option<u8>,
     },
 }
@@ -363,7 +363,13 @@ impl Transfer {
     fn gives_up_after(&self) -> Option<Duration> {
         let others = self.place + 1 < self.job.servers.len();
         let waits = self.reached.asked && !self.reached.answered;
-        (others && waits).then(|| self.reached_after + NEXT_ADDRESS_AFTER)
+        let timeout = match self.job.offer {
+            Offer::Options { timeout, .. } => timeout.unwrap_or_default(),
+            Offer::Nothing => 0,
+        };
+        // Each is asked twice at the least.
+        let twice = Duration::from_secs(timeout.into()) * 2;
+        (others && waits).then(|| self.reached_after + NEXT_ADDRESS_AFTER.max(twice))
     }
 
     /// How long this attempt has lasted.
@@ -375,6 +381,7 @@ impl Transfer {
     /// Asks the server whose turn it is.
     fn begin(&mut self) -> Result<Turn, Failure> {
         let server = self.server();
+        let wanted = self.job.offer.wanted(server);
         let plan = Plan {
             server,
             operation: self.job.operation,
@@ -382,8 +389,8 @@ impl Transfer {
             origin: Origin::Own,
             local: LocalSide::Stored(Vec::new()),
             mode: self.job.mode,
-            wanted: self.job.offer.wanted(server),
-            patience: Patience::DEFAULT,
+            wanted,
+            patience: Patience::DEFAULT.with_own_timeout(wanted.timeout),
             linger: LINGER,
             order: ORDER_DEFAULT,
         };

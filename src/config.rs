@@ -116,6 +116,8 @@ impl Settings {
             windowsize_max: subnet
                 .and_then(|subnet| subnet.windowsize_max)
                 .unwrap_or(self.windowsize_max),
+            // Who waits that long may miss one answer before the transfer is over.
+            timeout_max: self.patience.idle / 2,
         };
         let mut patience = self.patience;
         if let Some(floor) = subnet.and_then(|subnet| subnet.retransmit_floor) {

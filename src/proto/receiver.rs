@@ -797,6 +797,7 @@ mod tests {
         let limits = Limits {
             blksize_max: 8,
             windowsize_max: windowsize,
+            timeout_max: negotiate::TIMEOUT_MAX,
         };
         negotiate::answer(&request, &limits, Asked::Write, &mut [0; 256])
             .unwrap()

@@ -234,7 +234,8 @@ impl Retransmission {
             .map_or(Duration::ZERO, |s| Duration::from_nanos(s.least))
     }
 
-    /// How long a transfer may stand still: never less than two of the waits that the client set.
+    /// How long a transfer may stand still: never less than two of the waits that were set. A server agrees
+    /// to none that its operator's patience does not hold twice.
     pub(super) fn idle(&self, patience: &Patience) -> Duration {
         patience.idle.max(self.fixed.unwrap_or_default() * 2)
     }

@@ -201,7 +201,7 @@ pub(super) struct Serve {
         env = "BOOTSTORM_WORKERS",
         hide_env_values = true,
         value_name = "N",
-        value_parser = clap::value_parser!(u16).range(1..=1024)
+        value_parser = values::workers
     )]
     pub(super) workers: Option<u16>,
     /// Keep each worker on one core; there must be a core for each (Linux only).
@@ -216,8 +216,7 @@ pub(super) struct Serve {
         env = "BOOTSTORM_PORT_RANGE",
         hide_env_values = true,
         value_name = "A:B",
-        value_parser = values::port_range,
-        conflicts_with = "single_port"
+        value_parser = values::port_range
     )]
     pub(super) port_range: Option<(u16, u16)>,
     /// Largest block size; mtu is what reaches a client without IP fragments.
@@ -247,7 +246,7 @@ pub(super) struct Serve {
         hide_env_values = true,
         value_name = "N",
         default_value = "65536",
-        value_parser = clap::value_parser!(u32).range(1..)
+        value_parser = values::transfers
     )]
     pub(super) max_transfers: u32,
     /// Most octets of an upload. [default: what the disk holds]

@@ -25,7 +25,8 @@ use std::io::{self, Write as _};
 use std::process::{self, ExitCode};
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches, Parser};
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches};
 
 use args::{Arguments, Command, LoadCommand};
 
@@ -39,7 +40,7 @@ const BAD_ARGUMENTS: u8 = 2;
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let (done, name) = {
         let _lines = log::written_at_last();
-        match Arguments::try_parse_from(arguments) {
+        match parsed(arguments) {
             Ok(arguments) => {
                 let name = name(&arguments.command);
                 (act(arguments), name)
@@ -65,6 +66,29 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     ExitCode::from(code)
+}
+
+/// Reads the arguments, and the environment where it says what they do not.
+fn parsed(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments, clap::Error> {
+    let mut matches = Arguments::command().try_get_matches_from(arguments)?;
+    let typed = |argument| {
+        matches
+            .subcommand_matches("serve")
+            .and_then(|serve| serve.value_source(argument))
+            == Some(ValueSource::CommandLine)
+    };
+    let (single_port, port_range) = (typed("single_port"), typed("port_range"));
+    let mut arguments = Arguments::from_arg_matches_mut(&mut matches)?;
+    // These two exclude each other, and what was typed counts.
+    if let Command::Serve(serve) = &mut arguments.command {
+        if single_port && !port_range {
+            serve.port_range = None;
+        }
+        if port_range && !single_port {
+            serve.single_port = false;
+        }
+    }
+    Ok(arguments)
 }
 
 /// What a command is called on the command line; several words of one below another.

@@ -69,6 +69,11 @@ fn options(arguments: &Serve, ipv6: bool) -> Result<ServerOptions, Trouble> {
     if listen.is_empty() {
         listen.push(anywhere(PORT, ipv6));
     }
+    if arguments.single_port && arguments.port_range.is_some() {
+        return Err(Trouble::arguments(
+            "with --single-port all is answered from the port that was asked, and with --port-range never: give one of them",
+        ));
+    }
     // Port 0 is another one each time.
     let twice = duplicate(listen.iter().filter(|address| address.port() != 0));
     if let Some(address) = twice {

@@ -378,6 +378,34 @@ fn a_text_whose_reader_has_left_is_left() {
     while lab.store.run_next() {}
 }
 
+/// Goal: a text is not read through for one who has left without a word, and is for one who still asks.
+/// Method: two ask for it, and one of them again.
+#[test]
+fn a_text_is_read_through_for_those_who_still_ask() {
+    let mut lab = Lab::new();
+    let idle = Patience::DEFAULT.idle;
+    for number in 1..=2 {
+        lab.ask_in(Mode::Netascii, client(number), Opcode::Rrq, b"text");
+    }
+    // The disk is slow all the while.
+    let pass = |lab: &mut Lab, time| {
+        lab.network.advance(lab.network.now() + time);
+        lab.turn();
+        lab.store.run_next()
+    };
+    lab.arrive();
+    lab.turn();
+    assert!(pass(&mut lab, idle / 2));
+    lab.ask_in(Mode::Netascii, client(2), Opcode::Rrq, b"text");
+    lab.arrive();
+    lab.turn();
+    assert!(pass(&mut lab, idle * 3 / 4));
+    assert_eq!(lab.shard.len(), 1);
+    assert_eq!(lab.shard.metrics().ended["timed_out"], 1);
+    assert!(!pass(&mut lab, idle / 2));
+    assert!(lab.shard.is_empty());
+}
+
 /// Goal: who waits for room in the queue to send is given up at the idle deadline, however long there is none.
 /// Method: the queue is full, and the first in it has another retransmission time than the others.
 #[test]

@@ -263,6 +263,12 @@ impl<E: Engine> Shard<E> {
         }
         if let Some(slot) = self.table.get_mut(id) {
             slot.stage = Stage::Opening(octets.into());
+            // To read a long text through takes a while, which is lost on who has left without a word.
+            if operation == Operation::Read && request.mode == Mode::Netascii {
+                let over_at = now + self.settings.patience.idle;
+                slot.armed = Some(over_at);
+                self.timers.insert(over_at, id);
+            }
         }
     }
 

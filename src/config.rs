@@ -24,7 +24,7 @@ pub const UPLOADS_MAX: usize = 256;
 /// Local addresses of a host from which a shard answers by a socket of their own. Loopback alone has
 /// sixteen million; whoever uses more shares a slower one.
 pub const ANSWER_ADDRESSES_MAX: usize = 64;
-/// Requests longer than this are no file's name and no client's options.
+/// Beyond this a request holds no file's name and no client's options, and is not looked at.
 pub const REQUEST_OCTETS_MAX: usize = 8_192;
 /// ERROR 5 to strangers, per shard and second: a courtesy, not to be used as a reflector.
 pub const STRANGER_ERRORS_PER_SECOND: u32 = 100;
@@ -118,6 +118,8 @@ impl Settings {
             windowsize_max: subnet
                 .and_then(|subnet| subnet.windowsize_max)
                 .unwrap_or(self.windowsize_max),
+            // Who waits that long may miss one answer before the transfer is over.
+            timeout_max: self.patience.idle / 2,
         };
         let mut patience = self.patience;
         if let Some(floor) = subnet.and_then(|subnet| subnet.retransmit_floor) {

@@ -272,7 +272,7 @@ fn only_requests_are_answered(engine: Engine) {
 
 fn names_too_long(engine: Engine) {
     let target = Target::new(engine);
-    for len in [100, 255, 256, 505, 511, 512, 4_096, 8_000] {
+    for len in [100, 255, 256, 505, 511, 512, 4_096, 8_000, 9_000, 60_000] {
         let name = vec![b'n'; len];
         target.expect_error(&request(RRQ, &name, &[]), &[1]);
         let parts = b"n/".repeat(len / 2);
@@ -280,9 +280,6 @@ fn names_too_long(engine: Engine) {
         if len > 255 {
             target.expect_error(&request(WRQ, &name, &[]), &[1]);
         }
-    }
-    for len in [9_000, 60_000] {
-        target.expect_error(&request(RRQ, &vec![b'n'; len], &[]), &[4]);
     }
 }
 

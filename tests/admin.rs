@@ -256,11 +256,9 @@ fn health_and_nonsense() {
     assert!(server.get("/healthz").starts_with("HTTP/1.1 200"));
     assert!(server.get("/readyz").contains("\r\n\r\nready\n"));
     assert!(server.get("/nonsense").starts_with("HTTP/1.1 404"));
-    assert!(
-        server
-            .ask("POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
-            .starts_with("HTTP/1.1 405")
-    );
+    let refused = server.ask("POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
+    assert!(refused.starts_with("HTTP/1.1 405"));
+    assert!(refused.contains("\r\nallow: GET, HEAD\r\n"), "{refused}");
     assert!(
         server
             .ask("\0\x01image\0octet\0\r\n\r\n")

@@ -400,6 +400,15 @@ fn arguments_that_make_no_sense_are_code_2() {
         ("get -s host name", "unexpected argument '-s'"),
         ("serve --write maybe", "overwrite"),
         ("serve --port-range 5:1", "1:5"),
+        (
+            "serve --single-port --port-range 5:9",
+            "cannot be used with",
+        ),
+        ("serve --workers +2", "1 to 1024"),
+        ("serve --max-transfers +100", "1 to 4294967295"),
+        ("serve --idle-timeout +100", "above zero"),
+        ("serve --drain-timeout +100", "as in 30"),
+        ("serve --retransmit-floor +100", "as in 250"),
         ("serve --subnet 10.0.0.0/8", "max-blksize"),
         ("serve --max-upload many", "64MiB"),
         ("serve --frame-cache 1", "at least 1MiB"),
@@ -547,36 +556,19 @@ fn settings_come_from_the_environment_too() {
 #[test]
 fn a_bad_value_of_the_environment_is_not_blamed_on_a_flag() {
     let here = scratch();
-    for (variable, value, typed, blamed) in [
+    for (variable, value, blamed) in [
         (
             "BOOTSTORM_MAX_BLKSIZE",
             "huge",
-            "",
             "--max-blksize <N|mtu> (from BOOTSTORM_MAX_BLKSIZE)",
         ),
-        (
-            "BOOTSTORM_LISTEN",
-            ":69 6969",
-            "",
-            "(from BOOTSTORM_LISTEN)",
-        ),
-        ("BOOTSTORM_PIN", "maybe", "", "--pin (from BOOTSTORM_PIN)"),
-        ("BOOTSTORM_WRITE", "of", "", "(from BOOTSTORM_WRITE)"),
-        (
-            "BOOTSTORM_LOG_FILTER",
-            "][",
-            "",
-            "(from BOOTSTORM_LOG_FILTER)",
-        ),
-        (
-            "BOOTSTORM_SINGLE_PORT",
-            "on",
-            "--port-range 7:8",
-            "BOOTSTORM_SINGLE_PORT and",
-        ),
+        ("BOOTSTORM_LISTEN", ":69 6969", "(from BOOTSTORM_LISTEN)"),
+        ("BOOTSTORM_PIN", "maybe", "--pin (from BOOTSTORM_PIN)"),
+        ("BOOTSTORM_WRITE", "of", "(from BOOTSTORM_WRITE)"),
+        ("BOOTSTORM_LOG_FILTER", "][", "(from BOOTSTORM_LOG_FILTER)"),
     ] {
         let mut command = bootstorm(here.path());
-        let command = command.arg("serve").args(typed.split_whitespace());
+        let command = command.arg("serve");
         let output = command.env(variable, value).output().expect("it runs");
         let said = stderr(&output);
         assert_eq!(output.status.code(), Some(2), "{said}");
@@ -615,6 +607,37 @@ fn a_switch_of_the_environment_may_be_off() {
         // With a single port there is no range, and this would be refused.
         Server::wait(command);
     }
+}
+
+/// Goal: of two settings that exclude each other, the one that was typed counts. Method: the root is nowhere, which
+/// is found out once the arguments make sense.
+#[test]
+fn what_was_typed_counts_more_than_the_environment() {
+    let here = scratch();
+    let code = |typed: &[&str], environment: &[(&str, &str)]| {
+        let mut command = bootstorm(here.path());
+        command.args(["serve", "nowhere", "-l", "127.0.0.1:0"]);
+        let output = command
+            .args(typed)
+            .envs(environment.iter().copied())
+            .output()
+            .expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), said)
+    };
+    let single_port = ("BOOTSTORM_SINGLE_PORT", "true");
+    let port_range = ("BOOTSTORM_PORT_RANGE", "40000:40100");
+    let typed_range = ["--port-range", "40000:40100"];
+    for (typed, environment) in [
+        (&["--single-port"][..], port_range),
+        (&typed_range, single_port),
+        (&typed_range, ("BOOTSTORM_SINGLE_PORT", "false")),
+    ] {
+        let (code, said) = code(typed, &[environment]);
+        assert_eq!(code, Some(1), "{typed:?} {environment:?}: {said}");
+    }
+    let (code, said) = code(&[], &[single_port, port_range]);
+    assert_eq!(code, Some(2), "{said}");
 }
 
 #[test]

@@ -168,6 +168,7 @@ const WANTED: Wanted = Wanted {
 const LIMITS: Limits = Limits {
     blksize_max: 65_464,
     windowsize_max: 64,
+    timeout_max: bootstorm::proto::negotiate::TIMEOUT_MAX,
 };
 
 fn negotiate_answer() -> Operation {

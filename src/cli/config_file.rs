@@ -6,28 +6,19 @@
 use std::fs;
 use std::path::Path;
 
-use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgAction, Command};
 use toml::{Table, Value};
 
 use super::Trouble;
 
-/// Settings of which the file's gives way to the other one, if that was given elsewhere.
-const EXCLUSIVE: [(&str, &str); 2] = [("single_port", "port_range"), ("port_range", "single_port")];
-
 /// What a file cannot say: where it is, and what is done instead of serving.
 const ELSEWHERE: [&str; 3] = ["config", "help", "version"];
 
-/// The whole command, with what `file` says as defaults of `serve`. `given` is what the command line and the
-/// environment said.
+/// The whole command, with what `file` says as defaults of `serve`.
 ///
 /// # Errors
 /// If the file cannot be read, or something in it is not understood.
-pub(super) fn as_defaults(
-    command: Command,
-    given: &ArgMatches,
-    file: &Path,
-) -> Result<Command, Trouble> {
+pub(super) fn as_defaults(command: Command, file: &Path) -> Result<Command, Trouble> {
     let shown = file.display();
     let text = fs::read_to_string(file)
         .map_err(|error| Trouble::Work(format!("cannot read {shown}: {error}")))?;
@@ -35,13 +26,12 @@ pub(super) fn as_defaults(
         .parse()
         .map_err(|error| Trouble::Arguments(format!("{shown}: {error}")))?;
     table.iter().try_fold(command, |command, (key, value)| {
-        set(command, given, key, value)
-            .map_err(|why| Trouble::Arguments(format!("{shown}: {key}: {why}")))
+        set(command, key, value).map_err(|why| Trouble::Arguments(format!("{shown}: {key}: {why}")))
     })
 }
 
 /// The command, with one more default: of a flag of `serve`, or of one that all commands have.
-fn set(command: Command, given: &ArgMatches, key: &str, value: &Value) -> Result<Command, String> {
+fn set(command: Command, key: &str, value: &Value) -> Result<Command, String> {
     let named = |command: &'_ Command| {
         let mut arguments = command.get_arguments();
         arguments.find(|argument| is_named(argument, key)).cloned()
@@ -52,15 +42,6 @@ fn set(command: Command, given: &ArgMatches, key: &str, value: &Value) -> Result
         return Err("there is no such flag; bootstorm serve --help lists them".to_owned());
     };
     let id = argument.get_id().clone();
-    let gives_way = EXCLUSIVE.iter().any(|(one, other)| {
-        id == *one
-            && given
-                .value_source(other)
-                .is_some_and(|source| source != ValueSource::DefaultValue)
-    });
-    if gives_way {
-        return Ok(command);
-    }
     let values = values(&argument, value)?;
     let with_default = move |argument: Arg| argument.default_values(values);
     Ok(if is_own {
@@ -71,7 +52,9 @@ fn set(command: Command, given: &ArgMatches, key: &str, value: &Value) -> Result
 }
 
 fn is_named(argument: &Arg, key: &str) -> bool {
-    let name = argument.get_long().unwrap_or(argument.get_id().as_str());
+    let name = argument
+        .get_long()
+        .unwrap_or_else(|| argument.get_id().as_str());
     name == key && !ELSEWHERE.contains(&key)
 }
 

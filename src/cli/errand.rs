@@ -75,11 +75,13 @@ pub(super) fn run(
         offer: offer(terms),
     };
     let bar = Bar::new(terms.quiet);
-    let summary = transfer(job, stop, &bar, terms.quiet).inspect_err(|_| bar.clear())?;
+    let (summary, transfer) =
+        transfer(job, stop, &bar, terms.quiet).inspect_err(|_| bar.clear())?;
     bar.clear();
     if !terms.quiet {
         remark(line(operation, &summary));
     }
+    transfer.linger();
     Ok(())
 }
 
@@ -100,14 +102,19 @@ fn stop_on_interrupt() -> Result<Arc<Stop>, Trouble> {
     Ok(stop)
 }
 
-fn transfer(job: Job, stop: Arc<Stop>, bar: &Bar, quiet: bool) -> Result<Summary, Trouble> {
+fn transfer(
+    job: Job,
+    stop: Arc<Stop>,
+    bar: &Bar,
+    quiet: bool,
+) -> Result<(Summary, Transfer), Trouble> {
     let mut transfer = Transfer::start(job, stop).map_err(Trouble::work)?;
     loop {
         match transfer.turn().map_err(Trouble::work)? {
             Turn::Running(progress) => bar.show(progress),
             Turn::Note(note) if !quiet => bar.above(&format!("bootstorm: {note}")),
             Turn::Note(_) => {}
-            Turn::Done(summary) => return Ok(summary),
+            Turn::Done(summary) => return Ok((summary, transfer)),
         }
     }
 }

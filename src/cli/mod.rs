@@ -30,9 +30,10 @@ use std::path::PathBuf;
 use std::process::{self, ExitCode};
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
-use args::{Arguments, Command, LoadCommand};
+use args::{Arguments, Command, LoadCommand, Serve};
 
 /// The exit code when the work failed.
 const FAILED: u8 = 1;
@@ -81,7 +82,7 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments, Tro
     if let Some(("serve", serve)) = matches.subcommand()
         && let Some(file) = serve.get_one::<PathBuf>("config")
     {
-        let command = config_file::as_defaults(Arguments::command(), serve, file)?;
+        let command = config_file::as_defaults(Arguments::command(), file)?;
         matches = command
             .try_get_matches_from(&typed)
             // All that was typed has been understood above.
@@ -89,7 +90,28 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments, Tro
                 Trouble::Arguments(format!("{}: {}", file.display(), reason(&error)))
             })?;
     }
-    Arguments::from_arg_matches(&matches).map_err(Trouble::Clap)
+    let mut arguments = Arguments::from_arg_matches(&matches).map_err(Trouble::Clap)?;
+    if let (Command::Serve(serve), Some((_, told))) = (&mut arguments.command, matches.subcommand())
+    {
+        choose_ports(serve, told);
+    }
+    Ok(arguments)
+}
+
+/// One port for all transfers and a range of ports exclude each other: what was typed counts more than a
+/// variable, and that more than what the file says.
+fn choose_ports(serve: &mut Serve, told: &ArgMatches) {
+    let weight = |argument| match told.value_source(argument) {
+        Some(ValueSource::CommandLine) => 2,
+        Some(ValueSource::EnvVariable) => 1,
+        _ => 0,
+    };
+    let (single_port, port_range) = (weight("single_port"), weight("port_range"));
+    if serve.single_port && single_port > port_range {
+        serve.port_range = None;
+    } else if port_range > single_port {
+        serve.single_port = false;
+    }
 }
 
 /// What to say of arguments that clap did not understand.

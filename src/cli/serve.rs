@@ -118,7 +118,7 @@ fn options(arguments: &Serve, ipv6: bool) -> Result<ServerOptions, Trouble> {
     if arguments.single_port && arguments.port_range.is_some() {
         return Err(Trouble::arguments(
             "--single-port cannot be used with --port-range, as it answers from the port that was asked; \
-             BOOTSTORM_SINGLE_PORT and BOOTSTORM_PORT_RANGE count as well",
+             variables and the file of --config count as well",
         ));
     }
     if let (Some(wanted), Some(memory)) = (arguments.frame_cache, config::memory())

@@ -195,8 +195,7 @@ pub(crate) fn timeout(text: &str) -> Result<u8, String> {
 
 /// Reads a time in seconds, fractions included.
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
-    text.parse::<f64>()
-        .ok()
+    fraction(text)
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
         // A hundred years, which nobody waits for; beyond them sums would overflow.
         .filter(|time| time.as_secs() < 100 * 365 * 86_400)
@@ -227,7 +226,7 @@ pub(crate) fn profiles(text: &str) -> Result<Profiles, String> {
     let profile = |text: &str| {
         let (name, weight) = text.split_once('=').unwrap_or((text, "1"));
         let profile = *profile::find(name)?;
-        Some((profile, weight.parse().ok().filter(|&weight| weight > 0)?))
+        Some((profile, unsigned(weight).filter(|&weight| weight > 0)?))
     };
     let profiles = text.split(',').map(profile).collect::<Option<_>>();
     profiles.map(Profiles).ok_or_else(|| {
@@ -269,8 +268,7 @@ const EXPONENT_MAX: f64 = 20.0;
 
 /// Reads the exponent of Zipf's law.
 pub(super) fn exponent(text: &str) -> Result<f64, String> {
-    text.parse()
-        .ok()
+    fraction(text)
         .filter(|exponent| (0.0..=EXPONENT_MAX).contains(exponent))
         .ok_or_else(|| format!("a number from 0 to {EXPONENT_MAX} is expected, as in 1"))
 }
@@ -280,16 +278,14 @@ const FACTOR_MAX: f64 = 10.0;
 
 /// Reads how many times the load of the one before each step has.
 pub(super) fn factor(text: &str) -> Result<f64, String> {
-    text.parse()
-        .ok()
+    fraction(text)
         .filter(|factor| (1.01..=FACTOR_MAX).contains(factor))
         .ok_or_else(|| format!("a number from 1.01 to {FACTOR_MAX} is expected, as in 1.5"))
 }
 
 /// Reads a rate: how many a second.
 pub(crate) fn rate(text: &str) -> Result<f64, String> {
-    text.parse::<f64>()
-        .ok()
+    fraction(text)
         .filter(|rate| *rate > 0.0 && *rate <= RATE_MAX)
         .ok_or_else(|| format!("a number a second, above 0 and up to {RATE_MAX}, is expected"))
 }
@@ -297,7 +293,7 @@ pub(crate) fn rate(text: &str) -> Result<f64, String> {
 /// Reads a range of seeds: `0..1000`.
 pub(super) fn seeds(text: &str) -> Result<Range<u64>, String> {
     text.split_once("..")
-        .and_then(|(first, end)| Some(first.parse().ok()?..end.parse().ok()?))
+        .and_then(|(first, end)| Some(unsigned(first)?..unsigned(end)?))
         .filter(|seeds: &Range<u64>| !seeds.is_empty())
         .ok_or_else(|| "two numbers are expected, the second one larger, as in 0..1000".to_owned())
 }
@@ -308,10 +304,8 @@ pub(crate) fn probability(text: &str) -> Result<f64, String> {
         Some(percent) => (percent, 100.0),
         None => (text, 1.0),
     };
-    number
-        .parse::<f64>()
+    fraction(number)
         .map(|number| number / divisor)
-        .ok()
         .filter(|probability| (0.0..=1.0).contains(probability))
         .ok_or_else(|| "a probability from 0 to 1 is expected, as in 0.05 or 5%".to_owned())
 }
@@ -346,17 +340,27 @@ pub(crate) fn subnet(text: &str) -> Result<Subnet, String> {
     for setting in settings.split(',') {
         let (name, value) = setting.split_once('=').ok_or(expected)?;
         let named = |error: String| format!("in {name}, {error}");
-        match name {
-            "max-blksize" => subnet.blksize_max = Some(blksize(value).map_err(named)?),
-            "max-windowsize" => subnet.windowsize_max = Some(windowsize(value).map_err(named)?),
+        let twice = match name {
+            "max-blksize" => {
+                let value = blksize(value).map_err(named)?;
+                subnet.blksize_max.replace(value).is_some()
+            }
+            "max-windowsize" => {
+                let value = windowsize(value).map_err(named)?;
+                subnet.windowsize_max.replace(value).is_some()
+            }
             "retransmit-floor" => {
-                subnet.retransmit_floor = Some(milliseconds(value).map_err(named)?);
+                let value = milliseconds(value).map_err(named)?;
+                subnet.retransmit_floor.replace(value).is_some()
             }
             _ => {
                 return Err(format!(
                     "\"{name}\" is no setting of a subnet; max-blksize, max-windowsize or retransmit-floor is expected"
                 ));
             }
+        };
+        if twice {
+            return Err(format!("{name} is there twice: once is enough"));
         }
     }
     Ok(subnet)
@@ -403,6 +407,11 @@ fn within<N: FromStr + PartialOrd + std::fmt::Display + Copy>(
     unsigned(text)
         .filter(|number| *number >= least && *number <= most)
         .ok_or_else(|| format!("a number from {least} to {most} is expected"))
+}
+
+/// Reads a number that may have a fraction; with a sign before it, it was meant otherwise.
+fn fraction(text: &str) -> Option<f64> {
+    text.parse().ok().filter(|_| !text.starts_with(['+', '-']))
 }
 
 /// Reads digits; a number with a sign before it was meant otherwise.
@@ -561,14 +570,18 @@ mod tests {
     fn times_and_probabilities() {
         assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
         assert_eq!(milliseconds("250"), Ok(Duration::from_millis(250)));
-        for typed in ["", "-1", "NaN", "inf", "1e300", "1s"] {
+        for typed in ["", "-1", "+1", "NaN", "inf", "1e300", "1s"] {
             assert!(seconds(typed).is_err(), "{typed}");
         }
+        assert!(milliseconds("+100").is_err() && seconds_above_zero("+100").is_err());
         assert_eq!(probability("5%"), Ok(0.05));
         assert_eq!(probability("1"), Ok(1.0));
-        for typed in ["", "%", "1.1", "101%", "-0.1", "NaN"] {
+        for typed in ["", "%", "1.1", "101%", "-0.1", "+0.1", "NaN"] {
             assert!(probability(typed).is_err(), "{typed}");
         }
+        assert!(rate("+5").is_err() && seeds("+0..1").is_err());
+        assert!(number::<u16, 1, 1024>("+2").is_err() && count("+100").is_err());
+        assert_eq!(number::<u16, 1, 1024>("1024"), Ok(1024));
     }
 
     #[test]
@@ -633,6 +646,9 @@ mod tests {
             "10.0.0.0/8:max-blksize=7",
             "10.0.0.0/8:blksize=512",
             "10.0.0.0/8:max-blksize",
+            "10.0.0.0/8:max-blksize=512,max-blksize=512",
+            "10.0.0.0/8:max-windowsize=4,max-windowsize=5",
+            "10.0.0.0/8:retransmit-floor=4,max-blksize=512,retransmit-floor=5",
         ] {
             assert!(subnet(typed).is_err(), "{typed}");
         }

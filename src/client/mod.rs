@@ -37,6 +37,13 @@ const WINDOWSIZE_MAX: u16 = 64;
 const WINDOW_OCTETS_MAX: u32 = 128 << 10;
 /// How long an address may leave the request unanswered while others are left: it is sent after 0, 1 and 3 s.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_secs(4);
+/// After so long at the least, a server in lock-step repeats a block; `timeout` may say otherwise.
+const LOCKSTEP_INTERVAL: Duration = Duration::from_secs(1);
+/// For so long at the least a complete read stays where windows were agreed: longer than a server that measures
+/// round trips waits before it repeats a window, when they take no time.
+const STAY_MIN: Duration = Duration::from_millis(50);
+/// And for so long at the most, for many reads may follow each other.
+const STAY_MAX: Duration = Duration::from_millis(250);
 /// Memory for DATA packets: enough to read ahead of one transfer.
 const FRAME_CACHE_OCTETS: usize = 16 << 20;
 
@@ -68,7 +75,7 @@ pub enum Offer {
         blksize: Option<u16>,
         /// Window size in blocks.
         windowsize: Option<u16>,
-        /// Retransmission time in seconds.
+        /// Retransmission time in seconds, which this end keeps to whether the server does or not.
         timeout: Option<u8>,
     },
 }
@@ -170,6 +177,8 @@ pub struct Transfer {
     reached: Reached,
     /// When it came there, since its beginning.
     reached_after: Duration,
+    /// How long it is to stay once it is complete.
+    stay: Duration,
 }
 
 /// What an attempt goes through.
@@ -278,6 +287,7 @@ impl Transfer {
             id: None,
             reached: Reached::default(),
             reached_after: Duration::ZERO,
+            stay: Duration::ZERO,
         })
     }
 
@@ -321,6 +331,29 @@ impl Transfer {
         Ok(Turn::Running(Progress { octets, total }))
     }
 
+    /// Once it is complete, stays to answer repeats of the last block, whose ACK may have been lost: the server
+    /// would else wait out its patience, and take the transfer for failed. The file is there by then, and all
+    /// that this costs is time, so it is kept short. See [`stay`] for how long; each repeat makes it as long again.
+    pub fn linger(mut self) {
+        let mut until = self.shard.engine().now() + self.stay;
+        let mut received = self.shard.metrics().received;
+        // The slot goes when even the longest patience is over.
+        while self.shard.engine().now() < until && !self.shard.is_empty() && !self.stop.is_wanted()
+        {
+            // Who got the last ACK and has closed its port says so.
+            if self.shard.turn_by(Some(until)).is_err()
+                || self.shard.engine_mut().take_report().is_some()
+            {
+                return;
+            }
+            let now = self.shard.metrics().received;
+            if now != received {
+                received = now;
+                until = self.shard.engine().now() + self.stay;
+            }
+        }
+    }
+
     /// Sees how far the transfer has come; the octets that there will be, if that is known.
     fn look(&mut self, id: SlotId) -> Option<u64> {
         let running = self.shard.running(id)?;
@@ -341,7 +374,13 @@ impl Transfer {
     fn gives_up_after(&self) -> Option<Duration> {
         let others = self.place + 1 < self.job.servers.len();
         let waits = self.reached.asked && !self.reached.answered;
-        (others && waits).then(|| self.reached_after + NEXT_ADDRESS_AFTER)
+        let timeout = match self.job.offer {
+            Offer::Options { timeout, .. } => timeout.unwrap_or_default(),
+            Offer::Nothing => 0,
+        };
+        // Each is asked twice at the least.
+        let twice = Duration::from_secs(timeout.into()) * 2;
+        (others && waits).then(|| self.reached_after + NEXT_ADDRESS_AFTER.max(twice))
     }
 
     /// How long this attempt has lasted.
@@ -353,6 +392,7 @@ impl Transfer {
     /// Asks the server whose turn it is.
     fn begin(&mut self) -> Result<Turn, Failure> {
         let server = self.server();
+        let wanted = self.job.offer.wanted(server);
         let plan = Plan {
             server,
             operation: self.job.operation,
@@ -360,8 +400,8 @@ impl Transfer {
             origin: Origin::Own,
             local: LocalSide::Stored(Vec::new()),
             mode: self.job.mode,
-            wanted: self.job.offer.wanted(server),
-            patience: Patience::DEFAULT,
+            wanted,
+            patience: Patience::DEFAULT.with_own_timeout(wanted.timeout),
             linger: LINGER,
             order: ORDER_DEFAULT,
         };
@@ -391,14 +431,17 @@ impl Transfer {
             text: ending.text.clone(),
         };
         match ending.outcome {
-            Outcome::Complete => Ok(Turn::Done(Summary {
-                server,
-                octets: ending.octets,
-                blocks: ending.blocks,
-                retransmissions: ending.retransmissions,
-                elapsed: ending.elapsed,
-                params: ending.params,
-            })),
+            Outcome::Complete => {
+                self.stay = stay(ending);
+                Ok(Turn::Done(Summary {
+                    server,
+                    octets: ending.octets,
+                    blocks: ending.blocks,
+                    retransmissions: ending.retransmissions,
+                    elapsed: ending.elapsed,
+                    params: ending.params,
+                }))
+            }
             Outcome::PeerError(code) => {
                 let failure = asked(code);
                 let about_options = [ErrorCode::OPTIONS, ErrorCode::ILLEGAL].contains(&code);
@@ -474,6 +517,27 @@ impl Transfer {
     fn server(&self) -> SocketAddr {
         self.job.servers[self.place]
     }
+}
+
+/// How long to stay for repeats of the last block of a read that is complete.
+///
+/// Where windows were agreed, servers measure round trips and repeat after two or three: that is soon over. In
+/// lock-step, and where a time was agreed, they repeat after a second or more, which would make every read so
+/// much slower for the sake of the few whose last ACK is lost. So only who had to repeat something, and thus
+/// knows that this network loses packets, stays for so long.
+fn stay(ending: &Ending) -> Duration {
+    if ending.operation == Operation::Write {
+        return Duration::ZERO;
+    }
+    let params = &ending.params;
+    if ending.retransmissions > 0 {
+        return (params.timeout().unwrap_or(LOCKSTEP_INTERVAL) + STAY_MAX).min(LINGER);
+    }
+    if params.is_lockstep() || params.timeout().is_some() {
+        return Duration::ZERO;
+    }
+    let round_trips = ending.round_trip.unwrap_or_default() * 4;
+    round_trips.clamp(STAY_MIN, STAY_MAX)
 }
 
 /// A shard for one attempt.

@@ -249,6 +249,99 @@ fn a_stopped_transfer_ends_and_leaves_nothing() {
     );
 }
 
+/// Goal: a server that missed the last ACK is told again. Method: it repeats its block; the client looks once that
+/// is out.
+#[test]
+fn a_lost_last_ack_is_said_again() {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let address = socket.local_addr().expect("bound");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let (repeated, is_repeated) = std::sync::mpsc::channel();
+    let server = thread::spawn(move || {
+        let mut buffer = [0; 512];
+        let (_, peer) = socket.recv_from(&mut buffer).expect("a request");
+        let oack = b"\0\x06blksize\x00512\0windowsize\x004\0";
+        socket.send_to(oack, peer).expect("sent");
+        let mut heard = |expected: &[u8]| {
+            let (len, _) = socket.recv_from(&mut buffer).expect("an ACK");
+            assert_eq!(buffer[..len], *expected);
+        };
+        heard(b"\0\x04\0\0");
+        for _ in 0..2 {
+            socket.send_to(b"\0\x03\0\x01octets", peer).expect("sent");
+            repeated.send(()).expect("the client is there");
+            heard(b"\0\x04\0\x01");
+        }
+    });
+    let path = scratch.path().join("file");
+    let mut job = job(vec![address], Operation::Read, &path);
+    job.offer = Offer::Options {
+        blksize: Some(512),
+        windowsize: Some(4),
+        timeout: None,
+    };
+    let mut transfer = Transfer::start(job, Arc::default()).expect("started");
+    loop {
+        match transfer.turn().expect("no failure") {
+            Turn::Done(summary) => break assert_eq!(summary.octets, 6),
+            Turn::Running(_) => {}
+            Turn::Note(note) => panic!("{note}"),
+        }
+    }
+    assert_eq!(std::fs::read(&path).expect("there already"), b"octets");
+    assert_eq!(is_repeated.iter().take(2).count(), 2);
+    transfer.linger();
+    server.join().expect("served");
+}
+
+/// Goal: only reads that may be asked again soon, or that have seen a loss, stay, and none for long.
+#[test]
+fn how_long_a_complete_transfer_stays() {
+    use crate::proto::negotiate::accept;
+    use crate::wire::Options;
+
+    let millis = Duration::from_millis;
+    let ending = |operation, oack, retransmissions, round_trip| {
+        let wanted = Wanted {
+            windowsize: Some(4),
+            timeout: Some(5),
+            ..Wanted::default()
+        };
+        stay(&Ending {
+            operation,
+            peer: "192.0.2.1:69".parse().expect("an address"),
+            filename: Box::default(),
+            mode: Mode::Octet,
+            params: accept(Options::new(oack), &wanted).expect("agreed").params,
+            octets: 0,
+            blocks: 1,
+            retransmissions,
+            round_trip: Some(millis(round_trip)),
+            elapsed: Duration::ZERO,
+            outcome: Outcome::Complete,
+            text: Vec::new(),
+            flaw: None,
+            oack: None,
+            first_block: None,
+            duplicates: 0,
+        })
+    };
+    let (lockstep, windows, timed) = (&b""[..], &b"windowsize\x004\0"[..], &b"timeout\x005\0"[..]);
+    let read = |oack, retransmissions, round_trip| {
+        ending(Operation::Read, oack, retransmissions, round_trip)
+    };
+    assert_eq!(read(windows, 0, 0), STAY_MIN);
+    assert_eq!(read(windows, 0, 30), millis(120));
+    assert_eq!(read(windows, 0, 300), STAY_MAX);
+    assert_eq!(read(windows, 1, 0), millis(1_250));
+    assert_eq!(read(lockstep, 0, 30), Duration::ZERO);
+    assert_eq!(read(lockstep, 1, 30), millis(1_250));
+    assert_eq!(read(timed, 0, 30), Duration::ZERO);
+    assert_eq!(read(timed, 1, 30), millis(5_250));
+    assert_eq!(ending(Operation::Write, windows, 1, 30), Duration::ZERO);
+}
+
 #[test]
 fn the_window_fits_an_ordinary_receive_buffer() {
     let open = Offer::Options {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -119,6 +119,11 @@ async fn respond(
     };
     let mut response = Response::new(Full::new(Bytes::from(page)));
     *response.status_mut() = status;
+    // RFC 9110 §15.5.6: a 405 says what there is instead.
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        let all = HeaderValue::from_static("GET, HEAD");
+        response.headers_mut().insert(ALLOW, all);
+    }
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static(kind));

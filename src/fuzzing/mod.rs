@@ -91,11 +91,13 @@ pub fn round_trip(octets: &[u8]) {
 /// The first seven octets set the limits, the kind of request and its mode; the rest are the options.
 pub fn options_differential(octets: &[u8]) {
     let mut input = Input(octets);
-    let limits = Limits {
-        blksize_max: input.number(),
-        windowsize_max: input.number(),
-    };
+    let (blksize_max, windowsize_max) = (input.number(), input.number());
     let flags = input.octet();
+    let limits = Limits {
+        blksize_max,
+        windowsize_max,
+        timeout_max: negotiate::TIMEOUT_MAX / (1 + u32::from(flags >> 2)),
+    };
     let len = u64::from(input.number()) * u64::from(u32::MAX);
     let options = input.options();
 
@@ -202,7 +204,7 @@ fn naive_pairs(octets: &[u8]) -> Vec<(&[u8], &[u8])> {
     let mut texts: Vec<_> = octets.split(|&octet| octet == 0).collect();
     texts.pop(); // What stands behind the last NUL is not a text.
     let pairs = texts.chunks_exact(2).map(|pair| (pair[0], pair[1]));
-    pairs.take_while(|(name, _)| !name.is_empty()).collect()
+    pairs.filter(|(name, _)| !name.is_empty()).collect()
 }
 
 fn assert_answer_keeps_its_bounds(request: &Request<'_>, limits: &Limits, asked: Asked) {
@@ -216,6 +218,8 @@ fn assert_answer_keeps_its_bounds(request: &Request<'_>, limits: &Limits, asked:
         .max(negotiate::BLKSIZE_DEFAULT);
     assert!((BLKSIZE_MIN..=blksize_max).contains(&answer.params.blksize()));
     assert!((1..=limits.windowsize_max.max(1)).contains(&answer.params.windowsize()));
+    let timeout = answer.params.timeout();
+    assert!(timeout.is_none_or(|timeout| timeout <= limits.timeout_max));
     assert!(answer.announced.is_none() || asked == Asked::Write);
 
     // RFC 2347: only what was asked is acknowledged; in our case in the order and spelling asked.

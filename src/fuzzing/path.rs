@@ -21,12 +21,16 @@ use crate::store::{Backend, OpenError, Patience, Refusal, Resolver, Writes};
 const PATH_OCTETS_MAX: usize = 4_000;
 /// Most links that one path may go through.
 const LINKS_MAX: usize = 40;
+/// Places where nothing is called so, after which a look-up without regard to case gives up.
+const DEAD_ENDS_MAX: usize = 32;
 /// Longest name of a file.
 const NAME_OCTETS_MAX: usize = 255;
 /// Stands in an input for the root's own path, so that inputs are the same everywhere.
 const ROOT: u8 = 1;
 /// Stands in an input for the path of the directory around the root.
 const AROUND: u8 = 2;
+/// Stands in an input for the root's own path as a Windows client would write it.
+const ROOT_OF_WINDOWS: u8 = 3;
 /// What the fixtures of all processes are called, before their number.
 const FIXTURE_PREFIX: &str = "bootstorm-fuzz-path-";
 /// What an upload holds.
@@ -42,6 +46,7 @@ const FILES: &[&str] = &[
     "root/CASE",
     "root/cases/Mixed",
     "root/Cases/mixed",
+    "root/Cases/only here",
     "root/cases/MIXED.img",
     "root/d/x",
     "root/space and \"quotes\"",
@@ -241,6 +246,13 @@ fn expanded(name: &[u8], around: &[u8]) -> Vec<u8> {
         match octet {
             ROOT => octets.extend_from_slice(&[around, b"/root"].concat()),
             AROUND => octets.extend_from_slice(around),
+            ROOT_OF_WINDOWS => {
+                let root = [around, b"/root"].concat();
+                octets.extend(root.iter().map(|&octet| match octet {
+                    b'/' => b'\\',
+                    other => other,
+                }));
+            }
             other => octets.push(other),
         }
     }
@@ -288,13 +300,7 @@ impl Model {
         if name.contains(&0) {
             return Err(Refusal::NotFound);
         }
-        let plain = meaningful(name);
-        let meanings = [
-            Some(plain.clone()),
-            self.without_own_path(&plain),
-            Some(windows(&plain)),
-        ];
-        let meanings: Vec<_> = meanings.into_iter().flatten().collect();
+        let meanings = self.meanings(meaningful(name));
         let exact = meanings.iter().map(|path| self.file(path));
         let respelled = meanings
             .iter()
@@ -316,16 +322,24 @@ impl Model {
         if path.iter().flatten().any(|&octet| octet == b'\\') {
             path = windows(&path);
         }
-        match self.create_path(&path, insensitive) {
-            Err(Refusal::NotFound) => self.create_path(&self.without_own_path(&path)?, insensitive),
-            other => other,
-        }
-        .ok()
-        .map(|place| place.join(&b'/'))
+        let created = self
+            .meanings(path)
+            .into_iter()
+            .map(|path| self.create_path(&path, insensitive))
+            .find(|created| *created != Err(Refusal::NotFound))?;
+        created.ok().map(|place| place.join(&b'/'))
+    }
+
+    /// What a name may mean: itself, or as Windows means it, and either without the root's own path.
+    fn meanings(&self, plain: Vec<Vec<u8>>) -> Vec<Vec<Vec<u8>>> {
+        let both = [plain.clone(), windows(&plain)];
+        let each = both.map(|path| [Some(path.clone()), self.without_own_path(&path)]);
+        each.into_iter().flatten().flatten().collect()
     }
 
     fn create_path(&self, path: &[Vec<u8>], insensitive: bool) -> Result<Vec<Vec<u8>>, Refusal> {
-        let Some((name, parent)) = path.split_last().filter(|(name, _)| *name != b"..") else {
+        let is_file = |name: &[u8]| !matches!(name, b"" | b"..");
+        let Some((name, parent)) = path.split_last().filter(|(name, _)| is_file(name)) else {
             return Err(Refusal::Denied);
         };
         // At no point may there be more ways up than down.
@@ -345,7 +359,7 @@ impl Model {
             return Err(Refusal::NotFound);
         }
         let there = if insensitive {
-            self.respelled_in(&place, name)
+            self.respelled_in(&place, name).into_iter().next()
         } else {
             None
         };
@@ -353,7 +367,7 @@ impl Model {
         match self.nodes.get(&place) {
             None if name.len() <= NAME_OCTETS_MAX => Ok(place),
             None => Err(Refusal::NotFound),
-            Some(Node::File) => Err(Refusal::Exists),
+            Some(Node::File | Node::Link(_)) => Err(Refusal::Exists),
             Some(_) => Err(Refusal::Denied),
         }
     }
@@ -404,44 +418,67 @@ impl Model {
 
     /// The path with every component as it is spelled on the disk; `None` if one is not there.
     fn respelled(&self, path: &[Vec<u8>]) -> Option<Vec<Vec<u8>>> {
-        let mut found: Vec<Vec<u8>> = Vec::new();
-        for component in path {
-            if component == b".." {
-                found.push(component.clone());
-                continue;
-            }
-            let here = self.resolve(&found).ok()?;
-            found.push(self.respelled_in(&here, component)?);
-        }
-        Some(found)
+        self.respelled_below(Vec::new(), path, &mut 0)
     }
 
-    /// The name itself if it is there, else the least that differs in case alone.
-    fn respelled_in(&self, here: &[Vec<u8>], name: &[u8]) -> Option<Vec<u8>> {
+    fn respelled_below(
+        &self,
+        found: Vec<Vec<u8>>,
+        rest: &[Vec<u8>],
+        dead_ends: &mut usize,
+    ) -> Option<Vec<Vec<u8>>> {
+        let Some((component, rest)) = rest.split_first() else {
+            return Some(found);
+        };
+        let spellings = match component.as_slice() {
+            b"" | b".." => vec![component.clone()],
+            _ => self
+                .resolve(&found)
+                .map(|here| self.respelled_in(&here, component))
+                .unwrap_or_default(),
+        };
+        *dead_ends += usize::from(spellings.is_empty());
+        spellings.into_iter().find_map(|spelling| {
+            if *dead_ends >= DEAD_ENDS_MAX {
+                return None;
+            }
+            let found = [&found[..], &[spelling]].concat();
+            self.respelled_below(found, rest, dead_ends)
+        })
+    }
+
+    /// The name itself if it is there, then those that differ in case alone, the least first.
+    fn respelled_in(&self, here: &[Vec<u8>], name: &[u8]) -> Vec<Vec<u8>> {
         let siblings = self
             .nodes
             .keys()
             .filter_map(|path| path.split_last())
             .filter(|(_, parent)| *parent == here)
             .map(|(name, _)| name);
-        let alike = siblings.filter(|sibling| sibling.eq_ignore_ascii_case(name));
-        alike
-            .min_by_key(|sibling| (*sibling != name, *sibling))
+        let mut alike: Vec<_> = siblings
+            .filter(|sibling| sibling.eq_ignore_ascii_case(name))
             .cloned()
+            .collect();
+        alike.sort_by_key(|sibling| (sibling != name, sibling.clone()));
+        alike
     }
 
     fn without_own_path(&self, path: &[Vec<u8>]) -> Option<Vec<Vec<u8>>> {
-        let rest = path.strip_prefix(self.own_path.as_slice())?;
-        (!rest.is_empty()).then(|| rest.to_vec())
+        path.strip_prefix(self.own_path.as_slice())
+            .map(<[_]>::to_vec)
     }
 }
 
-/// The components that mean something.
+/// The components that mean something; an empty one at the end says that a directory is meant.
 fn meaningful(path: &[u8]) -> Vec<Vec<u8>> {
-    let components = path.split(|&octet| octet == b'/').map(<[u8]>::to_vec);
-    components
-        .filter(|component| !matches!(component.as_slice(), b"" | b"."))
-        .collect()
+    let means_nothing = |component: &[u8]| matches!(component, b"" | b".");
+    let all: Vec<&[u8]> = path.split(|&octet| octet == b'/').collect();
+    let mut some = all.clone();
+    some.retain(|component| !means_nothing(component));
+    if !some.is_empty() && all.last().is_some_and(|last| means_nothing(last)) {
+        some.push(b"");
+    }
+    some.into_iter().map(<[u8]>::to_vec).collect()
 }
 
 /// A path as Windows means it: without its drive, and with either slash.

@@ -311,6 +311,7 @@ fn terms(input: &mut Input<'_>) -> (Params, bool) {
     let limits = Limits {
         blksize_max: 512,
         windowsize_max: 512,
+        timeout_max: negotiate::TIMEOUT_MAX,
     };
     let mut buffer = [0; 128];
     let answer = negotiate::answer(&request, &limits, Asked::Read(1), &mut buffer)

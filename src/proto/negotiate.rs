@@ -14,6 +14,8 @@ pub const BLKSIZE_DEFAULT: u16 = 512;
 pub const BLKSIZE_MIN: u16 = 8;
 /// Largest block size that may be asked for (RFC 2348): what a datagram holds, less all headers.
 pub const BLKSIZE_MAX: u16 = 65_464;
+/// The longest `timeout` that may be asked for (RFC 2349).
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(255);
 /// The `utimeout` values that tftp-hpa defines, in microseconds.
 const UTIMEOUT_MICROS: std::ops::RangeInclusive<u64> = 10_000..=255_000_000;
 
@@ -73,6 +75,8 @@ pub struct Limits {
     pub blksize_max: u16,
     /// Most blocks under way.
     pub windowsize_max: u16,
+    /// Longest retransmission time.
+    pub timeout_max: Duration,
 }
 
 /// What the transfer is about, as far as `tsize` is concerned (RFC 2349).
@@ -142,11 +146,13 @@ pub fn answer(
             // RFC 2349: 1 to 255 seconds, to be echoed as it is or left out.
             Name::Timeout => value
                 .exact()
-                .filter(|seconds| (1..=255).contains(seconds))
+                .filter(|seconds| (1..=TIMEOUT_MAX.as_secs()).contains(seconds))
+                .filter(|&seconds| Duration::from_secs(seconds) <= limits.timeout_max)
                 .inspect(|&seconds| params.timeout = Some(Duration::from_secs(seconds))),
             Name::Utimeout => value
                 .exact()
                 .filter(|micros| UTIMEOUT_MICROS.contains(micros))
+                .filter(|&micros| Duration::from_micros(micros) <= limits.timeout_max)
                 .inspect(|&micros| params.timeout = Some(Duration::from_micros(micros))),
             Name::Rollover => value.exact().filter(|&to| to <= 1).inspect(|&to| {
                 params.rollover = if to == 1 {
@@ -427,6 +433,7 @@ mod tests {
     const LIMITS: Limits = Limits {
         blksize_max: BLKSIZE_MAX,
         windowsize_max: 64,
+        timeout_max: TIMEOUT_MAX,
     };
     const LEN: u64 = 1_000_000;
 
@@ -610,6 +617,20 @@ mod tests {
             answered("windowsize=8", &none, Mode::Octet, Asked::Read(LEN)),
             "OACK windowsize=1"
         );
+    }
+
+    #[test]
+    fn a_timeout_too_long_is_left_out() {
+        let limits = Limits {
+            timeout_max: Duration::from_millis(2_500),
+            ..LIMITS
+        };
+        let read = |text| answered(text, &limits, Mode::Octet, Asked::Read(LEN));
+        insta::assert_snapshot!(read("timeout=2"), @"OACK timeout=2, timeout 2s");
+        insta::assert_snapshot!(read("timeout=3"), @"no OACK");
+        insta::assert_snapshot!(read("utimeout=2500000"), @"OACK utimeout=2500000, timeout 2.5s");
+        insta::assert_snapshot!(read("utimeout=2500001"), @"no OACK");
+        insta::assert_snapshot!(read("timeout=3 utimeout=2500000"), @"OACK utimeout=2500000, timeout 2.5s");
     }
 
     #[test]

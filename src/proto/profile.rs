@@ -88,6 +88,7 @@ const fn patience(repeats: &'static Repeats) -> Patience {
         lockstep_floor: repeats.wait(0),
         receiver_floor_millis: repeats.waits_millis[0],
         idle: repeats.whole(),
+        own_timeout: None,
         unvalidated_retries: repeats.waits_millis.len() as u8,
         repeats: Some(repeats),
     }

@@ -336,6 +336,12 @@ impl Receiver {
         self.moved_at
     }
 
+    /// The smoothed round trip, if one was measured.
+    #[must_use]
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.timer.round_trip()
+    }
+
     /// Datagrams sent more than once.
     #[must_use]
     pub const fn retransmissions(&self) -> u64 {
@@ -796,6 +802,7 @@ mod tests {
         let limits = Limits {
             blksize_max: 8,
             windowsize_max: windowsize,
+            timeout_max: negotiate::TIMEOUT_MAX,
         };
         negotiate::answer(&request, &limits, Asked::Write, &mut [0; 256])
             .unwrap()

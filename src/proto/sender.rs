@@ -530,6 +530,7 @@ mod tests {
         let limits = Limits {
             blksize_max: 8,
             windowsize_max: 4,
+            timeout_max: negotiate::TIMEOUT_MAX,
         };
         let len = blocks * 8 - 1;
         let answer = negotiate::answer(&request, &limits, Asked::Read(len), &mut [0; 256]).unwrap();

@@ -1,5 +1,7 @@
 //! How long to wait for a peer: retransmission times that fit the peer, and the limits of patience.
 
+use std::num::NonZeroU8;
+
 use super::negotiate::Params;
 use crate::time::{Duration, Instant};
 
@@ -15,6 +17,8 @@ pub struct Patience {
     pub receiver_floor_millis: u16,
     /// A transfer that has not moved for this long is over. Long, for flash is slow to write.
     pub idle: Duration,
+    /// Seconds that this end waits before it repeats, even where the other did not agree to them.
+    pub own_timeout: Option<NonZeroU8>,
     /// Retransmissions to a peer that has yet to prove that it is there. Forged requests draw this
     /// many datagrams and one more.
     pub unvalidated_retries: u8,
@@ -28,9 +32,19 @@ impl Patience {
         lockstep_floor: Duration::from_secs(1),
         receiver_floor_millis: 10,
         idle: Duration::from_secs(30),
+        own_timeout: None,
         unvalidated_retries: 3,
         repeats: None,
     };
+
+    /// The same, where this end always waits so many seconds before it repeats; none, and 0, say nothing.
+    #[must_use]
+    pub fn with_own_timeout(self, seconds: Option<u8>) -> Self {
+        Self {
+            own_timeout: seconds.and_then(NonZeroU8::new),
+            ..self
+        }
+    }
 }
 
 /// When a client of known habits says again what was not answered.
@@ -99,7 +113,7 @@ pub(super) enum End {
 /// The retransmission time: RFC 6298's arithmetic over the samples given, doubling on silence.
 #[derive(Debug, Clone)]
 pub(super) struct Retransmission {
-    /// The client set the time; it is kept.
+    /// The client set the time, or whoever runs this end; it is kept.
     fixed: Option<Duration>,
     repeats: Option<&'static Repeats>,
     floor: Duration,
@@ -143,7 +157,10 @@ impl Retransmission {
             End::Receiver => Duration::ZERO,
         };
         Self {
-            fixed: params.timeout(),
+            fixed: params.timeout().or_else(|| {
+                let seconds = patience.own_timeout?;
+                Some(Duration::from_secs(seconds.get().into()))
+            }),
             repeats: patience.repeats,
             floor,
             variation_first_min,
@@ -274,7 +291,8 @@ impl Retransmission {
             .map_or(Duration::ZERO, |s| Duration::from_nanos(s.least))
     }
 
-    /// How long a transfer may stand still: never less than two of the waits that the client set.
+    /// How long a transfer may stand still: never less than two of the waits that were set. A server agrees
+    /// to none that its operator's patience does not hold twice.
     pub(super) fn idle(&self, patience: &Patience) -> Duration {
         patience.idle.max(self.fixed.unwrap_or_default() * 2)
     }

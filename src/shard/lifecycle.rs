@@ -10,7 +10,7 @@ use crate::proto::outcome::Outcome;
 use crate::proto::transfer::Transfer;
 use crate::store::Refusal;
 use crate::time::Instant;
-use crate::wire::ErrorCode;
+use crate::wire::{ErrorCode, Mode};
 
 impl<E: Engine> Shard<E> {
     /// After anything that touched a transfer: notes that the peer has proved itself, gives the store
@@ -247,6 +247,10 @@ impl<E: Engine> Shard<E> {
         let Some(slot) = self.table.remove(id) else {
             return;
         };
+        if matches!(slot.stage, Stage::Opening(_)) && slot.mode == Mode::Netascii {
+            // To scan a long text takes a while, which is lost on who has left.
+            self.store.withdraw(id.ticket(), &self.mailbox);
+        }
         if slot
             .errand
             .is_some_and(|errand| errand.origin == Origin::Own)

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use super::slot::{Ending, Flow, Slot, Stage};
 use crate::proto::negotiate::Params;
 use crate::proto::outcome::Outcome;
+use crate::proto::transfer::Transfer;
 use crate::store::Refusal;
 use crate::time::Instant;
 use crate::wire::Escaped;
@@ -49,6 +50,10 @@ pub(super) fn ending(slot: &Slot, outcome: Outcome, now: Instant) -> Ending {
         Stage::Running(transfer, _) => (*transfer.params(), transfer.retransmissions()),
         _ => (Params::RFC1350, 0),
     };
+    let round_trip = match &slot.stage {
+        Stage::Running(Transfer::Receive(receiver), _) => receiver.round_trip(),
+        _ => None,
+    };
     let (first_block, duplicates) = match &slot.stage {
         Stage::Running(_, Flow::Check(check)) => (check.first_block, check.duplicates),
         _ => (None, 0),
@@ -62,6 +67,7 @@ pub(super) fn ending(slot: &Slot, outcome: Outcome, now: Instant) -> Ending {
         octets,
         blocks,
         retransmissions,
+        round_trip,
         elapsed: now - slot.started,
         outcome,
         text: slot

@@ -394,7 +394,19 @@ impl<E: Engine> Shard<E> {
                 continue;
             };
             match &mut slot.stage {
-                Stage::Opening(_) => continue,
+                Stage::Opening(_) => {
+                    // Whoever still waits for a text to be read through has asked again since.
+                    let over_at = slot.asked_at + self.settings.patience.idle;
+                    if slot.armed.is_some_and(|at| at <= now) {
+                        if over_at <= now {
+                            self.finish(id, Outcome::TimedOut, now);
+                        } else {
+                            slot.armed = Some(over_at);
+                            self.timers.insert(over_at, id);
+                        }
+                    }
+                    continue;
+                }
                 Stage::Lingering { .. } => {
                     if slot.armed.is_some_and(|at| at <= now) {
                         self.remove(id);

@@ -39,7 +39,7 @@ impl<E: Engine> Shard<E> {
             }
             // Other packets belong to the listening port only where transfers are answered from it.
             Purpose::Requests { answers, .. } if answers != datagram.socket => {
-                return self.suppress(Suppressed::NotARequest);
+                return self.before_the_answer(datagram, now);
             }
             Purpose::Requests { .. } | Purpose::Answers => Key::Peer(datagram.path.peer),
             Purpose::Shared { by_address: true } => {
@@ -54,6 +54,22 @@ impl<E: Engine> Shard<E> {
                 self.suppress(Suppressed::NotARequest);
             }
             None => self.stranger(datagram, now),
+        }
+    }
+
+    /// No request, and yet to the port that takes them, while answers leave from others. A client that was not
+    /// answered yet knows no other port, and may say there that it leaves.
+    fn before_the_answer(&mut self, datagram: &Datagram<'_>, now: Instant) {
+        let id = self.table.find(&Key::Peer(datagram.path.peer));
+        let opening = id.filter(|&id| {
+            let stage = self.table.get(id).map(|slot| &slot.stage);
+            matches!(stage, Some(Stage::Opening(_)))
+        });
+        match (opening, Packet::parse(datagram.octets)) {
+            (Some(id), Ok(Packet::Error { code, .. })) => {
+                self.finish(id, Outcome::PeerError(code), now);
+            }
+            _ => self.suppress(Suppressed::NotARequest),
         }
     }
 

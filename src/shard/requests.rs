@@ -62,18 +62,24 @@ impl<E: Engine> Shard<E> {
     /// An RRQ or a WRQ came to a listening socket; the answer is to leave from `answers`.
     pub(super) fn request(&mut self, datagram: &Datagram<'_>, answers: SocketId, now: Instant) {
         let path = datagram.path;
-        if datagram.octets.len() > config::REQUEST_OCTETS_MAX {
-            return self.malformed(answers, &path, "request too long", now);
-        }
-        let (operation, request) = match Packet::parse(datagram.octets) {
+        let octets = datagram.octets;
+        let octets = octets.get(..config::REQUEST_OCTETS_MAX).unwrap_or(octets);
+        let (operation, request) = match Packet::parse(octets) {
             Ok(Packet::Rrq(request)) => (Operation::Read, request),
             Ok(Packet::Wrq(request)) => (Operation::Write, request),
             Ok(_) => return,
-            Err(error) => return self.malformed(answers, &path, &error.to_string(), now),
+            Err(_) => {
+                let (code, why) = match Packet::parse(datagram.octets) {
+                    // No file has such a name, and firmware that is told so does not start over.
+                    Ok(_) => (ErrorCode::NOT_FOUND, "file name too long".to_owned()),
+                    Err(error) => (ErrorCode::ILLEGAL, error.to_string()),
+                };
+                return self.malformed(answers, &path, code, &why, now);
+            }
         };
         tracing::trace!(peer = %path.peer, packet = %if operation == Operation::Read { Packet::Rrq(request) } else { Packet::Wrq(request) }, "received");
         let key = Key::Peer(path.peer);
-        let fingerprint = self.fingerprints.hash_one(datagram.octets);
+        let fingerprint = self.fingerprints.hash_one(octets);
         if let Some(id) = self.table.find(&key)
             && let Some(slot) = self.table.get_mut(id)
         {
@@ -89,7 +95,7 @@ impl<E: Engine> Shard<E> {
                 return self.suppress(Suppressed::Draining);
             }
             if repeated && let Some(at) = slot.quiet_at(now) {
-                return self.wait_for_quiet(id, at, datagram.octets);
+                return self.wait_for_quiet(id, at, octets);
             }
             // Anything else comes from a client that has begun anew.
             self.finish(id, Outcome::Replaced, now);
@@ -133,7 +139,7 @@ impl<E: Engine> Shard<E> {
         self.unvalidated.enter(id, path.peer.ip(), |id| {
             table.get(id).is_some_and(|slot| slot.unvalidated)
         });
-        self.ask_store(id, operation, &request, datagram.octets, now);
+        self.ask_store(id, operation, &request, octets, now);
     }
 
     /// Keeps a repeat of a running transfer's request until that has moved on, or not, by `at`. The first is
@@ -259,6 +265,12 @@ impl<E: Engine> Shard<E> {
         }
         if let Some(slot) = self.table.get_mut(id) {
             slot.stage = Stage::Opening(octets.into());
+            // To read a long text through takes a while, which is lost on who has left without a word.
+            if operation == Operation::Read && request.mode == Mode::Netascii {
+                let over_at = now + self.settings.patience.idle;
+                slot.armed = Some(over_at);
+                self.timers.insert(over_at, id);
+            }
         }
     }
 
@@ -401,12 +413,19 @@ impl<E: Engine> Shard<E> {
     }
 
     /// A request that cannot be read: an ERROR, once.
-    fn malformed(&mut self, socket: SocketId, path: &Path, why: &str, now: Instant) {
+    fn malformed(
+        &mut self,
+        socket: SocketId,
+        path: &Path,
+        code: ErrorCode,
+        why: &str,
+        now: Instant,
+    ) {
         if self.refusal_lines.take(now) {
             log::malformed(path.peer, why, self.refusal_lines.take_denied());
         }
         self.count_request("unknown", "malformed");
-        self.send_error(socket, path, ErrorCode::ILLEGAL, why);
+        self.send_error(socket, path, code, why);
     }
 
     fn count_request(&mut self, operation: &'static str, result: &'static str) {

@@ -140,6 +140,8 @@ pub struct Ending {
     pub blocks: u64,
     /// Datagrams sent more than once.
     pub retransmissions: u64,
+    /// The smoothed round trip, where this end got the file and measured one.
+    pub round_trip: Option<Duration>,
     /// From the request to the end.
     pub elapsed: Duration,
     /// How it ended.

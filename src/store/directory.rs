@@ -6,12 +6,16 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, statat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
 
 use super::file::{FileSink, Terms, name_refusal, opened, write_refusal};
 use super::resolve::{Resolver, Tree};
 use super::{Backend, OpenError, Opened, Patience, Refusal, Sink, Writes};
+
+/// How often a look-up without regard to case comes to where nothing is called so before it gives up: a bound on
+/// the work that one name can cause where directories differ in case alone.
+const DEAD_ENDS_MAX: usize = 32;
 
 /// How a directory is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,8 +31,9 @@ pub struct DirectoryOptions {
 /// Serves the regular files under a directory.
 ///
 /// A name is a path under the root; leading and repeated slashes and `.` mean nothing, and `..` stops
-/// at the root. Only where that finds nothing, the name is tried as one that begins with the root's own
-/// path, then with `\` for `/` and without a drive letter, and at last, if wanted, without regard to case.
+/// at the root. A slash at the end makes it a directory's name, and those are neither read nor written. Only
+/// where all that finds nothing, the name is tried as one that begins with the root's own path, then with `\`
+/// for `/` and without a drive letter, both ways again, and at last, if wanted, without regard to case.
 #[derive(Debug)]
 pub struct Directory {
     tree: Tree,
@@ -74,6 +79,7 @@ impl Directory {
             .iter()
             .filter(|path| path.is_absolute())
             .map(|path| normal(path.as_os_str().as_bytes()))
+            .map(|path| path.strip_suffix(b"/").map(<[u8]>::to_vec).unwrap_or(path))
             .filter(|path| !path.is_empty())
             .collect();
         own_paths.dedup();
@@ -96,27 +102,83 @@ impl Directory {
         opened(file).map_err(|error| write_refusal(&error).into())
     }
 
-    /// What else a client may have meant by `path`, which begins like the root's own.
+    /// What a client may mean by `plain`, and by `slashed`, the same as a Windows client means it: the path
+    /// itself, or what follows the root's own where it begins so.
+    fn meanings<'a>(
+        &self,
+        plain: &'a [u8],
+        slashed: Option<&'a [u8]>,
+    ) -> impl Iterator<Item = &'a [u8]> {
+        let meanings = [
+            Some(plain),
+            self.own_path_stripped(plain),
+            slashed,
+            slashed.and_then(|slashed| self.own_path_stripped(slashed)),
+        ];
+        meanings.into_iter().flatten()
+    }
+
     fn own_path_stripped<'a>(&self, path: &'a [u8]) -> Option<&'a [u8]> {
-        let stripped = |own: &Vec<u8>| path.strip_prefix(own.as_slice())?.strip_prefix(b"/");
+        let stripped = |own: &Vec<u8>| match path.strip_prefix(own.as_slice())? {
+            b"" => Some(&b""[..]),
+            below => below.strip_prefix(b"/"),
+        };
         self.own_paths.iter().find_map(stripped)
     }
 
-    /// The path that is there and differs from `path` in case alone; an exact match goes first.
+    /// The path that is there and differs from `path` in case alone. Each component is tried as it is first,
+    /// and then in each spelling that is there, for what is sought may be in any of them.
     fn spelled_as_there(&self, path: &[u8]) -> Result<Vec<u8>, Errno> {
-        let mut found = Vec::new();
-        for component in path
+        let components: Vec<&[u8]> = path
             .split(|&octet| octet == b'/')
             .filter(|component| !component.is_empty())
-        {
-            let name = match component {
-                b".." => Cow::Borrowed(component),
-                _ => name_as_there(&self.tree.directory(&found)?, component)?,
+            .collect();
+        let mut found: Vec<Vec<u8>> = Vec::new();
+        // For each component of what was found, and for the next, the spellings that are still to be tried.
+        let mut untried: Vec<Vec<Vec<u8>>> = Vec::new();
+        let mut failure = Errno::NOENT;
+        let mut dead_ends = 0;
+        while let Some(&component) = components.get(found.len()) {
+            let spellings = match component {
+                b".." => Ok(vec![component.to_vec()]),
+                _ => self
+                    .tree
+                    .directory(&found.join(&b'/'))
+                    .and_then(|directory| names_as_there(&directory, component)),
             };
-            if !found.is_empty() {
-                found.push(b'/');
+            let spellings = spellings.or_else(|errno| match errno {
+                // Nobody looked what is there.
+                Errno::MFILE | Errno::NFILE => Err(errno),
+                // A directory that is in the way tells more than one that is not there.
+                _ => {
+                    if failure == Errno::NOENT {
+                        failure = errno;
+                    }
+                    Ok(Vec::new())
+                }
+            })?;
+            if spellings.is_empty() {
+                dead_ends += 1;
+                if dead_ends == DEAD_ENDS_MAX {
+                    return Err(failure);
+                }
             }
-            found.extend_from_slice(&name);
+            untried.push(spellings);
+            let next = loop {
+                let Some(spellings) = untried.last_mut() else {
+                    return Err(failure);
+                };
+                match spellings.pop() {
+                    Some(next) => break next,
+                    None => drop(untried.pop()),
+                }
+            };
+            found.truncate(untried.len() - 1);
+            found.push(next);
+        }
+        let mut found = found.join(&b'/');
+        if path.ends_with(b"/") {
+            found.push(b'/');
         }
         Ok(found)
     }
@@ -130,14 +192,17 @@ impl Directory {
         if matches!(name, b"" | b"..") || climbs_out(path) {
             return Err(Errno::ACCESS);
         }
-        if !self.options.case_insensitive {
-            return FileSink::create(self.tree.directory(parent)?, name, terms);
-        }
-        let directory = self.tree.directory(&self.spelled_as_there(parent)?)?;
-        let name = match name_as_there(&directory, name) {
-            Err(Errno::NOENT) => Cow::Borrowed(name),
-            other => other?,
+        let (directory, name) = if self.options.case_insensitive {
+            let directory = self.tree.directory(&self.spelled_as_there(parent)?)?;
+            let there = names_as_there(&directory, name)?.pop();
+            (directory, there.map_or(Cow::Borrowed(name), Cow::Owned))
+        } else {
+            (self.tree.directory(parent)?, Cow::Borrowed(name))
         };
+        // A link has the name, wherever it leads.
+        if !terms.replaces && is_link(&directory, &name) {
+            return Err(Errno::EXIST);
+        }
         FileSink::create(directory, &name, terms)
     }
 }
@@ -148,13 +213,8 @@ impl Backend for Directory {
             return Err(Refusal::NotFound.into());
         }
         let plain = normal(name);
-        let result = self.open_path(&plain, patience);
-        if !is_not_found(&result) {
-            return result;
-        }
         let slashed = slashed(&plain);
-        let meant = [self.own_path_stripped(&plain), slashed.as_deref()];
-        for path in meant.into_iter().flatten() {
+        for path in self.meanings(&plain, slashed.as_deref()) {
             let result = self.open_path(path, patience);
             if !is_not_found(&result) {
                 return result;
@@ -165,7 +225,7 @@ impl Backend for Directory {
             if patience == Patience::Now {
                 return Err(OpenError::WouldBlock);
             }
-            for path in [Some(plain.as_slice())].into_iter().chain(meant).flatten() {
+            for path in self.meanings(&plain, slashed.as_deref()) {
                 match self.spelled_as_there(path) {
                     Ok(path) => return self.open_path(&path, patience),
                     // Nobody looked whether it is there.
@@ -195,16 +255,16 @@ impl Backend for Directory {
             octets_max: self.options.upload_octets_max,
             unnamed: self.unnamed,
         };
-        let plain = normal(name);
-        let path = if plain.contains(&b'\\') {
-            slashed(&plain).unwrap_or(plain)
-        } else {
-            plain
-        };
-        let mut created = self.create_path(&path, terms).map_err(name_refusal);
-        if let (Err(Refusal::NotFound), Some(path)) = (&created, self.own_path_stripped(&path)) {
-            created = self.create_path(path, terms).map_err(name_refusal);
+        let mut plain = normal(name);
+        if plain.contains(&b'\\') {
+            plain = slashed(&plain).unwrap_or(plain);
         }
+        let slashed = slashed(&plain);
+        let created = self
+            .meanings(&plain, slashed.as_deref())
+            .map(|path| self.create_path(path, terms).map_err(name_refusal))
+            .find(|created| !matches!(created, Err(Refusal::NotFound)))
+            .unwrap_or(Err(Refusal::NotFound));
         created.map(|sink| Box::new(sink) as Box<dyn Sink>)
     }
 }
@@ -213,13 +273,23 @@ const fn is_not_found(result: &Result<Opened, OpenError>) -> bool {
     matches!(result, Err(OpenError::Refused(Refusal::NotFound)))
 }
 
-/// `path` without the components that mean nothing, and without a slash before the first.
+/// `path` without the components that mean nothing, and without a slash before the first; one behind the last
+/// says that a directory is meant.
 fn normal(path: &[u8]) -> Vec<u8> {
+    let means_nothing = |component: &&[u8]| matches!(*component, b"" | b".");
     let components = path.split(|&octet| octet == b'/');
-    components
-        .filter(|component| !matches!(*component, b"" | b"."))
+    let is_directory = components
+        .clone()
+        .next_back()
+        .is_some_and(|last| means_nothing(&last));
+    let mut normal = components
+        .filter(|component| !means_nothing(component))
         .collect::<Vec<_>>()
-        .join(&b'/')
+        .join(&b'/');
+    if is_directory && !normal.is_empty() {
+        normal.push(b'/');
+    }
+    normal
 }
 
 /// Whether `..` in `path` asks for what is above the root.
@@ -246,24 +316,42 @@ fn slashed(path: &[u8]) -> Option<Vec<u8>> {
     (meant != path).then_some(meant)
 }
 
-/// The name in `directory` that equals `wanted`, or else does so but for ASCII case: the least such
-/// name, so that the answer does not depend on the order that a directory happens to have.
-fn name_as_there<'a>(directory: &OwnedFd, wanted: &'a [u8]) -> Result<Cow<'a, [u8]>, Errno> {
-    match statat(directory, wanted, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(_) => return Ok(Cow::Borrowed(wanted)),
-        Err(Errno::NOENT) => {}
+/// Whether `name` in `directory` is a link.
+fn is_link(directory: &OwnedFd, name: &[u8]) -> bool {
+    statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
+}
+
+/// The names in `directory` that equal `wanted` but for ASCII case, the first to be tried at the end: that
+/// which equals it, or else the least, so that the answer does not depend on the order that a directory
+/// happens to have.
+fn names_as_there(directory: &OwnedFd, wanted: &[u8]) -> Result<Vec<Vec<u8>>, Errno> {
+    let exact = match statat(directory, wanted, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => Some(wanted.to_vec()),
+        Err(Errno::NOENT) => None,
         Err(errno) => return Err(errno),
-    }
-    let mut least: Option<Vec<u8>> = None;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    for entry in Dir::new(openat(directory, ".", flags, Mode::empty())?)? {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if name.eq_ignore_ascii_case(wanted) && least.as_deref().is_none_or(|least| name < least) {
-            least = Some(name.to_vec());
+    };
+    let alike = |name: &[u8]| name != wanted && name.eq_ignore_ascii_case(wanted);
+    let list = || -> Result<Vec<Vec<u8>>, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut names = Vec::new();
+        for entry in Dir::new(openat(directory, ".", flags, Mode::empty())?)? {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if alike(name) {
+                names.push(name.to_vec());
+            }
         }
-    }
-    least.map(Cow::Owned).ok_or(Errno::NOENT)
+        Ok(names)
+    };
+    let mut names = match list() {
+        // What may be entered but not read shows no others.
+        Err(Errno::ACCESS) if exact.is_some() => Vec::new(),
+        names => names?,
+    };
+    names.sort_unstable_by(|a, b| b.cmp(a));
+    names.extend(exact);
+    Ok(names)
 }
 
 #[cfg(test)]

@@ -100,6 +100,7 @@ fn refused(name: &str, refusal: Refusal) -> (Vec<u8>, Result<Vec<u8>, Refusal>) 
 fn names_are_found_as_clients_write_them() {
     let scratch = Scratch::new();
     let root = scratch.root().to_string_lossy().into_owned();
+    let backslashed = root.replace('/', "\\");
     symlink("sub", scratch.root().join("link")).expect("linked");
     symlink("/sub/y", scratch.root().join("absolute")).expect("linked");
     symlink("../root/x", scratch.root().join("sub/up")).expect("linked");
@@ -125,6 +126,20 @@ fn names_are_found_as_clients_write_them() {
             found("back\\slash", "literal"),
             found(&format!("{root}/x"), "x"),
             found(&format!("{root}/sub/y"), "y"),
+            found(&format!("{backslashed}\\x"), "x"),
+            found(&format!("{}\\sub\\y", &backslashed[1..]), "y"),
+            found(&format!("C:{root}/x"), "x"),
+            refused(&root, Refusal::Denied),
+            refused(&format!("{root}/"), Refusal::Denied),
+            refused(&backslashed, Refusal::Denied),
+            // What ends with a slash is a directory, there or not.
+            refused("sub/", Refusal::Denied),
+            refused("link/", Refusal::Denied),
+            refused("sub/.", Refusal::Denied),
+            refused("x/", Refusal::NotFound),
+            refused("x/.", Refusal::NotFound),
+            refused("x\\", Refusal::NotFound),
+            refused("none/", Refusal::NotFound),
             refused(&format!("{root}-sibling/secret"), Refusal::NotFound),
             refused("../outside/secret", Refusal::NotFound),
             refused("..\\outside\\secret", Refusal::NotFound),
@@ -377,6 +392,102 @@ fn case_is_looked_up_where_wanted() {
             Some(Refusal::Exists)
         );
     }
+}
+
+/// Goal: what is sought may be in any of several directories that differ in case alone, and looking for it has an
+/// end. Method: files in some of them; then a tree of such pairs, in which nothing is.
+#[test]
+fn directories_that_differ_in_case_alone_are_all_looked_into() {
+    let scratch = Scratch::new();
+    for (directory, file) in [("Sub1", "a"), ("sUB1", "b"), ("sUB1", "A")] {
+        fs::create_dir_all(scratch.root().join(directory)).expect("made");
+        let path = format!("{directory}/{file}");
+        fs::write(scratch.root().join(&path), path).expect("written");
+    }
+    for depth in 0..12 {
+        for pair in ["p", "P"] {
+            let place = scratch.root().join("p/".repeat(depth)).join(pair);
+            fs::create_dir_all(place).expect("made");
+        }
+    }
+    symlink("p", scratch.root().join("p/p/pP")).expect("linked");
+    fs::write(scratch.root().join("P/end"), "end").expect("written");
+    let options = DirectoryOptions {
+        case_insensitive: true,
+        writes: Writes::Create,
+        ..DirectoryOptions::default()
+    };
+    for resolver in RESOLVERS {
+        let directory = scratch.serve(options, resolver);
+        for (name, expected) in [
+            found("SUB1/a", "Sub1/a"),
+            found("SUB1/b", "sUB1/b"),
+            found("SUB1/A", "Sub1/a"),
+            found("Sub1/B", "sUB1/b"),
+            found("Sub1/A", "Sub1/a"),
+            found("sub/../SUB1/b", "sUB1/b"),
+            found("p/END", "end"),
+            refused("SUB1/c", Refusal::NotFound),
+            refused("SUB1/a/", Refusal::NotFound),
+            refused("SUB1/", Refusal::Denied),
+            refused(&("p/".repeat(12) + "none"), Refusal::NotFound),
+        ] {
+            let shown = name.escape_ascii();
+            assert_eq!(
+                contents(&directory, &name),
+                expected,
+                "{shown} by {resolver:?}"
+            );
+        }
+        drop(directory.create(b"SUB1/new", None).expect("the first"));
+        let refused = directory.create(b"SUB1/a", None).err();
+        assert_eq!(refused, Some(Refusal::Exists));
+    }
+}
+
+/// Goal: a writer's name means what it means to a reader, of directories too.
+#[test]
+fn names_to_write_mean_what_they_mean_to_readers() {
+    let scratch = Scratch::new();
+    let root = scratch.root().to_string_lossy().into_owned();
+    let backslashed = root.replace('/', "\\");
+    symlink("x", scratch.root().join("link")).expect("linked");
+    symlink("nowhere", scratch.root().join("dangling")).expect("linked");
+    for (writes, there) in [
+        (Writes::Create, Refusal::Exists),
+        (Writes::Overwrite, Refusal::Denied),
+    ] {
+        let options = DirectoryOptions {
+            writes,
+            ..DirectoryOptions::default()
+        };
+        for directory in upload_directories(&scratch, options) {
+            let begun = |name: &str| directory.create(name.as_bytes(), None).map(drop);
+            for name in [
+                "new",
+                "C:/new",
+                "C:\\new",
+                "c:new",
+                "sub\\new",
+                &format!("{root}/new"),
+                &format!("{backslashed}\\new"),
+                &format!("C:{backslashed}\\new"),
+                &format!("C:{root}/sub/new"),
+            ] {
+                assert_eq!(begun(name), Ok(()), "{name}");
+            }
+            for name in [
+                "x/", "x\\", "new/", "sub", "sub/", "sub/.", "/", "C:/", &root,
+            ] {
+                assert_eq!(begun(name), Err(Refusal::Denied), "{name}");
+            }
+            assert_eq!(begun("none/new"), Err(Refusal::NotFound));
+            for name in ["link", "dangling"] {
+                assert_eq!(begun(name), Err(there), "{name} with {writes:?}");
+            }
+        }
+    }
+    assert_eq!(scratch.listing(), ["dangling", "link", "sub", "x"]);
 }
 
 /// Goal: a name that no file can have is that of no file, for reading and for writing. Method: names too

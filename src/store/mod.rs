@@ -3,7 +3,7 @@
 //! Whatever may block is done by a few threads; the shard gets the result at once when it is at hand
 //! ([`Answer::Now`]), or later through its [`Mailbox`]. Work has three lanes, each with a bounded queue
 //! and threads of its own: opening and framing, which a booting machine waits for, is held up neither
-//! by uploads and their `fsync` nor by texts that are read through for their length. One opening is
+//! by uploads and their `fsync` nor by long texts that are read through for their length. One opening is
 //! shared by all who read the same file, and so are the DATA packets made from it ([`Frames`]).
 
 mod arena;
@@ -16,6 +16,7 @@ pub mod memory;
 mod pool;
 mod resolve;
 mod sample;
+mod scans;
 mod text;
 mod upload;
 
@@ -34,7 +35,8 @@ pub use self::upload::Upload;
 use self::body::Bodies;
 use self::frames::{Asked, FrameCache, Why};
 use self::pool::Queue;
-use self::text::Text;
+use self::scans::{Scans, Work};
+use self::text::Scan;
 use crate::config;
 use crate::sync::mpsc::Sender;
 use crate::sync::thread::{self, JoinHandle};
@@ -43,8 +45,12 @@ use crate::wire::{ErrorCode, Mode};
 /// Threads that open and frame: enough to keep a disk busy, few enough to leave the cores to the shards.
 pub const THREADS_DEFAULT: usize = 4;
 
-/// Threads that scan texts. More would scan a text twice that two ask for at once.
+/// Threads that scan long texts: these share a disk, and take turns anyway.
 const SCAN_THREADS_MAX: usize = 1;
+
+/// A text up to this length is scanned where it is opened: that takes no longer than to frame a stretch of
+/// a file, and its reader need not wait behind longer ones.
+const SCANNED_AT_ONCE_OCTETS_MAX: u64 = EXTENT_OCTETS;
 
 /// Threads that do what uploads need: one goes on writing while the other waits for an `fsync`.
 const UPLOAD_THREADS_MAX: usize = 2;
@@ -52,9 +58,6 @@ const UPLOAD_THREADS_MAX: usize = 2;
 /// Most jobs that wait in the lanes of reads and uploads, beyond those that must not be refused: enough
 /// for a whole rack that asks at once, few enough to be done by a slow disk before the clients give up.
 const JOBS_MAX: usize = 1024;
-
-/// Most texts that wait to be scanned: a descriptor each, and every one may take its time.
-const SCANS_MAX: usize = 64;
 
 /// How a [`Store`] is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,33 +97,27 @@ impl Store {
             backend: Box::new(backend),
             bodies: Bodies::new(),
             cache: Arc::new(FrameCache::new(options.frame_cache_octets)),
-            queues: [
-                Queue::new(JOBS_MAX),
-                Queue::new(SCANS_MAX),
-                Queue::new(JOBS_MAX),
-            ],
+            queues: [Queue::new(JOBS_MAX), Queue::new(JOBS_MAX)],
+            scans: Scans::new(),
         });
         // If a thread cannot be started, dropping this store ends the others.
         let mut store = Self {
             shared,
             threads: Vec::new(),
         };
-        for (lane, name, threads) in [
-            (Lane::Reads, "store", options.threads),
-            (Lane::Scans, "scan", options.threads.min(SCAN_THREADS_MAX)),
+        let lanes: [(Duty, &str, usize); 3] = [
+            (|shared| shared.work(Lane::Reads), "store", usize::MAX),
+            (Shared::scan_all, "scan", SCAN_THREADS_MAX),
             (
-                Lane::Uploads,
+                |shared| shared.work(Lane::Uploads),
                 "upload",
-                options.threads.min(UPLOAD_THREADS_MAX),
+                UPLOAD_THREADS_MAX,
             ),
-        ] {
-            for index in 0..threads {
+        ];
+        for (work, name, threads_max) in lanes {
+            for index in 0..options.threads.min(threads_max) {
                 let shared = Arc::clone(&store.shared);
-                let work = move || {
-                    while let Some(job) = shared.queue(lane).next() {
-                        shared.run(job);
-                    }
-                };
+                let work = move || work(&shared);
                 store.threads.push(
                     thread::Builder::new()
                         .name(format!("{name}-{index}"))
@@ -148,16 +145,12 @@ impl Store {
                 Mode::Octet => return Answer::Now(Ok(self.shared.share(opened, mode))),
                 // A text has to be read through before its length is known: only one that somebody
                 // reads already is at hand.
-                Mode::Netascii => {
-                    return match self.shared.bodies.find(opened.identity, mode) {
-                        Some(body) => Answer::Now(Ok(body)),
-                        None => self.offer(Job::Scan {
-                            ticket,
-                            opened,
-                            mailbox: mailbox.clone(),
-                        }),
-                    };
-                }
+                Mode::Netascii => match self.shared.bodies.find(opened.identity, mode) {
+                    Some(body) => return Answer::Now(Ok(body)),
+                    // It is opened again when its turn comes: a descriptor for each that waits is too many.
+                    None if is_short(&opened) => {}
+                    None => return answer(self.shared.scans.ask(opened, ticket, mailbox)),
+                },
             },
         }
         self.offer(Job::Open {
@@ -166,6 +159,12 @@ impl Store {
             mode,
             mailbox: mailbox.clone(),
         })
+    }
+
+    /// Nobody waits for the answer to [`Self::open`] any more. It may come nevertheless; but a long text
+    /// that is being scanned for that alone is left.
+    pub fn withdraw(&self, ticket: Ticket, mailbox: &Mailbox) {
+        self.shared.scans.withdraw(ticket, mailbox);
     }
 
     /// The frames of `key`. If they are not at hand, [`Done::Framed`] follows: one for each mailbox
@@ -240,22 +239,37 @@ impl Store {
     /// Does one piece of waiting work on the caller's thread, reads before scans before uploads;
     /// `false` if none waits.
     pub fn run_next(&self) -> bool {
-        let next = self.shared.queues.iter().find_map(Queue::next_now);
-        next.map(|job| self.shared.run(job)).is_some()
+        let shared = &self.shared;
+        if let Some(job) = shared.queue(Lane::Reads).next_now() {
+            shared.run(job);
+        } else if let Some(work) = shared.scans.next_now() {
+            shared.scan(work);
+        } else if let Some(job) = shared.queue(Lane::Uploads).next_now() {
+            shared.run(job);
+        } else {
+            return false;
+        }
+        true
     }
 
     fn offer<T>(&self, job: Job) -> Answer<T> {
-        if self.shared.offer(job) {
-            Answer::Later
-        } else {
-            Answer::Busy
-        }
+        answer(self.shared.offer(job))
     }
+}
+
+/// The answer to who asked for work that was taken, or for which there is no room.
+const fn answer<T>(taken: bool) -> Answer<T> {
+    if taken { Answer::Later } else { Answer::Busy }
+}
+
+const fn is_short(text: &Opened) -> bool {
+    text.len <= SCANNED_AT_ONCE_OCTETS_MAX
 }
 
 impl Drop for Store {
     fn drop(&mut self) {
         self.shared.queues.iter().for_each(Queue::close);
+        self.shared.scans.close();
         for thread in self.threads.drain(..) {
             // A thread cannot panic: whatever a job does is caught. If one did, nothing is left to do.
             let _ = thread.join();
@@ -294,14 +308,17 @@ struct Shared {
     bodies: Bodies,
     cache: Arc<FrameCache>,
     /// By [`Lane`].
-    queues: [Queue<Job>; 3],
+    queues: [Queue<Job>; 2],
+    scans: Scans,
 }
 
-/// Kinds of work that do not wait for each other.
+/// What a thread does, until all is to end.
+type Duty = fn(&Shared);
+
+/// Kinds of work that do not wait for each other, nor for long scans.
 #[derive(Debug, Clone, Copy)]
 enum Lane {
     Reads,
-    Scans,
     Uploads,
 }
 
@@ -314,12 +331,6 @@ enum Job {
         mailbox: Mailbox,
     },
     Frame(FramesKey),
-    /// Opening a text goes on with reading it through.
-    Scan {
-        ticket: Ticket,
-        opened: Opened,
-        mailbox: Mailbox,
-    },
     Create {
         ticket: Ticket,
         name: Box<[u8]>,
@@ -345,7 +356,6 @@ impl Job {
     const fn lane(&self) -> Lane {
         match self {
             Self::Open { .. } | Self::Frame(_) => Lane::Reads,
-            Self::Scan { .. } => Lane::Scans,
             Self::Create { .. } | Self::Write { .. } | Self::Publish { .. } | Self::Discard(_) => {
                 Lane::Uploads
             }
@@ -368,6 +378,13 @@ impl Shared {
         self.queue(job.lane()).add(job);
     }
 
+    /// Does what waits in a lane, until all is to end.
+    fn work(&self, lane: Lane) {
+        while let Some(job) = self.queue(lane).next() {
+            self.run(job);
+        }
+    }
+
     fn run(&self, job: Job) {
         match job {
             Job::Open {
@@ -379,12 +396,7 @@ impl Shared {
                 let answer = match caught(Refusal::Failed(PANICKED), || self.open(&name, mode)) {
                     Ok(Opening::Done(body)) => Ok(body),
                     Ok(Opening::Unscanned(opened)) => {
-                        let mailbox = mailbox.clone();
-                        if self.offer(Job::Scan {
-                            ticket,
-                            opened,
-                            mailbox,
-                        }) {
+                        if self.scans.ask(opened, ticket, &mailbox) {
                             return;
                         }
                         Err(Refusal::Failed(BUSY))
@@ -392,14 +404,6 @@ impl Shared {
                     Err(refusal) => Err(refusal),
                 };
                 mailbox.deliver(Done::Opened(ticket, answer));
-            }
-            Job::Scan {
-                ticket,
-                opened,
-                mailbox,
-            } => {
-                let scanned = caught(Refusal::Failed(PANICKED), || self.scan(opened));
-                mailbox.deliver(Done::Opened(ticket, scanned));
             }
             Job::Frame(key) => {
                 let frames = caught(ReadFailure::Failed(PANICKED), || {
@@ -463,27 +467,60 @@ impl Shared {
             Mode::Octet => Opening::Done(self.share(opened, mode)),
             Mode::Netascii => match self.bodies.find(opened.identity, mode) {
                 Some(body) => Opening::Done(body),
+                None if is_short(&opened) => Opening::Done(self.scan_at_once(opened)?),
                 None => Opening::Unscanned(opened),
             },
         })
     }
 
-    fn scan(&self, opened: Opened) -> Result<Arc<Body>, Refusal> {
-        // Somebody may have asked for it before, and waited in front.
-        if let Some(body) = self.bodies.find(opened.identity, Mode::Netascii) {
-            return Ok(body);
+    fn scan_at_once(&self, opened: Opened) -> Result<Arc<Body>, Refusal> {
+        let mut scan = Scan::new(opened.source, opened.len);
+        while !scan.advance().map_err(scan_refusal)? {}
+        self.scanned(scan, opened.identity)
+    }
+
+    /// Scans long texts, until all is to end.
+    fn scan_all(&self) {
+        while let Some(work) = self.scans.next() {
+            self.scan(work);
         }
-        let wanted = || !self.queue(Lane::Scans).is_closed();
-        let (text, len) =
-            Text::scan(opened.source, opened.len, wanted).map_err(|failure| match failure {
-                // Too much in motion to be read now; the client may ask again.
-                ReadFailure::Changed => Refusal::Failed(WOULD_BLOCK),
-                ReadFailure::Failed(errno) => Refusal::Failed(errno),
-            })?;
+    }
+
+    /// Scans a slice of a long text. Those who wait for it hear of its end.
+    fn scan(&self, work: Work) {
+        let Work { id, identity, scan } = work;
+        let result = match caught(Refusal::Failed(PANICKED), || self.scan_on(scan, identity)) {
+            Ok(Scanning::Unfinished(scan)) => {
+                return self.scans.put_back(Work { id, identity, scan });
+            }
+            Ok(Scanning::Done(body)) => Ok(body),
+            Err(refusal) => Err(refusal),
+        };
+        for (ticket, mailbox) in self.scans.finish(id) {
+            mailbox.deliver(Done::Opened(ticket, result.clone()));
+        }
+    }
+
+    fn scan_on(&self, mut scan: Scan, identity: Identity) -> Result<Scanning, Refusal> {
+        // It may have been done between the look for it and the wish for it.
+        if scan.scanned() == 0
+            && let Some(body) = self.bodies.find(identity, Mode::Netascii)
+        {
+            return Ok(Scanning::Done(body));
+        }
+        if scan.advance().map_err(scan_refusal)? {
+            self.scanned(scan, identity).map(Scanning::Done)
+        } else {
+            Ok(Scanning::Unfinished(scan))
+        }
+    }
+
+    fn scanned(&self, scan: Scan, identity: Identity) -> Result<Arc<Body>, Refusal> {
+        let (text, len) = scan.finish().map_err(scan_refusal)?;
         let scanned = Opened {
             source: Box::new(text),
             len,
-            identity: opened.identity,
+            identity,
         };
         Ok(self.share(scanned, Mode::Netascii))
     }
@@ -508,8 +545,22 @@ impl Shared {
 /// How far opening came.
 enum Opening {
     Done(Arc<Body>),
-    /// The length of a text is not known yet.
+    /// The length of a text is not known yet, nor will it be soon.
     Unscanned(Opened),
+}
+
+/// How far a scan came.
+enum Scanning {
+    Done(Arc<Body>),
+    Unfinished(Scan),
+}
+
+const fn scan_refusal(failure: ReadFailure) -> Refusal {
+    match failure {
+        // Too much in motion to be read now; the client may ask again.
+        ReadFailure::Changed => Refusal::Failed(WOULD_BLOCK),
+        ReadFailure::Failed(errno) => Refusal::Failed(errno),
+    }
 }
 
 /// The error number of work that panicked, which is a bug: EIO.

@@ -79,11 +79,6 @@ impl<Job> Queue<Job> {
         }
     }
 
-    /// Whether the threads are to end, and a long job is to be given up.
-    pub(super) fn is_closed(&self) -> bool {
-        self.lock().closed
-    }
-
     /// Ends the threads; what still waits is dropped, which for an upload means that it leaves nothing.
     pub(super) fn close(&self) {
         let mut state = self.lock();
@@ -114,9 +109,7 @@ mod tests {
         queue.add(7);
         assert_eq!(queue.len(), 4);
         assert_eq!(queue.next_now(), Some(0));
-        assert!(!queue.is_closed());
         queue.close();
-        assert!(queue.is_closed());
         assert_eq!(queue.next(), None);
         assert!(!queue.offer(0));
     }

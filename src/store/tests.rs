@@ -6,6 +6,7 @@ use std::task::Waker;
 
 use super::frames::FIRST_EXTENT_OCTETS;
 use super::memory::{Contents, Faults, Memory, pattern_octet};
+use super::scans::{SCANS_MAX, WAITING_MAX};
 use super::*;
 use crate::proto::block::{BlockIndex, Rollover};
 use crate::sync::mpsc::{Receiver, channel};
@@ -1148,38 +1149,120 @@ fn texts_are_encoded_at_any_offset() {
     }
 }
 
-/// Goal: a text is scanned once for all who ask together, and one too many is told to come back.
-/// Method: as many ask for one text as may wait, and one more, when it is at hand and when it is not.
+/// Goal: a long text is scanned once for all who ask together, and one text too many is told to come back, as
+/// is one reader too many. Method: as many as may, and one more, when texts are at hand and when they are not.
 #[test]
 fn scans_are_bounded_and_shared() {
     for open_would_block in [false, true] {
         let memory = Memory::new(Writes::Off);
-        let len = 200_000;
-        memory.insert(b"text", Contents::Pattern { seed: 1, len });
+        let len = SCANNED_AT_ONCE_OCTETS_MAX + 1;
+        let text = |number: usize| number.to_string().into_bytes();
+        for number in 0..=SCANS_MAX {
+            memory.insert(&text(number), Contents::Pattern { seed: 1, len });
+        }
         memory.set_faults(Faults {
             open_would_block,
             ..Faults::default()
         });
         let (store, mailbox, inbox) = store(memory.clone(), 0);
-        for number in 0..=SCANS_MAX as u64 {
-            let answer = store.open(Ticket(number), b"text", Mode::Netascii, &mailbox);
-            let at_hand = !open_would_block;
-            let busy = at_hand && number == SCANS_MAX as u64;
-            assert_eq!(matches!(answer, Answer::Busy), busy);
-            assert_eq!(matches!(answer, Answer::Later), !busy);
-        }
-        run_all(&store);
-        assert_eq!(memory.reads(), len.div_ceil(65_536), "scanned once");
-        let (mut scanned, mut busy) = (0, 0);
-        for done in inbox.try_iter() {
-            match done {
-                Done::Opened(_, Ok(_)) => scanned += 1,
-                Done::Opened(_, Err(Refusal::Failed(libc::EBUSY))) => busy += 1,
-                other => panic!("not what was asked for: {other:?}"),
+        let ask = |number| {
+            let answer = store.open(Ticket(0), &text(number), Mode::Netascii, &mailbox);
+            assert_eq!(memory.reads(), 0);
+            // What is not at hand is looked for first.
+            if open_would_block {
+                assert!(matches!(answer, Answer::Later) && store.run_next());
             }
+            let busy = inbox.try_iter().next().map(|done| match done {
+                Done::Opened(_, Err(Refusal::Failed(libc::EBUSY))) => (),
+                other => panic!("not what was asked for: {other:?}"),
+            });
+            busy.is_some() || matches!(answer, Answer::Busy)
+        };
+        for number in 0..SCANS_MAX {
+            assert!(!ask(number));
         }
-        assert_eq!((scanned, busy), (SCANS_MAX, usize::from(open_would_block)));
+        assert!(ask(SCANS_MAX));
+        for _ in SCANS_MAX..WAITING_MAX {
+            assert!(!ask(0));
+        }
+        assert!(ask(0));
+        run_all(&store);
+        let reads = SCANS_MAX as u64 * len.div_ceil(65_536);
+        assert_eq!(memory.reads(), reads, "each scanned once");
+        let opened = |done| matches!(done, Done::Opened(_, Ok(body)) if body.len() > len);
+        assert_eq!(
+            inbox
+                .try_iter()
+                .filter_map(|done| opened(done).then_some(()))
+                .count(),
+            WAITING_MAX
+        );
     }
+}
+
+/// Goal: a short text waits for no long one, and a longer one for no more than its own length of each.
+#[test]
+fn shorter_texts_overtake_longer_ones() {
+    let memory = Memory::new(Writes::Off);
+    let ages = u64::MAX / 8;
+    let slice = Scan::SLICE_OCTETS;
+    let lengths = [
+        ("ages", ages),
+        ("long", 2 * slice),
+        ("short", 1000),
+        ("more", ages),
+    ];
+    for (name, len) in lengths {
+        memory.insert(name.as_bytes(), Contents::Pattern { seed: 1, len });
+    }
+    let (store, mailbox, inbox) = store(memory, 0);
+    let ask = |number, name: &str| {
+        let answer = store.open(Ticket(number), name.as_bytes(), Mode::Netascii, &mailbox);
+        assert!(matches!(answer, Answer::Later), "{name}");
+    };
+    ask(0, "ages");
+    for _ in 0..5 {
+        assert!(store.run_next());
+    }
+    ask(1, "more");
+    ask(2, "long");
+    ask(3, "short");
+    let mut done = Vec::new();
+    for _ in 0..1 + 2 * 2 {
+        assert!(store.run_next());
+        done.extend(inbox.try_iter().map(|done| match done {
+            Done::Opened(Ticket(number), Ok(_)) => number,
+            other => panic!("not what was asked for: {other:?}"),
+        }));
+    }
+    assert_eq!(done, [3, 2]);
+}
+
+/// Goal: a long text is scanned for as long as anybody waits for it, and no longer.
+#[test]
+fn a_text_that_nobody_waits_for_is_left() {
+    let memory = Memory::new(Writes::Off);
+    let len = u64::MAX / 8;
+    memory.insert(b"ages", Contents::Pattern { seed: 1, len });
+    let (store, mailbox, inbox) = store(memory.clone(), 0);
+    let other = Mailbox::new(channel().0, Waker::noop().clone());
+    for number in 0..2 {
+        store.open(Ticket(number), b"ages", Mode::Netascii, &mailbox);
+    }
+    assert!(store.run_next());
+    // Another shard's, one that never asked, and one of two.
+    store.withdraw(Ticket(1), &other);
+    store.withdraw(Ticket(7), &mailbox);
+    store.withdraw(Ticket(0), &mailbox);
+    assert!(store.run_next());
+    // Amid a slice.
+    let work = store.shared.scans.next_now().expect("one is under way");
+    store.withdraw(Ticket(1), &mailbox);
+    store.shared.scan(work);
+    let reads = memory.reads();
+    assert!(!store.run_next());
+    assert_eq!(memory.reads(), reads);
+    assert!(inbox.try_recv().is_err());
 }
 
 /// Goal: nothing holds up what booting machines wait for, nor the end. Method: texts that take years to

@@ -16,6 +16,15 @@ pub(super) struct Text {
     index: Index,
 }
 
+/// A file that is read through once, for its length as a text and for places to read it from.
+pub(super) struct Scan {
+    file: Box<dyn Source>,
+    len: u64,
+    index: Index,
+    scanned: u64,
+    wire: u64,
+}
+
 /// Where on the wire the file's octets begin, for every so many of them.
 struct Index {
     /// Octets of the file from one checkpoint to the next.
@@ -24,32 +33,51 @@ struct Index {
     wire: Vec<u64>,
 }
 
-impl Text {
-    /// Scans the first `len` octets of `file` once; returns their length on the wire as well. That can
-    /// take minutes, and ends early, with `ECANCELED`, once it is no longer `wanted`.
-    pub(super) fn scan(
-        file: Box<dyn Source>,
-        len: u64,
-        wanted: impl Fn() -> bool,
-    ) -> Result<(Self, u64), ReadFailure> {
-        let mut index = Index {
-            spacing: CHUNK_OCTETS as u64,
-            wire: Vec::new(),
-        };
-        let mut buffer = vec![0; CHUNK_OCTETS];
-        let mut wire = 0;
-        let mut offset = 0;
-        while offset < len {
-            if !wanted() {
-                return Err(ReadFailure::Failed(libc::ECANCELED));
-            }
-            index.note(offset, wire);
-            let chunk = read_chunk(&*file, &mut buffer, offset, len)?;
-            wire += encoded_len(chunk);
-            offset += chunk.len() as u64;
+impl Scan {
+    /// Octets that [`Self::advance`] scans: long enough for a disk that has to go to and fro between files.
+    pub(super) const SLICE_OCTETS: u64 = 64 * CHUNK_OCTETS as u64;
+
+    /// Begins with the first `len` octets of `file`.
+    pub(super) const fn new(file: Box<dyn Source>, len: u64) -> Self {
+        Self {
+            file,
+            len,
+            index: Index {
+                spacing: CHUNK_OCTETS as u64,
+                wire: Vec::new(),
+            },
+            scanned: 0,
+            wire: 0,
         }
-        file.check()?;
-        Ok((Self { file, len, index }, wire))
+    }
+
+    /// Octets of the file that are behind it.
+    pub(super) const fn scanned(&self) -> u64 {
+        self.scanned
+    }
+
+    /// Goes on for a slice; says whether that was the last.
+    pub(super) fn advance(&mut self) -> Result<bool, ReadFailure> {
+        let end = self.len.min(self.scanned + Self::SLICE_OCTETS);
+        let mut buffer = vec![0; CHUNK_OCTETS];
+        while self.scanned < end {
+            self.index.note(self.scanned, self.wire);
+            let chunk = read_chunk(&*self.file, &mut buffer, self.scanned, self.len)?;
+            self.wire += encoded_len(chunk);
+            self.scanned += chunk.len() as u64;
+        }
+        Ok(self.scanned == self.len)
+    }
+
+    /// The text, and its length on the wire, once all is scanned.
+    pub(super) fn finish(self) -> Result<(Text, u64), ReadFailure> {
+        self.file.check()?;
+        let text = Text {
+            file: self.file,
+            len: self.len,
+            index: self.index,
+        };
+        Ok((text, self.wire))
     }
 }
 

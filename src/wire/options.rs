@@ -21,7 +21,8 @@ impl<'a> Options<'a> {
         self.0
     }
 
-    /// The pairs, in the order sent. A name without a whole value ends them, as does an empty name.
+    /// The pairs, in the order sent. A name without a whole value ends them; an empty name says nothing, and
+    /// those behind it count.
     #[must_use]
     pub const fn pairs(self) -> OptionPairs<'a> {
         OptionPairs(self.0)
@@ -48,13 +49,14 @@ impl<'a> Iterator for OptionPairs<'a> {
     type Item = (&'a [u8], &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let (name, rest) = split_nul(self.0)?;
-        let (value, rest) = split_nul(rest)?;
-        if name.is_empty() {
-            return None;
+        loop {
+            let (name, rest) = split_nul(self.0)?;
+            let (value, rest) = split_nul(rest)?;
+            self.0 = rest;
+            if !name.is_empty() {
+                return Some((name, value));
+            }
         }
-        self.0 = rest;
-        Some((name, value))
     }
 }
 
@@ -85,12 +87,20 @@ mod tests {
         assert_eq!(pairs(b"a\x001\0blksize"), one, "name without NUL");
         assert_eq!(pairs(b"a\x001\0blksize\0"), one, "option without value");
         assert_eq!(pairs(b"a\x001\0blksize\x00512"), one, "value without NUL");
-        assert_eq!(pairs(b"a\x001\0\0\0b\x002\0"), one, "empty name");
         for nothing in [&b""[..], b"\0", b"\0\0", b"a", b"a\0", b"a\0b"] {
             assert!(Options::new(nothing).is_empty(), "{nothing:?}");
         }
         for something in [&b"a\0\0"[..], b"a\x001\0", b"a\x001\0b"] {
             assert!(!Options::new(something).is_empty(), "{something:?}");
+        }
+    }
+
+    #[test]
+    fn an_empty_name_is_passed_over_with_its_value() {
+        let two: [(&[u8], &[u8]); 2] = [(b"a", b"1"), (b"b", b"2")];
+        for between in [&b"\0\0"[..], b"\0x\0", b"\0\0\0y\0"] {
+            let octets = [b"a\x001\0", between, b"b\x002\0"].concat();
+            assert_eq!(pairs(&octets), two, "{between:?}");
         }
     }
 

@@ -169,7 +169,7 @@ impl Scene<'_> {
                     local: LocalSide::Stored(name.clone()),
                     mode: *mode,
                     wanted: *wanted,
-                    patience: self.settings.patience,
+                    patience: self.settings.patience.with_own_timeout(wanted.timeout),
                     linger: LINGER,
                     order: ORDER_DEFAULT,
                 })));

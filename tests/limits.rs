@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bootstorm::config::{
     DRAIN_LINGER, LINGER_READ, LINGERING_MAX, STRANGER_ERRORS_PER_SECOND, Settings,
-    UNVALIDATED_PER_PREFIX_MAX,
+    UNVALIDATED_PER_PREFIX_MAX, UPLOADS_MAX,
 };
 use bootstorm::engine::Bind;
 use bootstorm::engine::sim::{Network, NodeId, SimEngine, Weather};
@@ -393,4 +393,38 @@ fn one_address_has_its_share_of_the_unproven() {
     assert_eq!(lab.shard.metrics().unvalidated, most as u64 + 1);
     lab.pass(Patience::DEFAULT.idle + Duration::from_secs(1));
     assert!(lab.shard.is_empty());
+}
+
+/// Goal: forged requests to write do not keep real ones out: the oldest of those who have yet to prove
+/// themselves makes room, and none of those who have.
+#[test]
+fn uploads_that_are_not_proven_make_room() {
+    let mut lab = Lab::new();
+    let write = |lab: &Lab, number: usize| {
+        let name = format!("{number}");
+        lab.ask(client(number), Opcode::Wrq, name.as_bytes());
+    };
+    (0..UPLOADS_MAX).for_each(|number| write(&lab, number));
+    lab.settle();
+    lab.pass(Duration::from_millis(500));
+    let block = [&[0, 3, 0, 1], &[b'x'; 512][..]].concat();
+    let acks = |lab: &Lab| lab.network.sent(lab.server).acks;
+    for real in UPLOADS_MAX..2 * UPLOADS_MAX {
+        let before = acks(&lab);
+        write(&lab, real);
+        lab.settle();
+        lab.network.inject(client(real), lab.answers, &block);
+        lab.settle();
+        assert_eq!(acks(&lab) - before, 2, "{real} is served at once");
+    }
+    let evicted = lab.shard.metrics().ended.get("evicted").copied();
+    assert_eq!(evicted, Some(UPLOADS_MAX as u64));
+    assert_eq!(lab.suppressed(Suppressed::Full), 0);
+    // All that are left have proved themselves; a reader is nobody's rival.
+    write(&lab, 0);
+    lab.ask(client(1), Opcode::Rrq, b"long");
+    lab.settle();
+    assert_eq!(lab.suppressed(Suppressed::Full), 1);
+    assert_eq!(lab.shard.holdings().uploads, UPLOADS_MAX);
+    assert_eq!(lab.shard.metrics().unvalidated, 1);
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::admission::Limit;
 use super::check::Check;
 use super::slot::{Again, Errand, Flow, Held, Key, LocalSide, Origin, Outflow, Slot, Stage};
 use super::upload::Inflow;
@@ -96,13 +97,9 @@ impl<E: Engine> Shard<E> {
         if self.draining {
             return self.suppress(Suppressed::Draining);
         }
-        if !self.admit(path.peer.ip(), operation, now) {
+        if let Err(limit) = self.admit(path.peer.ip(), operation, now) {
             if self.refusal_lines.take(now) {
-                log::full(
-                    path.peer,
-                    self.settings.transfers_max,
-                    self.refusal_lines.take_denied(),
-                );
+                log::full(path.peer, limit, self.refusal_lines.take_denied());
             }
             return self.suppress(Suppressed::Full);
         }
@@ -128,9 +125,9 @@ impl<E: Engine> Shard<E> {
         };
         let id = self.table.insert(slot);
         let table = &self.table;
-        self.unvalidated.enter(id, path.peer.ip(), |id| {
-            table.get(id).is_some_and(|slot| slot.unvalidated)
-        });
+        let is_upload = operation == Operation::Write;
+        self.unvalidated
+            .enter(id, path.peer.ip(), is_upload, |id| table.is_unvalidated(id));
         self.ask_store(id, operation, &request, datagram.octets, now);
     }
 
@@ -175,34 +172,30 @@ impl<E: Engine> Shard<E> {
         true
     }
 
-    /// Makes room for one more transfer; false if there is none.
-    fn admit(&mut self, peer: IpAddr, operation: Operation, now: Instant) -> bool {
-        if operation == Operation::Write && self.uploads >= config::UPLOADS_MAX {
-            return false;
+    /// Makes room for one more transfer; says which limit there is to it, if there is none.
+    fn admit(&mut self, peer: IpAddr, operation: Operation, now: Instant) -> Result<(), Limit> {
+        let is_upload = operation == Operation::Write;
+        while is_upload && self.uploads >= config::UPLOADS_MAX {
+            self.evict(Limit::Uploads, peer, now)?;
         }
-        loop {
-            let table = &self.table;
-            let evicted = self.unvalidated.oldest_over_bound(peer, |id| {
-                table.get(id).is_some_and(|slot| slot.unvalidated)
-            });
-            let Some(id) = evicted else { break };
-            self.finish(id, Outcome::Evicted, now);
+        while let Some(limit) = self.unvalidated.limit_reached(peer) {
+            self.evict(limit, peer, now)?;
         }
         while !self.census.enter(self.settings.transfers_max) {
-            // Who has not proved to be there makes room for who may yet do.
-            let table = &self.table;
-            let oldest = self
-                .unvalidated
-                .oldest(|id| table.get(id).is_some_and(|slot| slot.unvalidated));
-            let Some(id) = oldest else {
-                return false;
-            };
-            self.finish(id, Outcome::Evicted, now);
+            self.evict(Limit::Transfers, peer, now)?;
         }
-        if operation == Operation::Write {
-            self.uploads += 1;
-        }
-        true
+        self.uploads += usize::from(is_upload);
+        Ok(())
+    }
+
+    /// Who has not proved to be there makes room under `limit` for who may yet do.
+    fn evict(&mut self, limit: Limit, peer: IpAddr, now: Instant) -> Result<(), Limit> {
+        let table = &self.table;
+        let oldest = self
+            .unvalidated
+            .oldest(limit, peer, |id| table.is_unvalidated(id));
+        self.finish(oldest.ok_or(limit)?, Outcome::Evicted, now);
+        Ok(())
     }
 
     fn ask_store(

@@ -78,6 +78,11 @@ impl Table {
         (*generation == id.generation).then_some(slot)
     }
 
+    /// Whether the slot is there and its peer has yet to prove that it is.
+    pub(super) fn is_unvalidated(&self, id: SlotId) -> bool {
+        self.get(id).is_some_and(|slot| slot.unvalidated)
+    }
+
     pub(super) fn remove(&mut self, id: SlotId) -> Option<Slot> {
         let hash = self.hasher.hash_one(self.get(id)?.key());
         if let Ok(place) = self.by_key.find_entry(hash, |&index| index == id.index) {

@@ -19,6 +19,9 @@ pub const TRANSFERS_MAX_DEFAULT: usize = 65_536;
 pub const UNVALIDATED_MAX: usize = 32_768;
 /// The same for one IPv4 address or one IPv6 /64: a lab behind one address may start all at once.
 pub const UNVALIDATED_PER_PREFIX_MAX: u32 = 16_384;
+/// For so long nobody of them has to make room for another: a round trip of a crowd, whose ACKs wait in queues. If
+/// the oldest were pushed out sooner, each would be before its ACK could arrive, and nobody be served.
+pub const UNVALIDATED_AGE_MIN: Duration = Duration::from_millis(50);
 /// Uploads at a time, per shard: each has buffers of its own.
 pub const UPLOADS_MAX: usize = 256;
 /// Local addresses of a host from which a shard answers by a socket of their own. Loopback alone has

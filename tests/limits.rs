@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bootstorm::config::{
     DRAIN_LINGER, LINGER_READ, LINGERING_MAX, STRANGER_ERRORS_PER_SECOND, Settings,
-    UNVALIDATED_PER_PREFIX_MAX, UPLOADS_MAX,
+    UNVALIDATED_AGE_MIN, UNVALIDATED_PER_PREFIX_MAX, UPLOADS_MAX,
 };
 use bootstorm::engine::Bind;
 use bootstorm::engine::sim::{Network, NodeId, SimEngine, Weather};
@@ -36,6 +36,10 @@ struct Lab {
 
 impl Lab {
     fn new() -> Self {
+        Self::with(Settings::default())
+    }
+
+    fn with(settings: Settings) -> Self {
         let network = Network::new(1, Weather::FAIR);
         let files = Memory::new(Writes::Create);
         for (name, len) in [(&b"long"[..], LONG), (b"short", SHORT)] {
@@ -48,8 +52,7 @@ impl Lab {
         let store = Store::new(files, options).expect("no thread is started");
         let server = network.add_node("S", SERVER.ip(), 1500);
         let engine = network.engine(server);
-        let settings = Arc::new(Settings::default());
-        let mut shard = Shard::new(engine, store.clone(), settings, Census::default());
+        let mut shard = Shard::new(engine, store.clone(), Arc::new(settings), Census::default());
         let bind = Bind::to(SERVER);
         shard.listen(bind).expect("the address is free");
         let mut lab = Self {
@@ -372,18 +375,28 @@ fn transfers_that_wait_for_room_end_at_their_deadline() {
     assert!(lab.shard.is_empty());
 }
 
-/// Goal: one address, forged or not, cannot have all the places of those who have yet to prove themselves.
+/// Goal: one address, forged or not, cannot have all the places of those who have yet to prove themselves, and
+/// its oldest make room for its latest, once they have had the time to prove themselves.
 #[test]
 fn one_address_has_its_share_of_the_unproven() {
     let mut lab = Lab::new();
     let most = UNVALIDATED_PER_PREFIX_MAX as usize;
     let greedy = |number: usize| SocketAddr::from(([10, 9, 9, 9], 2_000 + number as u16));
-    for first in (0..most + BATCH).step_by(BATCH) {
-        for number in first..(most + BATCH).min(first + BATCH) {
+    let ask = |lab: &mut Lab, numbers: std::ops::Range<usize>| {
+        for number in numbers {
             lab.ask(greedy(number), Opcode::Rrq, b"long");
         }
         lab.settle();
+    };
+    for first in (0..most).step_by(BATCH) {
+        ask(&mut lab, first..most.min(first + BATCH));
     }
+    ask(&mut lab, most..most + BATCH);
+    assert_eq!(lab.suppressed(Suppressed::Full), BATCH as u64);
+    assert_eq!(lab.shard.metrics().ended.get("evicted"), None);
+    lab.pass(UNVALIDATED_AGE_MIN);
+    ask(&mut lab, most..most + BATCH);
+    assert_eq!(lab.suppressed(Suppressed::Full), BATCH as u64);
     assert_eq!(lab.shard.metrics().unvalidated, most as u64);
     let evicted = lab.shard.metrics().ended.get("evicted").copied();
     assert_eq!(evicted, Some(BATCH as u64));
@@ -427,4 +440,50 @@ fn uploads_that_are_not_proven_make_room() {
     assert_eq!(lab.suppressed(Suppressed::Full), 1);
     assert_eq!(lab.shard.holdings().uploads, UPLOADS_MAX);
     assert_eq!(lab.shard.metrics().unvalidated, 1);
+}
+
+/// Requests in each millisecond of a crowd, which acknowledge their answer so many milliseconds later.
+const CROWD: usize = 150;
+const CROWD_ROUND_TRIP: usize = 10;
+/// For how many milliseconds it comes, and how many of it find a place at a time.
+const CROWD_TIME: usize = 200;
+const CROWD_PLACES: usize = 200;
+
+/// Goal: a crowd for which there are too few places is served place by place, and nobody is pushed out before
+/// its ACK can arrive; forged requests among it cost it the places that they hold, and no more. Method: each
+/// client asks once, and each round trip's end frees its place; with forgers, every fifth request is real.
+#[test]
+fn a_crowd_without_places_is_served_in_turn() {
+    for real_in in [1, 5] {
+        let mut lab = Lab::with(Settings {
+            transfers_max: CROWD_PLACES,
+            ..Settings::default()
+        });
+        let is_real = |number: usize| number.is_multiple_of(real_in);
+        let crowd = |moment: usize| moment * CROWD..(moment + 1) * CROWD;
+        for moment in 0..CROWD_TIME {
+            for number in crowd(moment) {
+                lab.ask(client(number), Opcode::Rrq, b"short");
+            }
+            if let Some(earlier) = moment.checked_sub(CROWD_ROUND_TRIP) {
+                for number in crowd(earlier).filter(|&number| is_real(number)) {
+                    lab.ack(client(number), 1);
+                }
+            }
+            lab.pass(Duration::from_millis(1));
+        }
+        let metrics = lab.shard.metrics();
+        let ended = |how| metrics.ended.get(how).copied().unwrap_or(0);
+        let (complete, evicted) = (ended("complete"), ended("evicted"));
+        // Each place serves a client in a round trip, or a forger until it may be pushed out.
+        let shortest = CROWD_ROUND_TRIP as u64;
+        let held = if real_in == 1 { shortest } else { 60 };
+        let expected = (CROWD_PLACES * CROWD_TIME) as u64 / held / real_in as u64 * 3 / 4;
+        println!(
+            "1 of {real_in} real: {complete} complete, {evicted} pushed out, {} passed over",
+            lab.suppressed(Suppressed::Full)
+        );
+        assert!(complete >= expected, "{complete} of {expected}");
+        assert!(real_in > 1 || evicted == 0, "{evicted} pushed out");
+    }
 }

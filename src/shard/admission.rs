@@ -79,21 +79,29 @@ impl Unvalidated {
         }
     }
 
-    /// The oldest transfer that would make room under `limit` for another from `peer`, if there is any.
-    /// `is_waiting` says whether a transfer is still there and still unvalidated.
+    /// The oldest transfer that would make room under `limit` for another from `peer`, if there is any that
+    /// has had the time to prove itself. `waiting_since` says when a transfer was asked for, if it is still
+    /// there and still unvalidated.
     pub(super) fn oldest(
         &mut self,
         limit: Limit,
         peer: IpAddr,
-        is_waiting: impl Fn(SlotId) -> bool,
+        waiting_since: impl Fn(SlotId) -> Option<Instant>,
+        now: Instant,
     ) -> Option<SlotId> {
         let queue = match limit {
             Limit::Transfers | Limit::Unvalidated => &mut self.queue,
             Limit::UnvalidatedPerPrefix => &mut self.per_prefix.get_mut(&prefix_of(peer))?.queue,
             Limit::Uploads => &mut self.uploads,
         };
-        while let Some(id) = queue.pop_front() {
-            if is_waiting(id) {
+        while let Some(&id) = queue.front() {
+            let since = waiting_since(id);
+            // All behind it are younger still.
+            if since.is_some_and(|since| now - since < config::UNVALIDATED_AGE_MIN) {
+                return None;
+            }
+            queue.pop_front();
+            if since.is_some() {
                 return Some(id);
             }
         }

@@ -126,8 +126,9 @@ impl<E: Engine> Shard<E> {
         let id = self.table.insert(slot);
         let table = &self.table;
         let is_upload = operation == Operation::Write;
-        self.unvalidated
-            .enter(id, path.peer.ip(), is_upload, |id| table.is_unvalidated(id));
+        self.unvalidated.enter(id, path.peer.ip(), is_upload, |id| {
+            table.unvalidated_since(id).is_some()
+        });
         self.ask_store(id, operation, &request, datagram.octets, now);
     }
 
@@ -188,12 +189,11 @@ impl<E: Engine> Shard<E> {
         Ok(())
     }
 
-    /// Who has not proved to be there makes room under `limit` for who may yet do.
+    /// Who has not proved to be there, and could have, makes room under `limit` for who may yet do.
     fn evict(&mut self, limit: Limit, peer: IpAddr, now: Instant) -> Result<(), Limit> {
         let table = &self.table;
-        let oldest = self
-            .unvalidated
-            .oldest(limit, peer, |id| table.is_unvalidated(id));
+        let waiting_since = |id| table.unvalidated_since(id);
+        let oldest = self.unvalidated.oldest(limit, peer, waiting_since, now);
         self.finish(oldest.ok_or(limit)?, Outcome::Evicted, now);
         Ok(())
     }

@@ -7,6 +7,7 @@ use slab::Slab;
 
 use super::slot::{Key, Slot};
 use crate::store::Ticket;
+use crate::time::Instant;
 
 /// Names a slot, and only the transfer that is in it now: a late timer or answer of an earlier one
 /// finds nothing.
@@ -78,9 +79,10 @@ impl Table {
         (*generation == id.generation).then_some(slot)
     }
 
-    /// Whether the slot is there and its peer has yet to prove that it is.
-    pub(super) fn is_unvalidated(&self, id: SlotId) -> bool {
-        self.get(id).is_some_and(|slot| slot.unvalidated)
+    /// When the slot's transfer was asked for, if it is there and its peer has yet to prove that it is.
+    pub(super) fn unvalidated_since(&self, id: SlotId) -> Option<Instant> {
+        let slot = self.get(id).filter(|slot| slot.unvalidated)?;
+        Some(slot.started)
     }
 
     pub(super) fn remove(&mut self, id: SlotId) -> Option<Slot> {

@@ -24,6 +24,9 @@ pub const UNVALIDATED_PER_PREFIX_MAX: u32 = 16_384;
 pub const UNVALIDATED_AGE_MIN: Duration = Duration::from_millis(50);
 /// Uploads at a time, per shard: each has buffers of its own.
 pub const UPLOADS_MAX: usize = 256;
+/// Octets of uploads' blocks that overtook others, per shard: four windows of 64 of the largest blocks would fill a
+/// half. Blocks beyond that are as good as lost, and their clients repeat them.
+pub const OVERTAKING_OCTETS_MAX: usize = 32 << 20;
 /// Local addresses of a host from which a shard answers by a socket of their own. Loopback alone has
 /// sixteen million; whoever uses more shares a slower one.
 pub const ANSWER_ADDRESSES_MAX: usize = 64;

@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use bootstorm::config::{
-    DRAIN_LINGER, LINGER_READ, LINGERING_MAX, STRANGER_ERRORS_PER_SECOND, Settings,
-    UNVALIDATED_AGE_MIN, UNVALIDATED_PER_PREFIX_MAX, UPLOADS_MAX,
+    DRAIN_LINGER, LINGER_READ, LINGERING_MAX, OVERTAKING_OCTETS_MAX, STRANGER_ERRORS_PER_SECOND,
+    Settings, UNVALIDATED_AGE_MIN, UNVALIDATED_PER_PREFIX_MAX, UPLOADS_MAX,
 };
 use bootstorm::engine::Bind;
 use bootstorm::engine::sim::{Network, NodeId, SimEngine, Weather};
@@ -29,6 +29,7 @@ struct Lab {
     network: Network,
     server: NodeId,
     store: Arc<Store>,
+    files: Memory,
     shard: Shard<SimEngine>,
     /// Where its answers come from.
     answers: SocketAddr,
@@ -49,7 +50,7 @@ impl Lab {
             frame_cache_octets: 1 << 20,
             threads: 0,
         };
-        let store = Store::new(files, options).expect("no thread is started");
+        let store = Store::new(files.clone(), options).expect("no thread is started");
         let server = network.add_node("S", SERVER.ip(), 1500);
         let engine = network.engine(server);
         let mut shard = Shard::new(engine, store.clone(), Arc::new(settings), Census::default());
@@ -59,6 +60,7 @@ impl Lab {
             network,
             server,
             store,
+            files,
             shard,
             answers: SERVER,
         };
@@ -486,4 +488,111 @@ fn a_crowd_without_places_is_served_in_turn() {
         assert!(complete >= expected, "{complete} of {expected}");
         assert!(real_in > 1 || evicted == 0, "{evicted} pushed out");
     }
+}
+
+/// Goal: uploads whose first block never comes make the server hold no more memory than there is for all of
+/// them, and one that is served beside them loses nothing but time. Method: the largest of windows.
+#[test]
+fn blocks_that_overtake_others_are_kept_up_to_a_bound() {
+    const BLKSIZE: usize = 65_464;
+    let mut lab = Lab::with(Settings {
+        windowsize_max: u16::MAX,
+        blksize_max: Some(BLKSIZE as u16),
+        ..Settings::default()
+    });
+    let wrq = |name: usize| {
+        format!("\0\x02{name}\0octet\0blksize\x0065464\0windowsize\x0065535\0").into_bytes()
+    };
+    let data = |block: u16, len: usize| {
+        let [high, low] = block.to_be_bytes();
+        [&[0, 3, high, low], &vec![block as u8; len][..]].concat()
+    };
+    let uploads = 8;
+    for number in 0..uploads {
+        lab.network.inject(client(number), SERVER, &wrq(number));
+    }
+    lab.settle();
+    let blocks = OVERTAKING_OCTETS_MAX / BLKSIZE;
+    for block in 0..blocks {
+        let number = block % uploads;
+        lab.network.inject(
+            client(number),
+            lab.answers,
+            &data(2 + block as u16, BLKSIZE),
+        );
+        if block % 16 == 0 {
+            lab.settle();
+        }
+    }
+    lab.settle();
+    let kept = lab.shard.holdings().kept_octets;
+    assert!(kept <= OVERTAKING_OCTETS_MAX, "{kept}");
+    assert!(kept > OVERTAKING_OCTETS_MAX - 2 * BLKSIZE, "{kept}");
+
+    // The next is served although there is no room for what it sends too early.
+    let late = client(uploads);
+    lab.network.inject(late, SERVER, &wrq(uploads));
+    lab.settle();
+    let mut whole = Vec::new();
+    for block in [2, 3, 1, 2, 3] {
+        let len = if block == 3 { 5 } else { BLKSIZE };
+        lab.network.inject(late, lab.answers, &data(block, len));
+        lab.settle();
+    }
+    for block in 1..=2 {
+        whole.extend(vec![block; BLKSIZE]);
+    }
+    whole.extend([3; 5]);
+    let name = uploads.to_string().into_bytes();
+    assert!(
+        lab.files.uploads().get(&name) == Some(&whole),
+        "it is published as it was sent"
+    );
+
+    lab.pass(Patience::DEFAULT.idle * 2);
+    assert_eq!(
+        lab.shard.holdings().kept_octets,
+        0,
+        "all of it is free again"
+    );
+}
+
+/// Goal: where the disk is far behind, the server holds no more of a window than the largest that it grants by
+/// default, and the rest is as good as lost: it comes again. Method: the disk does nothing until all is sent.
+#[test]
+fn blocks_wait_for_the_disk_up_to_a_bound() {
+    const BLKSIZE: usize = 65_464;
+    const BLOCKS: u16 = 200;
+    // What is being written, the backlog, a window, and what came just before each of these was full.
+    const OCTETS_MAX: usize = (256 << 10) + (1 << 20) + (64 + 2) * BLKSIZE;
+    let mut lab = Lab::with(Settings {
+        windowsize_max: u16::MAX,
+        blksize_max: Some(BLKSIZE as u16),
+        ..Settings::default()
+    });
+    let wrq = b"\0\x02new\0octet\0blksize\x0065464\0windowsize\x0065535\0";
+    lab.network.inject(client(1), SERVER, wrq);
+    lab.settle();
+    let data = |block: u16| {
+        let len = if block == BLOCKS { 7 } else { BLKSIZE };
+        let [high, low] = block.to_be_bytes();
+        [&[0, 3, high, low], &vec![block as u8; len][..]].concat()
+    };
+    for block in 1..=BLOCKS {
+        lab.network.inject(client(1), lab.answers, &data(block));
+        lab.arrive();
+        lab.turn();
+    }
+    let taken = lab.shard.all_running(1)[0].octets as usize;
+    assert!(taken <= OCTETS_MAX, "{taken}");
+    assert!(taken > OCTETS_MAX - 4 * BLKSIZE, "{taken}");
+    lab.settle();
+    for block in (taken / BLKSIZE) as u16 + 1..=BLOCKS {
+        lab.network.inject(client(1), lab.answers, &data(block));
+        lab.settle();
+    }
+    let whole: Vec<u8> = (1..=BLOCKS)
+        .flat_map(|block| data(block).split_off(4))
+        .collect();
+    assert!(lab.files.uploads().get(&b"new"[..]) == Some(&whole));
 }

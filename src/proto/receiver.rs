@@ -197,6 +197,12 @@ impl Receiver {
         Verdict::Next(index)
     }
 
+    /// There was no room to keep a block that overtook others ([`Verdict::Ahead`]): it is as good as lost.
+    pub fn forget(&mut self, index: BlockIndex) {
+        self.ahead.clear(index.past(self.received) - 1);
+        self.last = self.last.filter(|&last| last != index);
+    }
+
     /// The whole file is in and safe: the last block may be acknowledged.
     pub fn publish(&mut self) {
         if self.is_whole() && self.outcome.is_none() {
@@ -492,6 +498,14 @@ impl Ahead {
         let fresh = self.words[word] & bit == 0;
         self.words[word] |= bit;
         fresh
+    }
+
+    /// Takes back what was noted of the block `distance` after the expected one.
+    fn clear(&mut self, distance: u64) {
+        let place = distance + u64::from(self.skipped);
+        if let Some(word) = self.words.get_mut((place / 64) as usize) {
+            *word &= !(1 << (place % 64));
+        }
     }
 
     /// Whether the expected block is in.
@@ -811,6 +825,24 @@ mod tests {
         receiver.transmitted(1, at(1_000));
         data(&mut receiver, 1, 1_010);
         receiver
+    }
+
+    /// What could not be kept has to come again, and may then be another last block than it was.
+    #[test]
+    fn a_block_that_was_not_kept_comes_again() {
+        let mut receiver = offered(4);
+        assert_eq!(data(&mut receiver, 3, 80), Verdict::Ahead(BlockIndex(3)));
+        receiver.forget(BlockIndex(3));
+        let short = receiver.handle_data(WireBlock(2), 5, at(80));
+        assert_eq!(short, Verdict::Ahead(BlockIndex(2)));
+        receiver.forget(BlockIndex(2));
+        data(&mut receiver, 1, 81);
+        assert_eq!(receiver.received(), BlockIndex(1));
+        data(&mut receiver, 2, 82);
+        assert!(!receiver.is_whole());
+        let last = receiver.handle_data(WireBlock(3), 7, at(83));
+        assert_eq!(last, Verdict::Next(BlockIndex(3)));
+        assert!(receiver.is_whole());
     }
 
     fn at(millis: u64) -> Instant {

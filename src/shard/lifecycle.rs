@@ -246,12 +246,13 @@ impl<E: Engine> Shard<E> {
     }
 
     /// Gives up what a transfer was writing, if anything.
-    fn discard(&self, stage: Stage) {
-        if let Stage::Running(_, Flow::In(inflow)) = stage
-            && let Some(upload) = inflow.into_upload()
-        {
-            // To give up a long file takes the disk a while.
-            self.store.discard(upload);
+    fn discard(&mut self, stage: Stage) {
+        if let Stage::Running(_, Flow::In(inflow)) = stage {
+            self.kept_octets -= inflow.kept_octets();
+            if let Some(upload) = inflow.into_upload() {
+                // To give up a long file takes the disk a while.
+                self.store.discard(upload);
+            }
         }
     }
 }

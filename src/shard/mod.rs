@@ -85,6 +85,8 @@ pub struct Shard<E> {
     opened_together: OpenedTogether,
     unvalidated: Unvalidated,
     uploads: usize,
+    /// Memory that uploads' blocks take which overtook others.
+    kept_octets: usize,
     /// Finished transfers, the oldest first; those that are gone are passed over.
     lingering: VecDeque<SlotId>,
     /// When those in the backlog were last seen to.
@@ -150,6 +152,7 @@ impl<E: Engine> Shard<E> {
                 config::UNVALIDATED_PER_PREFIX_MAX,
             ),
             uploads: 0,
+            kept_octets: 0,
             lingering: VecDeque::new(),
             backlog_armed_at: None,
             draining: false,

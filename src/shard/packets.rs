@@ -2,6 +2,7 @@
 
 use super::slot::{Flow, Key, Stage};
 use super::{Purpose, Shard, SlotId};
+use crate::config;
 use crate::engine::{Datagram, Engine};
 use crate::metrics::Suppressed;
 use crate::proto::outcome::Outcome;
@@ -81,14 +82,28 @@ impl<E: Engine> Shard<E> {
             (
                 Stage::Running(Transfer::Receive(receiver), Flow::In(inflow)),
                 Packet::Data { block, payload },
-            ) => match receiver.handle_data(block, payload.len(), now) {
-                Verdict::Next(index) => inflow.append(index, payload, receiver.received()),
-                Verdict::Ahead(index) => inflow.keep(index, payload),
-                Verdict::Ignore => {}
-                Verdict::TooLong => {
-                    return self.fail(id, ErrorCode::ILLEGAL, "block longer than agreed", now);
+            ) => {
+                if !inflow.has_room(payload.len()) {
+                    return self.suppress(Suppressed::Unexpected);
                 }
-            },
+                self.kept_octets -= inflow.kept_octets();
+                match receiver.handle_data(block, payload.len(), now) {
+                    Verdict::Next(index) => inflow.append(index, payload, receiver.received()),
+                    Verdict::Ahead(index) => {
+                        let room = config::OVERTAKING_OCTETS_MAX - self.kept_octets;
+                        let room = room.saturating_sub(inflow.kept_octets());
+                        if !inflow.keep(index, payload, room) {
+                            receiver.forget(index);
+                        }
+                    }
+                    Verdict::Ignore => {}
+                    Verdict::TooLong => {
+                        self.kept_octets += inflow.kept_octets();
+                        return self.fail(id, ErrorCode::ILLEGAL, "block longer than agreed", now);
+                    }
+                }
+                self.kept_octets += inflow.kept_octets();
+            }
             (
                 Stage::Running(Transfer::Receive(receiver), Flow::Check(check)),
                 Packet::Data { block, payload },

@@ -341,12 +341,11 @@ impl<E: Engine> Shard<E> {
             return self.drop_unstarted(id);
         };
         let receiver = Receiver::answer(answer.params, answer.oack > 0, patience, now);
-        let inflow = Inflow::new(upload, answer.params.blksize(), answer.params.windowsize());
         self.count_request("write", "accepted");
         self.begin(
             id,
             Transfer::Receive(Box::new(receiver)),
-            Flow::In(Box::new(inflow)),
+            Flow::In(Box::new(Inflow::new(upload))),
             &oack[..answer.oack],
             now,
         );
@@ -604,15 +603,10 @@ impl<E: Engine> Shard<E> {
             return;
         };
         let receiver = Receiver::request(errand.patience, now);
-        let inflow = Inflow::new(
-            upload,
-            receiver.params().blksize(),
-            receiver.params().windowsize(),
-        );
         self.ask_server(
             id,
             Transfer::Receive(Box::new(receiver)),
-            Flow::In(Box::new(inflow)),
+            Flow::In(Box::new(Inflow::new(upload))),
             now,
         );
     }
@@ -678,12 +672,8 @@ impl<E: Engine> Shard<E> {
             }
             (Transfer::Receive(receiver), flow) => {
                 if !receiver.is_validated() {
-                    match flow {
-                        Flow::In(inflow) => {
-                            inflow.agree(accepted.params.blksize(), accepted.params.windowsize());
-                        }
-                        Flow::Check(check) => check.agree(accepted.params.blksize()),
-                        Flow::Out(_) => {}
+                    if let Flow::Check(check) = flow {
+                        check.agree(accepted.params.blksize());
                     }
                     // What a text file measures on the wire is not what it measures here.
                     errand.announced = accepted.tsize.filter(|_| *mode == Mode::Octet);

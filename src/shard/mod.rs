@@ -221,7 +221,7 @@ impl<E: Engine> Shard<E> {
     /// Whether one more address may have a socket of its own, if need be in place of one that nobody asks at.
     fn has_place_for_answers(&mut self, now: Instant) -> bool {
         let table = &self.table;
-        let in_use = |socket| table.slots().any(|slot| slot.socket == socket);
+        let in_use = |socket| table.slots().any(|slot| slot.uses(socket));
         let Some(place) = self.answers.make_place(in_use, now) else {
             return false;
         };

@@ -72,7 +72,9 @@ impl<E: Engine> Shard<E> {
         };
         tracing::trace!(peer = %path.peer, packet = %if operation == Operation::Read { Packet::Rrq(request) } else { Packet::Wrq(request) }, "received");
         let key = Key::Peer(path.peer);
-        let fingerprint = self.fingerprints.hash_one(datagram.octets);
+        // The same octets to another address of ours ask for an answer from there.
+        let asked = (datagram.socket, path.local.address);
+        let fingerprint = self.fingerprints.hash_one((asked, datagram.octets));
         if let Some(id) = self.table.find(&key)
             && let Some(slot) = self.table.get_mut(id)
         {
@@ -88,7 +90,7 @@ impl<E: Engine> Shard<E> {
                 return self.suppress(Suppressed::Draining);
             }
             if repeated && let Some(at) = slot.quiet_at(now) {
-                return self.wait_for_quiet(id, at, datagram.octets);
+                return self.wait_for_quiet(id, at, datagram, answers);
             }
             // Anything else comes from a client that has begun anew.
             self.finish(id, Outcome::Replaced, now);
@@ -134,14 +136,23 @@ impl<E: Engine> Shard<E> {
 
     /// Keeps a repeat of a running transfer's request until that has moved on, or not, by `at`. The first is
     /// enough, for all are alike.
-    fn wait_for_quiet(&mut self, id: SlotId, at: Instant, octets: &[u8]) {
+    fn wait_for_quiet(
+        &mut self,
+        id: SlotId,
+        at: Instant,
+        datagram: &Datagram<'_>,
+        answers: SocketId,
+    ) {
         if let Some(slot) = self.table.get_mut(id)
             && slot.again.is_none()
         {
-            slot.again = Some(Again {
-                request: octets.into(),
+            slot.again = Some(Box::new(Again {
+                socket: datagram.socket,
+                path: datagram.path,
+                request: datagram.octets.into(),
+                answers,
                 judged_at: at,
-            });
+            }));
             self.timers.insert(at, id);
         }
         self.suppress(Suppressed::RepeatedRequest);
@@ -154,22 +165,22 @@ impl<E: Engine> Shard<E> {
             return false;
         };
         let quiet_at = slot.quiet_at(now);
-        let Some(again) = slot.again.take_if(|again| again.judged_at <= now) else {
+        let Some(mut again) = slot.again.take_if(|again| again.judged_at <= now) else {
             return false;
         };
         if let Some(judged_at) = quiet_at {
-            slot.again = Some(Again { judged_at, ..again });
+            again.judged_at = judged_at;
+            slot.again = Some(again);
             self.timers.insert(judged_at, id);
             return false;
         }
-        let (socket, path) = (slot.socket, slot.path);
         let datagram = Datagram {
-            socket,
-            path,
+            socket: again.socket,
+            path: again.path,
             broadcast: false,
             octets: &again.request,
         };
-        self.request(&datagram, socket, now);
+        self.request(&datagram, again.answers, now);
         true
     }
 

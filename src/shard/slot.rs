@@ -225,7 +225,7 @@ pub(super) struct Slot {
     pub(super) mode: Mode,
     /// The name as asked for, cut to what a log line shows.
     pub(super) filename: Box<[u8]>,
-    /// Tells a repeat of the request from another request.
+    /// Tells a repeat of the request from another request, or one to another address.
     pub(super) fingerprint: u64,
     /// The packet that opens the transfer, kept until something answers it: request or OACK.
     pub(super) opening: Box<[u8]>,
@@ -239,7 +239,7 @@ pub(super) struct Slot {
     /// Whether it stands in the queue of those that have something to send.
     pub(super) queued: bool,
     /// The same request once more, which counts if the transfer stands still for a while.
-    pub(super) again: Option<Again>,
+    pub(super) again: Option<Box<Again>>,
     /// When the packet arrived that what is sent next may answer, and whether it does.
     pub(super) heard_at: Instant,
     pub(super) answering: bool,
@@ -252,7 +252,12 @@ pub(super) struct Slot {
 /// A repeat of the request that began a transfer.
 #[derive(Debug)]
 pub(super) struct Again {
+    /// Where it came to.
+    pub(super) socket: SocketId,
+    pub(super) path: Path,
     pub(super) request: Box<[u8]>,
+    /// Where its answer is to leave from.
+    pub(super) answers: SocketId,
     /// When it is judged, by the one timer that it has.
     pub(super) judged_at: Instant,
 }
@@ -328,6 +333,12 @@ impl Slot {
             Some(errand) => Key::Own(self.socket, errand.origin.address()),
             None => Key::Peer(self.path.peer),
         }
+    }
+
+    /// Whether its answers leave from a socket, or those to a repeat of its request may.
+    pub(super) fn uses(&self, socket: SocketId) -> bool {
+        let again = self.again.as_ref();
+        self.socket == socket || again.is_some_and(|again| again.answers == socket)
     }
 
     /// Whether a repeat of its request belongs to it: nothing but the request has come from the peer.

@@ -62,6 +62,9 @@ impl<E: Engine> Shard<E> {
                     now,
                 );
             }
+            if inflow.is_too_long() {
+                return self.give_up(id, Refusal::Long, now);
+            }
             match inflow.next(receiver.is_whole()) {
                 Next::Write(upload, chunk) => {
                     self.store.write(id.ticket(), upload, chunk, &self.mailbox)

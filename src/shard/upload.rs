@@ -33,6 +33,7 @@ pub(super) struct Inflow {
     /// Memory that they take.
     kept_octets: usize,
     octets: u64,
+    octets_max: Option<u64>,
     publishing: bool,
 }
 
@@ -45,8 +46,9 @@ pub(super) enum Next {
 }
 
 impl Inflow {
-    pub(super) const fn new(upload: Upload) -> Self {
+    pub(super) fn new(upload: Upload) -> Self {
         Self {
+            octets_max: upload.octets_max(),
             upload: Some(upload),
             chunk: Vec::new(),
             spare: Vec::new(),
@@ -60,6 +62,11 @@ impl Inflow {
     /// Octets that arrived, in order.
     pub(super) const fn octets(&self) -> u64 {
         self.octets
+    }
+
+    /// Whether more arrived than was announced.
+    pub(super) fn is_too_long(&self) -> bool {
+        self.octets_max.is_some_and(|most| self.octets > most)
     }
 
     /// Whether the disk is so far behind that ACKs have to wait for it.

@@ -38,6 +38,8 @@ pub enum Verdict {
     Ignore,
     /// Longer than the block size agreed on: the peer broke the terms, and the transfer is over.
     TooLong,
+    /// Shorter than the block size agreed on, though another block is the last: likewise.
+    TooShort,
 }
 
 /// Receives a body.
@@ -169,6 +171,10 @@ impl Receiver {
         if len > usize::from(self.params.blksize()) {
             self.end(Outcome::Refused(ErrorCode::ILLEGAL));
             return Verdict::TooLong;
+        }
+        if self.contradicts(index, len) {
+            self.end(Outcome::Refused(ErrorCode::ILLEGAL));
+            return Verdict::TooShort;
         }
         if index > expected {
             return self.overtook(index, len, now);
@@ -391,9 +397,17 @@ impl Receiver {
         Verdict::Ahead(index)
     }
 
-    /// A shorter block is the last. A sender that says so twice is believed the first time.
+    /// Whether a block claims to be the last although another has, or one that comes after it is here.
+    /// RFC 1350 §2: "a data packet of less than 512 bytes signals termination of a transfer".
+    fn contradicts(&self, index: BlockIndex, len: usize) -> bool {
+        let distance = index.past(self.received) - 1;
+        len < usize::from(self.params.blksize())
+            && (self.last.is_some_and(|last| last != index) || self.ahead.any_after(distance))
+    }
+
+    /// A shorter block is the last.
     fn note_last(&mut self, index: BlockIndex, len: usize) {
-        if len < usize::from(self.params.blksize()) && self.last.is_none() {
+        if len < usize::from(self.params.blksize()) {
             self.last = Some(index);
         }
     }
@@ -506,6 +520,14 @@ impl Ahead {
         if let Some(word) = self.words.get_mut((place / 64) as usize) {
             *word &= !(1 << (place % 64));
         }
+    }
+
+    /// Whether a block beyond that `distance` after the expected one is in.
+    fn any_after(&self, distance: u64) -> bool {
+        let place = distance + 1 + u64::from(self.skipped);
+        let mut words = self.words.iter().skip((place / 64) as usize);
+        let first = words.next().map_or(0, |word| word >> (place % 64));
+        first != 0 || words.any(|&word| word != 0)
     }
 
     /// Whether the expected block is in.
@@ -843,6 +865,44 @@ mod tests {
         let last = receiver.handle_data(WireBlock(3), 7, at(83));
         assert_eq!(last, Verdict::Next(BlockIndex(3)));
         assert!(receiver.is_whole());
+    }
+
+    /// Only the last block is shorter than the others: another such one before it ends the transfer, in
+    /// whichever order they come, also where many blocks lie between them.
+    #[test]
+    fn two_blocks_cannot_be_the_last() {
+        for (short, other) in [
+            (2, 3),
+            (2, 65),
+            (2, 66),
+            (2, 150),
+            (64, 65),
+            (65, 66),
+            (66, 130),
+        ] {
+            for other_is_short in [false, true] {
+                for advance in [0, 1, 63] {
+                    let mut receiver = offered(300);
+                    data(&mut receiver, 300, 80);
+                    for block in 1..=advance + 1 {
+                        data(&mut receiver, block, 80);
+                    }
+                    receiver.forget(BlockIndex(300));
+                    let len = if other_is_short { 5 } else { 8 };
+                    let ahead = receiver.handle_data(WireBlock(advance + other), len, at(81));
+                    assert_eq!(
+                        ahead,
+                        Verdict::Ahead(BlockIndex(u64::from(advance + other)))
+                    );
+                    let again = receiver.handle_data(WireBlock(advance + other), 3, at(81));
+                    assert_eq!(again, Verdict::Ignore, "the first copy counts");
+                    let verdict = receiver.handle_data(WireBlock(advance + short), 5, at(82));
+                    assert_eq!(verdict, Verdict::TooShort, "{short} {other} {advance}");
+                    let ended = Outcome::Refused(ErrorCode::ILLEGAL);
+                    assert_eq!(receiver.outcome(), Some(ended));
+                }
+            }
+        }
     }
 
     fn at(millis: u64) -> Instant {

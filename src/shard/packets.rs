@@ -70,6 +70,8 @@ impl<E: Engine> Shard<E> {
         let Some(slot) = self.table.get_mut(id) else {
             return;
         };
+        // How the peer broke the terms, if it did.
+        let mut broken = None;
         match (&mut slot.stage, packet) {
             (Stage::Running(Transfer::Send(sender), _), Packet::Ack { block }) => {
                 slot.heard_at = now;
@@ -97,10 +99,8 @@ impl<E: Engine> Shard<E> {
                         }
                     }
                     Verdict::Ignore => {}
-                    Verdict::TooLong => {
-                        self.kept_octets += inflow.kept_octets();
-                        return self.fail(id, ErrorCode::ILLEGAL, "block longer than agreed", now);
-                    }
+                    Verdict::TooLong => broken = Some("block longer than agreed"),
+                    Verdict::TooShort => broken = Some("block shorter than agreed"),
                 }
                 self.kept_octets += inflow.kept_octets();
             }
@@ -117,9 +117,8 @@ impl<E: Engine> Shard<E> {
                 }
                 Verdict::Ahead(index) => check.look(index, payload),
                 Verdict::Ignore => check.duplicates += 1,
-                Verdict::TooLong => {
-                    return self.fail(id, ErrorCode::ILLEGAL, "block longer than agreed", now);
-                }
+                Verdict::TooLong => broken = Some("block longer than agreed"),
+                Verdict::TooShort => broken = Some("block shorter than agreed"),
             },
             (Stage::Running(transfer, _), Packet::Error { code, message }) => {
                 transfer.handle_error(code);
@@ -145,6 +144,9 @@ impl<E: Engine> Shard<E> {
             }
             (Stage::Lingering { .. }, _) => return,
             _ => return self.suppress(Suppressed::Unexpected),
+        }
+        if let Some(how) = broken {
+            return self.fail(id, ErrorCode::ILLEGAL, how, now);
         }
         if let Stage::Running(transfer, _) = &slot.stage
             && transfer.moved_at() == now

@@ -43,6 +43,8 @@ pub const FAILURE_LINES_PER_SECOND: u32 = 100;
 /// after the transfer was asked for may be such a copy, and the transfer must stand still for as long
 /// before it is taken for the word of a client that has begun anew: several times as long as a lost window
 /// takes to be repeated.
+/// One that comes so soon after its transfer is over is passed over if that was an upload, which nobody sends twice
+/// in a row; who has read a file may well ask for it again, so that it is answered, but as with `--strict`.
 pub const LATE_COPY_MAX: Duration = Duration::from_millis(500);
 /// For how long an older transfer must stand still: what its client sent may have overtaken the request.
 pub const REBOOT_QUIET: Duration = Duration::from_millis(100);
@@ -59,7 +61,7 @@ pub const LINGERING_MAX: usize = 16_384;
 pub const DRAIN_LINGER: Duration = Duration::from_secs(2);
 /// How long running transfers may go on after SIGTERM.
 pub const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
-/// Retransmissions to an unproven peer with `--strict`.
+/// Retransmissions to an unproven peer with `--strict`, or whose request may be a late copy.
 pub const STRICT_RETRIES: u8 = 1;
 /// What part of the memory the DATA packets that transfers share may take: one in so many. The files
 /// behind them want their place in the page cache, and the machine may have other work.

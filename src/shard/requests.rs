@@ -72,6 +72,7 @@ impl<E: Engine> Shard<E> {
         };
         tracing::trace!(peer = %path.peer, packet = %if operation == Operation::Read { Packet::Rrq(request) } else { Packet::Wrq(request) }, "received");
         let key = Key::Peer(path.peer);
+        let mut doubtful = false;
         // The same octets to another address of ours ask for an answer from there.
         let asked = (datagram.socket, path.local.address);
         let fingerprint = self.fingerprints.hash_one((asked, datagram.octets));
@@ -91,6 +92,10 @@ impl<E: Engine> Shard<E> {
             }
             if repeated && let Some(at) = slot.quiet_at(now) {
                 return self.wait_for_quiet(id, at, datagram, answers);
+            }
+            doubtful = repeated && slot.may_be_a_late_copy(now);
+            if doubtful && slot.acknowledges_repeats() {
+                return self.suppress(Suppressed::RepeatedRequest);
             }
             // Anything else comes from a client that has begun anew.
             self.finish(id, Outcome::Replaced, now);
@@ -112,6 +117,7 @@ impl<E: Engine> Shard<E> {
             mode: request.mode,
             filename: log::shown(request.filename),
             fingerprint,
+            doubtful,
             opening: Box::default(),
             errand: None,
             started: now,
@@ -375,7 +381,11 @@ impl<E: Engine> Shard<E> {
         let path = self.table.get(id).map(|slot| slot.path);
         let mtu = path.and_then(|path| self.engine.mtu(path.local.interface));
         let peer = path.map_or_else(|| IpAddr::from([0; 4]), |path| path.peer.ip());
-        self.settings.terms(peer, mtu)
+        let (limits, mut patience) = self.settings.terms(peer, mtu);
+        if self.table.get(id).is_some_and(|slot| slot.doubtful) {
+            patience.unvalidated_retries = patience.unvalidated_retries.min(config::STRICT_RETRIES);
+        }
+        (limits, patience)
     }
 
     /// The file cannot be had: an ERROR, once, and a line in the log.
@@ -487,6 +497,7 @@ impl<E: Engine> Shard<E> {
             mode,
             filename: log::shown(&errand.remote),
             fingerprint: 0,
+            doubtful: false,
             opening: Box::default(),
             errand: Some(Box::new(errand)),
             started: now,

@@ -227,6 +227,8 @@ pub(super) struct Slot {
     pub(super) filename: Box<[u8]>,
     /// Tells a repeat of the request from another request, or one to another address.
     pub(super) fingerprint: u64,
+    /// Whether that may be a late copy of the one before.
+    pub(super) doubtful: bool,
     /// The packet that opens the transfer, kept until something answers it: request or OACK.
     pub(super) opening: Box<[u8]>,
     pub(super) errand: Option<Box<Errand>>,
@@ -348,6 +350,16 @@ impl Slot {
             Stage::Running(transfer, _) => !transfer.is_validated(),
             Stage::Lingering { .. } => false,
         }
+    }
+
+    /// Whether a repeat of its request that comes now, after the end, may be a copy that the network held back.
+    pub(super) fn may_be_a_late_copy(&self, now: Instant) -> bool {
+        self.is_lingering() && now - self.asked_at < config::LATE_COPY_MAX
+    }
+
+    /// Whether the peer may still send its last block again, for want of the ACK.
+    pub(super) const fn acknowledges_repeats(&self) -> bool {
+        matches!(self.stage, Stage::Lingering { last: Some(_), .. })
     }
 
     /// Until when the transfer must stand still for a repeat of its request to be a new beginning;

@@ -57,6 +57,9 @@ pub const LINGER: Duration = Duration::from_secs(16);
 pub const LINGER_READ: Duration = Duration::from_secs(1);
 /// Finished transfers remembered, per shard; beyond that the oldest is forgotten.
 pub const LINGERING_MAX: usize = 16_384;
+/// Clients remembered, per shard, whose transfer an ERROR ended: for a round trip or two, and of many at once the
+/// latest. tftp-hpa's client acknowledges an ERROR, and an ACK may be on its way behind a client's own.
+pub const DEPARTED_MAX: usize = 1_024;
 /// How long a draining server waits for repeats of an upload's last block.
 pub const DRAIN_LINGER: Duration = Duration::from_secs(2);
 /// How long running transfers may go on after SIGTERM.

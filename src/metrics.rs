@@ -22,7 +22,7 @@ pub enum Suppressed {
     Full,
     /// A request while the server is draining.
     Draining,
-    /// A packet from a stranger, beyond the rate at which they are told.
+    /// A packet from a stranger, beyond the rate at which they are told, or from one who has only just left.
     Stranger,
     /// A packet that its transfer has no use for.
     Unexpected,

@@ -1,5 +1,8 @@
 //! What becomes of a transfer: it is looked at after all that touches it, and seen to its end.
 
+use std::hash::BuildHasher;
+use std::net::SocketAddr;
+
 use super::check::Flaw;
 use super::slot::{Flow, Operation, Origin, Slot, Stage};
 use super::upload::Next;
@@ -215,6 +218,10 @@ impl<E: Engine> Shard<E> {
             _ => false,
         };
         if !is_remembered || linger.is_zero() {
+            let peer = slot.path.peer;
+            if matches!(outcome, Outcome::PeerError(_) | Outcome::Probed) {
+                self.depart(peer, now);
+            }
             return self.remove(id);
         }
         let done = std::mem::replace(&mut slot.stage, Stage::Lingering { last, since: now });
@@ -232,6 +239,11 @@ impl<E: Engine> Shard<E> {
         {
             self.remove(oldest);
         }
+    }
+
+    /// An ERROR came from a client or went to it, and more of it may be on its way.
+    pub(super) fn depart(&mut self, peer: SocketAddr, now: Instant) {
+        self.departed.enter(self.fingerprints.hash_one(peer), now);
     }
 
     pub(super) fn remove(&mut self, id: SlotId) {

@@ -15,6 +15,7 @@ mod answers;
 mod backlog;
 mod census;
 mod check;
+mod departed;
 mod holdings;
 mod lifecycle;
 mod log;
@@ -53,6 +54,7 @@ use crate::wire::ErrorCode;
 use admission::{Budget, Unvalidated};
 use answers::{Answers, Found};
 use backlog::Backlog;
+use departed::Departed;
 use requests::OpenedTogether;
 use slot::{Flow, Slot, Stage};
 use table::Table;
@@ -89,6 +91,7 @@ pub struct Shard<E> {
     kept_octets: usize,
     /// Finished transfers, the oldest first; those that are gone are passed over.
     lingering: VecDeque<SlotId>,
+    departed: Departed,
     /// When those in the backlog were last seen to.
     backlog_armed_at: Option<Instant>,
     draining: bool,
@@ -154,6 +157,7 @@ impl<E: Engine> Shard<E> {
             uploads: 0,
             kept_octets: 0,
             lingering: VecDeque::new(),
+            departed: Departed::new(),
             backlog_armed_at: None,
             draining: false,
             fingerprints: RandomState::new(),

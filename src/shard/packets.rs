@@ -1,5 +1,7 @@
 //! What arrives: each datagram belongs to a transfer, begins one, or is nobody's.
 
+use std::hash::BuildHasher;
+
 use super::slot::{Flow, Key, Stage};
 use super::{Purpose, Shard, SlotId};
 use crate::config;
@@ -164,7 +166,8 @@ impl<E: Engine> Shard<E> {
             Packet::parse(datagram.octets),
             Ok(Packet::Ack { .. } | Packet::Data { .. } | Packet::Oack(_))
         );
-        if answerable && self.stranger_errors.take(now) {
+        let client = self.fingerprints.hash_one(datagram.path.peer);
+        if answerable && !self.departed.holds(client, now) && self.stranger_errors.take(now) {
             self.send_error(
                 datagram.socket,
                 &datagram.path,

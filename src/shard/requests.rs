@@ -407,6 +407,7 @@ impl<E: Engine> Shard<E> {
             self.suppress(Suppressed::Full);
         } else {
             self.send_error(socket, &path, code, text);
+            self.depart(path.peer, now);
         }
         self.drop_unstarted(id);
     }
@@ -418,6 +419,7 @@ impl<E: Engine> Shard<E> {
         }
         self.count_request("unknown", "malformed");
         self.send_error(socket, path, ErrorCode::ILLEGAL, why);
+        self.depart(path.peer, now);
     }
 
     fn count_request(&mut self, operation: &'static str, result: &'static str) {

@@ -62,6 +62,9 @@ pub const LINGERING_MAX: usize = 16_384;
 pub const DEPARTED_MAX: usize = 1_024;
 /// How long a draining server waits for repeats of an upload's last block.
 pub const DRAIN_LINGER: Duration = Duration::from_secs(2);
+/// How long after its request a draining server waits for a client to prove that it is there: for the answer to a
+/// first repeat. The request may be forged, and the exit has other work behind it.
+pub const DRAIN_UNVALIDATED: Duration = Duration::from_secs(2);
 /// How long running transfers may go on after SIGTERM.
 pub const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 /// Retransmissions to an unproven peer with `--strict`, or whose request may be a late copy.

@@ -4,8 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use bootstorm::config::{
-    DRAIN_LINGER, LINGER_READ, LINGERING_MAX, OVERTAKING_OCTETS_MAX, STRANGER_ERRORS_PER_SECOND,
-    Settings, UNVALIDATED_AGE_MIN, UNVALIDATED_PER_PREFIX_MAX, UPLOADS_MAX,
+    DRAIN_LINGER, DRAIN_UNVALIDATED, LINGER_READ, LINGERING_MAX, OVERTAKING_OCTETS_MAX,
+    STRANGER_ERRORS_PER_SECOND, Settings, UNVALIDATED_AGE_MIN, UNVALIDATED_PER_PREFIX_MAX,
+    UPLOADS_MAX,
 };
 use bootstorm::engine::Bind;
 use bootstorm::engine::sim::{Network, NodeId, SimEngine, Weather};
@@ -219,6 +220,37 @@ fn a_draining_server_stays_for_repeats_of_the_last_block() {
     assert_eq!(acks(&lab), 3, "acknowledged again");
     lab.pass(Duration::from_millis(20));
     assert!(lab.shard.is_idle());
+}
+
+/// Goal: a server that drains does not stay for who may never have asked; who proves to be there is served to
+/// the end. Method: three ask and are silent, one of them longer ago; one of the others then goes on.
+#[test]
+fn a_draining_server_stays_only_a_while_for_the_unproven() {
+    let mut lab = Lab::new();
+    let moment = Duration::from_millis(10);
+    lab.ask(client(1), Opcode::Rrq, b"long");
+    lab.pass(DRAIN_UNVALIDATED - moment);
+    lab.ask(client(2), Opcode::Rrq, b"long");
+    lab.ask(client(3), Opcode::Wrq, b"new");
+    lab.settle();
+    lab.shard.drain();
+    assert_eq!(lab.shard.holdings().unvalidated, 3);
+    lab.pass(2 * moment);
+    assert_eq!(lab.shard.holdings().unvalidated, 2);
+    lab.pass(DRAIN_UNVALIDATED / 2);
+    // Asking again proves nothing.
+    lab.ask(client(3), Opcode::Wrq, b"new");
+    lab.ack(client(2), 1);
+    lab.pass(DRAIN_UNVALIDATED / 2);
+    assert_eq!(lab.shard.holdings().unvalidated, 0);
+    assert_eq!(lab.shard.len(), 1);
+    assert!(!lab.shard.is_idle());
+    lab.ack(client(2), 2);
+    lab.settle();
+    assert!(lab.shard.is_idle());
+    let ended = lab.shard.metrics().ended;
+    assert_eq!((ended["unanswered"], ended["complete"]), (2, 2));
+    assert!(lab.files.uploads().is_empty());
 }
 
 /// Goal: who sends errors does not decide how many series the counters have.

@@ -360,6 +360,10 @@ impl<E: Engine> Shard<E> {
             if self.begin_again(id, now) {
                 continue;
             }
+            if self.is_given_up(id, now) {
+                self.finish(id, Outcome::Unanswered, now);
+                continue;
+            }
             let Some(slot) = self.table.get_mut(id) else {
                 continue;
             };
@@ -391,9 +395,20 @@ impl<E: Engine> Shard<E> {
         *self.metrics.suppressed.entry(reason).or_default() += 1;
     }
 
-    /// Takes no more requests; what runs goes on.
+    /// Takes no more requests; what runs goes on, unless its peer does not prove in time that it is there.
     pub fn drain(&mut self) {
         self.draining = true;
+        for id in self.table.ids() {
+            if let Some(since) = self.table.unvalidated_since(id) {
+                self.timers.insert(since + config::DRAIN_UNVALIDATED, id);
+            }
+        }
+    }
+
+    /// Whether a draining server has waited long enough for the peer to prove that it is there.
+    fn is_given_up(&self, id: SlotId, now: Instant) -> bool {
+        let since = self.table.unvalidated_since(id).filter(|_| self.draining);
+        since.is_some_and(|since| now - since >= config::DRAIN_UNVALIDATED)
     }
 
     /// Ends every transfer at once, telling the peers.

@@ -153,20 +153,22 @@ pub fn blksize_of_mtu(peer: IpAddr, mtu: Option<u32>) -> u16 {
         .clamp(BLKSIZE_MIN, BLKSIZE_MAX)
 }
 
-/// Memory for the DATA packets that transfers share: a part of the machine's, or of what the process's
-/// control groups or its limit of address space (`ulimit -v`) allow, if that is less.
+/// Memory for the DATA packets that transfers share: a part of what there is.
 #[must_use]
 pub fn frame_cache_octets_default() -> usize {
+    let octets = memory().map_or(FRAME_CACHE_OCTETS_UNKNOWN, |memory| {
+        (memory / FRAME_CACHE_SHARE).max(FRAME_CACHE_OCTETS_MIN)
+    });
+    usize::try_from(octets).unwrap_or(usize::MAX)
+}
+
+/// Octets of memory that there are for this process: the machine's, or what its control groups or its limit
+/// of address space (`ulimit -v`) allow, if that is less; `None` where nobody says.
+#[must_use]
+pub fn memory() -> Option<u64> {
     let read = |path: &Path| fs::read_to_string(path).ok();
     let limit = getrlimit(Resource::As).current;
-    let octets = memory_octets(read)
-        .into_iter()
-        .chain(limit)
-        .min()
-        .map_or(FRAME_CACHE_OCTETS_UNKNOWN, |memory| {
-            (memory / FRAME_CACHE_SHARE).max(FRAME_CACHE_OCTETS_MIN)
-        });
-    usize::try_from(octets).unwrap_or(usize::MAX)
+    memory_octets(read).into_iter().chain(limit).min()
 }
 
 /// The memory that the process may use, as Linux says it in files.

@@ -22,6 +22,8 @@ pub enum Suppressed {
     Full,
     /// A request while the server is draining.
     Draining,
+    /// It came before all shards listened, where one port serves all.
+    Early,
     /// A packet from a stranger, beyond the rate at which they are told, or from one who has only just left.
     Stranger,
     /// A packet that its transfer has no use for.
@@ -417,6 +419,7 @@ impl fmt::Display for Suppressed {
             Self::RepeatedRequest => "repeated_request",
             Self::Full => "full",
             Self::Draining => "draining",
+            Self::Early => "early",
             Self::Stranger => "stranger",
             Self::Unexpected => "unexpected",
         })

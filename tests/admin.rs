@@ -312,3 +312,42 @@ fn silent_connections_make_room() {
     // Closed, by whatever name the system has for it.
     assert!(matches!(silent[0].read(&mut buffer), Ok(0) | Err(_)));
 }
+
+#[test]
+fn top_shows_who_is_being_served() {
+    let server = Server::start();
+    let client = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    client
+        .send_to(b"\0\x01image\0octet\0", server.udp)
+        .expect("sent");
+    client.recv_from(&mut [0; 600]).expect("the first block");
+    let top = |address: &str| {
+        Command::new(env!("CARGO_BIN_EXE_bootstorm"))
+            .args(["top", address, "--once", "--interval", "0.1"])
+            .output()
+            .expect("it runs")
+    };
+    let output = top(&server.admin.to_string());
+    let (text, told) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(output.status.success(), "{told}");
+    let peer = client.local_addr().expect("bound").to_string();
+    let row = text.lines().find(|line| line.starts_with(&peer));
+    assert!(row.is_some_and(|row| row.ends_with("  image")), "{text}");
+    assert!(
+        text.contains("1 reads, 0 writes, 1 of them unvalidated"),
+        "{text}"
+    );
+
+    let nobody = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let nowhere = nobody.local_addr().expect("bound").to_string();
+    let output = top(&nowhere);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(
+        told.contains(&nowhere) && told.contains("--admin"),
+        "{told}"
+    );
+}

@@ -373,11 +373,43 @@ fn arguments_that_make_no_sense_are_code_2() {
         ("put file", "required"),
         ("put .. tftp://host/", "how it is to be called"),
         ("serve --listen 6969", "write :6969"),
+        ("serve -l /srv/tftp", "tftpd-hpa's -l, which has no value"),
+        (
+            "serve -l -s /srv/tftp",
+            "-s is tftpd-hpa's --secure: bootstorm always confines names to ROOT; leave it out",
+        ),
+        (
+            "--log-format json serve -vc .",
+            "-c is tftpd-hpa's --create: write --write create",
+        ),
+        (
+            "serve --secure .",
+            "--secure is tftpd-hpa's: bootstorm always confines",
+        ),
+        ("serve -B1468 .", "write --max-blksize"),
+        (
+            "serve --maxthread=5 .",
+            "--maxthread is atftpd's: write --max-transfers",
+        ),
+        (
+            "serve --tftp-root=/x",
+            "--tftp-root is dnsmasq's: write the directory alone",
+        ),
+        ("serve --no-such", "unexpected argument '--no-such'"),
+        // Other commands have nothing to do with those servers.
+        ("get -s host name", "unexpected argument '-s'"),
         ("serve --write maybe", "overwrite"),
         ("serve --port-range 5:1", "1:5"),
         ("serve --subnet 10.0.0.0/8", "max-blksize"),
         ("serve --max-upload many", "64MiB"),
         ("serve --frame-cache 1", "at least 1MiB"),
+        ("serve --frame-cache 999T", "more than the"),
+        ("serve --workers 0", "a number from 1 to 1024 is expected"),
+        ("simulate --seed x", "a number from 0 to"),
+        (
+            "serve --subnet 10.0.0.1/8:max-blksize=512",
+            "write 10.0.0.0/8:max-blksize=512",
+        ),
         ("serve --listen :7 --listen :7", "twice"),
         ("serve --log-filter ][", "--log-filter"),
         ("simulate --loss 2", "0 to 1"),
@@ -422,6 +454,68 @@ fn a_server_that_cannot_start_says_why() {
     for hint in [&*address, "ss -ltnp", "--admin"] {
         assert!(in_use.contains(hint), "{in_use}");
     }
+    // An address for documentation, which no host has.
+    for words in [
+        ["serve", ".", "-l", "192.0.2.1:6969", "--workers", "1"],
+        [
+            "serve",
+            ".",
+            "-l",
+            "127.0.0.1:0",
+            "--admin",
+            "192.0.2.1:6969",
+        ],
+    ] {
+        let elsewhere = fail(here.path(), 1, words);
+        let hint = "this host does not have that address";
+        assert!(elsewhere.contains(hint), "{elsewhere}");
+    }
+}
+
+/// Goal: a range in which no port is free is told as that, and nobody is sent to look for another program at
+/// the port that was listened at.
+#[test]
+fn a_range_without_a_free_port_is_no_port_in_use() {
+    let here = scratch();
+    let taken = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let port = taken.local_addr().expect("bound").port();
+    let range = format!("{port}:{port}");
+    for engine in ["mio", "auto"] {
+        let words = ["serve", ".", "-l", "127.0.0.1:0", "--workers", "1"];
+        let range = ["--engine", engine, "--port-range", &range];
+        let told = fail(here.path(), 1, [&words[..], &range].concat());
+        assert!(told.contains("give --port-range at least one"), "{told}");
+        assert!(!told.contains("another program"), "{told}");
+    }
+}
+
+#[test]
+fn settings_come_from_a_file_and_the_environment_wins() {
+    let root = tempfile::tempdir().expect("a directory");
+    fs::write(root.path().join("file"), b"octets").expect("a file");
+    let settings = "root = \".\"\nlisten = \"127.0.0.1:0\"\nwrite = \"create\"\nworkers = 1\n";
+    fs::write(root.path().join("bootstorm.toml"), settings).expect("a file");
+    let server = Server::wait(
+        bootstorm(root.path())
+            .arg("serve")
+            .env("BOOTSTORM_CONFIG", "bootstorm.toml")
+            .env("BOOTSTORM_WRITE", "overwrite"),
+    );
+    let put = bootstorm(root.path())
+        .args(["put", "bootstorm.toml", &server.url("file")])
+        .output()
+        .expect("it runs");
+    assert!(put.status.success(), "{put:?}");
+    let stored = fs::read_to_string(root.path().join("file")).expect("a file");
+    assert_eq!(stored, settings, "the variable allows to overwrite");
+
+    let output = bootstorm(root.path())
+        .args(["serve", "--config", "nowhere.toml"])
+        .output()
+        .expect("it runs");
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("cannot read nowhere.toml: "), "{told}");
 }
 
 #[test]
@@ -437,6 +531,82 @@ fn settings_come_from_the_environment_too() {
         .env("BOOTSTORM_WORKERS", "1");
     let server = Server::wait(&mut command);
     round_trip(&server, root.path(), b"octets", &[]);
+    let (_, said) = server.end();
+    assert!(said.contains("writes=\"overwrite\""), "{said}");
+}
+
+/// Goal: who is told that a value makes no sense is told where it stands.
+#[test]
+fn a_bad_value_of_the_environment_is_not_blamed_on_a_flag() {
+    let here = scratch();
+    for (variable, value, typed, blamed) in [
+        (
+            "BOOTSTORM_MAX_BLKSIZE",
+            "huge",
+            "",
+            "--max-blksize <N|mtu> (from BOOTSTORM_MAX_BLKSIZE)",
+        ),
+        (
+            "BOOTSTORM_LISTEN",
+            ":69 6969",
+            "",
+            "(from BOOTSTORM_LISTEN)",
+        ),
+        ("BOOTSTORM_PIN", "maybe", "", "--pin (from BOOTSTORM_PIN)"),
+        ("BOOTSTORM_WRITE", "of", "", "(from BOOTSTORM_WRITE)"),
+        (
+            "BOOTSTORM_LOG_FILTER",
+            "][",
+            "",
+            "(from BOOTSTORM_LOG_FILTER)",
+        ),
+        (
+            "BOOTSTORM_SINGLE_PORT",
+            "on",
+            "--port-range 7:8",
+            "BOOTSTORM_SINGLE_PORT and",
+        ),
+    ] {
+        let mut command = bootstorm(here.path());
+        let command = command.arg("serve").args(typed.split_whitespace());
+        let output = command.env(variable, value).output().expect("it runs");
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(blamed), "{said}");
+    }
+    // What was typed is one's own, and wins.
+    for typed in [["--workers", "0"], ["--workers=0", "."]] {
+        let mut command = bootstorm(here.path());
+        let command = command
+            .arg("serve")
+            .args(typed)
+            .env("BOOTSTORM_WORKERS", "1");
+        let said = stderr(&command.output().expect("it runs"));
+        assert!(
+            said.contains("from 1 to 1024") && !said.contains("BOOTSTORM_"),
+            "{said}"
+        );
+    }
+}
+
+/// Goal: a variable that says no, or nothing, switches nothing on.
+#[test]
+fn a_switch_of_the_environment_may_be_off() {
+    let root = scratch();
+    for value in ["0", "off", "no", "FALSE", ""] {
+        let mut command = bootstorm(root.path());
+        let arguments = [
+            "serve",
+            ".",
+            "-l",
+            "127.0.0.1:0",
+            "--port-range",
+            "20000:60000",
+        ];
+        let command = command.args(arguments).env("BOOTSTORM_SINGLE_PORT", value);
+        // With a single port there is no range, and this would be refused.
+        Server::wait(command);
+    }
 }
 
 #[test]
@@ -644,11 +814,31 @@ fn a_second_interrupt_ends_a_server_at_once_and_tells_its_clients() {
         let (status, said) = server.interrupt_twice();
         is_told(&client);
         assert_eq!(status.code(), Some(1));
-        assert!(
-            said.contains("1 running transfers were cut short"),
-            "{said}"
-        );
+        assert!(said.contains("1 running transfer was cut short"), "{said}");
     }
+}
+
+/// Goal: a second SIGTERM changes nothing, and does not have the log say anew that draining begins; a SIGINT ends
+/// at once all the same.
+#[test]
+fn a_second_sigterm_is_no_second_beginning() {
+    let root = scratch();
+    fs::write(root.path().join("file"), random(2000)).expect("written");
+    let waits = ["--drain-timeout", "86400", "--idle-timeout", "86400"];
+    let mut server = Server::start(root.path(), &waits);
+    let client = stuck_client(&server);
+    for line in ["draining: no new requests", "draining already"] {
+        signal(&server.child, Signal::TERM);
+        while !server.said.contains(line) {
+            assert!(server.stderr.read_line(&mut server.said).expect("text") > 0);
+        }
+    }
+    signal(&server.child, Signal::INT);
+    is_told(&client);
+    let mut said = std::mem::take(&mut server.said);
+    server.stderr.read_to_string(&mut said).expect("text");
+    assert_eq!(server.child.wait().expect("ended").code(), Some(1));
+    assert_eq!(said.matches("no new requests").count(), 1, "{said}");
 }
 
 #[test]
@@ -960,6 +1150,29 @@ fn a_root_that_may_not_be_entered_is_told() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("cannot serve closed"), "{said}");
     assert!(said.contains("chmod"), "{said}");
+}
+
+/// Goal: whoever serves as root is told once, at the start, what that means; nobody else is.
+#[test]
+fn a_server_that_runs_as_root_says_what_that_means() {
+    let root = scratch();
+    let (_, said) = Server::start(root.path(), &[]).end();
+    let told = usize::from(rustix::process::geteuid().is_root());
+    assert_eq!(said.matches("running as root").count(), told, "{said}");
+    if told == 1 {
+        use std::os::unix::fs::PermissionsExt;
+        use std::os::unix::process::CommandExt;
+
+        let program = root.path().join("bootstorm");
+        fs::copy(env!("CARGO_BIN_EXE_bootstorm"), &program).expect("copied");
+        let all = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(root.path(), all).expect("set");
+        let mut command = Command::new(program);
+        let arguments = ["serve", ".", "--listen", "127.0.0.1:0"];
+        command.uid(65_534).gid(65_534).current_dir(root.path());
+        let (_, said) = Server::wait(command.args(arguments)).end();
+        assert!(!said.contains("running as root"), "{said}");
+    }
 }
 
 /// Goal: a log that nobody reads holds up neither clients nor the end. Method: nobody reads the pipe that

@@ -137,6 +137,18 @@ fn the_page_goes_where_it_can() {
     );
 }
 
+/// Goal: what nothing cost has no price. Method: an image without an octet.
+#[test]
+fn an_empty_image_has_no_price() {
+    let place = Place::new();
+    let output = place
+        .demo("--clients 3 --size 0 --within 0 --quiet")
+        .output()
+        .expect("the demo runs");
+    let table = succeeded(&output);
+    assert!(table.contains(" CPU s, – CPU s/GB, "), "{table}");
+}
+
 /// Goal: whoever has had enough of what it says spoils nothing. Method: its pipe is closed before the table.
 #[test]
 fn a_demo_that_nobody_listens_to_comes_to_its_end() {
@@ -161,10 +173,44 @@ fn an_interrupt_leaves_nothing_behind() {
     kill_process(Pid::from_child(&demo), Signal::INT).expect("a demo");
     let table = table_of(&mut demo);
     assert_eq!(demo.wait().expect("a demo").code(), Some(1), "{table}");
-    assert!(table.contains("every octet compared"), "{table}");
+    assert!(
+        table.contains(" of 40,000 clients, every octet compared; "),
+        "{table}"
+    );
+    assert!(
+        table.contains(" had come when it was interrupted"),
+        "{table}"
+    );
+    assert!(!table.contains("and the clients otherwise"), "{table}");
     assert_eq!(names(place.scratch.path()), [""; 0]);
     assert!(test_kill_process(server).is_err(), "the server still runs");
     assert_eq!(names(place.here.path()), ["bootstorm-demo.html"]);
+}
+
+/// Goal: one that is interrupted before anybody was served claims nothing for them. Method: SIGINT while clients are
+/// under way whose images are too large for a moment; the pipe of its lines tells when.
+#[test]
+fn an_interrupt_before_anybody_is_served_claims_nothing() {
+    let place = Place::new();
+    let mut demo = place
+        .demo("--clients 3000 --within 0 --size 64MiB")
+        .spawn()
+        .expect("the demo starts");
+    let mut stdout = BufReader::new(demo.stdout.take().expect("a pipe"));
+    let mut first = String::new();
+    stdout.read_line(&mut first).expect("text");
+    kill_process(Pid::from_child(&demo), Signal::INT).expect("a demo");
+    let mut table = String::new();
+    stdout.read_to_string(&mut table).expect("text");
+    assert_eq!(demo.wait().expect("a demo").code(), Some(1), "{table}");
+    assert!(
+        table.starts_with("served              0 of 3,000 clients; "),
+        "{table}"
+    );
+    assert!(
+        !table.contains("compared") && !table.contains("otherwise"),
+        "{table}"
+    );
 }
 
 /// Goal: wrong octets are seen, and the exit code says so. Method: amid the storm, the image is replaced.

@@ -20,19 +20,8 @@ mod network;
 #[path = "faults/pause.rs"]
 mod pause;
 
-use std::process::{Command, Stdio};
-
 /// Whether a command of preparation works here; said aloud if not.
 fn works(words: &[&str]) -> bool {
-    let output = Command::new(words[0])
-        .args(&words[1..])
-        .stdin(Stdio::null())
-        .output();
-    let why = match output {
-        Ok(output) if output.status.success() => return true,
-        Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        Err(error) => error.to_string(),
-    };
-    common::skip(&format!("`{}` does not work here: {why}", words.join(" ")));
-    false
+    let done = common::namespace::run(words);
+    done.inspect_err(|why| common::skip(why)).is_ok()
 }

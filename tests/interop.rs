@@ -1,4 +1,7 @@
 //! Other people's clients against the server, with files that machines really boot from.
+//!
+//! Each test has a loopback of its own where that can be had. On the machine's, a client may be given the port
+//! that another one just had, and hear the server of that one first, which few clients survive.
 
 mod common;
 
@@ -26,6 +29,36 @@ const LOOPBACK: &str = "127.0.0.1:0";
 const CLIENTS_AT_ONCE: usize = 3;
 /// What a client may take for one file, in seconds, before it is ended and the test fails.
 const CLIENT_SECONDS: &str = "120";
+
+/// Every test in a network namespace of its own; where none can be had, as without root, in the machine's.
+macro_rules! apart {
+    ($($test:ident)*) => {
+        mod apart {
+            $(#[test]
+            fn $test() {
+                #[cfg(target_os = "linux")]
+                if let Ok(namespace) = crate::common::namespace::Namespace::new() {
+                    return namespace.within(super::$test);
+                }
+                super::$test();
+            })*
+        }
+    };
+}
+
+apart! {
+    every_file_of_a_real_tree_by_every_client
+    every_file_of_a_real_tree_over_ipv6_and_from_a_single_port
+    files_of_every_kind_from_a_single_port
+    files_of_every_kind_from_a_range_of_ports
+    files_of_every_kind_over_ipv6
+    files_of_more_than_65_536_blocks
+    files_of_every_kind_from_two_shards_on_every_address
+    uploads_by_every_client
+    nothing_is_written_unless_allowed
+    nothing_is_left_of_a_killed_client
+    a_missing_file_makes_every_client_fail
+}
 
 /// A way of running somebody's client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,7 +167,6 @@ impl Client {
 /// Goal: what a machine boots from arrives as it is, whoever asks. Method: every file of Debian's
 /// installer by every client. Both trees hold many files twice, which are fetched from one; and of the
 /// two long images, the slow clients fetch the longer, whose block numbers start over twice.
-#[test]
 fn every_file_of_a_real_tree_by_every_client() {
     let (Some(tree), true) = (netboot(), clients_are_there()) else {
         return;
@@ -156,7 +188,6 @@ fn every_file_of_a_real_tree_by_every_client() {
 /// The same tree in the other ways to serve it. The few images would take the clients that know nothing but
 /// 512 octets and lock-step too long; how they fare with those over IPv6 and from a single port, the
 /// test of 65,536 blocks shows.
-#[test]
 fn every_file_of_a_real_tree_over_ipv6_and_from_a_single_port() {
     let (Some(tree), true) = (netboot(), clients_are_there()) else {
         return;
@@ -179,12 +210,10 @@ fn every_file_of_a_real_tree_over_ipv6_and_from_a_single_port() {
     }
 }
 
-#[test]
 fn files_of_every_kind_from_a_single_port() {
     every_kind(LOOPBACK, |options| options.settings.single_port = true);
 }
 
-#[test]
 fn files_of_every_kind_from_a_range_of_ports() {
     // A free port is found by asking for one; the range lets others take some meanwhile.
     let port = free_port();
@@ -194,7 +223,6 @@ fn files_of_every_kind_from_a_range_of_ports() {
     });
 }
 
-#[test]
 fn files_of_every_kind_over_ipv6() {
     if host_has_ipv6() {
         every_kind("[::1]:0", |_| {});
@@ -207,7 +235,6 @@ const IMAGE_OCTETS_MIN: u64 = 4 << 20;
 
 /// Goal: block numbers start over from a shared port and over IPv6 as well. Method: those who take 512
 /// octets at a time fetch more than 65,536 blocks; the others a real image.
-#[test]
 fn files_of_more_than_65_536_blocks() {
     if !clients_are_there() {
         return;
@@ -229,14 +256,12 @@ fn files_of_more_than_65_536_blocks() {
     fetch_all(root.path(), address, &jobs);
 }
 
-#[test]
 fn files_of_every_kind_from_two_shards_on_every_address() {
     if host_has_ipv6() {
         every_kind("[::]:0", |options| options.workers = 2);
     }
 }
 
-#[test]
 fn uploads_by_every_client() {
     if !clients_are_there() {
         return;
@@ -277,7 +302,6 @@ fn uploads_by_every_client() {
     );
 }
 
-#[test]
 fn nothing_is_written_unless_allowed() {
     if !clients_are_there() {
         return;
@@ -293,7 +317,6 @@ fn nothing_is_written_unless_allowed() {
 
 /// Goal: an upload whose client dies leaves nothing. Method: each client is killed in the middle of a
 /// file that takes it seconds; the server gives up after one without a word.
-#[test]
 fn nothing_is_left_of_a_killed_client() {
     if !clients_are_there() {
         return;
@@ -315,7 +338,6 @@ fn nothing_is_left_of_a_killed_client() {
     peer::until("nothing is left", || entries(target.path()) == 0);
 }
 
-#[test]
 fn a_missing_file_makes_every_client_fail() {
     if !clients_are_there() {
         return;

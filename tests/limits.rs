@@ -12,7 +12,7 @@ use bootstorm::engine::Bind;
 use bootstorm::engine::sim::{Network, NodeId, SimEngine, Weather};
 use bootstorm::metrics::Suppressed;
 use bootstorm::proto::timing::Patience;
-use bootstorm::shard::{Census, Shard};
+use bootstorm::shard::{Census, Operation, Shard};
 use bootstorm::simulate::{CLIENT, SERVER};
 use bootstorm::store::memory::{Contents, Memory};
 use bootstorm::store::{Store, StoreOptions, Writes};
@@ -251,6 +251,88 @@ fn a_draining_server_stays_only_a_while_for_the_unproven() {
     let ended = lab.shard.metrics().ended;
     assert_eq!((ended["unanswered"], ended["complete"]), (2, 2));
     assert!(lab.files.uploads().is_empty());
+}
+
+/// Goal: a drain ends as soon as the last client has had its time, with nothing to wake the shard but itself, and a
+/// finished transfer has one timer all the same. Method: uploads that end before the drain begins, or after.
+#[test]
+fn a_drain_ends_soon_after_the_last_transfer() {
+    const UPLOADS: usize = 100;
+    let tick = Duration::from_millis(2);
+    for drains_first in [true, false] {
+        let mut lab = Lab::new();
+        let before = lab.shard.holdings().timers;
+        for number in 0..UPLOADS {
+            let name = format!("new-{number}");
+            lab.ask(client(number), Opcode::Wrq, name.as_bytes());
+        }
+        lab.settle();
+        if drains_first {
+            lab.shard.drain();
+        }
+        let last = [0, 3, 0, 1, b'x'];
+        for number in 0..UPLOADS {
+            lab.network.inject(client(number), lab.answers, &last);
+        }
+        lab.settle();
+        let ended = lab.network.now();
+        // Each transfer's own last deadline passes meanwhile.
+        lab.pass(Patience::DEFAULT.lockstep_floor + Duration::from_millis(500));
+        assert_eq!(lab.shard.len(), UPLOADS);
+        assert_eq!(lab.shard.holdings().timers - before, UPLOADS);
+        lab.shard.drain();
+        while !lab.shard.is_idle() {
+            let wake = lab.shard.next_wake().expect("it wakes by itself");
+            lab.network.advance(wake.max(lab.network.now()));
+            lab.turn();
+            assert!(lab.network.now() <= ended + DRAIN_LINGER + tick);
+        }
+        assert!(lab.network.now() + tick >= ended + DRAIN_LINGER);
+        let wake = lab.shard.next_wake().expect("finished transfers are there");
+        assert!(wake > lab.network.now(), "an idle shard sleeps");
+    }
+}
+
+/// Goal: what is counted as running is what runs, whichever way a transfer begins and ends.
+#[test]
+fn running_transfers_are_counted() {
+    let mut lab = Lab::new();
+    let counted = |lab: &Lab, reads: u64, writes: u64| {
+        let metrics = lab.shard.metrics();
+        assert_eq!(
+            (metrics.active_reads, metrics.active_writes),
+            (reads, writes)
+        );
+        let listed = lab.shard.all_running(usize::MAX);
+        let (listed_reads, listed_writes): (Vec<_>, Vec<_>) = listed
+            .iter()
+            .partition(|running| running.operation == Operation::Read);
+        assert_eq!(listed_reads.len() as u64, reads);
+        assert_eq!(listed_writes.len() as u64, writes);
+        assert_eq!(lab.shard.is_idle(), reads + writes == 0);
+    };
+    for number in 1..=4 {
+        lab.ask(client(number), Opcode::Rrq, b"short");
+    }
+    lab.ask(client(5), Opcode::Rrq, b"missing");
+    lab.ask(client(6), Opcode::Wrq, b"new");
+    lab.ask(client(7), Opcode::Wrq, b"short");
+    lab.settle();
+    counted(&lab, 4, 1);
+    lab.ack(client(1), 1);
+    lab.error(client(2), 0);
+    // Begun anew with another request.
+    lab.ask(client(3), Opcode::Rrq, b"long");
+    lab.settle();
+    counted(&lab, 2, 1);
+    lab.network
+        .inject(client(6), lab.answers, &[0, 3, 0, 1, b'x']);
+    lab.settle();
+    let metrics = lab.shard.metrics();
+    assert_eq!((metrics.active_reads, metrics.active_writes), (2, 0));
+    lab.pass(Patience::DEFAULT.idle * 2);
+    assert!(lab.shard.is_empty());
+    counted(&lab, 0, 0);
 }
 
 /// Goal: who sends errors does not decide how many series the counters have.

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use bootstorm::load::plan::Pace;
 use bootstorm::load::profile::{self, Profile};
-use bootstorm::load::report::{Report, json};
+use bootstorm::load::report::{Report, hgrm, html, json};
 use bootstorm::load::timeline::Point;
 use bootstorm::load::{self, Failure, File, Group, Live, Load, Work, contents};
 use bootstorm::metrics::Metrics;
@@ -96,12 +96,23 @@ fn writes_arrive_and_are_counted() {
     group.bounds.transfers = Some(20);
     let report = run(&load);
     assert!(report.is_good(), "{report}");
+    let alone = report.to_string();
+    let nothing = "what the server stored is compared with nothing";
+    assert!(alone.contains(nothing), "{alone}");
     let metrics = metrics_at_rest(&server);
     assert_eq!(metrics.octets_received, report.tally.octets);
     for number in 0..20 {
         let written = fs::read(root.path().join(format!("up-{number}"))).expect("a file");
         assert!(written == contents, "{number}");
     }
+
+    let mut mixed = reads(server.addresses()[0], 2, octets(&contents));
+    mixed.groups[0].files[0].name = b"up-1".to_vec();
+    load.groups[0].files[0].name = b"more-{number}".to_vec();
+    mixed.groups.push(load.groups.remove(0));
+    let mixed = run(&mixed).to_string();
+    let told = "of reads, every octet compared; of writes, nothing compared";
+    assert!(mixed.contains(told), "{mixed}");
 }
 
 /// Goal: wrong contents fail each transfer, by their kind. Method: what is expected differs from the
@@ -159,7 +170,7 @@ fn clients_with_manners_of_their_own() {
     assert!(report.is_good(), "{report}");
     assert_eq!((report.tally.probes, report.tally.complete), (10, 10));
     // A client that asks twice waits for the first answer once.
-    assert_eq!(report.tally.oack.count(), 10);
+    assert_eq!(report.tally.oack.came().count(), 10);
     assert_eq!(report.tally.terms.keys().next(), Some(&(1468, 4)));
     let metrics = metrics_at_rest(&server);
     assert_eq!(metrics.ended.get("probed"), Some(&10));
@@ -319,8 +330,8 @@ fn sockets_are_used_again_where_addresses_are_few() {
     assert_eq!(metrics.octets_sent, report.tally.octets);
 }
 
-/// Goal: whoever has seen enough gets a summary and no failures. Method: SIGINT while a client waits
-/// for a server that never answers.
+/// Goal: whoever has seen enough gets a summary and no failures, and an exit code that says that it is not all.
+/// Method: SIGINT while a client waits for a server that never answers.
 #[test]
 fn an_interrupt_ends_with_a_summary() {
     let _turn = turn();
@@ -338,14 +349,20 @@ fn an_interrupt_ends_with_a_summary() {
         ])
         .arg(&percentiles)
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .expect("the generator starts");
     silent.recv_from(&mut [0; 512]).expect("a request");
     kill_process(Pid::from_child(&generator), Signal::INT).expect("a generator");
     let output = generator.wait_with_output().expect("the generator ends");
     let text = String::from_utf8(output.stdout).expect("text");
-    assert!(output.status.success(), "{text}");
+    assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("0 of 3, 3 interrupted"), "{text}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("interrupted with 3 transfers under way"),
+        "{said}"
+    );
     let written = fs::read_to_string(percentiles).expect("a file");
     assert!(
         written.contains("Total count    =            0"),
@@ -377,14 +394,124 @@ fn percentiles_of_nothing_are_no_numbers() {
     let report = run(&load);
     let text = report.to_string();
     assert_eq!(row(&text, "whole transfer"), row(&text, "OACK"));
-    let mut json = Vec::new();
-    json::write(&report, &mut json).expect("memory takes it");
-    let json: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+    let json = as_json(&report);
     let transfer = &json["latencies_seconds"]["transfer"];
     assert_eq!(
         (&transfer["count"], &transfer["p99"]),
         (&0.into(), &().into())
     );
+}
+
+/// Goal: a server that fails some looks no quicker for it. Method: files of which half are there, and how the
+/// percentiles of what they take are told: those that failed count as the slowest.
+#[test]
+fn whoever_failed_counts_among_the_slowest() {
+    let _turn = turn();
+    let root = tempfile::tempdir().expect("a directory");
+    fs::write(root.path().join("image"), peer::octets(10, 1_000)).expect("a file");
+    let (_server, address) = peer::serve(root.path());
+    let mut load = reads(address, 5, Expected::Anything);
+    load.groups[0]
+        .files
+        .push(file("absent", Expected::Anything));
+    load.groups[0].bounds.transfers = Some(200);
+    let report = run(&load);
+    let (complete, failed) = (report.tally.complete, report.tally.failed());
+    assert!(
+        complete > 2 && failed > 2 && complete + failed == 200,
+        "{report}"
+    );
+    let json = as_json(&report);
+    for name in ["transfer", "first_block"] {
+        let latency = &json["latencies_seconds"][name];
+        assert_eq!(
+            (&latency["count"], &latency["failed"]),
+            (&complete.into(), &failed.into())
+        );
+        for known in ["p90", "p99", "p99.9", "max"] {
+            assert!(latency[known].is_null(), "{known}: {latency}");
+        }
+        assert_eq!(latency["p50"].is_null(), complete < 100, "{latency}");
+    }
+    let text = report.to_string();
+    assert!(
+        text.contains("percentiles are of all, those that failed"),
+        "{text}"
+    );
+    let page = as_page(&report);
+    assert!(!page.contains("99 of 100 transfers took"), "{page}");
+    let mut percentiles = Vec::new();
+    hgrm::write(&report, &mut percentiles).expect("memory takes it");
+    let percentiles = String::from_utf8(percentiles).expect("text");
+    assert!(!percentiles.contains(" 1.000000000000 "), "{percentiles}");
+    let told = format!("of 200 transfers, of which {failed} did not complete");
+    assert!(percentiles.contains(&told), "{percentiles}");
+}
+
+/// Goal: a server that has come to a halt shows how long it kept everybody waiting, though nobody saw the end of
+/// it. Method: an open loop against one that never answers, interrupted.
+#[test]
+fn whoever_was_interrupted_has_waited() {
+    let _turn = turn();
+    let silent = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let mut load = reads(silent.local_addr().expect("bound"), 1, Expected::Anything);
+    load.groups[0].pace = Pace::Open {
+        per_second: 500.0,
+        even: true,
+    };
+    load.groups[0].bounds.transfers = None;
+    let live = Arc::new(Live::default());
+    let waiting = {
+        let live = live.clone();
+        thread::spawn(move || load::run(&load, &live).expect("a run"))
+    };
+    for _ in 0..100 {
+        silent.recv_from(&mut [0; 512]).expect("a request");
+    }
+    live.stop();
+    let report = waiting.join().expect("a run");
+    let json = as_json(&report);
+    for name in ["oack", "first_block", "transfer"] {
+        let latency = &json["latencies_seconds"][name];
+        assert!(latency["p99"].is_null(), "{latency}");
+        assert!(latency["cut_off"].as_u64() >= Some(100), "{latency}");
+        // A hundred that come every 2 ms.
+        let least = latency["at_least"]["p99"].as_f64().expect("a number");
+        assert!(least > 0.15, "{latency}");
+    }
+    assert!(report.to_string().contains("≥"), "{report}");
+    let page = as_page(&report);
+    assert!(
+        page.contains("is what 99 of 100 transfers took at least: "),
+        "{page}"
+    );
+    assert!(page.contains("Interrupted when 0 of "), "{page}");
+}
+
+/// Goal: what nothing cost has no price. Method: a server that is watched, and has not what it is asked for; as
+/// text, as JSON and as a page.
+#[test]
+fn the_price_of_nothing_is_no_number() {
+    let _turn = turn();
+    let root = tempfile::tempdir().expect("a directory");
+    let (_server, address) = peer::serve(root.path());
+    let mut load = reads(address, 3, Expected::Anything);
+    load.server_pid = Some(std::process::id());
+    let report = run(&load);
+    let text = report.to_string();
+    assert!(
+        text.contains(" CPU s, – CPU s/GB, – us a transfer, "),
+        "{text}"
+    );
+    let json = as_json(&report);
+    let server = &json["server_process"];
+    assert!(server["processor_seconds"].is_number(), "{json}");
+    for price in ["gigabyte", "transfer"] {
+        let price = &server[format!("processor_seconds_per_{price}")];
+        assert!(price.is_null(), "{json}");
+    }
+    let page = as_page(&report);
+    assert!(!page.contains("for each gigabyte"), "{page}");
 }
 
 /// Goal: the table reads well. Method: a snapshot, each number a 0.
@@ -442,6 +569,18 @@ fn with(mut load: Load, profile: &Profile) -> Load {
 
 fn run(load: &Load) -> Report {
     load::run(load, &Arc::new(Live::default())).expect("a run")
+}
+
+fn as_json(report: &Report) -> serde_json::Value {
+    let mut json = Vec::new();
+    json::write(report, &mut json).expect("memory takes it");
+    serde_json::from_slice(&json).expect("JSON")
+}
+
+fn as_page(report: &Report) -> String {
+    let mut page = Vec::new();
+    html::write(report, &html::Head::default(), &mut page).expect("memory takes it");
+    String::from_utf8(page).expect("text")
 }
 
 /// The server's counters once no transfer runs: its last ACK may still be on the way.

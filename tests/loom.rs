@@ -30,6 +30,7 @@ use arena::{Arena, CELL_OCTETS};
 use census::Census;
 use pool::Queue;
 use proto::block::{BlockIndex, Rollover};
+use rendezvous::Rendezvous;
 use store::{
     Answer, Backend, Body, Done, FramesKey, Identity, Mailbox, OpenError, Opened, Patience,
     ReadFailure, Refusal, Sink, Source, Store, StoreOptions, Ticket,
@@ -44,6 +45,8 @@ mod arena;
 mod census;
 #[path = "../src/store/pool.rs"]
 mod pool;
+#[path = "../src/server/rendezvous.rs"]
+mod rendezvous;
 #[path = "../src/store/mod.rs"]
 mod store;
 #[path = "../src/testing.rs"]
@@ -74,6 +77,8 @@ const MODELS: &[Model] = models! {
     queue_gives_each_job_once
     queue_that_closes_ends_its_threads
     census_keeps_the_limit
+    shards_end_together
+    shards_do_not_wait_for_one_that_failed
     cells_have_one_owner
     frames_are_made_once_for_all
     bodies_end_with_their_readers
@@ -205,6 +210,46 @@ fn census_keeps_the_limit() {
     );
     assert_eq!(census.count(), 0);
     assert!(census.enter(1) && !census.enter(1));
+}
+
+/// Goal: no shard ends before all are done, and none that sleeps by then sleeps on.
+fn shards_end_together() {
+    let rendezvous = Rendezvous::default();
+    let done = Arc::new(AtomicUsize::new(0));
+    // Both are added before the first is done.
+    let members = [(); 2].map(|()| {
+        let alarm = Arc::new(Alarm::new(Doorbell::default()));
+        let member = rendezvous.join(Waker::from(Arc::clone(&alarm)));
+        (alarm, member)
+    });
+    let shards = members.map(|(alarm, mut member)| {
+        let done = Arc::clone(&done);
+        thread::spawn(move || {
+            done.fetch_add(1, Relaxed);
+            while !member.is_done() {
+                alarm.bell().wait();
+                alarm.reset();
+            }
+            assert_eq!(done.load(Relaxed), 2);
+        })
+    });
+    for shard in shards {
+        shard.join().expect("it ends");
+    }
+}
+
+/// Goal: a shard whose thread has ended before its time keeps no other.
+fn shards_do_not_wait_for_one_that_failed() {
+    let rendezvous = Rendezvous::default();
+    let alarm = Arc::new(Alarm::new(Doorbell::default()));
+    let mut member = rendezvous.join(Waker::from(Arc::clone(&alarm)));
+    let failed = rendezvous.join(Waker::noop().clone());
+    let failing = thread::spawn(move || drop(failed));
+    while !member.is_done() {
+        alarm.bell().wait();
+        alarm.reset();
+    }
+    failing.join().expect("it ends");
 }
 
 /// Goal: a cell belongs to one at a time, memory keeps its bound, and whoever sees that a cell's memory stays

@@ -100,9 +100,33 @@ fn links_into_the_repository_lead_somewhere() {
             .skip(1)
             .filter_map(|rest| rest.split(')').next());
         for target in targets.filter(|target| !target.contains("://")) {
-            assert!(root.join(target).exists(), "{target} is missing");
+            let there = match target.strip_prefix('#') {
+                Some(anchor) => text.lines().filter_map(anchor_of).any(|own| own == anchor),
+                None => root.join(target).exists(),
+            };
+            assert!(there, "{target} is missing");
         }
     }
+}
+
+#[test]
+fn every_file_of_tests_is_told_about() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("ARCHITECTURE.md")).expect("a text");
+    for entry in fs::read_dir(root.join("tests")).expect("tests") {
+        let name = entry.expect("an entry").file_name();
+        let name = name.to_str().expect("a plain name");
+        let told = text.contains(&format!("`tests/{name}`"));
+        assert!(told || !name.ends_with(".rs"), "{name} is not told about");
+    }
+}
+
+/// What links call a heading.
+fn anchor_of(line: &str) -> Option<String> {
+    let heading = line.trim_start_matches('#').strip_prefix(' ')?;
+    let kept = |letter: &char| letter.is_alphanumeric() || [' ', '-'].contains(letter);
+    let heading: String = heading.to_lowercase().chars().filter(kept).collect();
+    line.starts_with('#').then(|| heading.replace(' ', "-"))
 }
 
 #[test]
@@ -156,6 +180,50 @@ fn options_are_accepted_as_written() {
         }
     }
     assert!(tried > 20, "{tried} options were found");
+}
+
+/// Goal: whoever types what another server has is told what to write here. Method: every option in the
+/// first column of the tables for those who move.
+#[test]
+fn options_of_other_servers_are_answered_with_advice() {
+    let section = README.split("\n## Moving from ").nth(1);
+    let section = section.and_then(|rest| rest.split("\n## ").next());
+    let theirs = section.expect("a section").lines().filter_map(|line| {
+        let cells = line.strip_prefix("| ")?;
+        cells.split(" | ").next()
+    });
+    let options = theirs.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    let mut tried = 0;
+    for option in options.filter(|option| !["-l"].contains(option)) {
+        let typed = if option.starts_with('-') {
+            option.to_owned()
+        } else {
+            format!("--{option}")
+        };
+        let output = bootstorm(&format!("serve /nonexistent/root {typed}")).output();
+        let output = output.expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        let answered = ["tftpd-hpa", "atftpd", "dnsmasq"]
+            .iter()
+            .any(|server| said.contains(&format!("error: {typed} is {server}'s")));
+        assert!(
+            answered && output.status.code() == Some(2),
+            "{typed}: {said}"
+        );
+        tried += 1;
+    }
+    assert!(tried > 40, "{tried} options were found");
+}
+
+/// Goal: systemd does not kill a server that drains. Method: what the unit gives it, and how long a drain may take.
+#[test]
+fn the_unit_lets_a_server_drain() {
+    let unit = include_str!("../contrib/bootstorm.service");
+    let patience = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("TimeoutStopSec="));
+    let patience: u64 = patience.expect("a limit").parse().expect("seconds");
+    assert!(patience > bootstorm::config::DRAIN_TIMEOUT_DEFAULT.as_secs());
 }
 
 /// A value in the place of what stands for one.

@@ -7,10 +7,9 @@ use std::ffi::OsString;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::values::{self, BlksizeMax, Delay, Listen, Profiles};
+use super::values::{self, BlksizeMax, Delay, Listen, Profiles, U32_MAX};
 use crate::config::Subnet;
 use crate::load::profile::Flash;
 use crate::server;
@@ -43,7 +42,8 @@ pub(super) enum Command {
     /// Serve the files of a directory.
     ///
     /// Every flag can also be set by an environment variable, several values of one separated by
-    /// spaces; flags win.
+    /// spaces; one without a value by 1, true, yes or on, and not by 0, false, no or off. --config names a file
+    /// that sets them as well. Flags win over variables, and variables over the file.
     Serve(Box<Serve>),
     /// Get a file from a server.
     ///
@@ -71,6 +71,11 @@ pub(super) enum Command {
     ///
     /// Time is virtual, and the same seed makes the same run again.
     Simulate(Simulate),
+    /// Watch a running server: traffic, latencies, and who is being served.
+    ///
+    /// The server must have been started with --admin. What is printed is drawn anew on a terminal, and
+    /// written one below the other elsewhere.
+    Top(Top),
 }
 
 #[derive(Debug, Args)]
@@ -95,7 +100,8 @@ pub(super) struct LogArguments {
         global = true,
         env = "BOOTSTORM_LOG_FILTER",
         hide_env_values = true,
-        value_name = "FILTER"
+        value_name = "FILTER",
+        value_parser = values::log_filter
     )]
     pub(super) log_filter: Option<String>,
 }
@@ -117,7 +123,7 @@ pub(super) struct Demo {
         long,
         value_name = "N",
         default_value = "1000",
-        value_parser = clap::value_parser!(u32).range(1..=50_000)
+        value_parser = values::number::<u32, 1, 50_000>
     )]
     pub(super) clients: u32,
     /// Octets of the image.
@@ -162,6 +168,15 @@ pub(super) struct Serve {
         default_value = "/srv/tftp"
     )]
     pub(super) root: PathBuf,
+    /// A TOML file that says what flags say, under the same names without the dashes in front; flags and
+    /// environment variables win over it.
+    #[arg(
+        long,
+        env = "BOOTSTORM_CONFIG",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
+    pub(super) config: Option<PathBuf>,
     /// Address to take requests at, repeatable. Port 0 picks one; ":6969" is that port of every
     /// address. [default: [::]:69, or 0.0.0.0:69 without IPv6]
     #[arg(
@@ -193,7 +208,7 @@ pub(super) struct Serve {
     )]
     pub(super) engine: EngineChoice,
     /// Send every datagram by a call of its own (for network cards that cut bursts wrongly).
-    #[arg(long, env = "BOOTSTORM_NO_GSO", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "BOOTSTORM_NO_GSO", hide_env_values = true, value_parser = values::switch)]
     pub(super) no_gso: bool,
     /// Threads that serve. [default: one for each core]
     #[arg(
@@ -201,14 +216,14 @@ pub(super) struct Serve {
         env = "BOOTSTORM_WORKERS",
         hide_env_values = true,
         value_name = "N",
-        value_parser = clap::value_parser!(u16).range(1..=1024)
+        value_parser = values::number::<u16, 1, 1024>
     )]
     pub(super) workers: Option<u16>,
     /// Keep each worker on one core; there must be a core for each (Linux only).
-    #[arg(long, env = "BOOTSTORM_PIN", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "BOOTSTORM_PIN", hide_env_values = true, value_parser = values::switch)]
     pub(super) pin: bool,
     /// Answer every transfer from the port that was asked (for NAT and Kubernetes).
-    #[arg(long, env = "BOOTSTORM_SINGLE_PORT", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "BOOTSTORM_SINGLE_PORT", hide_env_values = true, value_parser = values::switch)]
     pub(super) single_port: bool,
     /// Ports that transfers are answered from, both included; each worker and address takes one.
     #[arg(
@@ -216,8 +231,7 @@ pub(super) struct Serve {
         env = "BOOTSTORM_PORT_RANGE",
         hide_env_values = true,
         value_name = "A:B",
-        value_parser = values::port_range,
-        conflicts_with = "single_port"
+        value_parser = values::port_range
     )]
     pub(super) port_range: Option<(u16, u16)>,
     /// Largest block size; mtu is what reaches a client without IP fragments.
@@ -247,7 +261,7 @@ pub(super) struct Serve {
         hide_env_values = true,
         value_name = "N",
         default_value = "65536",
-        value_parser = clap::value_parser!(u32).range(1..)
+        value_parser = values::number::<u32, 1, U32_MAX>
     )]
     pub(super) max_transfers: u32,
     /// Most octets of an upload. [default: what the disk holds]
@@ -279,7 +293,8 @@ pub(super) struct Serve {
         value_parser = values::seconds
     )]
     pub(super) drain_timeout: Duration,
-    /// Answer operators over HTTP here: /metrics /healthz /readyz /transfers.
+    /// Answer operators over HTTP here, without authentication: /metrics /healthz /readyz /transfers.
+    /// ":9100" is every address.
     #[arg(
         long,
         env = "BOOTSTORM_ADMIN",
@@ -289,10 +304,10 @@ pub(super) struct Serve {
     )]
     pub(super) admin: Option<Listen>,
     /// Repeat only once to a client that has not proved that it is there.
-    #[arg(long, env = "BOOTSTORM_STRICT", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "BOOTSTORM_STRICT", hide_env_values = true, value_parser = values::switch)]
     pub(super) strict: bool,
     /// Look for a name that is not found without regard to case.
-    #[arg(long, env = "BOOTSTORM_CASE_INSENSITIVE", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "BOOTSTORM_CASE_INSENSITIVE", hide_env_values = true, value_parser = values::switch)]
     pub(super) case_insensitive: bool,
     /// Least time before a block is repeated to a client without a window.
     #[arg(
@@ -364,6 +379,20 @@ impl From<EngineChoice> for server::EngineChoice {
             EngineChoice::Uring => Self::Uring,
         }
     }
+}
+
+/// What `top` is told.
+#[derive(Debug, Args)]
+pub(super) struct Top {
+    /// The address that serve --admin was given; :9100 is that port of this host.
+    #[arg(value_name = "ADDR:PORT", value_parser = values::admin)]
+    pub(super) server: String,
+    /// Time from one look to the next.
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = values::seconds_above_zero)]
+    pub(super) interval: Duration,
+    /// Print once, for what happens in one such time.
+    #[arg(long)]
+    pub(super) once: bool,
 }
 
 /// What `get` is told.
@@ -469,11 +498,11 @@ pub(super) struct LoadGroup {
         long,
         value_name = "N",
         default_value = "1",
-        value_parser = clap::value_parser!(u32).range(1..=1_000_000)
+        value_parser = values::number::<u32, 1, 1_000_000>
     )]
     pub(super) clients: u32,
     /// Begin no more after so many transfers.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = values::number::<u64, 1, { u64::MAX }>)]
     pub(super) transfers: Option<u64>,
     /// Begin no more after this time.
     #[arg(long, value_name = "SECONDS", value_parser = values::seconds)]
@@ -587,19 +616,19 @@ pub(super) struct LoadRun {
     #[arg(
         long,
         value_name = "N",
-        value_parser = clap::value_parser!(u16).range(1..=256)
+        value_parser = values::number::<u16, 1, 256>
     )]
     pub(super) threads: Option<u16>,
     /// What random choices come from. [default: 1]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = values::whole)]
     pub(super) seed: Option<u64>,
     /// Take datagrams one by one: loopback then costs the server what a real network would.
     #[arg(long)]
     pub(super) no_gro: bool,
     /// The server's process on this machine, whose use of it is reported.
-    #[arg(long, value_name = "PID")]
+    #[arg(long, value_name = "PID", value_parser = values::number::<u32, 1, U32_MAX>)]
     pub(super) server_pid: Option<u32>,
-    /// Write the report as JSON too; - is standard output, without the table.
+    /// Write the report as JSON too. Here as below, - is standard output, without the table.
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
     /// Write the times of whole transfers in HdrHistogram's percentile format too.
@@ -620,7 +649,7 @@ pub(super) struct Compare {
     #[arg(value_name = "PLAN.toml")]
     pub(super) plan: PathBuf,
     /// How often everything is measured. [default: what the plan says]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(long, value_name = "N", value_parser = values::number::<u32, 1, 1_000>)]
     pub(super) rounds: Option<u32>,
     /// Servers whose names hold one of these texts alone.
     #[arg(long, value_name = "TEXT", value_delimiter = ',')]
@@ -660,7 +689,7 @@ pub(super) struct Check {
 #[derive(Debug, Args)]
 pub(super) struct Simulate {
     /// Makes the run what it is.
-    #[arg(long, value_name = "N", default_value = "1")]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = values::whole)]
     pub(super) seed: u64,
     /// Probability that a datagram is lost.
     #[arg(long, value_name = "P", default_value = "0", value_parser = values::probability)]
@@ -685,7 +714,7 @@ pub(super) struct Simulate {
         long,
         value_name = "N",
         default_value = "1",
-        value_parser = clap::value_parser!(u32).range(1..=20_000)
+        value_parser = values::number::<u32, 1, 20_000>
     )]
     pub(super) clients: u32,
     /// Octets of the file.
@@ -702,7 +731,7 @@ pub(super) struct Simulate {
     #[arg(
         long,
         value_name = "N",
-        value_parser = clap::value_parser!(u32).range(1..=20_000),
+        value_parser = values::number::<u32, 1, 20_000>,
         conflicts_with_all = [
             "loss", "reorder", "duplicate", "jitter", "windowsize", "blksize", "clients", "size", "write", "trace",
         ]
@@ -721,7 +750,7 @@ pub(super) struct Simulate {
     #[arg(
         long,
         value_name = "N",
-        value_parser = clap::value_parser!(u16).range(1..=1_024),
+        value_parser = values::number::<u16, 1, 1_024>,
         requires = "fleet"
     )]
     pub(super) jobs: Option<u16>,
@@ -767,6 +796,7 @@ mod tests {
             "load compare",
             "check",
             "simulate",
+            "top",
         ] {
             let name = subcommand.replace(' ', "_");
             insta::assert_snapshot!(format!("help_{name}"), help(subcommand));

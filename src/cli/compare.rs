@@ -58,16 +58,27 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Trouble> {
     drop(guard);
     let results = results.map_err(|error| Trouble::Work(format!("cannot compare: {error}")))?;
     trouble?;
-    if stop.is_stopped() {
+    let interrupted = stop.is_stopped() && results.rounds < results.rounds_wanted;
+    if interrupted {
         // The last whole round was shown when it was over.
-        remark(format_args!("interrupted in round {}", results.rounds + 1));
         show(&results, &outputs)?;
     }
     let measured = results.outcomes.iter().flatten().flatten();
-    if measured.filter_map(Outcome::measurement).next().is_none() {
-        return Err(Trouble::work("nothing was measured"));
+    let nothing = measured.filter_map(Outcome::measurement).next().is_none();
+    let failed = results.failed_every_time();
+    if interrupted {
+        let (round, rounds) = (results.rounds + 1, results.rounds_wanted);
+        Err(Trouble::Work(format!(
+            "interrupted in round {round} of {rounds}"
+        )))
+    } else if nothing {
+        Err(Trouble::work("nothing was measured"))
+    } else if !failed.is_empty() {
+        let failed = failed.join(", ");
+        Err(Trouble::Work(format!("failed every time: {failed}")))
+    } else {
+        Ok(())
     }
-    Ok(())
 }
 
 /// A process of its own that outlives this one if this one is killed, to end the servers and remove what is
@@ -283,7 +294,7 @@ enum WrittenSizes {
 fn read(path: &Path) -> Result<Plan, Trouble> {
     let text = fs::read_to_string(path)
         .map_err(|error| Trouble::Work(format!("cannot read {}: {error}", path.display())))?;
-    let told = |why: String| Trouble::Work(format!("in {}: {why}", path.display()));
+    let told = |why: String| Trouble::Arguments(format!("in {}: {why}", path.display()));
     let written: Written = toml::from_str(&text).map_err(|error| told(error.to_string()))?;
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder.to_path_buf(),

@@ -176,12 +176,12 @@ fn line(operation: Operation, summary: &Summary) -> String {
     // A transfer that took no time at all has no rate.
     let rate = summary.octets as f64 / seconds.max(1e-9) / 1e6;
     format!(
-        "{verb} {} octets in {seconds:.3} s, {rate:.1} MB/s ({} blocks of {}, window {}, {} retransmissions)",
-        grouped(summary.octets),
-        grouped(summary.blocks),
+        "{verb} {} in {seconds:.3} s, {rate:.1} MB/s ({} of {}, window {}, {})",
+        counted(summary.octets, "octet"),
+        counted(summary.blocks, "block"),
         summary.params.blksize(),
         summary.params.windowsize(),
-        grouped(summary.retransmissions),
+        counted(summary.retransmissions, "retransmission"),
     )
 }
 
@@ -203,6 +203,17 @@ mod tests {
         assert_eq!(
             line(Operation::Read, &summary),
             "got 12,345,678 octets in 1.234 s, 10.0 MB/s (24,113 blocks of 512, window 1, 0 retransmissions)"
+        );
+        let single = Summary {
+            octets: 1,
+            blocks: 1,
+            retransmissions: 1,
+            elapsed: Duration::from_secs(1),
+            ..summary
+        };
+        assert_eq!(
+            line(Operation::Write, &single),
+            "put 1 octet in 1.000 s, 0.0 MB/s (1 block of 512, window 1, 1 retransmission)"
         );
     }
 

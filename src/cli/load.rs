@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::args::{Load as Arguments, LoadRun, Pattern};
 use super::errand::{counted, grouped};
-use super::live::View;
+use super::live::{Goal, View};
 use super::output::Output;
 use super::page;
 use super::{Trouble, end_at_once, say};
@@ -24,7 +24,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Trouble> {
     let outputs = Outputs::open(&run)?;
     let live = Arc::new(Live::default());
     stop_on_interrupt(&live)?;
-    let view = if run.quiet { None } else { View::line(&live) };
+    // Of a ramp nobody knows how many steps it will have.
+    let goal = ramp.map_or_else(|| Goal::of(&load), |_| Goal::default());
+    let view = if run.quiet {
+        None
+    } else {
+        View::line(&live, goal)
+    };
     match ramp {
         None => once(&load, &live, &outputs, view),
         Some(ramp) => climb(&load, ramp, &live, &outputs, view),
@@ -42,13 +48,23 @@ struct Outputs {
 
 impl Outputs {
     fn open(run: &LoadRun) -> Result<Self, Trouble> {
-        let open = |path: &Option<PathBuf>| path.as_deref().map(Output::open).transpose();
-        let json = run.json.as_deref();
+        let paths = [&run.json, &run.hgrm, &run.html];
+        let to_standard = paths.into_iter().flatten();
+        let to_standard = to_standard.filter(|path| **path == Path::new("-")).count();
+        if to_standard > 1 {
+            return Err(Trouble::arguments(
+                "standard output takes one report; give the others a file",
+            ));
+        }
+        let open = |path: &Option<PathBuf>| {
+            let path = path.as_deref();
+            path.map(Output::open_or_standard).transpose()
+        };
         Ok(Self {
-            json: json.map(Output::open_or_standard).transpose()?,
+            json: open(&run.json)?,
             hgrm: open(&run.hgrm)?,
             html: open(&run.html)?,
-            no_table: json == Some(Path::new("-")),
+            no_table: to_standard > 0,
         })
     }
 
@@ -84,15 +100,21 @@ fn once(
     good(&report)
 }
 
+/// Whether all went well: nothing failed, and it was not cut short.
 fn good(report: &Report) -> Result<(), Trouble> {
-    if report.is_good() {
-        Ok(())
-    } else {
+    if !report.is_good() {
         Err(Trouble::Work(format!(
             "{} of {} failed",
             grouped(report.tally.failed()),
             counted(report.tally.begun, "transfer")
         )))
+    } else if report.interrupted {
+        Err(Trouble::Work(format!(
+            "interrupted with {} under way",
+            counted(report.tally.transfer.cut(), "transfer")
+        )))
+    } else {
+        Ok(())
     }
 }
 
@@ -114,9 +136,13 @@ fn climb(
     if let Some(output) = &outputs.html {
         page::write_climb(&climb, output)?;
     }
+    let last = climb.steps.last().and_then(|step| step.broken);
     match climb.steps.first().and_then(|step| step.broken) {
+        _ if last == Some(Broken::Interrupted) => Err(Trouble::Work(format!(
+            "interrupted amid step {}",
+            climb.steps.len()
+        ))),
         None => Ok(()),
-        Some(Broken::Interrupted) => Err(Trouble::work("interrupted amid the first step")),
         Some(why) => Err(Trouble::Work(format!(
             "not even the first step held ({why}); begin with less, by --clients or --rate"
         ))),

@@ -24,10 +24,9 @@ pub(super) fn set_up(arguments: &Arguments) -> Result<(), Trouble> {
         (1, _) => "debug",
         _ => "trace",
     };
-    let filter = EnvFilter::try_new(log.log_filter.as_deref().unwrap_or(level))
-        .map_err(|error| Trouble::arguments(format!(
-                "in --log-filter, {error}; a level is expected, or some by module, as in bootstorm::shard=debug"
-            )))?;
+    // It was read before; with a level of our own, nothing can be wrong.
+    let filter =
+        EnvFilter::try_new(log.log_filter.as_deref().unwrap_or(level)).map_err(Trouble::work)?;
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let lines = Gather::new(io::stderr()).map_err(Trouble::work)?;
     let lines = LINES.get_or_init(|| lines);

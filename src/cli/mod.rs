@@ -3,18 +3,22 @@
 mod args;
 mod check;
 mod compare;
+mod config_file;
 mod demo;
 mod errand;
+mod foreign;
 mod gather;
 mod get;
 mod live;
 mod load;
 mod log;
+mod origin;
 mod output;
 mod page;
 mod put;
 mod serve;
 mod simulate;
+mod top;
 pub(crate) mod url;
 pub(crate) mod values;
 
@@ -22,10 +26,11 @@ use std::cell::RefCell;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::process::{self, ExitCode};
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches, Parser};
+use clap::{CommandFactory, FromArgMatches};
 
 use args::{Arguments, Command, LoadCommand};
 
@@ -39,12 +44,12 @@ const BAD_ARGUMENTS: u8 = 2;
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let (done, name) = {
         let _lines = log::written_at_last();
-        match Arguments::try_parse_from(arguments) {
+        match parse(arguments) {
             Ok(arguments) => {
                 let name = name(&arguments.command);
                 (act(arguments), name)
             }
-            Err(error) => (Err(Trouble::Clap(error)), ""),
+            Err(trouble) => (Err(trouble), "serve"),
         }
     };
     let code = match done {
@@ -67,6 +72,43 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// Reads the arguments, and what they leave open from the file that they name, if any.
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments, Trouble> {
+    let typed: Vec<OsString> = arguments.into_iter().collect();
+    let mut matches = Arguments::command()
+        .try_get_matches_from(&typed)
+        .map_err(|error| misunderstood(error, &typed))?;
+    if let Some(("serve", serve)) = matches.subcommand()
+        && let Some(file) = serve.get_one::<PathBuf>("config")
+    {
+        let command = config_file::as_defaults(Arguments::command(), serve, file)?;
+        matches = command
+            .try_get_matches_from(&typed)
+            // All that was typed has been understood above.
+            .map_err(|error| {
+                Trouble::Arguments(format!("{}: {}", file.display(), reason(&error)))
+            })?;
+    }
+    Arguments::from_arg_matches(&matches).map_err(Trouble::Clap)
+}
+
+/// What to say of arguments that clap did not understand.
+fn misunderstood(error: clap::Error, typed: &[OsString]) -> Trouble {
+    let mut command = Arguments::command();
+    command.build();
+    match foreign::advice(&error, &command, typed) {
+        Some(advice) => Trouble::Arguments(advice),
+        None => Trouble::Clap(origin::named(error, &command, typed)),
+    }
+}
+
+/// What clap complains about, without its advice on usage.
+fn reason(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let text = text.split("\n\n").next().unwrap_or_default();
+    text.trim_start_matches("error: ").to_owned()
+}
+
 /// What a command is called on the command line; several words of one below another.
 const fn name(command: &Command) -> &'static str {
     match command {
@@ -83,6 +125,7 @@ const fn name(command: &Command) -> &'static str {
         },
         Command::Check(_) => "check",
         Command::Simulate(_) => "simulate",
+        Command::Top(_) => "top",
     }
 }
 
@@ -114,6 +157,7 @@ fn act(arguments: Arguments) -> Result<(), Trouble> {
         },
         Command::Check(check) => check::run(&check),
         Command::Simulate(simulate) => simulate::run(&simulate),
+        Command::Top(top) => top::run(&top),
     }
 }
 

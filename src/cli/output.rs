@@ -22,6 +22,11 @@ pub(super) struct Output {
 impl Output {
     /// Opens the file at `path`, which need not exist yet.
     pub(super) fn open(path: &Path) -> Result<Self, Trouble> {
+        if path == Path::new("-") {
+            return Err(Trouble::arguments(
+                "standard output is not for this; give a file, or ./- for one that is called so",
+            ));
+        }
         let mut options = OpenOptions::new();
         let (file, is_new) = match options.write(true).create_new(true).open(path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -58,7 +63,7 @@ impl Output {
         let written = match &self.file {
             None => {
                 let mut output = io::stdout().lock();
-                write(&mut output).and_then(|()| writeln!(output))
+                write(&mut output).and_then(|()| output.flush())
             }
             Some(file) => to_file(file, write),
         };
@@ -124,5 +129,6 @@ mod tests {
         drop(output);
         assert_eq!(held(), "2nd");
         assert!(Output::open(folder.path()).is_err(), "no file");
+        assert!(Output::open(Path::new("-")).is_err(), "no file either");
     }
 }

@@ -28,36 +28,68 @@ pub(super) fn run(arguments: &Serve, log_format: LogFormat) -> Result<(), Troubl
         admin,
         objects: log_format == LogFormat::Json,
     };
-    control::serve(&options, &control).map_err(|error| failed(&error, &options))
+    control::serve(&options, &control).map_err(|error| failed(&error, &options, admin))
 }
 
-fn failed(error: &io::Error, options: &ServerOptions) -> Trouble {
-    let privileged = |address: &SocketAddr| (1..UNPRIVILEGED_PORT_MIN).contains(&address.port());
-    if error.kind() == io::ErrorKind::PermissionDenied
-        && error.to_string().contains("listen")
-        && options.listen.iter().any(privileged)
-    {
-        return Trouble::Work(format!(
-            "{error}: ports below {UNPRIVILEGED_PORT_MIN} need root or CAP_NET_BIND_SERVICE; any user may take another, as with --listen :6969"
-        ));
-    }
-    if error.kind() == io::ErrorKind::AddrInUse {
-        // What the other end of a range is short of says so itself.
-        for (transport, tool, flag) in [
-            ("udp", "ss -lunp", "--listen"),
-            ("tcp", "ss -ltnp", "--admin"),
-        ] {
-            if error
-                .to_string()
-                .contains(&format!("cannot listen on {transport}"))
+/// The failure, with what to do about it where that is known.
+fn failed(error: &io::Error, options: &ServerOptions, admin: Option<SocketAddr>) -> Trouble {
+    let clients = options
+        .listen
+        .iter()
+        .map(|&address| (Side::Clients, address));
+    let operators = admin.map(|address| (Side::Operators, address));
+    let told = error.to_string();
+    for (side, address) in clients.chain(operators) {
+        for errno in [libc::EACCES, libc::EADDRINUSE, libc::EADDRNOTAVAIL] {
+            // The system's own word on this very address, and no more: what else may go wrong there, as
+            // when there is no port to answer from, says by itself what to do.
+            let refusal = io::Error::from_raw_os_error(errno);
+            let transport = side.transport();
+            if told == format!("cannot listen on {transport} {address}: {refusal}")
+                && let Some(hint) = hint(side, address, refusal.kind())
             {
-                return Trouble::Work(format!(
-                    "{error}: another program has the port, or bootstorm runs already ({tool} tells); {flag} takes another one, or 0 for any that is free"
-                ));
+                return Trouble::Work(format!("{told}: {hint}"));
             }
         }
     }
     Trouble::work(error)
+}
+
+/// Who is answered at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Clients,
+    Operators,
+}
+
+impl Side {
+    const fn transport(self) -> &'static str {
+        match self {
+            Self::Clients => "udp",
+            Self::Operators => "tcp",
+        }
+    }
+}
+
+/// What to do if the system does not let this process listen there.
+fn hint(side: Side, address: SocketAddr, refusal: io::ErrorKind) -> Option<String> {
+    let (flag, tool, example) = match side {
+        Side::Clients => ("--listen", "ss -lunp", ":6969"),
+        Side::Operators => ("--admin", "ss -ltnp", "127.0.0.1:9100"),
+    };
+    match refusal {
+        io::ErrorKind::PermissionDenied if address.port() < UNPRIVILEGED_PORT_MIN => Some(format!(
+            "ports below {UNPRIVILEGED_PORT_MIN} need root or CAP_NET_BIND_SERVICE; any user may take another, as with {flag} {example}"
+        )),
+        io::ErrorKind::AddrInUse => Some(format!(
+            "another program has the port, or bootstorm runs already ({tool} tells); {flag} takes another one, or 0 for any that is free"
+        )),
+        io::ErrorKind::AddrNotAvailable => Some(format!(
+            "this host does not have that address (ip address lists those that it has); {flag} :{} is every one of them",
+            address.port()
+        )),
+        _ => None,
+    }
 }
 
 /// What the arguments mean, on a host with or without IPv6.
@@ -76,10 +108,26 @@ fn options(arguments: &Serve, ipv6: bool) -> Result<ServerOptions, Trouble> {
             "--listen has {address} twice: once is enough"
         )));
     }
-    let networks: Vec<_> = arguments.subnet.iter().map(Subnet::network).collect();
-    if let Some((network, prefix)) = duplicate(&networks) {
+    let networks = arguments.subnet.iter().map(Subnet::network);
+    if let Some((network, prefix)) = duplicate(networks) {
         return Err(Trouble::arguments(format!(
             "--subnet has {network}/{prefix} twice: write all its settings into one, with commas between"
+        )));
+    }
+    // Not left to clap, which takes a variable that says no for one that says something.
+    if arguments.single_port && arguments.port_range.is_some() {
+        return Err(Trouble::arguments(
+            "--single-port cannot be used with --port-range, as it answers from the port that was asked; \
+             BOOTSTORM_SINGLE_PORT and BOOTSTORM_PORT_RANGE count as well",
+        ));
+    }
+    if let (Some(wanted), Some(memory)) = (arguments.frame_cache, config::memory())
+        && wanted as u64 > memory
+    {
+        return Err(Trouble::arguments(format!(
+            "--frame-cache: {} MiB is more than the {} MiB of memory that there is; without it, a quarter of that is taken",
+            wanted >> 20,
+            memory >> 20
         )));
     }
     let mut patience = Patience {
@@ -204,6 +252,19 @@ mod tests {
         assert!(options.workers >= 1);
         assert_eq!(options.engine, EngineChoice::Auto);
         assert_eq!(typed("--engine uring").engine, EngineChoice::Uring);
+        let embedded = ServerOptions::default();
+        assert_eq!(options.settings, embedded.settings);
+        assert_eq!(options.directory, embedded.directory);
+        assert_eq!(options.frame_cache_octets, embedded.frame_cache_octets);
+        let rest = |options: &ServerOptions| (options.workers, options.pin, options.gso);
+        assert_eq!(rest(&options), rest(&embedded));
+        assert_eq!(options.engine, embedded.engine);
+        assert!(
+            embedded
+                .listen
+                .iter()
+                .all(|address| address.ip().is_loopback())
+        );
     }
 
     #[test]
@@ -244,11 +305,11 @@ mod tests {
             ("-l :7 -l :7", "[::]:7 twice"),
             ("-l 127.0.0.1:7 -l localhost:7", "127.0.0.1:7 twice"),
             (
-                "--subnet 10.1.2.3/8:max-blksize=512 --subnet 10.0.0.0/8:max-windowsize=1",
+                "--subnet 10.0.0.0/8:max-blksize=512 --subnet 10.0.0.0/8:max-windowsize=1",
                 "10.0.0.0/8 twice",
             ),
             (
-                "--subnet ::/0:max-blksize=512 --subnet ::1/0:max-blksize=512",
+                "--subnet ::/0:max-blksize=512 --subnet ::/0:max-blksize=512",
                 "::/0 twice",
             ),
         ] {

@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::str::FromStr;
 
+use tracing_subscriber::EnvFilter;
+
 use crate::config::Subnet;
 use crate::load::profile::{self, Flash, Profile};
 use crate::proto::negotiate::{BLKSIZE_MAX, BLKSIZE_MIN};
@@ -13,6 +15,9 @@ use crate::time::Duration;
 
 /// The port of TFTP (RFC 1350).
 pub(crate) const PORT: u16 = 69;
+
+/// As many as 32 bits hold.
+pub(super) const U32_MAX: u64 = u32::MAX as u64;
 
 /// Where to listen, as typed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +57,18 @@ pub(crate) fn address(text: &str) -> Result<Listen, String> {
     }
 }
 
+/// Reads where an admin side answers: `ADDR:PORT`, `NAME:PORT`, `:PORT` of this host, or the URL that
+/// `serve` prints.
+pub(crate) fn admin(text: &str) -> Result<String, String> {
+    let text = text.strip_prefix("http://").unwrap_or(text);
+    let text = text.trim_end_matches('/');
+    listen(text)?;
+    Ok(match text.strip_prefix(':') {
+        Some(port) => format!("localhost:{port}"),
+        None => text.to_owned(),
+    })
+}
+
 /// Reads `ADDR:PORT`, `:PORT` or `NAME:PORT`.
 pub(crate) fn listen(text: &str) -> Result<Listen, String> {
     if let Ok(address) = text.parse::<SocketAddr>() {
@@ -59,6 +76,12 @@ pub(crate) fn listen(text: &str) -> Result<Listen, String> {
     }
     if text.chars().all(|c| c.is_ascii_digit()) && !text.is_empty() {
         return Err(format!("to listen on port {text}, write :{text}"));
+    }
+    if text.contains('/') {
+        let expected = "an address and a port are expected, as in 192.0.2.1:69 or :69, and no path";
+        return Err(format!(
+            "{expected}; tftpd-hpa's -l, which has no value, is left out here"
+        ));
     }
     if let Ok(address) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
         let example = SocketAddr::new(address, PORT);
@@ -306,6 +329,13 @@ pub(crate) fn subnet(text: &str) -> Result<Subnet, String> {
         windowsize_max: None,
         retransmit_floor: None,
     };
+    let (network, _) = subnet.network();
+    if network != address {
+        // Either number may be the one that was mistyped.
+        return Err(format!(
+            "{address}/{prefix} is an address within a subnet; write {network}/{prefix}:{settings}"
+        ));
+    }
     for setting in settings.split(',') {
         let (name, value) = setting.split_once('=').ok_or(expected)?;
         let named = |error: String| format!("in {name}, {error}");
@@ -323,6 +353,39 @@ pub(crate) fn subnet(text: &str) -> Result<Subnet, String> {
         }
     }
     Ok(subnet)
+}
+
+/// Reads a number from `LEAST` to `MOST`, which `N` has to hold.
+pub(super) fn number<N, const LEAST: u64, const MOST: u64>(text: &str) -> Result<N, String>
+where
+    N: TryFrom<u64>,
+{
+    let number = within(text, LEAST, MOST)?;
+    N::try_from(number).map_err(|_| format!("{number} is too large"))
+}
+
+/// Reads a number of any size.
+pub(super) fn whole(text: &str) -> Result<u64, String> {
+    within(text, 0, u64::MAX)
+}
+
+/// Reads whether something is wanted, where no flag says so by being there.
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" => Ok(true),
+        // A variable may be there and empty because nobody filled it in.
+        "0" | "false" | "no" | "off" | "" => Ok(false),
+        _ => Err("1, true, yes or on is expected, or 0, false, no or off".to_owned()),
+    }
+}
+
+/// Reads which log lines are wanted.
+pub(super) fn log_filter(text: &str) -> Result<String, String> {
+    let expected = "a level is expected, or some by module, as in bootstorm::shard=debug";
+    match EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("{error}; {expected}")),
+    }
 }
 
 fn within<N: FromStr + PartialOrd + std::fmt::Display + Copy>(
@@ -344,6 +407,22 @@ pub(crate) fn unsigned<N: FromStr>(text: &str) -> Option<N> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn admin_sides_are_named_as_they_are_printed() {
+        let told = [
+            ("127.0.0.1:9100", "127.0.0.1:9100"),
+            ("http://[::1]:9100/", "[::1]:9100"),
+            ("server.lan:9100", "server.lan:9100"),
+            (":9100", "localhost:9100"),
+        ];
+        for (typed, meant) in told {
+            assert_eq!(admin(typed).as_deref(), Ok(meant));
+        }
+        for typed in ["", "9100", "127.0.0.1", "https://a:1/b"] {
+            assert!(admin(typed).is_err(), "{typed}");
+        }
+    }
 
     #[test]
     fn addresses_to_listen_on() {
@@ -374,6 +453,7 @@ mod tests {
             ("10.0.0.1:+5", "0 to 65535"),
             ("", "missing"),
             (":", "0 to 65535"),
+            ("/srv/tftp", "no path"),
         ] {
             let error = listen(typed).unwrap_err();
             assert!(error.contains(hint), "{typed}: {error}");
@@ -450,6 +530,27 @@ mod tests {
     }
 
     #[test]
+    fn numbers_and_switches() {
+        assert_eq!(number::<u16, 1, 1024>("1024"), Ok(1024));
+        for typed in ["0", "1025", "+1", "-1", "", "x", "99999999999999999999"] {
+            let expected = "a number from 1 to 1024 is expected".to_owned();
+            assert_eq!(number::<u16, 1, 1024>(typed), Err(expected), "{typed}");
+        }
+        assert_eq!(number::<u32, 1, U32_MAX>("4294967295"), Ok(u32::MAX));
+        assert_eq!(whole("0"), Ok(0));
+        assert!(whole("-1").is_err());
+        for typed in ["1", "Yes", "on", "TRUE"] {
+            assert_eq!(switch(typed), Ok(true), "{typed}");
+        }
+        for typed in ["0", "no", "Off", "false", ""] {
+            assert_eq!(switch(typed), Ok(false), "{typed}");
+        }
+        for typed in ["2", "maybe", "of", " "] {
+            assert!(switch(typed).is_err(), "{typed}");
+        }
+    }
+
+    #[test]
     fn times_and_probabilities() {
         assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
         assert_eq!(milliseconds("250"), Ok(Duration::from_millis(250)));
@@ -501,6 +602,19 @@ mod tests {
             subnet("10.0.0.0/8:max-windowsize=1").map(|subnet| subnet.prefix),
             Ok(8)
         );
+        for (typed, meant) in [
+            ("10.0.0.1/8:max-blksize=512", "10.0.0.0/8:max-blksize=512"),
+            (
+                "2001:db8::1/32:max-windowsize=1",
+                "2001:db8::/32:max-windowsize=1",
+            ),
+            ("1.2.3.4/0:max-windowsize=1", "0.0.0.0/0:max-windowsize=1"),
+        ] {
+            let error = subnet(typed).expect_err(typed);
+            assert!(error.ends_with(&format!("write {meant}")), "{error}");
+            assert!(subnet(meant).is_ok(), "{meant}");
+        }
+        assert!(subnet("10.0.0.1/32:max-blksize=512").is_ok());
         for typed in [
             "",
             "10.0.0.0",

@@ -73,6 +73,17 @@ pub enum Offer {
     },
 }
 
+/// All options, each as the way to the server has it.
+impl Default for Offer {
+    fn default() -> Self {
+        Self::Options {
+            blksize: None,
+            windowsize: None,
+            timeout: None,
+        }
+    }
+}
+
 impl Offer {
     /// The options for a server there.
     fn wanted(self, server: SocketAddr) -> Wanted {

@@ -10,6 +10,7 @@ use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use rustix::process::geteuid;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -17,6 +18,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use crate::metrics::Metrics;
 use crate::server::{Server, ServerOptions};
 use crate::shard::Running;
+use crate::store::Writes;
 use crate::time::Duration;
 
 pub use signals::{Signal, Signals, on_interrupt};
@@ -40,7 +42,7 @@ pub struct ControlOptions {
 }
 
 /// Serves until told to end: SIGTERM or SIGINT lets running transfers finish, for as long as the
-/// options say; a second SIGINT ends at once; SIGUSR1 logs the counters.
+/// options say; a SIGINT after either ends at once; SIGUSR1 logs the counters.
 ///
 /// When this returns, threads that a disk holds up may still be there: they end with the process.
 ///
@@ -72,9 +74,15 @@ async fn run(options: &ServerOptions, control: &ControlOptions) -> io::Result<()
         zero_copy = server.engine().zero_copy,
         workers = server.workers(),
         root = %options.root.display(),
-        writes = ?options.directory.writes,
+        writes = word(options.directory.writes),
         "serving"
     );
+    if geteuid().is_root() {
+        tracing::warn!(
+            "running as root, whom no mode keeps out: every file under the root directory is served; \
+             a user of its own needs no more than CAP_NET_BIND_SERVICE"
+        );
+    }
     // A server whose words nobody takes serves all the same.
     for address in server.addresses() {
         let _ = writeln!(io::stderr(), "listening on udp {address}");
@@ -144,12 +152,15 @@ async fn tend(
                     tracing::warn!("interrupted again: ending at once");
                     return house.cut().await;
                 }
+                Signal::Terminate if house.is_draining() => {
+                    tracing::info!("draining already; SIGINT ends at once");
+                }
                 Signal::Interrupt | Signal::Terminate => {
                     let seconds = control.drain_timeout.as_secs();
                     tracing::info!(seconds, "draining: no new requests, running transfers may finish");
                     house.draining.set(true);
                     house.server.drain();
-                    deadline.get_or_insert_with(|| Instant::now() + control.drain_timeout);
+                    deadline = Some(Instant::now() + control.drain_timeout);
                 }
             },
             () = until(deadline) => {
@@ -160,6 +171,15 @@ async fn tend(
         }
     }
     Ok(())
+}
+
+/// What may be written, as `--write` says it.
+const fn word(writes: Writes) -> &'static str {
+    match writes {
+        Writes::Off => "off",
+        Writes::Create => "create",
+        Writes::Overwrite => "overwrite",
+    }
 }
 
 async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -203,6 +223,7 @@ impl House {
         let total = total(&answers(replies).await.0);
         match total.active_reads + total.active_writes {
             0 => Ok(()),
+            1 => Err(io::Error::other("1 running transfer was cut short")),
             count => Err(io::Error::other(format!(
                 "{count} running transfers were cut short"
             ))),

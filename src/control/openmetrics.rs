@@ -251,7 +251,12 @@ fn write_page(
         let suffix = if kind == "counter" { "_total" } else { "" };
         writeln!(page, "{name}{suffix} {value}")?;
     }
-    family(page, "tftp_engine", "info", "What moves the datagrams.")?;
+    family(
+        page,
+        "tftp_engine",
+        "info",
+        "What moves the datagrams. With zero_copy, bursts may leave without a copy; tftp_zero_copy_sends tells how many did.",
+    )?;
     let EngineInfo {
         name,
         gso,

@@ -10,6 +10,7 @@
 //! - an answer leaves from the local address that the question came to.
 
 mod alarm;
+mod busy_poll;
 pub mod mio;
 pub mod sim;
 #[allow(unsafe_code)] // The system calls with control messages; each use argues its case.
@@ -169,6 +170,12 @@ pub trait Engine {
 
     /// Sends without blocking.
     fn send(&mut self, socket: SocketId, path: &Path, payload: Payload<'_>) -> Sent;
+
+    /// Whether it makes packets of this socket wait itself, on purpose: then how long answers take cannot be told
+    /// from the times at which packets are given to it and taken from it.
+    fn holds_back(&self, _socket: SocketId) -> bool {
+        false
+    }
 
     /// Whether a socket that answered [`Sent::Full`] is worth another try by now.
     fn has_room(&self, socket: SocketId) -> bool;

@@ -1,8 +1,9 @@
 //! The engine for Linux with io_uring: datagrams arrive by requests that stay and fill lent buffers, so
 //! that one system call both waits and receives; bursts leave without being copied where the device can.
 //!
-//! What is copied anyway leaves by plain sendmsg(2), which a ring does not make cheaper. Everything of
-//! an engine belongs to the thread that made it.
+//! What is copied anyway leaves by plain sendmsg(2), which a ring does not make cheaper. Sockets are not
+//! registered as fixed files: a request to receive looks its file up once and then stays for thousands of
+//! datagrams. Everything of an engine belongs to the thread that made it.
 
 mod buffers;
 mod registered;
@@ -24,6 +25,7 @@ use io_uring::{IoUring, cqueue, opcode};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::alarm::{Alarm, Bell};
+use super::busy_poll::BusyPoll;
 use super::socket::{self, Received};
 use super::sockets::{RETRY_AFTER, Sockets, Stopped};
 use super::{Bind, Engine, Inbox, Path, Payload, Sent, SocketId, Statistics};
@@ -71,7 +73,10 @@ pub struct UringEngine {
     failed: Vec<SocketId>,
     /// Requests to receive that are under way, those of closed sockets included.
     receiving: usize,
-    zero_copy: ZeroCopy,
+    /// `None` where the kernel gives no second ring; then all bursts are copied.
+    zero_copy: Option<ZeroCopy>,
+    /// How waits begin, where they may begin awake.
+    busy_poll: Option<BusyPoll>,
 }
 
 /// What is watched of a socket.
@@ -113,7 +118,10 @@ impl UringEngine {
             idle: Vec::new(),
             failed: Vec::new(),
             receiving: 0,
-            zero_copy: ZeroCopy::new()?,
+            zero_copy: ZeroCopy::new()
+                .inspect_err(|why| tracing::debug!(%why, "no ring for sending without a copy"))
+                .ok(),
+            busy_poll: None,
         })
     }
 
@@ -122,6 +130,19 @@ impl UringEngine {
     pub fn without_gso(mut self) -> Self {
         self.sockets.stop_gso();
         self
+    }
+
+    /// The same engine, whose waits stay awake for some microseconds where a lone peer answers within these.
+    #[must_use]
+    pub fn with_busy_polling(mut self) -> Self {
+        self.busy_poll = Some(BusyPoll::default());
+        self
+    }
+
+    /// Whether bursts may leave without a copy, which then is for the device to do.
+    #[must_use]
+    pub fn can_zero_copy(&self) -> bool {
+        self.sockets.gso() && self.zero_copy.as_ref().is_some_and(ZeroCopy::works)
     }
 
     /// What to say when an error ends a send.
@@ -212,6 +233,23 @@ impl UringEngine {
             }
             entered => entered,
         }
+    }
+
+    /// Enters again and again where that beats a sleep; says whether something came.
+    fn poll_busily(&mut self, until: Option<Instant>) -> io::Result<bool> {
+        let timeout = self.sockets.timeout(until).unwrap_or(Duration::MAX);
+        let busy_poll = self.busy_poll.as_ref();
+        let Some(awake) = busy_poll.and_then(|busy| busy.stays_awake(timeout)) else {
+            return Ok(false);
+        };
+        let until = self.now() + awake;
+        while self.now() < until {
+            self.enter(Some(Instant::ZERO))?;
+            if !self.ring.completion().is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Takes a completion.
@@ -346,7 +384,7 @@ impl Engine for UringEngine {
                     ipv6: socket.ipv6,
                     path,
                 };
-                zero_copy.send(&route, frames, octets, segment)
+                zero_copy.as_mut()?.send(&route, frames, octets, segment)
             });
         match sent {
             Ok(sent) => Sent::Datagrams(sent),
@@ -370,10 +408,16 @@ impl Engine for UringEngine {
     /// signal or a datagram that proves broken ends it early.
     fn wait(&mut self, until: Option<Instant>, inbox: &mut Inbox) -> io::Result<()> {
         inbox.clear();
+        let began = self.now();
         let mut until = until;
+        self.arm();
+        let mut entered = self.poll_busily(until)?;
         loop {
-            self.arm();
-            self.enter(until)?;
+            if !entered {
+                self.arm();
+                self.enter(until)?;
+            }
+            entered = false;
             let before = inbox.len();
             while inbox.room().is_some()
                 && let Some(completion) = next(&mut self.ring)
@@ -387,10 +431,15 @@ impl Engine for UringEngine {
             }
             until = Some(Instant::ZERO);
         }
+        if let Some(busy_poll) = &mut self.busy_poll {
+            busy_poll.note(self.sockets.now() - began, inbox);
+        }
         if self.sockets.is_time_to_retry() {
             self.idle.append(&mut self.failed);
         }
-        self.zero_copy.reap();
+        if let Some(zero_copy) = &mut self.zero_copy {
+            zero_copy.reap();
+        }
         Ok(())
     }
 
@@ -403,12 +452,15 @@ impl Engine for UringEngine {
     }
 
     fn statistics(&self) -> Statistics {
-        Statistics {
-            zero_copy_sends: self.zero_copy.sends,
-            zero_copy_registered: self.zero_copy.registered_sends,
-            zero_copy_copied: self.zero_copy.copied,
-            ..self.sockets.statistics
-        }
+        let statistics = self.sockets.statistics;
+        self.zero_copy
+            .as_ref()
+            .map_or(statistics, |zero_copy| Statistics {
+                zero_copy_sends: zero_copy.sends,
+                zero_copy_registered: zero_copy.registered_sends,
+                zero_copy_copied: zero_copy.copied,
+                ..statistics
+            })
     }
 
     fn receive_buffer(&self, socket: SocketId) -> io::Result<usize> {
@@ -473,7 +525,7 @@ mod tests {
     use rustix::thread::{UnshareFlags, unshare_unsafe};
     use socket2::{Domain, Protocol, Socket, Type};
 
-    use super::super::Local;
+    use super::super::{Local, busy_poll};
     use super::*;
     use crate::proto::block::{BlockIndex, Rollover};
     use crate::store::memory::{Contents, Memory};
@@ -483,6 +535,10 @@ mod tests {
 
     /// The number of a device that swallows what it is sent.
     const SWALLOW: u32 = 77;
+
+    fn zero_copy(engine: &mut UringEngine) -> &mut ZeroCopy {
+        engine.zero_copy.as_mut().expect("a second ring")
+    }
 
     /// An engine with a socket at an address, and a path from there to itself; `None`, said aloud, without io_uring.
     fn engine_and_socket(address: [u8; 4]) -> Option<(UringEngine, SocketId, Path)> {
@@ -554,7 +610,7 @@ mod tests {
         };
         let expected = burst.segments().0;
 
-        engine.zero_copy.believe_in(path.local.interface);
+        zero_copy(&mut engine).believe_in(path.local.interface);
         for zero_copy_sends in [1, 2, 3, 4, 5, 6, 7, 8, 8, 8] {
             assert_eq!(engine.send(id, &path, burst), Sent::Datagrams(45));
             let mut arrived = Vec::new();
@@ -565,7 +621,7 @@ mod tests {
                     .for_each(|datagram| arrived.extend_from_slice(datagram.octets));
             }
             assert!(arrived == expected);
-            while engine.zero_copy.is_busy() {
+            while zero_copy(&mut engine).is_busy() {
                 let until = engine.now() + Duration::from_millis(1);
                 engine
                     .wait(Some(until), &mut inbox)
@@ -698,12 +754,12 @@ mod tests {
         };
         let mut send = |sends| {
             assert_eq!(engine.send(id, &path, burst), Sent::Datagrams(45));
-            while engine.zero_copy.is_busy() {
-                engine.zero_copy.reap();
+            while zero_copy(&mut engine).is_busy() {
+                zero_copy(&mut engine).reap();
             }
             let statistics = engine.statistics();
             assert_eq!(statistics.zero_copy_sends, sends);
-            if engine.zero_copy.registers() {
+            if zero_copy(&mut engine).registers() {
                 assert_eq!(statistics.zero_copy_registered, sends);
             }
             statistics.zero_copy_copied
@@ -730,6 +786,16 @@ mod tests {
     }
 
     #[test]
+    fn only_bursts_leave_without_a_copy() {
+        let Some((engine, ..)) = engine_and_socket([127, 0, 0, 1]) else {
+            return;
+        };
+        // A ring that has just been made works; what it sends are bursts that the kernel cuts.
+        assert_eq!(engine.can_zero_copy(), engine.gso());
+        assert!(!engine.without_gso().can_zero_copy());
+    }
+
+    #[test]
     fn a_port_is_free_once_its_engine_or_socket_is_gone() {
         let Some((engine, id, path)) = engine_and_socket([127, 0, 0, 1]) else {
             return;
@@ -750,6 +816,32 @@ mod tests {
                 .wait(Some(Instant::ZERO), &mut inbox)
                 .expect("a working engine");
         }
+    }
+
+    /// Goal: a wait that begins awake ends on time, by a datagram and by the waker as any other.
+    #[test]
+    fn a_wait_that_begins_awake_is_a_wait() {
+        let Some((engine, id, path)) = engine_and_socket([127, 0, 0, 1]) else {
+            return;
+        };
+        let mut engine = engine.with_busy_polling();
+        let mut inbox = Inbox::new();
+        for brings in [1, 0] {
+            engine.busy_poll = Some(busy_poll::tests::awake());
+            if brings > 0 {
+                engine.send(id, &path, Payload::Packet(b"x"));
+            }
+            let until = engine.now() + Duration::from_millis(2);
+            engine
+                .wait(Some(until), &mut inbox)
+                .expect("a working engine");
+            assert_eq!(inbox.len(), brings);
+            assert!(brings > 0 || engine.now() >= until);
+        }
+        engine.busy_poll = Some(busy_poll::tests::awake());
+        engine.waker().wake();
+        engine.wait(None, &mut inbox).expect("a working engine");
+        assert!(inbox.is_empty());
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! each client an address or a socket, so that ten thousand need few descriptors. [`compare`] has several
 //! servers bear the same by turns.
 
+mod busy;
 pub mod compare;
 pub mod contents;
 mod mix;
@@ -15,9 +16,11 @@ pub mod plan;
 mod process;
 pub mod ramp;
 pub mod report;
+mod round_trips;
 mod run;
 mod tally;
 pub mod timeline;
+mod waits;
 mod weather;
 
 use std::net::SocketAddr;
@@ -31,6 +34,7 @@ pub use crate::proto::profile;
 pub use process::Usage;
 pub use run::{Live, run};
 pub use tally::{Failure, FirstFailure, Tally};
+pub use waits::{Quantile, Waits};
 pub use weather::{Disturbed, Weather};
 
 use plan::{Bounds, Pace};

@@ -7,10 +7,9 @@ use std::sync::Arc;
 use std::thread;
 
 use super::plan::{Bounds, Pace};
+use super::report::Report;
 use super::report::words::{counted, grouped};
-use super::report::{Report, quantile};
-use super::{Live, Load, Work};
-use crate::metrics::Latency;
+use super::{Live, Load, Waits, Work};
 use crate::time::Duration;
 
 /// How near the highest load that held and the lowest that did not come to each other, as a part: runs of
@@ -78,7 +77,9 @@ pub enum Broken {
     Failures(f64),
     /// Too many took too long: 99 of 100 took up to this.
     P99(Duration),
-    /// This end had no time left, so nothing is known of the server.
+    /// Fewer than 99 of 100 came to what is held against the bound: this part did not.
+    InVain(f64),
+    /// This end could not keep up, so nothing is known of the server.
     Bottleneck,
     /// It was ended before its time.
     Interrupted,
@@ -188,13 +189,15 @@ impl Ramp {
             return Some(Broken::Interrupted);
         }
         let failed = tally.failed() as f64 / tally.begun.max(1) as f64;
-        let p99 = quantile(first_answers(report), 0.99).filter(|&p99| p99 > self.bound_p99);
-        let broken = match p99 {
+        let waits = first_answers(report);
+        let broken = match waits.exact_quantile(0.99) {
             _ if failed > self.bound_failures => Broken::Failures(failed),
-            Some(p99) => Broken::P99(p99),
-            None => return None,
+            Some(p99) if p99 > self.bound_p99 => Broken::P99(p99),
+            // However many may fail, 99 of 100 are to be in time.
+            None if waits.all() > 0 => Broken::InVain(1.0 - waits.part_that_came()),
+            _ => return None,
         };
-        Some(if report.is_bottleneck() {
+        Some(if report.was_limited_by_this_end() {
             Broken::Bottleneck
         } else {
             broken
@@ -214,7 +217,7 @@ pub const fn level(pace: Pace) -> Option<f64> {
 
 /// The times that are held against the bound.
 #[must_use]
-pub fn first_answers(report: &Report) -> &Latency {
+pub fn first_answers(report: &Report) -> &Waits {
     let mut groups = report.load.groups.iter();
     if groups.any(|group| matches!(group.work, Work::Write(_))) {
         &report.tally.transfer
@@ -261,7 +264,7 @@ impl Climb {
         let no_time = self.not_held().and_then(|step| step.broken) == Some(Broken::Bottleneck);
         warn(
             no_time,
-            "this end had no time left beyond that, so the server may bear more; give it more --threads, or another machine",
+            "this end could not keep up beyond that, so the server may bear more; give it more --threads, or another machine",
         );
         let starved = self.steps.iter().filter(|step| step.report.is_starved());
         let starved = starved.count() as u64;
@@ -287,7 +290,8 @@ impl fmt::Display for Broken {
         match self {
             Self::Failures(part) => write!(f, "{:.2} % failed", part * 100.0),
             Self::P99(time) => write!(f, "p99 was {:.3} ms", time.as_secs_f64() * 1e3),
-            Self::Bottleneck => f.write_str("this end had no time left"),
+            Self::InVain(part) => write!(f, "{:.2} % waited in vain", part * 100.0),
+            Self::Bottleneck => f.write_str("this end could not keep up"),
             Self::Interrupted => f.write_str("interrupted"),
         }
     }
@@ -295,6 +299,9 @@ impl fmt::Display for Broken {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
+    use super::super::{Failure, Group, Tally};
     use super::*;
 
     /// The loads that are tried on a server that bears so much, and the highest that held.
@@ -312,6 +319,75 @@ mod tests {
                 None => return (levels, known.held),
             }
         }
+    }
+
+    /// What came of a step of a hundred clients, of which some failed and the others took so long.
+    fn report(failed: u64, took: Duration) -> Report {
+        let mut tally = Tally {
+            begun: 100,
+            ..Tally::default()
+        };
+        for _ in 0..failed {
+            tally.fail(Failure::TimedOut, Duration::ZERO, true);
+        }
+        for _ in failed..100 {
+            tally.first_block.record(took);
+        }
+        let server = SocketAddr::from(([127, 0, 0, 1], 69));
+        Report {
+            load: Load::new(server, Vec::new()),
+            interrupted: false,
+            elapsed: Duration::from_secs(1),
+            memory_max: 0,
+            server: None,
+            tally,
+            groups: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn those_that_fail_make_no_step_quicker() {
+        let quick = Duration::from_millis(1);
+        let ramp = Ramp::DEFAULT;
+        assert_eq!(ramp.broken(&report(1, quick)), None);
+        let failed = ramp.broken(&report(5, quick));
+        assert_eq!(failed, Some(Broken::Failures(0.05)));
+        let slow = ramp.broken(&report(0, Duration::from_secs(2)));
+        assert!(matches!(slow, Some(Broken::P99(_))), "{slow:?}");
+        // Nor is a server blamed for what this end had no time for, or began late.
+        let mut busy = report(5, quick);
+        busy.tally.busiest = 0.99;
+        assert_eq!(ramp.broken(&busy), Some(Broken::Bottleneck));
+        let mut late = report(5, quick);
+        let at_a_rate = Pace::Open {
+            per_second: 100.0,
+            even: true,
+        };
+        let group = Group {
+            pace: at_a_rate,
+            ..Group::new(Vec::new(), 1)
+        };
+        late.load.groups.push(group);
+        assert_eq!(ramp.broken(&late), Some(Broken::Failures(0.05)));
+        late.tally.lateness.record(Duration::from_millis(11));
+        assert_eq!(ramp.broken(&late), Some(Broken::Bottleneck));
+        let slow = Duration::from_secs(2);
+        (0..5).for_each(|_| late.tally.first_block.record(slow));
+        assert!(late.is_bottleneck());
+        assert_eq!(ramp.broken(&late), Some(Broken::Failures(0.05)));
+        late.tally.lateness.record(slow);
+        assert_eq!(ramp.broken(&late), Some(Broken::Bottleneck));
+        late.load.groups[0].pace = ONE_CLIENT;
+        assert_eq!(ramp.broken(&late), Some(Broken::Failures(0.05)));
+        let lenient = Ramp {
+            bound_failures: 0.1,
+            ..ramp
+        };
+        let in_vain = lenient.broken(&report(5, quick));
+        let Some(Broken::InVain(part)) = in_vain else {
+            panic!("{in_vain:?}");
+        };
+        assert!((0.0499..0.0501).contains(&part), "{part}");
     }
 
     const ONE_CLIENT: Pace = Pace::Closed {

@@ -10,17 +10,20 @@ use std::thread;
 
 use rustix::time::{ClockId, clock_gettime};
 
+use super::busy::Busy;
 use super::mix::Mix;
 use super::places::{Places, Share};
 use super::plan::Schedule;
 use super::process;
 use super::profile::Profile;
 use super::report::Report;
+use super::tally::lacks_block;
 use super::weather::{Conditions, Passed, Weathered};
-use super::{Failure, Group, Load, Tally, Work};
+use super::{Failure, Group, Load, Tally, Waits, Work};
 use crate::config::Settings;
 use crate::engine::Engine;
 use crate::engine::mio::MioEngine;
+use crate::proto::negotiate::Wanted;
 use crate::proto::outcome::Outcome;
 use crate::shard::{Census, Expected, LocalSide, Manner, Operation, Origin, Plan, Shard, SlotId};
 use crate::store::memory::Memory;
@@ -249,6 +252,7 @@ impl Driver {
     /// Drives until nothing runs and nothing is to begin.
     fn run(mut self) -> io::Result<Part> {
         let mut stopped = false;
+        let mut busy = Busy::new(self.begin);
         loop {
             if !stopped && self.live.is_stopped() {
                 stopped = true;
@@ -257,6 +261,7 @@ impl Driver {
                 self.shard.stop();
             }
             let now = self.shard.engine().now();
+            busy.note(now, processor_time);
             for crowd in 0..self.crowds.len() {
                 while let Some(intended) = self.crowds[crowd].schedule.take(now) {
                     self.begin(crowd, intended);
@@ -279,19 +284,16 @@ impl Driver {
         self.tell_counts();
         let elapsed = self.end - self.begin;
         let metrics = self.shard.metrics();
-        self.tally.round_trip = metrics.latencies.round_trip;
+        let mut round_trips = metrics.latencies.round_trip;
+        round_trips.merge(self.shard.engine_mut().round_trips().took());
+        self.tally.round_trip = Waits::all_came(round_trips);
         self.tally.received = metrics.received;
         self.tally.sent = metrics.sent;
         self.tally.receive_drops = metrics.receive_drops;
         self.tally.disturbed = self.shard.engine().disturbed();
         self.tally.processor = processor_time();
         self.tally.starved = process::starved();
-        self.tally.busiest = if elapsed.is_zero() {
-            // Nothing began that could have ended.
-            0.0
-        } else {
-            self.tally.processor.as_secs_f64() / elapsed.as_secs_f64()
-        };
+        self.tally.busiest = busy.most(elapsed, self.tally.processor);
         let groups: Vec<_> = self.crowds.into_iter().map(|crowd| crowd.tally).collect();
         for group in &groups {
             self.tally.merge(group);
@@ -367,7 +369,8 @@ impl Driver {
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(libc::EADDRINUSE);
                 let time = now - self.begin;
-                crowd.tally.fail(Failure::NotBegun(errno), time);
+                let reads = matches!(crowd.group.work, Work::Read);
+                crowd.tally.fail(Failure::NotBegun(errno), time, reads);
                 crowd.schedule.ended(now + RETRY_AFTER);
             }
         }
@@ -394,8 +397,13 @@ impl Driver {
             self.end = now;
             let crowd = &mut self.crowds[begun.crowd];
             crowd.places[begun.profile].give_back(begun.origin);
-            if begun.is_first(&crowd.group) {
-                crowd.tally.agreed(&ending, begun.late);
+            if let Origin::Shared(socket, address) = begun.origin {
+                let engine = self.shard.engine_mut();
+                engine.round_trips().forget(socket, address);
+            }
+            let was_cut = self.live.is_stopped();
+            if begun.is_first(&crowd.group) && crowd.asks_options(begun.profile) {
+                crowd.tally.agreed(&ending, begun.late, was_cut);
             }
             if begun.probe && ending.outcome == Outcome::Probed {
                 crowd.tally.probes += 1;
@@ -408,10 +416,11 @@ impl Driver {
             let mut next = now;
             let time = now - self.begin;
             if begun.refused {
-                crowd.tally.fail(Failure::Refused, time);
+                let failure = Failure::Refused;
+                crowd.tally.fail(failure, time, lacks_block(&ending));
                 next += RETRY_AFTER;
             } else {
-                crowd.tally.count(&ending, begun.late, time);
+                crowd.tally.count(&ending, begun.late, time, was_cut);
             }
             crowd.schedule.ended(next);
         }
@@ -512,6 +521,11 @@ impl Crowd {
             tally: Tally::default(),
             group,
         })
+    }
+
+    /// Whether clients of this profile ask for options.
+    fn asks_options(&self, profile: usize) -> bool {
+        self.group.profiles[profile].0.wanted != Wanted::default()
     }
 
     /// What to ask the server for, but for the place to ask from.

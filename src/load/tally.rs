@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::Waits;
 use super::timeline::Timeline;
 use super::weather::Disturbed;
-use crate::metrics::{Latency, Packets};
+use crate::metrics::Packets;
 use crate::proto::outcome::Outcome;
-use crate::shard::{Ending, Flaw};
+use crate::shard::{Ending, Flaw, Operation};
 use crate::time::Duration;
 use crate::wire::{ErrorCode, Escaped};
 
@@ -110,18 +111,19 @@ pub struct Tally {
     pub duplicates: u64,
     /// Block size and window size that were agreed, by how often.
     pub terms: BTreeMap<(u16, u16), u64>,
-    /// From the intended start to the first OACK, of transfers whose options the server acknowledged.
-    pub oack: Latency,
+    /// From the intended start to the first OACK. Servers need not acknowledge options, so that nobody waits for
+    /// it in vain to whom a block came without.
+    pub oack: Waits,
     /// From the intended start to the first block of a read.
-    pub first_block: Latency,
-    /// From an ACK to the block that it asks for, or from a block to its ACK.
-    pub round_trip: Latency,
-    /// What a block took on average, of transfers that completed, one count for each.
-    pub block: Latency,
-    /// From the intended start to the end, of transfers that completed.
-    pub transfer: Latency,
+    pub first_block: Waits,
+    /// From an ACK to the block that it asks for, or from a block to its ACK, of those that came.
+    pub round_trip: Waits,
+    /// What a block took on average, one count for each transfer.
+    pub block: Waits,
+    /// From the intended start to the end.
+    pub transfer: Waits,
     /// How much later than intended transfers began: this end's own slowness.
-    pub lateness: Latency,
+    pub lateness: Waits,
     /// Datagrams in.
     pub received: Packets,
     /// Datagrams out.
@@ -132,22 +134,29 @@ pub struct Tally {
     pub processor: Duration,
     /// How long they had to wait for a processor that others had.
     pub starved: Duration,
-    /// The most that one of them was busy, as a part of the run.
+    /// The most that one of them was busy, as a part of its busiest second.
     pub busiest: f64,
     /// What happened when.
     pub timeline: Timeline,
 }
 
 impl Tally {
-    /// Counts the OACK, if there was one, to a client's first request, which left `late`.
-    pub(super) fn agreed(&mut self, ending: &Ending, late: Duration) {
+    /// Counts the OACK, if there was one, to a client's first request, which left `late` and asked for options.
+    pub(super) fn agreed(&mut self, ending: &Ending, late: Duration, was_cut: bool) {
         if let Some(oack) = ending.oack {
             self.oack.record(late + oack);
+        } else if ending.blocks > 0 || ending.outcome == Outcome::Complete {
+            // The server does without.
+        } else if ending.outcome != Outcome::Stopped {
+            self.oack.fail(1);
+        } else if was_cut {
+            self.oack.cut_off(late + ending.elapsed);
         }
     }
 
-    /// Counts a transfer that is over at `time` in the run, and that began `late`.
-    pub(super) fn count(&mut self, ending: &Ending, late: Duration, time: Duration) {
+    /// Counts a transfer that is over at `time` in the run, and that began `late`. One that this end has ended
+    /// either `was_cut` or was to vanish.
+    pub(super) fn count(&mut self, ending: &Ending, late: Duration, time: Duration, was_cut: bool) {
         self.octets += ending.octets;
         self.blocks += ending.blocks;
         self.retransmissions += ending.retransmissions;
@@ -159,7 +168,7 @@ impl Tally {
             self.first_failures
                 .entry(failure.clone())
                 .or_insert_with(|| FirstFailure::of(ending));
-            self.fail(failure, time);
+            self.fail(failure, time, lacks_block(ending));
         } else if ending.outcome == Outcome::Complete {
             self.complete += 1;
             self.timeline.at(time).complete += 1;
@@ -171,11 +180,27 @@ impl Tally {
             *self.terms.entry(terms).or_default() += 1;
         } else {
             self.left += 1;
+            if was_cut {
+                self.cut_off(ending, late + ending.elapsed);
+            }
         }
     }
 
-    /// Counts a failure at `time` in the run.
-    pub(super) fn fail(&mut self, failure: Failure, time: Duration) {
+    /// Counts that a transfer was cut off that had waited so long.
+    fn cut_off(&mut self, ending: &Ending, waited: Duration) {
+        self.transfer.cut_off(waited);
+        // What its blocks would have taken on average, nobody knows.
+        self.block.fail(1);
+        if lacks_block(ending) {
+            self.first_block.cut_off(waited);
+        }
+    }
+
+    /// Counts a failure at `time` in the run, of a transfer that may have been a read whose first block never came.
+    pub(super) fn fail(&mut self, failure: Failure, time: Duration, lacks_block: bool) {
+        self.transfer.fail(1);
+        self.block.fail(1);
+        self.first_block.fail(u64::from(lacks_block));
         let failures = &mut self.timeline.at(time).failures;
         *failures.entry(failure.clone()).or_default() += 1;
         *self.failures.entry(failure).or_default() += 1;
@@ -223,4 +248,9 @@ impl Tally {
         self.sent.merge(&other.sent);
         self.timeline.merge(&other.timeline);
     }
+}
+
+/// Whether it was a read to which no block came.
+pub(super) fn lacks_block(ending: &Ending) -> bool {
+    ending.operation == Operation::Read && ending.first_block.is_none()
 }

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::task::Waker;
 
 use super::profile::{Flash, Profile};
+use super::round_trips::RoundTrips;
 use crate::engine::{Bind, Datagram, Engine, Inbox, Path, Payload, Sent, SocketId, Statistics};
 use crate::proto::timing::earlier;
 use crate::time::{Duration, Instant};
@@ -133,6 +134,8 @@ pub(super) struct Weathered<E> {
     number: u64,
     disturbed: Disturbed,
     passed: Passed,
+    /// Of those whose packets are held back.
+    round_trips: RoundTrips,
 }
 
 /// Octets of blocks that passed so far, repeats included.
@@ -172,6 +175,7 @@ impl<E: Engine> Weathered<E> {
             number: 0,
             disturbed: Disturbed::default(),
             passed: Passed::default(),
+            round_trips: RoundTrips::default(),
         }
     }
 
@@ -192,6 +196,11 @@ impl<E: Engine> Weathered<E> {
     /// What was done so far.
     pub(super) const fn disturbed(&self) -> Disturbed {
         self.disturbed
+    }
+
+    /// Round trips of blocks of those whose packets are held back.
+    pub(super) const fn round_trips(&mut self) -> &mut RoundTrips {
+        &mut self.round_trips
     }
 
     /// Whether packets wait.
@@ -251,6 +260,16 @@ impl<E: Engine> Weathered<E> {
             path: *path,
             octets: octets.into(),
         }));
+    }
+
+    /// Takes the times of answers, before the weather has its way with them.
+    fn time(&mut self, inbox: &Inbox) {
+        let now = self.engine.now();
+        let came = (0..inbox.len()).filter_map(|place| inbox.get(place));
+        for datagram in came.filter(|datagram| self.conditions.contains_key(&datagram.socket)) {
+            let Datagram { socket, octets, .. } = datagram;
+            self.round_trips.came(socket, &datagram.path, octets, now);
+        }
     }
 
     /// Lets the weather loose on what came; what is to wait is taken out.
@@ -314,6 +333,7 @@ impl<E: Engine> Weathered<E> {
                 if let Sent::Datagrams(_) = self.engine.send(*socket, path, Payload::Packet(octets))
                 {
                     self.passed.sent += block_octets(octets, octets.len());
+                    self.round_trips.left(*socket, path, octets, now);
                 }
             }
             self.held.pop();
@@ -360,7 +380,10 @@ impl<E: Engine> Engine for Weathered<E> {
             match fate.first.map(|after| after + pause) {
                 Some(after) if after.is_zero() => {
                     match self.pass(socket, path, Payload::Packet(packet)) {
-                        Sent::Datagrams(_) => {}
+                        Sent::Datagrams(_) => {
+                            let now = self.engine.now();
+                            self.round_trips.left(socket, path, packet, now);
+                        }
                         stopped if left == 0 => return stopped,
                         _ => break,
                     }
@@ -377,6 +400,10 @@ impl<E: Engine> Engine for Weathered<E> {
         Sent::Datagrams(left)
     }
 
+    fn holds_back(&self, socket: SocketId) -> bool {
+        self.conditions.contains_key(&socket)
+    }
+
     fn has_room(&self, socket: SocketId) -> bool {
         self.engine.has_room(socket)
     }
@@ -389,6 +416,7 @@ impl<E: Engine> Engine for Weathered<E> {
         let release = self.held.peek().map(|Reverse(held)| held.due);
         self.engine.wait(earlier(until, release), inbox)?;
         if !self.conditions.is_empty() {
+            self.time(inbox);
             self.disturb(inbox);
             self.release(inbox);
         }

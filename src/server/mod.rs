@@ -1,9 +1,10 @@
 //! The server: shards on threads of their own, which take requests at shared addresses.
 
 mod pin;
+mod rendezvous;
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,16 +15,17 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::config::Settings;
+use crate::config::{Settings, frame_cache_octets_default};
 use crate::engine::mio::MioEngine;
 #[cfg(target_os = "linux")]
 use crate::engine::uring::UringEngine;
-use crate::engine::{Bind, Engine};
+use crate::engine::{Bind, Engine, RECEIVE_BUFFER_OCTETS};
 use crate::metrics::Metrics;
 use crate::shard::{Census, Running, Shard};
 use crate::store::directory::{Directory, DirectoryOptions};
 use crate::store::{Store, StoreOptions, StoreStatistics, THREADS_DEFAULT};
 use pin::Processors;
+use rendezvous::{Member, Rendezvous};
 
 /// How long a port that is taken may take to become free. The kernel takes a ring apart some time
 /// after its process was killed, and until then its requests keep the port: milliseconds, as a rule.
@@ -32,7 +34,8 @@ const PORT_PATIENCE: Duration = Duration::from_secs(1);
 /// How often such a port is tried.
 const PORT_RETRY: Duration = Duration::from_millis(10);
 
-/// What a server is to be.
+/// What a server is to be. The defaults are those of `bootstorm serve`, but for the address, which is a free
+/// port of the loopback, and the root, which there is none; who embeds a server fills in these two.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
     /// Addresses that take requests; port 0 picks one.
@@ -53,6 +56,22 @@ pub struct ServerOptions {
     pub engine: EngineChoice,
     /// Whether the kernel may be handed bursts to cut into datagrams.
     pub gso: bool,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
+            workers: thread::available_parallelism().map_or(1, usize::from),
+            pin: false,
+            settings: Settings::default(),
+            root: PathBuf::new(),
+            directory: DirectoryOptions::default(),
+            frame_cache_octets: frame_cache_octets_default(),
+            engine: EngineChoice::default(),
+            gso: true,
+        }
+    }
 }
 
 /// What may move the datagrams.
@@ -84,7 +103,8 @@ pub struct EngineInfo {
     pub name: &'static str,
     /// Whether the kernel cuts bursts into datagrams.
     pub gso: bool,
-    /// Whether bursts leave without being copied, where the device can.
+    /// Whether bursts may leave without being copied; whether they do is for the device and for their length
+    /// to say, and counted.
     pub zero_copy: bool,
 }
 
@@ -98,16 +118,29 @@ struct Handle {
 
 /// What a shard is told from outside.
 enum Command {
+    /// All shards listen: to serve from now on. What comes with this is dropped once that is so.
+    Serve(mpsc::Sender<()>),
     Drain,
     Stop,
     Report(Box<dyn FnOnce(Metrics) + Send>),
     List(usize, Box<dyn FnOnce(Vec<Running>) + Send>),
 }
 
-/// What a shard says once it can answer.
+/// What a shard is given beside itself.
+struct Assignment {
+    binds: Vec<Bind>,
+    together: Rendezvous,
+    /// Whether the shard goes on at the very socket where requests come, one of several at its port.
+    is_redealt: bool,
+    /// Hears whether it listens.
+    ready: mpsc::Sender<io::Result<Ready>>,
+}
+
+/// What a shard says once it listens.
 struct Ready {
     addresses: Vec<SocketAddr>,
     engine: EngineInfo,
+    receive_buffer: Option<usize>,
     commands: mpsc::Sender<Command>,
     waker: Waker,
 }
@@ -149,6 +182,7 @@ impl Server {
     ) -> io::Result<Self> {
         let settings = Arc::new(options.settings.clone());
         let (ended, census) = (Arc::new(ended), Census::default());
+        let together = Rendezvous::default();
         let (workers, engine, gso) = (options.workers.max(1), options.engine, options.gso);
         let listen = &options.listen;
         let shared = workers > 1;
@@ -174,14 +208,16 @@ impl Server {
                 ended.clone(),
             );
             // A port that the first shard picked is the others' as well.
-            let binds: Vec<Bind> = server
-                .addresses
-                .iter()
-                .map(|&address| Bind {
-                    shared,
-                    ..Bind::to(address)
-                })
-                .collect();
+            let bind = |&address| Bind {
+                shared,
+                ..Bind::to(address)
+            };
+            let assignment = Assignment {
+                binds: server.addresses.iter().map(bind).collect(),
+                together: together.clone(),
+                is_redealt: shared && settings.single_port,
+                ready: sender,
+            };
             let processor = processors.as_ref().and_then(|all| all.get(number));
             // First of all: what a worker makes then lies near its processor.
             let begin = move || {
@@ -196,20 +232,20 @@ impl Server {
                         zero_copy: false,
                     };
                     let shard = Shard::new(*engine, store, settings, census);
-                    run_shard(shard, info, &binds, &sender)
+                    run_shard(shard, info, &assignment)
                 }
                 #[cfg(target_os = "linux")]
                 Ok(Taken::Uring(engine)) => {
                     let info = EngineInfo {
                         name: engine.name(),
                         gso: engine.gso(),
-                        zero_copy: gso,
+                        zero_copy: engine.can_zero_copy(),
                     };
                     let shard = Shard::new(*engine, store, settings, census);
-                    run_shard(shard, info, &binds, &sender)
+                    run_shard(shard, info, &assignment)
                 }
                 Err(error) => {
-                    let _ = sender.send(Err(error));
+                    let _ = assignment.ready.send(Err(error));
                     Ok(Metrics::default())
                 }
             };
@@ -218,6 +254,12 @@ impl Server {
                 .spawn(move || ended(caught(work)))?;
             match ready.recv() {
                 Ok(Ok(ready)) => {
+                    if number == 0 {
+                        ready
+                            .receive_buffer
+                            .into_iter()
+                            .for_each(warn_of_small_queue);
+                    }
                     server.addresses = ready.addresses;
                     server.engine = ready.engine;
                     let (commands, waker) = (ready.commands, ready.waker);
@@ -231,7 +273,17 @@ impl Server {
                 Err(_) => return Err(io::Error::other("a shard ended before it began")),
             }
         }
+        server.serve();
         Ok(server)
+    }
+
+    /// Has the shards serve, now that all of them listen; returns once they do.
+    fn serve(&self) {
+        let (begun, all_begun) = mpsc::channel();
+        self.tell(|| Command::Serve(begun.clone()));
+        drop(begun);
+        // Nothing is ever said: it ends when the last shard has dropped its end.
+        let _ = all_begun.recv();
     }
 
     /// The addresses that take requests, with the ports that were picked.
@@ -258,7 +310,7 @@ impl Server {
         self.shards.len()
     }
 
-    /// Takes no more requests; each shard ends once its transfers have.
+    /// Takes no more requests; the shards end together, once all their transfers have.
     pub fn drain(&self) {
         self.tell(|| Command::Drain);
     }
@@ -386,7 +438,7 @@ fn take_engine(choice: EngineChoice, gso: bool, aloud: bool) -> io::Result<Taken
 }
 
 fn mio(gso: bool) -> io::Result<Taken> {
-    let mut engine = MioEngine::new()?;
+    let mut engine = MioEngine::new()?.with_busy_polling();
     if !gso {
         engine = engine.without_gso();
     }
@@ -395,7 +447,7 @@ fn mio(gso: bool) -> io::Result<Taken> {
 
 #[cfg(target_os = "linux")]
 fn uring(gso: bool) -> io::Result<Taken> {
-    let mut engine = UringEngine::new()?;
+    let mut engine = UringEngine::new()?.with_busy_polling();
     if !gso {
         engine = engine.without_gso();
     }
@@ -412,45 +464,31 @@ fn uring(_gso: bool) -> io::Result<Taken> {
 fn run_shard<E: Engine>(
     mut shard: Shard<E>,
     engine: EngineInfo,
-    binds: &[Bind],
-    ready: &mpsc::Sender<io::Result<Ready>>,
+    assignment: &Assignment,
 ) -> io::Result<Metrics> {
-    let mut begin = || {
-        let waker = shard.engine().waker();
-        let mut addresses = Vec::new();
-        for bind in binds {
-            let named = |error: io::Error| {
-                io::Error::new(
-                    error.kind(),
-                    format!("cannot listen on udp {}: {error}", bind.address),
-                )
-            };
-            addresses.push(shard.listen(*bind).map_err(named)?);
-        }
-        let (commands, orders) = mpsc::channel();
-        Ok((
-            orders,
-            Ready {
-                addresses,
-                engine,
-                commands,
-                waker,
-            },
-        ))
-    };
-    let orders = match begin() {
-        Ok((orders, said)) => {
+    let (orders, mut member) = match listen(&mut shard, engine, assignment) {
+        Ok((ready, orders, member)) => {
             // Nobody to hear it means nobody to serve.
-            let _ = ready.send(Ok(said));
-            orders
+            let _ = assignment.ready.send(Ok(ready));
+            (orders, member)
         }
         Err(error) => {
-            let _ = ready.send(Err(error));
+            let _ = assignment.ready.send(Err(error));
             return Ok(Metrics::default());
         }
     };
+    // The ACK of what is answered before may come to a shard that has yet to listen.
+    let Ok(Command::Serve(begun)) = orders.recv() else {
+        // One of them cannot listen, so that nobody serves.
+        return Ok(shard.metrics());
+    };
+    if assignment.is_redealt {
+        shard.pass_over()?;
+    }
+    drop(begun);
     let mut draining = false;
-    while !(draining && shard.is_idle()) {
+    // An idle shard stays for the others, and passes over what comes.
+    while !(draining && shard.is_idle() && member.is_done()) {
         shard.turn()?;
         for order in orders.try_iter() {
             match order {
@@ -463,12 +501,63 @@ fn run_shard<E: Engine>(
                     shard.stop();
                     return Ok(shard.metrics());
                 }
+                // It serves already.
+                Command::Serve(_) => {}
                 Command::Report(reply) => reply(shard.metrics()),
                 Command::List(max, reply) => reply(shard.all_running(max)),
             }
         }
     }
     Ok(shard.metrics())
+}
+
+/// Has a shard listen: what it says then, where it gets its orders, and its place among the others.
+fn listen<E: Engine>(
+    shard: &mut Shard<E>,
+    engine: EngineInfo,
+    assignment: &Assignment,
+) -> io::Result<(Ready, mpsc::Receiver<Command>, Member)> {
+    let waker = shard.engine().waker();
+    let mut addresses = Vec::new();
+    for bind in &assignment.binds {
+        let named = |error: io::Error| {
+            io::Error::new(
+                error.kind(),
+                format!("cannot listen on udp {}: {error}", bind.address),
+            )
+        };
+        addresses.push(shard.listen(*bind).map_err(named)?);
+    }
+    let (commands, orders) = mpsc::channel();
+    let member = assignment.together.join(waker.clone());
+    let ready = Ready {
+        addresses,
+        engine,
+        receive_buffer: shard.receive_buffer(),
+        commands,
+        waker,
+    };
+    Ok((ready, orders, member))
+}
+
+/// Says what to do about a receive queue of half as many octets as were asked for, or fewer: it is where a storm
+/// waits, and what finds no room there is lost.
+fn warn_of_small_queue(granted: usize) {
+    if granted > RECEIVE_BUFFER_OCTETS / 2 {
+        return;
+    }
+    let advice = if cfg!(target_os = "linux") {
+        format!(
+            "have `sysctl net.core.rmem_max={RECEIVE_BUFFER_OCTETS}`, or give the program the capability CAP_NET_ADMIN"
+        )
+    } else {
+        "raise the system's limit for the buffers of sockets".to_owned()
+    };
+    tracing::warn!(
+        granted,
+        wanted = RECEIVE_BUFFER_OCTETS,
+        "the queue for requests is short, and what a storm has beyond it is dropped: {advice}"
+    );
 }
 
 /// Shards share an address by SO_REUSEPORT, which would let another process of the same user in as

@@ -224,14 +224,18 @@ impl<E: Engine> Shard<E> {
             }
             return self.remove(id);
         }
-        let done = std::mem::replace(&mut slot.stage, Stage::Lingering { last, since: now });
         slot.opening = Box::default();
         // Whoever asked in the meantime asks again, if that was not a copy of the request after all.
         slot.again = None;
         slot.armed = Some(now + linger);
         self.timers.insert(now + linger, id);
-        self.timers.insert(now + config::DRAIN_LINGER, id);
-        self.discard(done);
+        if last.is_some() {
+            let until = now + config::DRAIN_LINGER;
+            self.expects_repeats_until = self.expects_repeats_until.max(Some(until));
+        }
+        if let Some(done) = self.table.linger(id, last, now) {
+            self.discard(done);
+        }
         self.lingering.push_back(id);
         if self.lingering.len() > config::LINGERING_MAX
             && let Some(oldest) = self.lingering.pop_front()

@@ -77,7 +77,9 @@ impl<E: Engine> Shard<E> {
         match (&mut slot.stage, packet) {
             (Stage::Running(Transfer::Send(sender), _), Packet::Ack { block }) => {
                 slot.heard_at = now;
-                if let Some(round_trip) = sender.handle_ack(block, now) {
+                if let Some(round_trip) = sender.handle_ack(block, now)
+                    && !self.engine.holds_back(datagram.socket)
+                {
                     self.metrics.latencies.round_trip.record(round_trip);
                 }
                 // What a timer sends later is no answer to it.
@@ -113,7 +115,9 @@ impl<E: Engine> Shard<E> {
                 Verdict::Next(index) => {
                     check.look(index, payload);
                     let since_start = now - slot.started;
-                    if let Some(took) = check.advance(receiver.received(), since_start, now) {
+                    if let Some(took) = check.advance(receiver.received(), since_start, now)
+                        && !self.engine.holds_back(datagram.socket)
+                    {
                         self.metrics.latencies.round_trip.record(took);
                     }
                 }

@@ -5,9 +5,10 @@ use std::hash::{BuildHasher, RandomState};
 use hashbrown::HashTable;
 use slab::Slab;
 
-use super::slot::{Key, Slot};
+use super::slot::{Key, Operation, Slot, Stage};
 use crate::store::Ticket;
 use crate::time::Instant;
+use crate::wire::WireBlock;
 
 /// Names a slot, and only the transfer that is in it now: a late timer or answer of an earlier one
 /// finds nothing.
@@ -40,6 +41,9 @@ pub(super) struct Table {
     /// Keyed at random, for clients choose their addresses.
     hasher: RandomState,
     generation: u32,
+    /// Slots that have not ended. They are counted since to look at all of them takes milliseconds.
+    reads: usize,
+    writes: usize,
 }
 
 impl Table {
@@ -63,6 +67,8 @@ impl Table {
         let (slots, hasher) = (&self.slots, &self.hasher);
         let hash = |&index: &u32| hasher.hash_one(slots[index as usize].1.key());
         self.by_key.insert_unique(hash(&index), index, hash);
+        let operation = slots[index as usize].1.operation;
+        *self.count(operation) += 1;
         SlotId {
             index,
             generation: self.generation,
@@ -90,7 +96,44 @@ impl Table {
         if let Ok(place) = self.by_key.find_entry(hash, |&index| index == id.index) {
             place.remove();
         }
-        Some(self.slots.remove(id.index as usize).1)
+        let slot = self.slots.remove(id.index as usize).1;
+        if !slot.is_lingering() {
+            *self.count(slot.operation) -= 1;
+        }
+        Some(slot)
+    }
+
+    /// Has a slot linger that has not ended before; the stage in which it ended.
+    pub(super) fn linger(
+        &mut self,
+        id: SlotId,
+        last: Option<WireBlock>,
+        now: Instant,
+    ) -> Option<Stage> {
+        let slot = self.get_mut(id)?;
+        debug_assert!(!slot.is_lingering(), "a transfer ends once");
+        let operation = slot.operation;
+        let done = std::mem::replace(&mut slot.stage, Stage::Lingering { last, since: now });
+        *self.count(operation) -= 1;
+        Some(done)
+    }
+
+    /// How many reads, or writes, have not ended.
+    pub(super) fn running(&self, operation: Operation) -> usize {
+        let count = match operation {
+            Operation::Read => self.reads,
+            Operation::Write => self.writes,
+        };
+        let runs = |slot: &&Slot| slot.operation == operation && !slot.is_lingering();
+        debug_assert_eq!(count, self.slots().filter(runs).count());
+        count
+    }
+
+    const fn count(&mut self, operation: Operation) -> &mut usize {
+        match operation {
+            Operation::Read => &mut self.reads,
+            Operation::Write => &mut self.writes,
+        }
     }
 
     pub(super) fn ids(&self) -> Vec<SlotId> {

@@ -3,6 +3,8 @@
 
 #[cfg(target_os = "linux")]
 pub(crate) mod binary;
+#[cfg(target_os = "linux")]
+pub(crate) mod namespace;
 pub(crate) mod peer;
 
 use std::env;

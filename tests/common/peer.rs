@@ -5,9 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use bootstorm::config::{Settings, frame_cache_octets_default};
-use bootstorm::server::{EngineChoice, Server, ServerOptions};
-use bootstorm::store::directory::DirectoryOptions;
+use bootstorm::server::{Server, ServerOptions};
 
 /// How long an answer may take before the test gives up: long, for machines are busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -23,15 +21,9 @@ pub(crate) const OACK: u16 = 6;
 /// What a server is like unless a test says otherwise: one shard, IPv4 loopback, a port that is free.
 pub(crate) fn options(root: &Path) -> ServerOptions {
     ServerOptions {
-        listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))],
         workers: 1,
-        pin: false,
-        settings: Settings::default(),
         root: root.to_path_buf(),
-        directory: DirectoryOptions::default(),
-        frame_cache_octets: frame_cache_octets_default(),
-        engine: EngineChoice::Auto,
-        gso: true,
+        ..ServerOptions::default()
     }
 }
 

@@ -1,14 +1,20 @@
 //! Limits of the process: descriptors, memory, lengths of files, and a kernel that gives no ring.
 
 use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
 use std::time::Duration;
 
+use bootstorm::engine::mio::MioEngine;
+use bootstorm::engine::{Bind, Engine as _, RECEIVE_BUFFER_OCTETS};
+
 use crate::common::binary::{Binary, Engine, on_both_engines};
 use crate::common::peer::{self, ACK, ERROR, Peer, RRQ, WRQ, data, number, oack, opcode, request};
-use crate::common::require;
+use crate::common::{require, skip};
+use crate::works;
 
 on_both_engines! {
+    a_short_queue_for_requests
     out_of_descriptors
     out_of_address_space
     an_upload_beyond_the_limit_of_lengths
@@ -22,6 +28,47 @@ const FILES: usize = 40;
 const UPLOADS: usize = 12;
 /// How long they wait for an answer before they ask again.
 const ASKS_AGAIN: Duration = Duration::from_millis(20);
+
+/// Goal: who may not have the queue that a storm takes is told so once, with what to do about it. Method: without
+/// the capability the kernel grants what everybody may have.
+fn a_short_queue_for_requests(engine: Engine) {
+    let allowed = fs::read_to_string("/proc/sys/net/core/rmem_max").expect("a limit");
+    if allowed.trim().parse::<usize>().expect("a number") > RECEIVE_BUFFER_OCTETS / 2 {
+        return skip("everybody may have a long receive queue here");
+    }
+    let wrapper = [
+        "setpriv",
+        "--bounding-set=-net_admin",
+        "--inh-caps=-net_admin",
+    ];
+    if !works(&[&wrapper[..], &["true"]].concat()) {
+        return;
+    }
+    let root = tempfile::tempdir().expect("a directory");
+    let arguments = ["--workers", "2"];
+    let server = Binary::start_under(&wrapper, engine, root.path(), &arguments);
+    let log = server.log();
+    assert_eq!(
+        log.matches("queue for requests is short").count(),
+        1,
+        "{log}"
+    );
+    assert!(
+        log.contains("rmem_max=8388608") && log.contains("CAP_NET_ADMIN"),
+        "{log}"
+    );
+
+    let may_have = MioEngine::new().and_then(|mut engine| {
+        let bind = Bind::to(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        let socket = engine.open(bind)?;
+        engine.receive_buffer(socket)
+    });
+    if may_have.expect("a socket") < RECEIVE_BUFFER_OCTETS {
+        return skip("this process lacks CAP_NET_ADMIN");
+    }
+    let log = Binary::start(engine, root.path(), &arguments).log();
+    assert!(!log.contains("queue for requests is short"), "{log}");
+}
 
 /// Goal: EMFILE costs nobody a file. Method: so few descriptors that files which were read before must
 /// be let go of, and not all uploads find one; those ask again, as clients do, until they do.

@@ -1,17 +1,14 @@
 //! A network of few machines that is slow, or is unplugged.
 
-use std::fs::{self, File};
-use std::os::fd::AsFd;
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
 use std::time::Duration;
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-
 use crate::common::binary::{Binary, Engine, on_both_engines};
+use crate::common::namespace::Namespace;
 use crate::common::peer::{self, Peer, RRQ, WRQ, data, number, request, until};
+use crate::common::skip;
 use crate::works;
 
 on_both_engines! {
@@ -22,10 +19,10 @@ on_both_engines! {
 
 /// A namespace for a server, with a wire each to those of its clients; gone when this is.
 struct Wire {
-    server: String,
-    client: String,
+    server: Namespace,
+    client: Namespace,
     /// A second client's.
-    other: String,
+    other: Namespace,
 }
 
 /// The server's address, and the client's. The server listens at all, for one would be gone with the interface.
@@ -38,29 +35,27 @@ const OTHER: &str = "10.99.1.2";
 impl Wire {
     /// `None`, said aloud, where none can be had.
     fn lay() -> Option<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = |end| format!("bootstorm-{}-{number}-{end}", std::process::id());
-        let wire = Self {
-            server: name("s"),
-            client: name("c"),
-            other: name("o"),
+        let namespace = || {
+            let made = Namespace::new();
+            made.inspect_err(|why| skip(why)).ok()
         };
-        let server = wire.server.as_str();
+        let wire = Self {
+            server: namespace()?,
+            client: namespace()?,
+            other: namespace()?,
+        };
+        let server = wire.server.name.as_str();
         let ends = [
-            ("wire", wire.client.as_str(), SERVER, CLIENT),
-            ("other", wire.other.as_str(), SERVER_TO_OTHER, OTHER),
+            ("wire", wire.client.name.as_str(), SERVER, CLIENT),
+            ("other", wire.other.name.as_str(), SERVER_TO_OTHER, OTHER),
         ];
-        let mut laid = works(&["ip", "netns", "add", server])
-            && works(&["ip", "-n", server, "link", "set", "lo", "up"]);
+        let mut laid = true;
         for (device, client, own, its) in ends {
             laid = laid
-                && works(&["ip", "netns", "add", client])
                 && works(&[
                     "ip", "-n", server, "link", "add", device, "type", "veth", "peer", "name",
                     device, "netns", client,
-                ])
-                && works(&["ip", "-n", client, "link", "set", "lo", "up"]);
+                ]);
             for (end, address) in [(server, own), (client, its)] {
                 let network = format!("{address}/24");
                 laid = laid
@@ -77,7 +72,7 @@ impl Wire {
         works(&[
             "tc",
             "-n",
-            &self.server,
+            &self.server.name,
             "qdisc",
             "add",
             "dev",
@@ -95,41 +90,15 @@ impl Wire {
 
     /// Has the server's interface go `down` or `up`.
     fn set(&self, state: &str) {
-        assert!(works(&[
-            "ip",
-            "-n",
-            &self.server,
-            "link",
-            "set",
-            "wire",
-            state
-        ]));
+        let server = self.server.name.as_str();
+        assert!(works(&["ip", "-n", server, "link", "set", "wire", state]));
     }
 
     fn serve(&self, engine: Engine, root: &Path, arguments: &[&str]) -> Binary {
         let listening = [&["--listen", "0.0.0.0:6969"][..], arguments].concat();
-        at(&self.server, || Binary::start(engine, root, &listening))
+        self.server
+            .within(|| Binary::start(engine, root, &listening))
     }
-}
-
-impl Drop for Wire {
-    fn drop(&mut self) {
-        for end in [&self.server, &self.client, &self.other] {
-            // It may never have been there.
-            let _ = Command::new("ip").args(["netns", "delete", end]).output();
-        }
-    }
-}
-
-/// Does something on a thread that lives in a network namespace: sockets stay in the one they were made in.
-fn at<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
-    let place = File::open(format!("/run/netns/{namespace}")).expect("it is there");
-    let within = || {
-        move_into_link_name_space(place.as_fd(), Some(LinkNameSpaceType::Network)).expect("root");
-        work()
-    };
-    thread::scope(|scope| scope.spawn(within).join())
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Blocks of each file.
@@ -146,7 +115,7 @@ fn an_interface_that_goes_down_and_up(engine: Engine) {
     fs::write(root.path().join("file"), &contents).expect("a file");
     let server = wire.serve(engine, root.path(), &["--write", "create"]);
     let to = format!("{SERVER}:6969").parse().expect("an address");
-    let (mut reader, mut writer) = at(&wire.client, || (Peer::new(to), Peer::new(to)));
+    let (mut reader, mut writer) = wire.client.within(|| (Peer::new(to), Peer::new(to)));
 
     let mut arrived = Vec::new();
     reader.send(&request(RRQ, b"file", &[]));
@@ -165,9 +134,8 @@ fn an_interface_that_goes_down_and_up(engine: Engine) {
             let heard = reader.receive_within(DOWN);
             assert!(heard.is_none_or(|packet| number(&packet) <= block));
             let refused = || {
-                at(&wire.server, || {
-                    server.metrics().sum("tftp_send_errors_total{")
-                })
+                wire.server
+                    .within(|| server.metrics().sum("tftp_send_errors_total{"))
             };
             until("the system refuses what the server repeats", || {
                 refused() > 0
@@ -221,14 +189,14 @@ fn a_line_slower_than_its_server(engine: Engine) {
     let contents = peer::octets(1, 300_000);
     fs::write(root.path().join("file"), &contents).expect("a file");
     let server = wire.serve(engine, root.path(), &[]);
-    let load = at(&wire.client, || {
+    let load = wire.client.within(|| {
         let verified = ["--verify", &root.path().join("file").display().to_string()];
         let mut load = crowd(SERVER, CLIENTS, &verified);
         load.output().expect("it runs")
     });
     let said = String::from_utf8_lossy(&load.stderr);
     assert!(load.status.success(), "{said}");
-    let metrics = at(&wire.server, || server.metrics());
+    let metrics = wire.server.within(|| server.metrics());
     let complete = metrics.value("tftp_transfers_ended_total{outcome=\"complete\"}");
     assert_eq!(complete.to_string(), CLIENTS);
     assert_ne!(
@@ -248,16 +216,16 @@ fn a_slow_line_beside_a_quick_one(engine: Engine) {
     let root = tempfile::tempdir().expect("a directory");
     fs::write(root.path().join("file"), peer::octets(1, 20_000_000)).expect("a file");
     let server = wire.serve(engine, root.path(), &["--workers", "1"]);
-    let mut held_up = at(&wire.client, || {
+    let mut held_up = wire.client.within(|| {
         let mut load = crowd(SERVER, CLIENTS, &[]);
         load.stdout(Stdio::null()).stderr(Stdio::null());
         load.spawn().expect("it runs")
     });
-    let metrics = || at(&wire.server, || server.metrics());
+    let metrics = || wire.server.within(|| server.metrics());
     until("clients wait for room", || {
         metrics().value("tftp_send_full_total") > 0
     });
-    let load = at(&wire.other, || {
+    let load = wire.other.within(|| {
         let mut load = crowd(
             SERVER_TO_OTHER,
             "4",

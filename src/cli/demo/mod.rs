@@ -17,8 +17,8 @@ use super::output::Output;
 use super::{Trouble, page, remark, say};
 use crate::load::plan::Pace;
 use crate::load::profile::Profile;
-use crate::load::report::Report;
-use crate::load::{self, File, Group, Live, Load, contents};
+use crate::load::report::{NOTHING, Report, told};
+use crate::load::{self, File, Group, Live, Load, Waits, contents};
 use crate::shard::Expected;
 use crate::time::Duration;
 use server::{Counted, Other};
@@ -145,6 +145,23 @@ impl Outcome<'_> {
     }
 }
 
+impl Outcome<'_> {
+    /// How many have what they came for.
+    fn served(&self) -> String {
+        let tally = &self.report.tally;
+        let all = counted(self.clients.into(), "client");
+        let mut served = format!("{} of {all}", grouped(tally.complete));
+        if tally.complete > 0 {
+            served.push_str(", every octet compared");
+        }
+        if self.report.interrupted {
+            let begun = grouped(tally.begun);
+            served.push_str(&format!("; {begun} had come when it was interrupted"));
+        }
+        served
+    }
+}
+
 /// The table.
 impl fmt::Display for Outcome<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -156,14 +173,7 @@ impl fmt::Display for Outcome<'_> {
         } = self.report;
         let seconds = elapsed.as_secs_f64().max(1e-9);
         let mut row = |name: &str, value: String| writeln!(f, "{name:<NAME_COLUMNS$}{value}");
-        row(
-            "served",
-            format!(
-                "{} of {}, every octet compared",
-                grouped(tally.complete),
-                counted(tally.begun, "client")
-            ),
-        )?;
+        row("served", self.served())?;
         for (failure, count) in &tally.failures {
             row("FAILED", format!("{} {failure}", grouped(*count)))?;
         }
@@ -179,16 +189,12 @@ impl fmt::Display for Outcome<'_> {
                 tally.complete as f64 / seconds
             ),
         )?;
-        let times = |latency: &crate::metrics::Latency| {
-            let at = |part| latency.quantile(part).as_secs_f64();
-            format!(
-                "p50 {:.3} s, p99 {:.3} s, at most {:.3} s",
-                at(0.5),
-                at(0.99),
-                at(1.0)
-            )
+        let times = |waits: &Waits| {
+            let words = |time: Duration| format!("{:.3} s", time.as_secs_f64());
+            let [half, most, all] = [0.5, 0.99, 1.0].map(|part| told(waits.quantile(part), words));
+            format!("p50 {half}, p99 {most}, at most {all}")
         };
-        if tally.transfer.count() > 0 {
+        if tally.complete > 0 {
             row("a boot", times(&tally.transfer))?;
             row("its first block", times(&tally.first_block))?;
         }
@@ -196,20 +202,24 @@ impl fmt::Display for Outcome<'_> {
             row(
                 "the server used",
                 format!(
-                    "{:.2} CPU s, {:.2} CPU s/GB, {} MiB of memory",
+                    "{:.2} CPU s, {} CPU s/GB, {} MiB of memory",
                     server.processor.as_secs_f64(),
-                    server.processor.as_secs_f64() / (tally.octets.max(1) as f64 / 1e9),
+                    self.report
+                        .server_seconds_per_gigabyte()
+                        .map_or_else(|| NOTHING.to_owned(), |cost| format!("{cost:.2}")),
                     server.memory_max >> 20
                 ),
             )?;
         }
-        let agrees = self.counted.agrees(self.report);
-        let verdict = if agrees {
-            "as the clients did"
+        let verdict = if self.counted.agrees(self.report) {
+            ", as the clients did"
+        } else if self.report.interrupted {
+            // Of transfers that were cut short each end knows another part.
+            ""
         } else {
-            "and the clients otherwise"
+            ", and the clients otherwise"
         };
-        row("the server counted", format!("{}, {verdict}", self.counted))?;
+        row("the server counted", format!("{}{verdict}", self.counted))?;
         row(
             "the clients used",
             format!(

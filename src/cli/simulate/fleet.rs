@@ -107,13 +107,23 @@ impl fmt::Display for Table<'_> {
         let Self(summary, took) = self;
         writeln!(
             f,
-            "{:<12}{:>8}{:>12}{:>15}{:>18}  sent for each that was due: server, clients",
-            "weather", "worlds", "transfers", "simulated", "sent again"
+            "{:<12}{:>8}{:>12}{:>15}{:>18}{:>14}{:>15}",
+            "weather",
+            "worlds",
+            "transfers",
+            "simulated",
+            "sent again",
+            "server/due",
+            "clients/due"
         )?;
         for (kind, of) in &summary.kinds {
             row(f, kind.name(), of)?;
         }
         row(f, "all", &summary.total())?;
+        writeln!(
+            f,
+            "…/due: datagrams sent for each that was due, in worlds without a mishap; – where none was"
+        )?;
         writeln!(f)?;
         for (mishap, worlds) in &summary.mishaps {
             writeln!(f, "{:<26}{}", mishap.name(), grouped(*worlds))?;
@@ -140,14 +150,30 @@ impl fmt::Display for Table<'_> {
 
 fn row(f: &mut fmt::Formatter<'_>, name: &str, of: &KindSummary) -> fmt::Result {
     let (server, clients) = of.economy();
+    let shown =
+        |economy: Option<f64>| economy.map_or_else(|| "–".to_owned(), |part| format!("{part:.4}"));
     writeln!(
         f,
-        "{name:<12}{:>8}{:>12}{:>13.0} s{:>18}{:>9.4} {:>7.4}",
+        "{name:<12}{:>8}{:>12}{:>13.0} s{:>18}{:>14}{:>15}",
         grouped(of.worlds),
         grouped(of.complete),
         of.simulated.as_secs_f64(),
         grouped(of.retransmissions),
-        server,
-        clients
+        shown(server),
+        shown(clients)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: where nothing was due, nothing is said to have been sent for it.
+    #[test]
+    fn what_was_never_due_has_no_ratio() {
+        let table = Table(&Summary::default(), Duration::from_secs(1)).to_string();
+        let all = table.lines().find(|line| line.starts_with("all"));
+        let words: Vec<_> = all.expect("a row").split_whitespace().collect();
+        assert_eq!(words, ["all", "0", "0", "0", "s", "0", "–", "–"]);
+    }
 }

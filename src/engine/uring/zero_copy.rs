@@ -246,6 +246,11 @@ impl ZeroCopy {
         }
     }
 
+    /// Whether it is of use: the ring was not given up.
+    pub(super) const fn works(&self) -> bool {
+        self.works
+    }
+
     /// Whether the kernel may still read what was sent.
     #[cfg(test)]
     pub(super) fn is_busy(&self) -> bool {
@@ -288,6 +293,7 @@ impl ZeroCopy {
             {
                 // What is queued is submitted by nobody else: the ring is not entered again.
                 self.works = false;
+                tracing::warn!(%error, "bursts are copied from now on: the ring that sent them without failed");
                 return Err(error.raw_os_error().unwrap_or(libc::EIO));
             }
         }

@@ -6,7 +6,7 @@ use std::io;
 use serde::Serialize;
 
 use super::super::Usage;
-use super::super::report::{Report, json, quantile};
+use super::super::report::{Report, json};
 use crate::time::Duration;
 
 /// What came of one run.
@@ -34,9 +34,9 @@ pub struct Measurement {
     pub processor_seconds_per_transfer: Option<f64>,
     /// The most memory that one of its processes held, in octets.
     pub memory_octets_max: u64,
-    /// Until half of the transfers were complete, of those that were.
+    /// How long half of the transfers took at most, of those that should have completed.
     pub transfer_seconds_p50: Option<f64>,
-    /// Until all but one in a hundred of them were.
+    /// How long all but one in a hundred of them took; `None` if fewer completed.
     pub transfer_seconds_p99: Option<f64>,
     /// Blocks that came more than once, for each that was needed.
     pub repeated: f64,
@@ -44,7 +44,7 @@ pub struct Measurement {
     pub terms: Vec<(u16, u16)>,
     /// Why transfers failed, and how many.
     pub failures: BTreeMap<String, u64>,
-    /// Whether this end had no time left, so that the server may be faster than it looks.
+    /// Whether this end could not keep up, so that the server may be faster than it looks.
     pub was_bottleneck: bool,
     /// Whether other programs took this end's processors away for a good part of the run.
     pub was_starved: bool,
@@ -67,11 +67,15 @@ impl Measurement {
         let costs = |count: f64| (known && count > 0.0).then(|| processor / count);
         let mut terms: Vec<_> = tally.terms.iter().collect();
         terms.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
-        let percentile = |part| quantile(&tally.transfer, part).map(|time| time.as_secs_f64());
+        let wanted = transfers.unwrap_or(tally.begun);
+        let mut waits = tally.transfer.clone();
+        // Nor did those complete for which there was no time left to begin.
+        waits.fail(wanted.saturating_sub(waits.all()));
+        let percentile = |part| Some(waits.exact_quantile(part)?.as_secs_f64());
         Ok(Self {
             seconds,
             complete: tally.complete,
-            wanted: transfers.unwrap_or(tally.begun),
+            wanted,
             cut: report.interrupted,
             died: false,
             stored: None,

@@ -1,5 +1,7 @@
 //! What came of a comparison: medians, spread, and ratios that are taken within a round.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::{Contender, Measurement, Plan};
@@ -69,6 +71,46 @@ impl Results {
             asked: plan.workloads.iter().map(asked).collect(),
             outcomes: vec![vec![Vec::new(); plan.contenders.len()]; plan.workloads.len()],
         }
+    }
+
+    /// The least and the most runs of any server on any workload, of those that are tried.
+    pub(super) fn runs(&self) -> (usize, usize) {
+        let runs = self
+            .tried()
+            .map(|(work, server)| self.outcomes[work][server].len());
+        let counts: Vec<_> = runs.collect();
+        let least = counts.iter().min().copied().unwrap_or_default();
+        (least, counts.iter().max().copied().unwrap_or_default())
+    }
+
+    /// The servers, by their names, for which no transfer of some workload ever completed, whenever it was tried.
+    #[must_use]
+    pub fn failed_every_time(&self) -> Vec<&str> {
+        let completes =
+            |outcome: &Outcome| outcome.measurement().is_some_and(|run| run.complete > 0);
+        let failed = |&(work, server): &(usize, usize)| {
+            let outcomes = &self.outcomes[work][server];
+            !outcomes.is_empty() && !outcomes.iter().any(completes)
+        };
+        let failed: BTreeSet<usize> = self
+            .tried()
+            .filter(failed)
+            .map(|(_, server)| server)
+            .collect();
+        let names = failed
+            .into_iter()
+            .map(|server| self.contenders[server].as_str());
+        names.collect()
+    }
+
+    /// The workloads and servers that are tried with each other.
+    fn tried(&self) -> impl Iterator<Item = (usize, usize)> {
+        let servers = 0..self.contenders.len();
+        let all = (0..self.workloads.len())
+            .flat_map(move |work| servers.clone().map(move |server| (work, server)));
+        all.filter(|&(work, server)| {
+            self.missing[server].is_none() && self.untried[work][server].is_none()
+        })
     }
 
     /// The runs of this server on this workload that came to something.

@@ -44,13 +44,10 @@ impl Results {
     }
 
     fn write(&self, text: &mut String, form: Form) -> fmt::Result {
-        let rounds = match self.rounds {
-            1 => "1 round".to_owned(),
-            rounds => format!("{rounds} rounds"),
-        };
         writeln!(
             text,
-            "Medians of {rounds}, with the least and the most; ratios are to {} within each round, and CPU is the server's.",
+            "Medians of {}, with the least and the most; ratios are to {} within each round, and CPU is the server's.",
+            self.medians_of(),
             self.contenders[self.baseline]
         )?;
         let mut starred = false;
@@ -69,7 +66,7 @@ impl Results {
         if starred {
             writeln!(
                 text,
-                "\n{} The generator had no time left: the server may be faster than it looks.",
+                "\n{} The generator could not keep up: the server may be faster than it looks.",
                 if form == Form::Markdown { "\\*" } else { "*" }
             )?;
         }
@@ -90,6 +87,20 @@ impl Results {
             writeln!(text, "\nSKIPPED: {name}: {why}")?;
         }
         Ok(())
+    }
+
+    /// How many rounds the numbers are of. One that was interrupted counts for those that were measured in it.
+    fn medians_of(&self) -> String {
+        let rounds = |count: usize| match count {
+            1 => "1 round".to_owned(),
+            count => format!("{count} rounds"),
+        };
+        let (least, most) = self.runs();
+        if least == most {
+            rounds(most)
+        } else {
+            format!("{least} to {most} rounds, for it was interrupted")
+        }
     }
 
     /// A server's line; what does not fit there becomes a note.
@@ -114,10 +125,23 @@ impl Results {
             spread(|run| run.processor_seconds_per_gigabyte, 2),
             ratio(|run| run.processor_seconds_per_gigabyte),
             spread(|run| Some(run.transfers_per_second), 0),
-            spread(|run| run.transfer_seconds_p99, 3),
+            self.p99(workload, contender),
             self.complete(workload, contender),
             self.agreed(workload, contender),
         ]
+    }
+
+    /// What 99 of 100 transfers took at most; nothing unless so many completed in every round, for the best of
+    /// the rounds would else stand for all of them.
+    fn p99(&self, workload: usize, contender: usize) -> String {
+        let p99 = |run: &Measurement| run.transfer_seconds_p99;
+        if self
+            .measured(workload, contender)
+            .any(|run| p99(run).is_none())
+        {
+            return NOTHING.to_owned();
+        }
+        cell(self.spread(workload, contender, p99), 3)
     }
 
     /// How many transfers completed in the worst of the rounds.
@@ -128,9 +152,11 @@ impl Results {
         let part = |run: &&Measurement| (run.complete as f64 / run.wanted.max(1) as f64).to_bits();
         let runs = || self.measured(workload, contender);
         let Some(worst) = runs().filter(|run| !run.is_whole()).min_by_key(part) else {
+            let is_tried = !self.outcomes[workload][contender].is_empty();
             return match runs().next() {
                 Some(_) => "all".to_owned(),
-                None => "failed".to_owned(),
+                None if is_tried => "failed".to_owned(),
+                None => "not measured".to_owned(),
             };
         };
         format!(

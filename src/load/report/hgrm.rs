@@ -13,13 +13,16 @@ const LINES_PER_HALVING: u32 = 5;
 /// # Errors
 /// If `output` takes them not.
 pub fn write(report: &Report, mut output: impl io::Write) -> io::Result<()> {
-    let latency = &report.tally.transfer;
+    let waits = &report.tally.transfer;
+    let (latency, part_that_came) = (waits.came(), waits.part_that_came());
     writeln!(
         output,
         "{:>12} {:>14} {:>10} {:>14}\n",
         "Value", "Percentile", "TotalCount", "1/(1-Percentile)"
     )?;
     for (value, part, count) in latency.percentiles(LINES_PER_HALVING) {
+        // Of all: where some did not complete, the percentiles end before 1.
+        let part = part * part_that_came;
         let millis = value.as_secs_f64() * 1e3;
         if part < 1.0 {
             let odds = 1.0 / (1.0 - part);
@@ -43,5 +46,13 @@ pub fn write(report: &Report, mut output: impl io::Write) -> io::Result<()> {
         "#[Max     = {max:>12.3}, Total count    = {:>12}]",
         latency.count()
     )?;
+    if waits.all() > latency.count() {
+        let missing = waits.all() - latency.count();
+        writeln!(
+            output,
+            "#[Percentiles are of {} transfers, of which {missing} did not complete.]",
+            waits.all()
+        )?;
+    }
     output.flush()
 }

@@ -6,16 +6,16 @@ use std::io;
 use serde::Serialize;
 
 use super::super::ramp::{self, Climb};
-use super::super::{FirstFailure, Tally};
-use super::{QUANTILES, Report, quantile};
-use crate::metrics::{Latency, Packets};
+use super::super::{FirstFailure, Quantile, Tally, Waits};
+use super::{QUANTILES, Report};
+use crate::metrics::Packets;
 
 /// Writes the report.
 ///
 /// # Errors
 /// If `output` takes it not.
 pub fn write(report: &Report, output: impl io::Write) -> io::Result<()> {
-    serde_json::to_writer_pretty(output, &Object::new(report)).map_err(io::Error::from)
+    write_object(&Object::new(report), output)
 }
 
 /// Writes how a ramp went: each step with its report, and the highest load that held.
@@ -42,7 +42,12 @@ pub fn write_climb(climb: &Climb, output: impl io::Write) -> io::Result<()> {
         broken_by: not_held.and_then(|step| Some(step.broken?.to_string())),
         steps: steps.collect(),
     };
-    serde_json::to_writer_pretty(output, &object).map_err(io::Error::from)
+    write_object(&object, output)
+}
+
+fn write_object(object: &impl Serialize, mut output: impl io::Write) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut output, object)?;
+    writeln!(output)
 }
 
 #[derive(Serialize)]
@@ -134,25 +139,30 @@ struct Terms {
 #[derive(Serialize)]
 struct ServerProcess {
     processor_seconds: f64,
-    processor_seconds_per_gigabyte: f64,
-    processor_seconds_per_transfer: f64,
+    processor_seconds_per_gigabyte: Option<f64>,
+    processor_seconds_per_transfer: Option<f64>,
     memory_octets_max: u64,
     context_switches: u64,
 }
 
+/// Of all who waited, in vain or not.
 #[derive(Serialize)]
 struct Percentiles {
+    /// Those who did not wait in vain.
     count: u64,
+    failed: u64,
+    cut_off: u64,
+    /// Without a number where more waited in vain than a percentile leaves out.
     #[serde(flatten)]
-    /// Without a number where there is nothing to count.
     at: BTreeMap<&'static str, Option<f64>>,
+    /// The least that they can be where those who were cut off count.
+    at_least: BTreeMap<&'static str, f64>,
 }
 
 impl Object {
     fn new(report: &Report) -> Self {
         let tally = &report.tally;
         let terms = tally.terms.iter();
-        let server = report.server.zip(report.server_costs());
         Self {
             server: report.load.server.to_string(),
             interrupted: report.interrupted,
@@ -191,10 +201,10 @@ impl Object {
             own_starved_seconds: tally.starved.as_secs_f64(),
             own_memory_octets_max: report.memory_max,
             was_bottleneck: report.is_bottleneck(),
-            server_process: server.map(|(usage, (per_gigabyte, per_transfer))| ServerProcess {
+            server_process: report.server.map(|usage| ServerProcess {
                 processor_seconds: usage.processor.as_secs_f64(),
-                processor_seconds_per_gigabyte: per_gigabyte,
-                processor_seconds_per_transfer: per_transfer,
+                processor_seconds_per_gigabyte: report.server_seconds_per_gigabyte(),
+                processor_seconds_per_transfer: report.server_seconds_per_transfer(),
                 memory_octets_max: usage.memory_max,
                 context_switches: usage.switches,
             }),
@@ -253,10 +263,22 @@ fn by_type(packets: &Packets) -> BTreeMap<&'static str, u64> {
     packets.by_type().filter(|&(_, count)| count > 0).collect()
 }
 
-fn percentiles(latency: &Latency) -> Percentiles {
-    let at = |(name, part)| (name, quantile(latency, part).map(|time| time.as_secs_f64()));
-    Percentiles {
-        count: latency.count(),
-        at: QUANTILES.into_iter().map(at).collect(),
+fn percentiles(waits: &Waits) -> Percentiles {
+    let mut percentiles = Percentiles {
+        count: waits.came().count(),
+        failed: waits.failed(),
+        cut_off: waits.cut(),
+        at: BTreeMap::new(),
+        at_least: BTreeMap::new(),
+    };
+    for (name, part) in QUANTILES {
+        let quantile = waits.quantile(part);
+        let exactly = quantile.and_then(Quantile::exactly);
+        let exactly = exactly.map(|time| time.as_secs_f64());
+        percentiles.at.insert(name, exactly);
+        if let Some(Quantile::AtLeast(time)) = quantile {
+            percentiles.at_least.insert(name, time.as_secs_f64());
+        }
     }
+    percentiles
 }

@@ -7,9 +7,10 @@ mod plot;
 pub mod text;
 pub mod words;
 
+use super::plan::Pace;
 use super::process::Usage;
-use super::{Load, Tally};
-use crate::metrics::Latency;
+use super::ramp::first_answers;
+use super::{Load, Quantile, Tally};
 use crate::time::Duration;
 
 /// How a run went.
@@ -34,6 +35,16 @@ pub struct Report {
 /// From here on, a thread had no time left: what looks like the server's slowness may be its own.
 const BUSY: f64 = 0.95;
 
+/// Whoever begins that late is not at the rate that was asked for: longer than any server takes that has the
+/// first block at hand.
+const LATE: Duration = Duration::from_millis(10);
+
+/// From this part of the time to the first block on, lateness is a good part of it,
+const LATE_PART: f64 = 0.25;
+
+/// unless it is what any thread takes to wake up.
+const LATE_MIN: Duration = Duration::from_millis(1);
+
 /// From this part of the run on, waiting for a processor that others have spoils the numbers.
 const STARVED: f64 = 0.1;
 
@@ -49,12 +60,19 @@ const QUANTILES: [(&str, f64); 5] = [
     ("max", 1.0),
 ];
 
-/// What stands where there is no number: a percentile of nothing is not 0.
-const NOTHING: &str = "–";
+/// What the signs in the place of percentiles mean.
+const SIGNS: &str = "percentiles are of all, those that failed or were interrupted as the slowest: – stands for one that failed, ≥ for one that had waited so long";
 
-/// What this part of all took at most; `None` if there are none.
-pub(super) fn quantile(latency: &Latency, part: f64) -> Option<Duration> {
-    (latency.count() > 0).then(|| latency.quantile(part))
+/// What stands where there is no number: a percentile of nothing is not 0.
+pub const NOTHING: &str = "–";
+
+/// A percentile in words, with each time as `words` has it.
+pub fn told(quantile: Option<Quantile>, words: impl Fn(Duration) -> String) -> String {
+    match quantile {
+        None => NOTHING.to_owned(),
+        Some(Quantile::Exactly(time)) => words(time),
+        Some(Quantile::AtLeast(time)) => format!("≥{}", words(time)),
+    }
 }
 
 impl Report {
@@ -64,10 +82,41 @@ impl Report {
         self.tally.failures.is_empty()
     }
 
-    /// Whether this end had no time left, so that the server may be faster than it seems.
+    /// Whether this end could not keep up, so that the server may be faster than it seems.
     #[must_use]
     pub fn is_bottleneck(&self) -> bool {
+        self.had_no_time() || self.is_late()
+    }
+
+    /// Whether one of the threads had no time left.
+    fn had_no_time(&self) -> bool {
         self.tally.busiest >= BUSY
+    }
+
+    /// Whether transfers began late, so that what is told of the server is told of this end too.
+    fn is_late(&self) -> bool {
+        // In a closed loop clients come when they can, and nothing is late.
+        let mut paces = self.load.groups.iter().map(|group| group.pace);
+        let is_closed = paces.all(|pace| matches!(pace, Pace::Closed { .. }));
+        !is_closed && (self.lateness() > Some(LATE) || self.lateness_is_much())
+    }
+
+    /// Whether lateness is a good part of what clients waited for their first answer.
+    fn lateness_is_much(&self) -> bool {
+        let answers = first_answers(self).came();
+        let much = answers.quantile(0.99).mul_f64(LATE_PART).max(LATE_MIN);
+        answers.count() > 0 && self.lateness() > Some(much)
+    }
+
+    /// Whether it was this end that made the run what it was: a moment's lateness is worth a warning, but no
+    /// excuse for a server that takes a hundred times as long.
+    pub(super) fn was_limited_by_this_end(&self) -> bool {
+        self.had_no_time() || self.is_late() && self.lateness_is_much()
+    }
+
+    /// How late 99 of 100 transfers began at most.
+    fn lateness(&self) -> Option<Duration> {
+        self.tally.lateness.exact_quantile(0.99)
     }
 
     /// Whether other programs took this end's processors away for a good part of the run.
@@ -91,6 +140,12 @@ impl Report {
         self.tally.processor.div_f64(datagrams.max(1) as f64)
     }
 
+    /// Whether there are those who waited in vain, so that percentiles need a word about whose they are.
+    fn has_gaps(&self) -> bool {
+        let mut waits = self.latencies().into_iter();
+        waits.any(|(_, waits)| waits.all() > waits.came().count())
+    }
+
     /// The groups with their names, where there are several.
     fn named_groups(&self) -> impl Iterator<Item = (&str, &Tally)> {
         let several = self.groups.len() > 1;
@@ -98,13 +153,20 @@ impl Report {
         names.zip(&self.groups).filter(move |_| several)
     }
 
-    /// The server's processor time for each gigabyte transferred, and for each transfer.
-    fn server_costs(&self) -> Option<(f64, f64)> {
+    /// The server's processor seconds for each gigabyte transferred; `None` if it is not known, or nothing was.
+    #[must_use]
+    pub fn server_seconds_per_gigabyte(&self) -> Option<f64> {
+        self.server_cost(self.tally.octets as f64 / 1e9)
+    }
+
+    /// The server's processor seconds for each transfer that completed; `None` if it is not known, or none did.
+    #[must_use]
+    pub fn server_seconds_per_transfer(&self) -> Option<f64> {
+        self.server_cost(self.tally.complete as f64)
+    }
+
+    fn server_cost(&self, count: f64) -> Option<f64> {
         let seconds = self.server?.processor.as_secs_f64();
-        let gigabytes = self.tally.octets as f64 / 1e9;
-        Some((
-            seconds / gigabytes.max(f64::MIN_POSITIVE),
-            seconds / self.tally.complete.max(1) as f64,
-        ))
+        (count > 0.0).then(|| seconds / count)
     }
 }

@@ -4,10 +4,9 @@ use std::fmt;
 
 use super::super::plan::Pace;
 use super::super::ramp::{self, Broken, Climb};
-use super::super::{Disturbed, FirstFailure, Group, Tally, Work};
+use super::super::{Disturbed, FirstFailure, Group, Tally, Waits, Work};
 use super::words::{counted, grouped};
-use super::{NOTHING, QUANTILES, Report, quantile};
-use crate::metrics::Latency;
+use super::{NOTHING, QUANTILES, Report, SIGNS, told};
 use crate::shard::Expected;
 
 /// Columns of the names of rows.
@@ -59,7 +58,7 @@ impl Report {
             ),
         );
         row("terms", terms(tally));
-        row("contents", self.contents().to_owned());
+        row("contents", self.contents());
         row(
             "repeated",
             format!(
@@ -91,7 +90,7 @@ impl Report {
     }
 
     /// What took how long, each with its name, from the intended start on or for each block.
-    pub(super) const fn latencies(&self) -> [(&'static str, &Latency); 6] {
+    pub(super) const fn latencies(&self) -> [(&'static str, &Waits); 6] {
         let tally = &self.tally;
         [
             (LATENESS, &tally.lateness),
@@ -108,12 +107,18 @@ impl Report {
     pub fn warnings(&self) -> Vec<String> {
         let tally = &self.tally;
         let mut warnings = Vec::new();
-        if self.is_bottleneck() {
+        if self.had_no_time() {
             warnings.push("this end had no time left, so the server may be faster than it looks; give it more --threads, or another machine".to_owned());
+        }
+        if let Some(late) = self.lateness().filter(|_| self.is_late()) {
+            warnings.push(format!(
+                "this end began transfers late, one in a hundred by {:.3} ms and more, which all times hold but those of blocks",
+                late.as_secs_f64() * 1e3
+            ));
         }
         if self.is_starved() {
             warnings.push(format!(
-                "this end waited {:.3} s for a processor that other programs had; the times above hold that too",
+                "this end waited {:.3} s for a processor that other programs had; the times hold that too",
                 tally.starved.as_secs_f64()
             ));
         }
@@ -153,21 +158,21 @@ impl Report {
         )
     }
 
-    fn contents(&self) -> &'static str {
-        let groups = &self.load.groups;
-        let mut readers = groups
+    /// How what came was compared. Of what was written nobody sees what the server made of it.
+    fn contents(&self) -> String {
+        let (readers, writers): (Vec<&Group>, Vec<&Group>) = self
+            .load
+            .groups
             .iter()
-            .filter(|group| matches!(group.work, Work::Read));
-        let files: Vec<_> = readers.by_ref().flat_map(|group| &group.files).collect();
-        let every = |is: fn(&Expected) -> bool| files.iter().all(|file| is(&file.expected));
-        if files.is_empty() {
-            "from memory"
-        } else if every(|expected| matches!(expected, Expected::Octets(_) | Expected::Pattern)) {
-            "every octet compared"
-        } else if every(|expected| matches!(expected, Expected::Anything)) {
-            "not compared (--verify FILE does), but for their length where it was announced"
+            .partition(|group| matches!(group.work, Work::Read));
+        if readers.is_empty() {
+            return "what the server stored is compared with nothing".to_owned();
+        }
+        let read = compared(&readers);
+        if writers.is_empty() {
+            read.to_owned()
         } else {
-            "compared in part"
+            format!("of reads, {read}; of writes, nothing compared")
         }
     }
 
@@ -175,7 +180,7 @@ impl Report {
         let tally = &self.tally;
         let micros = self.own_cost().as_secs_f64() * 1e6;
         format!(
-            "{:.3} CPU s, {:.0} % busy, {micros:.2} us a datagram, {} MiB at most, GRO {}",
+            "{:.3} CPU s, {:.0} % busy at most, {micros:.2} us a datagram, {} MiB at most, GRO {}",
             tally.processor.as_secs_f64(),
             tally.busiest * 100.0,
             self.memory_max >> 20,
@@ -185,11 +190,15 @@ impl Report {
 
     fn server_text(&self) -> Option<String> {
         let server = self.server?;
-        let (per_gigabyte, per_transfer) = self.server_costs()?;
+        let told = |cost: Option<f64>, digits| {
+            cost.map_or_else(|| NOTHING.to_owned(), |cost| format!("{cost:.digits$}"))
+        };
+        let micros = self.server_seconds_per_transfer().map(|cost| cost * 1e6);
         Some(format!(
-            "{:.2} CPU s, {per_gigabyte:.2} CPU s/GB, {:.0} us a transfer, {} MiB at most, {} context switches",
+            "{:.2} CPU s, {} CPU s/GB, {} us a transfer, {} MiB at most, {} context switches",
             server.processor.as_secs_f64(),
-            per_transfer * 1e6,
+            told(self.server_seconds_per_gigabyte(), 2),
+            told(micros, 0),
             server.memory_max >> 20,
             grouped(server.switches),
         ))
@@ -201,19 +210,35 @@ impl Report {
             write!(f, "{name:>11}")?;
         }
         writeln!(f)?;
-        for (name, latency) in self.latencies() {
+        for (name, waits) in self.latencies() {
             write!(
                 f,
                 "  {name:<width$}{:>10}",
-                latency.count(),
+                waits.came().count(),
                 width = NAME_COLUMNS - 2
             )?;
             for (_, part) in QUANTILES {
-                write!(f, "{:>11}", millis(latency, part))?;
+                write!(f, "{:>11}", millis(waits, part))?;
             }
             writeln!(f)?;
         }
+        if self.has_gaps() {
+            writeln!(f, "  ({SIGNS})")?;
+        }
         Ok(())
+    }
+}
+
+/// How what these have read was compared.
+fn compared(readers: &[&Group]) -> &'static str {
+    let files = || readers.iter().flat_map(|group| &group.files);
+    let every = |is: fn(&Expected) -> bool| files().all(|file| is(&file.expected));
+    if every(|expected| matches!(expected, Expected::Octets(_) | Expected::Pattern)) {
+        "every octet compared"
+    } else if every(|expected| matches!(expected, Expected::Anything)) {
+        "not compared (--verify FILE does), but for their length where it was announced"
+    } else {
+        "compared in part"
     }
 }
 
@@ -343,9 +368,8 @@ impl fmt::Display for Pace {
 }
 
 /// What this part of all took at most, in milliseconds.
-fn millis(latency: &Latency, part: f64) -> String {
-    quantile(latency, part).map_or_else(
-        || NOTHING.to_owned(),
-        |time| format!("{:.3}", time.as_secs_f64() * 1e3),
-    )
+fn millis(waits: &Waits, part: f64) -> String {
+    told(waits.quantile(part), |time| {
+        format!("{:.3}", time.as_secs_f64() * 1e3)
+    })
 }

@@ -90,10 +90,11 @@ impl Summary {
 }
 
 impl KindSummary {
-    /// Datagrams sent for each that was due, by servers and by clients, in worlds without a mishap.
+    /// Datagrams sent for each that was due, by servers and by clients, in worlds without a mishap; `None`
+    /// where none was due.
     #[must_use]
-    pub fn economy(&self) -> (f64, f64) {
-        let ratio = |sent: u64, due: u64| sent as f64 / due.max(1) as f64;
+    pub fn economy(&self) -> (Option<f64>, Option<f64>) {
+        let ratio = |sent: u64, due: u64| (due > 0).then(|| sent as f64 / due as f64);
         (
             ratio(self.sent.0, self.due.0),
             ratio(self.sent.1, self.due.1),

@@ -7,7 +7,7 @@ use super::super::plot::{
     FAINT, Plot, Reading, Scale, Series, Shape, digits, duration, octets, time,
 };
 use super::super::words::{counted, grouped};
-use super::super::{NOTHING, Report, quantile};
+use super::super::{NOTHING, Report, told};
 use super::{Page, Table, number, run, ticks, times, uppercased};
 
 /// The colours of steps that held, of those that did not, and of the line through them.
@@ -60,7 +60,7 @@ fn numbers(climb: &Climb) -> Vec<(String, String)> {
             number(load),
             format!("{unit} is the highest load that held"),
         ));
-        if let Some(p99) = quantile(ramp::first_answers(report), 0.99) {
+        if let Some(p99) = ramp::first_answers(report).exact_quantile(0.99) {
             let what = format!("is what 99 of 100 {} there at most", took(report));
             numbers.push((duration(p99), what));
         }
@@ -124,8 +124,7 @@ fn steps(climb: &Climb) -> Table {
                    broken,
                }: &Step| {
         let times = ramp::first_answers(report);
-        let [p50, p99] = [0.5, 0.99]
-            .map(|part| quantile(times, part).map_or_else(|| NOTHING.to_owned(), duration));
+        let [p50, p99] = [0.5, 0.99].map(|part| told(times.quantile(part), duration));
         vec![
             pace.to_string(),
             grouped(report.tally.begun),
@@ -138,6 +137,7 @@ fn steps(climb: &Climb) -> Table {
     };
     Table {
         title: "Steps".to_owned(),
+        note: None,
         heads: heads.map(str::to_owned).to_vec(),
         rows: climb.steps.iter().map(row).collect(),
     }
@@ -172,7 +172,7 @@ impl<'a> Loads<'a> {
 
     fn times(&self) -> Plot {
         let p99 = |report: &Report| {
-            let time = quantile(ramp::first_answers(report), 0.99)?;
+            let time = ramp::first_answers(report).exact_quantile(0.99)?;
             Some(time.as_secs_f64())
         };
         let bound = self.climb.ramp.bound_p99.as_secs_f64();

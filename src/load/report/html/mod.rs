@@ -62,6 +62,8 @@ struct Page {
 /// Numbers in rows, which begin with their names.
 struct Table {
     title: String,
+    /// What has to be known to read it.
+    note: Option<String>,
     heads: Vec<String>,
     rows: Vec<Vec<String>>,
 }
@@ -166,7 +168,11 @@ impl fmt::Display for Table {
             }
             f.write_str("</tr>")?;
         }
-        f.write_str("</tbody></table></div></section>\n")
+        f.write_str("</tbody></table></div>")?;
+        if let Some(note) = &self.note {
+            write!(f, "<p class=\"note\">{}</p>", Text(note))?;
+        }
+        f.write_str("</section>\n")
     }
 }
 

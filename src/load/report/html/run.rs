@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 
 use super::super::super::plan::Pace;
 use super::super::super::timeline::{Point, Timeline};
-use super::super::super::{Failure, Work};
+use super::super::super::{Failure, Quantile, Tally, Waits, Work};
 use super::super::plot::{
     COLOURS, Plot, Reading, Scale, Series, Shape, digits, duration, octets, time,
 };
 use super::super::text::LATENESS;
 use super::super::words::{counted, grouped};
-use super::super::{NOTHING, QUANTILES, Report, quantile};
-use super::{Page, Table, ticks, times, whole_ticks};
-use crate::metrics::Latency;
+use super::super::{QUANTILES, Report, SIGNS, told};
+use super::{Page, Table, sentence, ticks, times, whole_ticks};
 use crate::shard::Expected;
 use crate::time::Duration;
 use crate::wire::Escaped;
@@ -23,6 +22,8 @@ const INTERVALS_MAX: usize = 120;
 const POINTS_PER_DECADE: u32 = 24;
 /// Points of the distribution of times for each halving of what is left up to 100 %.
 const POINTS_PER_HALVING: u32 = 20;
+/// A line is that long at least, so that it can be seen.
+const DECADES_MIN: f64 = 0.01;
 /// Beyond one in ten million, a percentile tells of single transfers.
 const DECADES_MAX: f64 = 7.0;
 /// From this ratio of the longest time to the shortest on, an axis in proportion would hide the short ones.
@@ -38,7 +39,7 @@ pub(super) fn page(report: &Report) -> Page {
     details.extend(files(report));
     Page {
         title: title(report),
-        is_good: report.is_good(),
+        is_good: report.is_good() && !report.interrupted,
         verdict: verdict(report),
         numbers: numbers(report),
         warnings: report.warnings(),
@@ -57,6 +58,11 @@ pub(super) fn page(report: &Report) -> Page {
 fn verdict(report: &Report) -> String {
     let tally = &report.tally;
     match (report.is_good(), tally.left) {
+        (true, _) if report.interrupted => format!(
+            "Interrupted when {} of {} had completed",
+            grouped(tally.complete),
+            counted(tally.begun, "transfer")
+        ),
         (true, 0) => {
             let transfers = counted(tally.complete, "transfer");
             let compared = if is_compared(report) {
@@ -107,14 +113,8 @@ fn numbers(report: &Report) -> Vec<(String, String)> {
             format!("{} in all", octets(tally.octets as f64)),
         ),
     ];
-    if let [Some(half), Some(most)] = [0.5, 0.99].map(|part| quantile(&tally.transfer, part)) {
-        let half = duration(half);
-        numbers.push((
-            duration(most),
-            format!("is what 99 of 100 transfers took at most; half took {half}"),
-        ));
-    }
-    if let Some((per_gigabyte, _)) = report.server_costs() {
+    numbers.extend(usual(tally));
+    if let Some(per_gigabyte) = report.server_seconds_per_gigabyte() {
         numbers.push((
             time(per_gigabyte),
             "is the server's processor time for each gigabyte".to_owned(),
@@ -123,20 +123,47 @@ fn numbers(report: &Report) -> Vec<(String, String)> {
     numbers
 }
 
+/// What transfers took, failed ones included: of as many as that can be said of.
+fn usual(tally: &Tally) -> Option<(String, String)> {
+    let [half, most] = [0.5, 0.99].map(|part| tally.transfer.quantile(part));
+    let half_took = told(half, duration);
+    match most {
+        Some(Quantile::Exactly(most)) => Some((
+            duration(most),
+            format!("is what 99 of 100 transfers took at most; half took {half_took}"),
+        )),
+        Some(Quantile::AtLeast(least)) => Some((
+            format!("≥{}", duration(least)),
+            format!(
+                "is what 99 of 100 transfers took at least: {} interrupted; half took {half_took}",
+                match tally.transfer.cut() {
+                    1 => "1 was".to_owned(),
+                    cut => format!("{} were", grouped(cut)),
+                }
+            ),
+        )),
+        None => half.map(|_| {
+            let failed = grouped(tally.failed());
+            let all = grouped(tally.transfer.all());
+            let what = format!("is what half of the transfers took; {failed} of {all} failed");
+            (half_took, what)
+        }),
+    }
+}
+
 /// How long everything took.
 pub(super) fn latencies(report: &Report, title: String) -> Table {
-    let mut heads = vec![String::new(), "count".to_owned()];
+    let mut heads = [String::new(), "count".to_owned(), "in vain".to_owned()].to_vec();
     heads.extend(QUANTILES.map(|(name, _)| name.to_owned()));
-    let row =
-        |(name, latency): (&str, &Latency)| {
-            let mut row = vec![name.to_owned(), grouped(latency.count())];
-            row.extend(QUANTILES.map(|(_, part)| {
-                quantile(latency, part).map_or_else(|| NOTHING.to_owned(), duration)
-            }));
-            row
-        };
+    let row = |(name, waits): (&str, &Waits)| {
+        let came = waits.came().count();
+        let mut row = vec![name.to_owned(), grouped(came), grouped(waits.all() - came)];
+        row.extend(QUANTILES.map(|(_, part)| told(waits.quantile(part), duration)));
+        row
+    };
     Table {
         title,
+        note: report.has_gaps().then(|| sentence(SIGNS)),
         heads,
         rows: report.latencies().into_iter().map(row).collect(),
     }
@@ -478,11 +505,11 @@ fn percentiles(report: &Report) -> Plot {
         .filter(|(name, _)| *name != LATENESS)
         // Each keeps its colour, whichever others there are.
         .zip([4, 0, 1, 3, 2])
-        .filter(|((_, latency), _)| latency.count() > 0)
-        .map(|((name, latency), colour)| Percentiles {
+        .filter(|((_, waits), _)| waits.came().count() > 0)
+        .map(|((name, waits), colour)| Percentiles {
             name,
             colour,
-            latency,
+            waits,
         })
         .collect();
     let decades = latencies
@@ -491,7 +518,7 @@ fn percentiles(report: &Report) -> Plot {
         .fold(1.0, f64::max);
     let across = Scale::Linear(decades);
     let seconds =
-        |part: f64| move |line: &Percentiles<'_>| line.latency.quantile(part).as_secs_f64();
+        |part: f64| move |line: &Percentiles<'_>| line.waits.came().quantile(part).as_secs_f64();
     let min = latencies
         .iter()
         .map(seconds(0.0))
@@ -551,7 +578,7 @@ fn percentiles(report: &Report) -> Plot {
         id: "percentiles",
         title: "Percentiles",
         about: "How long all but the slowest took: the further to the right, the rarer. \
-                Each line ends where its numbers do."
+                Each line ends where its numbers do, or at those that failed or were interrupted."
             .to_owned(),
         unit: "time, logarithmic".to_owned(),
         unit_x: "% of all that took no longer",
@@ -570,15 +597,18 @@ fn percentiles(report: &Report) -> Plot {
 struct Percentiles<'a> {
     name: &'static str,
     colour: usize,
-    latency: &'a Latency,
+    waits: &'a Waits,
 }
 
 impl Percentiles<'_> {
-    /// How many nines its numbers can tell of.
+    /// How many nines its numbers can tell of: as many as all that there are, or as those that waited in vain
+    /// leave.
     fn decades(&self) -> f64 {
-        (self.latency.count() as f64)
+        let all = self.waits.all();
+        let in_vain = all - self.waits.came().count();
+        (all as f64 / in_vain.max(1) as f64)
             .log10()
-            .clamp(0.1, DECADES_MAX)
+            .clamp(DECADES_MIN, DECADES_MAX)
     }
 
     /// The time that all but one in `10^at` did not exceed.
@@ -588,7 +618,9 @@ impl Percentiles<'_> {
         } else {
             1.0 - 10_f64.powf(-at)
         };
-        self.latency.quantile(part).as_secs_f64()
+        let longest = || self.waits.came().quantile(1.0);
+        let time = self.waits.exact_quantile(part);
+        time.unwrap_or_else(longest).as_secs_f64()
     }
 }
 
@@ -598,23 +630,24 @@ fn percent(nines: f64) -> String {
     format!("{:.places$}", 100.0 * (1.0 - 10_f64.powf(-nines)))
 }
 
-fn distribution(latency: &Latency) -> Plot {
+fn distribution(waits: &Waits) -> Plot {
+    let latency = waits.came();
     let [min, max] = [0.0, 1.0].map(|part| latency.quantile(part).as_secs_f64());
     let scale = if max > min * SPREAD_MAX {
         Scale::log_around(min, max)
     } else {
         Scale::linear_to(max)
     };
-    let all = latency.count();
+    let (all, complete) = (waits.all(), latency.count());
     let mut points = vec![(scale.place(min), 0.0)];
-    if all > 0 {
+    if complete > 0 {
         let steps = latency.percentiles(POINTS_PER_HALVING);
         points.extend(steps.map(|(value, _, count)| {
             (scale.place(value.as_secs_f64()), count as f64 / all as f64)
         }));
-        points.push((1.0, 1.0));
+        points.push((1.0, waits.part_that_came()));
     }
-    let readings = (0..INTERVALS_MAX).filter(|_| all > 0).map(|number| {
+    let readings = (0..INTERVALS_MAX).filter(|_| complete > 0).map(|number| {
         let [from, to] = [number, number + 1].map(|number| number as f64 / INTERVALS_MAX as f64);
         let seconds = scale.value((from + to) / 2.0);
         let count = latency.count_up_to(Duration::from_secs_f64(seconds));
@@ -648,6 +681,6 @@ fn distribution(latency: &Latency) -> Plot {
             shape: Shape::Area(points),
         }],
         readings: readings.collect(),
-        empty: (all == 0).then_some("No transfer completed"),
+        empty: (complete == 0).then_some("No transfer completed"),
     }
 }

@@ -19,13 +19,22 @@ pub const TRANSFERS_MAX_DEFAULT: usize = 65_536;
 pub const UNVALIDATED_MAX: usize = 32_768;
 /// The same for one IPv4 address or one IPv6 /64: a lab behind one address may start all at once.
 pub const UNVALIDATED_PER_PREFIX_MAX: u32 = 16_384;
+/// For so long nobody of them has to make room for another: a round trip of a crowd, whose ACKs wait in queues. If
+/// the oldest were pushed out sooner, each would be before its ACK could arrive, and nobody be served.
+pub const UNVALIDATED_AGE_MIN: Duration = Duration::from_millis(50);
 /// Uploads at a time, per shard: each has buffers of its own.
 pub const UPLOADS_MAX: usize = 256;
+/// Octets of uploads' blocks that overtook others, per shard: four windows of 64 of the largest blocks would fill a
+/// half. Blocks beyond that are as good as lost, and their clients repeat them.
+pub const OVERTAKING_OCTETS_MAX: usize = 32 << 20;
 /// Local addresses of a host from which a shard answers by a socket of their own. Loopback alone has
 /// sixteen million; whoever uses more shares a slower one.
 pub const ANSWER_ADDRESSES_MAX: usize = 64;
 /// Beyond this a request holds no file's name and no client's options, and is not looked at.
 pub const REQUEST_OCTETS_MAX: usize = 8_192;
+/// Longest request, in octets, of which a repeat is kept while its transfer runs: there may be one for each
+/// transfer, and no firmware comes near it.
+pub const REPEAT_OCTETS_MAX: usize = 1024;
 /// ERROR 5 to strangers, per shard and second: a courtesy, not to be used as a reflector.
 pub const STRANGER_ERRORS_PER_SECOND: u32 = 100;
 /// Log lines about refused and malformed requests, per shard and second.
@@ -37,6 +46,8 @@ pub const FAILURE_LINES_PER_SECOND: u32 = 100;
 /// after the transfer was asked for may be such a copy, and the transfer must stand still for as long
 /// before it is taken for the word of a client that has begun anew: several times as long as a lost window
 /// takes to be repeated.
+/// One that comes so soon after its transfer is over is passed over if that was an upload, which nobody sends twice
+/// in a row; who has read a file may well ask for it again, so that it is answered, but as with `--strict`.
 pub const LATE_COPY_MAX: Duration = Duration::from_millis(500);
 /// For how long an older transfer must stand still: what its client sent may have overtaken the request.
 pub const REBOOT_QUIET: Duration = Duration::from_millis(100);
@@ -51,11 +62,17 @@ pub const LINGER_READ: Duration = Duration::from_secs(1);
 pub const SILENCE_OF_THE_VANISHED: Duration = Duration::from_secs(60);
 /// Finished transfers remembered, per shard; beyond that the oldest is forgotten.
 pub const LINGERING_MAX: usize = 16_384;
+/// Clients remembered, per shard, whose transfer an ERROR ended: for a round trip or two, and of many at once the
+/// latest. tftp-hpa's client acknowledges an ERROR, and an ACK may be on its way behind a client's own.
+pub const DEPARTED_MAX: usize = 1_024;
 /// How long a draining server waits for repeats of an upload's last block.
 pub const DRAIN_LINGER: Duration = Duration::from_secs(2);
+/// How long after its request a draining server waits for a client to prove that it is there: for the answer to a
+/// first repeat. The request may be forged, and the exit has other work behind it.
+pub const DRAIN_UNVALIDATED: Duration = Duration::from_secs(2);
 /// How long running transfers may go on after SIGTERM.
 pub const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
-/// Retransmissions to an unproven peer with `--strict`.
+/// Retransmissions to an unproven peer with `--strict`, or whose request may be a late copy.
 pub const STRICT_RETRIES: u8 = 1;
 /// What part of the memory the DATA packets that transfers share may take: one in so many. The files
 /// behind them want their place in the page cache, and the machine may have other work.

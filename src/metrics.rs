@@ -24,7 +24,7 @@ pub enum Suppressed {
     Draining,
     /// It came before all shards listened, where one port serves all.
     Early,
-    /// A packet from a stranger, beyond the rate at which they are told.
+    /// A packet from a stranger, beyond the rate at which they are told, or from one who has only just left.
     Stranger,
     /// A packet that its transfer has no use for.
     Unexpected,

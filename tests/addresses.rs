@@ -136,6 +136,52 @@ fn answers_leave_from_the_address_that_was_asked() {
     }
 }
 
+/// Goal: the same octets to another of the server's addresses are another request, and answered from there.
+/// Method: a client asks at one address, is answered, may go on for a while, and then asks at the other: of
+/// one listener for every address, and of two.
+#[test]
+fn the_same_request_to_another_address_is_another() {
+    let root = root();
+    for listen in [&["0.0.0.0:0"][..], &["127.0.0.7:0", "127.9.9.9:0"]] {
+        for (single_port, acks) in [(false, 0), (false, 2), (true, 0), (true, 2)] {
+            let mut options = options(root.path(), listen);
+            options.settings.single_port = single_port;
+            let server = peer::start(&options);
+            let at = |ip: [u8; 4], listener: usize| {
+                SocketAddr::from((ip, server.addresses()[listener].port()))
+            };
+            let (first, second) = (
+                at([127, 0, 0, 7], 0),
+                at([127, 9, 9, 9], server.addresses().len() - 1),
+            );
+            let mut peer = Peer::new(first);
+            let asked = request(RRQ, b"file", &[]);
+            peer.send(&asked);
+            for block in 1..=acks {
+                peer.next_data(block);
+                peer.ack(block);
+            }
+            peer.next_data(acks + 1);
+            assert_eq!(peer.server.ip(), first.ip());
+            peer.server = second;
+            peer.send(&asked);
+            loop {
+                let packet = peer.receive();
+                // A repeat by the transfer that there was may be on its way.
+                if peer.server.ip() == second.ip() {
+                    assert_eq!((opcode(&packet), peer::number(&packet)), (DATA, 1));
+                    break;
+                }
+            }
+            // A repeat of that one belongs to it, however it began.
+            peer.ack(1);
+            peer.next_data(2);
+            assert_eq!(peer.server.ip(), second.ip(), "{listen:?}");
+            peer.send(&peer::error(0, b"enough"));
+        }
+    }
+}
+
 /// Goal: whoever asks at one address of a network after the other cannot have a socket opened for each.
 /// Method: more addresses than have sockets of their own, told apart by the ports that answer.
 #[test]

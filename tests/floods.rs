@@ -384,6 +384,9 @@ fn uploads_that_never_end(engine: Engine) {
             .value("tftp_suppressed_total{reason=\"full\"}")
     };
     until("it is passed over", || full() == 1);
+    until("the log names the limit", || {
+        server.log().contains("limit=\"uploads_max\"")
+    });
     assert_eq!(
         server
             .metrics()

@@ -4,8 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use bootstorm::config::{
-    DRAIN_LINGER, LINGER_READ, LINGERING_MAX, STRANGER_ERRORS_PER_SECOND, Settings,
-    UNVALIDATED_PER_PREFIX_MAX,
+    DRAIN_LINGER, DRAIN_UNVALIDATED, LINGER_READ, LINGERING_MAX, OVERTAKING_OCTETS_MAX,
+    STRANGER_ERRORS_PER_SECOND, Settings, UNVALIDATED_AGE_MIN, UNVALIDATED_PER_PREFIX_MAX,
+    UPLOADS_MAX,
 };
 use bootstorm::engine::Bind;
 use bootstorm::engine::sim::{Network, NodeId, SimEngine, Weather};
@@ -30,6 +31,7 @@ struct Lab {
     network: Network,
     server: NodeId,
     store: Arc<Store>,
+    files: Memory,
     shard: Shard<SimEngine>,
     /// Where its answers come from.
     answers: SocketAddr,
@@ -37,6 +39,10 @@ struct Lab {
 
 impl Lab {
     fn new() -> Self {
+        Self::with(Settings::default())
+    }
+
+    fn with(settings: Settings) -> Self {
         let network = Network::new(1, Weather::FAIR);
         let files = Memory::new(Writes::Create);
         let lengths = [(&b"long"[..], LONG), (b"short", SHORT), (b"text", ENDLESS)];
@@ -47,17 +53,17 @@ impl Lab {
             frame_cache_octets: 1 << 20,
             threads: 0,
         };
-        let store = Store::new(files, options).expect("no thread is started");
+        let store = Store::new(files.clone(), options).expect("no thread is started");
         let server = network.add_node("S", SERVER.ip(), 1500);
         let engine = network.engine(server);
-        let settings = Arc::new(Settings::default());
-        let mut shard = Shard::new(engine, store.clone(), settings, Census::default());
+        let mut shard = Shard::new(engine, store.clone(), Arc::new(settings), Census::default());
         let bind = Bind::to(SERVER);
         shard.listen(bind).expect("the address is free");
         let mut lab = Self {
             network,
             server,
             store,
+            files,
             shard,
             answers: SERVER,
         };
@@ -220,6 +226,37 @@ fn a_draining_server_stays_for_repeats_of_the_last_block() {
     assert_eq!(acks(&lab), 3, "acknowledged again");
     lab.pass(Duration::from_millis(20));
     assert!(lab.shard.is_idle());
+}
+
+/// Goal: a server that drains does not stay for who may never have asked; who proves to be there is served to
+/// the end. Method: three ask and are silent, one of them longer ago; one of the others then goes on.
+#[test]
+fn a_draining_server_stays_only_a_while_for_the_unproven() {
+    let mut lab = Lab::new();
+    let moment = Duration::from_millis(10);
+    lab.ask(client(1), Opcode::Rrq, b"long");
+    lab.pass(DRAIN_UNVALIDATED - moment);
+    lab.ask(client(2), Opcode::Rrq, b"long");
+    lab.ask(client(3), Opcode::Wrq, b"new");
+    lab.settle();
+    lab.shard.drain();
+    assert_eq!(lab.shard.holdings().unvalidated, 3);
+    lab.pass(2 * moment);
+    assert_eq!(lab.shard.holdings().unvalidated, 2);
+    lab.pass(DRAIN_UNVALIDATED / 2);
+    // Asking again proves nothing.
+    lab.ask(client(3), Opcode::Wrq, b"new");
+    lab.ack(client(2), 1);
+    lab.pass(DRAIN_UNVALIDATED / 2);
+    assert_eq!(lab.shard.holdings().unvalidated, 0);
+    assert_eq!(lab.shard.len(), 1);
+    assert!(!lab.shard.is_idle());
+    lab.ack(client(2), 2);
+    lab.settle();
+    assert!(lab.shard.is_idle());
+    let ended = lab.shard.metrics().ended;
+    assert_eq!((ended["unanswered"], ended["complete"]), (2, 2));
+    assert!(lab.files.uploads().is_empty());
 }
 
 /// Goal: a drain ends as soon as the last client has had its time, with nothing to wake the shard but itself, and a
@@ -514,18 +551,28 @@ fn transfers_that_wait_for_room_end_at_their_deadline() {
     assert!(lab.shard.is_empty());
 }
 
-/// Goal: one address, forged or not, cannot have all the places of those who have yet to prove themselves.
+/// Goal: one address, forged or not, cannot have all the places of those who have yet to prove themselves, and
+/// its oldest make room for its latest, once they have had the time to prove themselves.
 #[test]
 fn one_address_has_its_share_of_the_unproven() {
     let mut lab = Lab::new();
     let most = UNVALIDATED_PER_PREFIX_MAX as usize;
     let greedy = |number: usize| SocketAddr::from(([10, 9, 9, 9], 2_000 + number as u16));
-    for first in (0..most + BATCH).step_by(BATCH) {
-        for number in first..(most + BATCH).min(first + BATCH) {
+    let ask = |lab: &mut Lab, numbers: std::ops::Range<usize>| {
+        for number in numbers {
             lab.ask(greedy(number), Opcode::Rrq, b"long");
         }
         lab.settle();
+    };
+    for first in (0..most).step_by(BATCH) {
+        ask(&mut lab, first..most.min(first + BATCH));
     }
+    ask(&mut lab, most..most + BATCH);
+    assert_eq!(lab.suppressed(Suppressed::Full), BATCH as u64);
+    assert_eq!(lab.shard.metrics().ended.get("evicted"), None);
+    lab.pass(UNVALIDATED_AGE_MIN);
+    ask(&mut lab, most..most + BATCH);
+    assert_eq!(lab.suppressed(Suppressed::Full), BATCH as u64);
     assert_eq!(lab.shard.metrics().unvalidated, most as u64);
     let evicted = lab.shard.metrics().ended.get("evicted").copied();
     assert_eq!(evicted, Some(BATCH as u64));
@@ -535,4 +582,191 @@ fn one_address_has_its_share_of_the_unproven() {
     assert_eq!(lab.shard.metrics().unvalidated, most as u64 + 1);
     lab.pass(Patience::DEFAULT.idle + Duration::from_secs(1));
     assert!(lab.shard.is_empty());
+}
+
+/// Goal: forged requests to write do not keep real ones out: the oldest of those who have yet to prove
+/// themselves makes room, and none of those who have.
+#[test]
+fn uploads_that_are_not_proven_make_room() {
+    let mut lab = Lab::new();
+    let write = |lab: &Lab, number: usize| {
+        let name = format!("{number}");
+        lab.ask(client(number), Opcode::Wrq, name.as_bytes());
+    };
+    (0..UPLOADS_MAX).for_each(|number| write(&lab, number));
+    lab.settle();
+    lab.pass(Duration::from_millis(500));
+    let block = [&[0, 3, 0, 1], &[b'x'; 512][..]].concat();
+    let acks = |lab: &Lab| lab.network.sent(lab.server).acks;
+    for real in UPLOADS_MAX..2 * UPLOADS_MAX {
+        let before = acks(&lab);
+        write(&lab, real);
+        lab.settle();
+        lab.network.inject(client(real), lab.answers, &block);
+        lab.settle();
+        assert_eq!(acks(&lab) - before, 2, "{real} is served at once");
+    }
+    let evicted = lab.shard.metrics().ended.get("evicted").copied();
+    assert_eq!(evicted, Some(UPLOADS_MAX as u64));
+    assert_eq!(lab.suppressed(Suppressed::Full), 0);
+    // All that are left have proved themselves; a reader is nobody's rival.
+    write(&lab, 0);
+    lab.ask(client(1), Opcode::Rrq, b"long");
+    lab.settle();
+    assert_eq!(lab.suppressed(Suppressed::Full), 1);
+    assert_eq!(lab.shard.holdings().uploads, UPLOADS_MAX);
+    assert_eq!(lab.shard.metrics().unvalidated, 1);
+}
+
+/// Requests in each millisecond of a crowd, which acknowledge their answer so many milliseconds later.
+const CROWD: usize = 150;
+const CROWD_ROUND_TRIP: usize = 10;
+/// For how many milliseconds it comes, and how many of it find a place at a time.
+const CROWD_TIME: usize = 200;
+const CROWD_PLACES: usize = 200;
+
+/// Goal: a crowd for which there are too few places is served place by place, and nobody is pushed out before
+/// its ACK can arrive; forged requests among it cost it the places that they hold, and no more. Method: each
+/// client asks once, and each round trip's end frees its place; with forgers, every fifth request is real.
+#[test]
+fn a_crowd_without_places_is_served_in_turn() {
+    for real_in in [1, 5] {
+        let mut lab = Lab::with(Settings {
+            transfers_max: CROWD_PLACES,
+            ..Settings::default()
+        });
+        let is_real = |number: usize| number.is_multiple_of(real_in);
+        let crowd = |moment: usize| moment * CROWD..(moment + 1) * CROWD;
+        for moment in 0..CROWD_TIME {
+            for number in crowd(moment) {
+                lab.ask(client(number), Opcode::Rrq, b"short");
+            }
+            if let Some(earlier) = moment.checked_sub(CROWD_ROUND_TRIP) {
+                for number in crowd(earlier).filter(|&number| is_real(number)) {
+                    lab.ack(client(number), 1);
+                }
+            }
+            lab.pass(Duration::from_millis(1));
+        }
+        let metrics = lab.shard.metrics();
+        let ended = |how| metrics.ended.get(how).copied().unwrap_or(0);
+        let (complete, evicted) = (ended("complete"), ended("evicted"));
+        // Each place serves a client in a round trip, or a forger until it may be pushed out.
+        let shortest = CROWD_ROUND_TRIP as u64;
+        let held = if real_in == 1 { shortest } else { 60 };
+        let expected = (CROWD_PLACES * CROWD_TIME) as u64 / held / real_in as u64 * 3 / 4;
+        println!(
+            "1 of {real_in} real: {complete} complete, {evicted} pushed out, {} passed over",
+            lab.suppressed(Suppressed::Full)
+        );
+        assert!(complete >= expected, "{complete} of {expected}");
+        assert!(real_in > 1 || evicted == 0, "{evicted} pushed out");
+    }
+}
+
+/// Goal: uploads whose first block never comes make the server hold no more memory than there is for all of
+/// them, and one that is served beside them loses nothing but time. Method: the largest of windows.
+#[test]
+fn blocks_that_overtake_others_are_kept_up_to_a_bound() {
+    const BLKSIZE: usize = 65_464;
+    let mut lab = Lab::with(Settings {
+        windowsize_max: u16::MAX,
+        blksize_max: Some(BLKSIZE as u16),
+        ..Settings::default()
+    });
+    let wrq = |name: usize| {
+        format!("\0\x02{name}\0octet\0blksize\x0065464\0windowsize\x0065535\0").into_bytes()
+    };
+    let data = |block: u16, len: usize| {
+        let [high, low] = block.to_be_bytes();
+        [&[0, 3, high, low], &vec![block as u8; len][..]].concat()
+    };
+    let uploads = 8;
+    for number in 0..uploads {
+        lab.network.inject(client(number), SERVER, &wrq(number));
+    }
+    lab.settle();
+    let blocks = OVERTAKING_OCTETS_MAX / BLKSIZE;
+    for block in 0..blocks {
+        let number = block % uploads;
+        lab.network.inject(
+            client(number),
+            lab.answers,
+            &data(2 + block as u16, BLKSIZE),
+        );
+        if block % 16 == 0 {
+            lab.settle();
+        }
+    }
+    lab.settle();
+    let kept = lab.shard.holdings().kept_octets;
+    assert!(kept <= OVERTAKING_OCTETS_MAX, "{kept}");
+    assert!(kept > OVERTAKING_OCTETS_MAX - 2 * BLKSIZE, "{kept}");
+
+    // The next is served although there is no room for what it sends too early.
+    let late = client(uploads);
+    lab.network.inject(late, SERVER, &wrq(uploads));
+    lab.settle();
+    let mut whole = Vec::new();
+    for block in [2, 3, 1, 2, 3] {
+        let len = if block == 3 { 5 } else { BLKSIZE };
+        lab.network.inject(late, lab.answers, &data(block, len));
+        lab.settle();
+    }
+    for block in 1..=2 {
+        whole.extend(vec![block; BLKSIZE]);
+    }
+    whole.extend([3; 5]);
+    let name = uploads.to_string().into_bytes();
+    assert!(
+        lab.files.uploads().get(&name) == Some(&whole),
+        "it is published as it was sent"
+    );
+
+    lab.pass(Patience::DEFAULT.idle * 2);
+    assert_eq!(
+        lab.shard.holdings().kept_octets,
+        0,
+        "all of it is free again"
+    );
+}
+
+/// Goal: where the disk is far behind, the server holds no more of a window than the largest that it grants by
+/// default, and the rest is as good as lost: it comes again. Method: the disk does nothing until all is sent.
+#[test]
+fn blocks_wait_for_the_disk_up_to_a_bound() {
+    const BLKSIZE: usize = 65_464;
+    const BLOCKS: u16 = 200;
+    // What is being written, the backlog, a window, and what came just before each of these was full.
+    const OCTETS_MAX: usize = (256 << 10) + (1 << 20) + (64 + 2) * BLKSIZE;
+    let mut lab = Lab::with(Settings {
+        windowsize_max: u16::MAX,
+        blksize_max: Some(BLKSIZE as u16),
+        ..Settings::default()
+    });
+    let wrq = b"\0\x02new\0octet\0blksize\x0065464\0windowsize\x0065535\0";
+    lab.network.inject(client(1), SERVER, wrq);
+    lab.settle();
+    let data = |block: u16| {
+        let len = if block == BLOCKS { 7 } else { BLKSIZE };
+        let [high, low] = block.to_be_bytes();
+        [&[0, 3, high, low], &vec![block as u8; len][..]].concat()
+    };
+    for block in 1..=BLOCKS {
+        lab.network.inject(client(1), lab.answers, &data(block));
+        lab.arrive();
+        lab.turn();
+    }
+    let taken = lab.shard.all_running(1)[0].octets as usize;
+    assert!(taken <= OCTETS_MAX, "{taken}");
+    assert!(taken > OCTETS_MAX - 4 * BLKSIZE, "{taken}");
+    lab.settle();
+    for block in (taken / BLKSIZE) as u16 + 1..=BLOCKS {
+        lab.network.inject(client(1), lab.answers, &data(block));
+        lab.settle();
+    }
+    let whole: Vec<u8> = (1..=BLOCKS)
+        .flat_map(|block| data(block).split_off(4))
+        .collect();
+    assert!(lab.files.uploads().get(&b"new"[..]) == Some(&whole));
 }

@@ -153,7 +153,7 @@ fn note(trouble: &Trouble, refusal: Refusal) {
         Refusal::Denied => libc::EACCES,
         Refusal::Exists => libc::EEXIST,
         Refusal::DiskFull => libc::ENOSPC,
-        Refusal::Short => libc::EIO,
+        Refusal::Short | Refusal::Long => libc::EIO,
         Refusal::Failed(errno) => errno,
     }));
 }

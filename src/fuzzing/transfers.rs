@@ -151,6 +151,9 @@ pub fn receiver_ops(octets: &[u8]) {
                     }
                     Verdict::Ignore => assert_eq!(receiver.received(), before),
                     Verdict::TooLong => panic!("it was not"),
+                    Verdict::TooShort => {
+                        assert!(len < blksize && receiver.outcome().is_some());
+                    }
                 }
             }
             2 => {
@@ -258,7 +261,7 @@ pub fn conversation(octets: &[u8]) {
                             assert_eq!(index, block, "took one block for another")
                         }
                         Verdict::Ignore => {}
-                        Verdict::TooLong => panic!("it was not"),
+                        Verdict::TooLong | Verdict::TooShort => panic!("it was not"),
                     }
                 }
             }

@@ -38,6 +38,8 @@ pub enum Verdict {
     Ignore,
     /// Longer than the block size agreed on: the peer broke the terms, and the transfer is over.
     TooLong,
+    /// Shorter than the block size agreed on, though another block is the last: likewise.
+    TooShort,
 }
 
 /// Receives a body.
@@ -170,6 +172,10 @@ impl Receiver {
             self.end(Outcome::Refused(ErrorCode::ILLEGAL));
             return Verdict::TooLong;
         }
+        if self.contradicts(index, len) {
+            self.end(Outcome::Refused(ErrorCode::ILLEGAL));
+            return Verdict::TooShort;
+        }
         if index > expected {
             return self.overtook(index, len, now);
         }
@@ -195,6 +201,12 @@ impl Receiver {
             Some(now + self.timer.interval_within_window())
         };
         Verdict::Next(index)
+    }
+
+    /// There was no room to keep a block that overtook others ([`Verdict::Ahead`]): it is as good as lost.
+    pub fn forget(&mut self, index: BlockIndex) {
+        self.ahead.clear(index.past(self.received) - 1);
+        self.last = self.last.filter(|&last| last != index);
     }
 
     /// The whole file is in and safe: the last block may be acknowledged.
@@ -391,9 +403,17 @@ impl Receiver {
         Verdict::Ahead(index)
     }
 
-    /// A shorter block is the last. A sender that says so twice is believed the first time.
+    /// Whether a block claims to be the last although another has, or one that comes after it is here.
+    /// RFC 1350 §2: "a data packet of less than 512 bytes signals termination of a transfer".
+    fn contradicts(&self, index: BlockIndex, len: usize) -> bool {
+        let distance = index.past(self.received) - 1;
+        len < usize::from(self.params.blksize())
+            && (self.last.is_some_and(|last| last != index) || self.ahead.any_after(distance))
+    }
+
+    /// A shorter block is the last.
     fn note_last(&mut self, index: BlockIndex, len: usize) {
-        if len < usize::from(self.params.blksize()) && self.last.is_none() {
+        if len < usize::from(self.params.blksize()) {
             self.last = Some(index);
         }
     }
@@ -503,6 +523,22 @@ impl Ahead {
         let fresh = self.words[word] & bit == 0;
         self.words[word] |= bit;
         fresh
+    }
+
+    /// Takes back what was noted of the block `distance` after the expected one.
+    fn clear(&mut self, distance: u64) {
+        let place = distance + u64::from(self.skipped);
+        if let Some(word) = self.words.get_mut((place / 64) as usize) {
+            *word &= !(1 << (place % 64));
+        }
+    }
+
+    /// Whether a block beyond that `distance` after the expected one is in.
+    fn any_after(&self, distance: u64) -> bool {
+        let place = distance + 1 + u64::from(self.skipped);
+        let mut words = self.words.iter().skip((place / 64) as usize);
+        let first = words.next().map_or(0, |word| word >> (place % 64));
+        first != 0 || words.any(|&word| word != 0)
     }
 
     /// Whether the expected block is in.
@@ -823,6 +859,62 @@ mod tests {
         receiver.transmitted(1, at(1_000));
         data(&mut receiver, 1, 1_010);
         receiver
+    }
+
+    /// What could not be kept has to come again, and may then be another last block than it was.
+    #[test]
+    fn a_block_that_was_not_kept_comes_again() {
+        let mut receiver = offered(4);
+        assert_eq!(data(&mut receiver, 3, 80), Verdict::Ahead(BlockIndex(3)));
+        receiver.forget(BlockIndex(3));
+        let short = receiver.handle_data(WireBlock(2), 5, at(80));
+        assert_eq!(short, Verdict::Ahead(BlockIndex(2)));
+        receiver.forget(BlockIndex(2));
+        data(&mut receiver, 1, 81);
+        assert_eq!(receiver.received(), BlockIndex(1));
+        data(&mut receiver, 2, 82);
+        assert!(!receiver.is_whole());
+        let last = receiver.handle_data(WireBlock(3), 7, at(83));
+        assert_eq!(last, Verdict::Next(BlockIndex(3)));
+        assert!(receiver.is_whole());
+    }
+
+    /// Only the last block is shorter than the others: another such one before it ends the transfer, in
+    /// whichever order they come, also where many blocks lie between them.
+    #[test]
+    fn two_blocks_cannot_be_the_last() {
+        for (short, other) in [
+            (2, 3),
+            (2, 65),
+            (2, 66),
+            (2, 150),
+            (64, 65),
+            (65, 66),
+            (66, 130),
+        ] {
+            for other_is_short in [false, true] {
+                for advance in [0, 1, 63] {
+                    let mut receiver = offered(300);
+                    data(&mut receiver, 300, 80);
+                    for block in 1..=advance + 1 {
+                        data(&mut receiver, block, 80);
+                    }
+                    receiver.forget(BlockIndex(300));
+                    let len = if other_is_short { 5 } else { 8 };
+                    let ahead = receiver.handle_data(WireBlock(advance + other), len, at(81));
+                    assert_eq!(
+                        ahead,
+                        Verdict::Ahead(BlockIndex(u64::from(advance + other)))
+                    );
+                    let again = receiver.handle_data(WireBlock(advance + other), 3, at(81));
+                    assert_eq!(again, Verdict::Ignore, "the first copy counts");
+                    let verdict = receiver.handle_data(WireBlock(advance + short), 5, at(82));
+                    assert_eq!(verdict, Verdict::TooShort, "{short} {other} {advance}");
+                    let ended = Outcome::Refused(ErrorCode::ILLEGAL);
+                    assert_eq!(receiver.outcome(), Some(ended));
+                }
+            }
+        }
     }
 
     fn at(millis: u64) -> Instant {

@@ -4,7 +4,33 @@ use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
 use super::table::SlotId;
+use crate::config;
 use crate::time::{Duration, Instant};
+
+/// A limit that whoever comes may meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Limit {
+    /// On transfers, over all shards: the operator's.
+    Transfers,
+    /// On those whose peer has yet to prove that it is there.
+    Unvalidated,
+    /// On those of them that come from one address, or one IPv6 /64.
+    UnvalidatedPerPrefix,
+    /// On uploads.
+    Uploads,
+}
+
+impl Limit {
+    /// The limit as the log names it.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Transfers => "transfers_max",
+            Self::Unvalidated => "unvalidated_max",
+            Self::UnvalidatedPerPrefix => "unvalidated_per_prefix_max",
+            Self::Uploads => "uploads_max",
+        }
+    }
+}
 
 /// Transfers whose peer has yet to prove that it is there: oldest first, counted by address.
 #[derive(Debug)]
@@ -12,7 +38,9 @@ pub(super) struct Unvalidated {
     max: usize,
     per_prefix_max: u32,
     /// In the order of arrival; those that left meanwhile are skipped when they come up.
-    queue: VecDeque<(SlotId, IpAddr)>,
+    queue: VecDeque<SlotId>,
+    /// The uploads among them, for which there are fewer places.
+    uploads: VecDeque<SlotId>,
     per_prefix: HashMap<IpAddr, Prefix>,
     count: usize,
 }
@@ -31,6 +59,7 @@ impl Unvalidated {
             max,
             per_prefix_max,
             queue: VecDeque::new(),
+            uploads: VecDeque::new(),
             per_prefix: HashMap::new(),
             count: 0,
         }
@@ -40,50 +69,69 @@ impl Unvalidated {
         self.count
     }
 
-    /// The oldest of all, if there is any.
-    pub(super) fn oldest(&mut self, is_waiting: impl Fn(SlotId) -> bool) -> Option<SlotId> {
-        while let Some((id, _)) = self.queue.pop_front() {
-            if is_waiting(id) {
+    /// The limit that another transfer from `peer` would pass, if any.
+    pub(super) fn limit_reached(&self, peer: IpAddr) -> Option<Limit> {
+        let prefix = self.per_prefix.get(&prefix_of(peer));
+        if prefix.is_some_and(|prefix| prefix.count >= self.per_prefix_max) {
+            Some(Limit::UnvalidatedPerPrefix)
+        } else {
+            (self.count >= self.max).then_some(Limit::Unvalidated)
+        }
+    }
+
+    /// The oldest transfer that would make room under `limit` for another from `peer`, if there is any that
+    /// has had the time to prove itself. `waiting_since` says when a transfer was asked for, if it is still
+    /// there and still unvalidated.
+    pub(super) fn oldest(
+        &mut self,
+        limit: Limit,
+        peer: IpAddr,
+        waiting_since: impl Fn(SlotId) -> Option<Instant>,
+        now: Instant,
+    ) -> Option<SlotId> {
+        let queue = match limit {
+            Limit::Transfers | Limit::Unvalidated => &mut self.queue,
+            Limit::UnvalidatedPerPrefix => &mut self.per_prefix.get_mut(&prefix_of(peer))?.queue,
+            Limit::Uploads => &mut self.uploads,
+        };
+        while let Some(&id) = queue.front() {
+            let since = waiting_since(id);
+            // All behind it are younger still.
+            if since.is_some_and(|since| now - since < config::UNVALIDATED_AGE_MIN) {
+                return None;
+            }
+            queue.pop_front();
+            if since.is_some() {
                 return Some(id);
             }
         }
         None
     }
 
-    /// The transfer that has to go before another from `peer` may come, if the bounds are reached.
-    /// `is_waiting` says whether a transfer is still there and still unvalidated.
-    pub(super) fn oldest_over_bound(
+    pub(super) fn enter(
         &mut self,
+        id: SlotId,
         peer: IpAddr,
+        is_upload: bool,
         is_waiting: impl Fn(SlotId) -> bool,
-    ) -> Option<SlotId> {
-        if let Some(prefix) = self.per_prefix.get_mut(&prefix_of(peer))
-            && prefix.count >= self.per_prefix_max
-        {
-            while let Some(id) = prefix.queue.pop_front() {
-                if is_waiting(id) {
-                    return Some(id);
-                }
-            }
-        }
-        if self.count >= self.max {
-            return self.oldest(is_waiting);
-        }
-        None
-    }
-
-    pub(super) fn enter(&mut self, id: SlotId, peer: IpAddr, is_waiting: impl Fn(SlotId) -> bool) {
+    ) {
         self.count += 1;
         let prefix = self.per_prefix.entry(prefix_of(peer)).or_default();
         prefix.count += 1;
         prefix.queue.push_back(id);
-        self.queue.push_back((id, peer));
+        self.queue.push_back(id);
         // Whoever left is still in the queues: sweep when they are mostly such.
         if prefix.queue.len() > 2 * prefix.count as usize + 16 {
             prefix.queue.retain(|&id| is_waiting(id));
         }
         if self.queue.len() > 2 * self.count + 64 {
-            self.queue.retain(|&(id, _)| is_waiting(id));
+            self.queue.retain(|&id| is_waiting(id));
+        }
+        if is_upload {
+            self.uploads.push_back(id);
+            if self.uploads.len() > 2 * config::UPLOADS_MAX {
+                self.uploads.retain(|&id| is_waiting(id));
+            }
         }
     }
 

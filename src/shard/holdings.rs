@@ -16,6 +16,8 @@ pub struct Holdings {
     pub unvalidated: usize,
     /// Uploads that clients asked for.
     pub uploads: usize,
+    /// Memory that uploads' blocks take which overtook others, in octets.
+    pub kept_octets: usize,
     /// Runs of frames that somebody waits for.
     pub waiting: usize,
     /// Transfers that stand in the queue to send.
@@ -33,6 +35,7 @@ impl<E: Engine> Shard<E> {
             census: self.census.count(),
             unvalidated: self.unvalidated.count(),
             uploads: self.uploads,
+            kept_octets: self.kept_octets,
             waiting: self.waiting.len(),
             ready: self.ready.len(),
             timers: self.timers.len(),

@@ -1,5 +1,8 @@
 //! What becomes of a transfer: it is looked at after all that touches it, and seen to its end.
 
+use std::hash::BuildHasher;
+use std::net::SocketAddr;
+
 use super::check::Flaw;
 use super::slot::{Flow, Operation, Origin, Slot, Stage};
 use super::upload::Next;
@@ -62,6 +65,9 @@ impl<E: Engine> Shard<E> {
                     "the length is not the one announced",
                     now,
                 );
+            }
+            if inflow.is_too_long() {
+                return self.give_up(id, Refusal::Long, now);
             }
             match inflow.next(receiver.is_whole()) {
                 Next::Write(upload, chunk) => {
@@ -220,6 +226,10 @@ impl<E: Engine> Shard<E> {
             _ => false,
         };
         if !is_remembered || linger.is_zero() {
+            let peer = slot.path.peer;
+            if matches!(outcome, Outcome::PeerError(_) | Outcome::Probed) {
+                self.depart(peer, now);
+            }
             return self.remove(id);
         }
         slot.opening = Box::default();
@@ -243,6 +253,11 @@ impl<E: Engine> Shard<E> {
         }
     }
 
+    /// An ERROR came from a client or went to it, and more of it may be on its way.
+    pub(super) fn depart(&mut self, peer: SocketAddr, now: Instant) {
+        self.departed.enter(self.fingerprints.hash_one(peer), now);
+    }
+
     pub(super) fn remove(&mut self, id: SlotId) {
         let Some(slot) = self.table.remove(id) else {
             return;
@@ -262,12 +277,13 @@ impl<E: Engine> Shard<E> {
     }
 
     /// Gives up what a transfer was writing, if anything.
-    fn discard(&self, stage: Stage) {
-        if let Stage::Running(_, Flow::In(inflow)) = stage
-            && let Some(upload) = inflow.into_upload()
-        {
-            // To give up a long file takes the disk a while.
-            self.store.discard(upload);
+    fn discard(&mut self, stage: Stage) {
+        if let Stage::Running(_, Flow::In(inflow)) = stage {
+            self.kept_octets -= inflow.kept_octets();
+            if let Some(upload) = inflow.into_upload() {
+                // To give up a long file takes the disk a while.
+                self.store.discard(upload);
+            }
         }
     }
 }

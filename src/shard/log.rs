@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::admission::Limit;
 use super::slot::{Ending, Flow, Slot, Stage};
 use crate::proto::negotiate::Params;
 use crate::proto::outcome::Outcome;
@@ -121,8 +122,8 @@ pub(super) fn malformed(peer: SocketAddr, why: &str, unsaid: u64) {
 }
 
 /// One line for a request that came when there was no room; `unsaid` lines before it were left out.
-pub(super) fn full(peer: SocketAddr, transfers_max: usize, unsaid: u64) {
-    tracing::warn!(%peer, transfers_max, unsaid, "no room: request passed over, the client will ask again");
+pub(super) fn full(peer: SocketAddr, limit: Limit, unsaid: u64) {
+    tracing::warn!(%peer, limit = limit.name(), unsaid, "no room: request passed over, the client will ask again");
 }
 
 /// The error code that ended it, if one did.

@@ -15,6 +15,7 @@ mod answers;
 mod backlog;
 mod census;
 mod check;
+mod departed;
 mod holdings;
 mod lifecycle;
 mod log;
@@ -53,6 +54,7 @@ use crate::wire::ErrorCode;
 use admission::{Budget, Unvalidated};
 use answers::{Answers, Found};
 use backlog::Backlog;
+use departed::Departed;
 use requests::OpenedTogether;
 use slot::{Flow, Slot, Stage};
 use table::Table;
@@ -85,8 +87,11 @@ pub struct Shard<E> {
     opened_together: OpenedTogether,
     unvalidated: Unvalidated,
     uploads: usize,
+    /// Memory that uploads' blocks take which overtook others.
+    kept_octets: usize,
     /// Finished transfers, the oldest first; those that are gone are passed over.
     lingering: VecDeque<SlotId>,
+    departed: Departed,
     /// When those in the backlog were last seen to.
     backlog_armed_at: Option<Instant>,
     /// Until when a drain waits for repeats of last packets.
@@ -156,7 +161,9 @@ impl<E: Engine> Shard<E> {
                 config::UNVALIDATED_PER_PREFIX_MAX,
             ),
             uploads: 0,
+            kept_octets: 0,
             lingering: VecDeque::new(),
+            departed: Departed::new(),
             backlog_armed_at: None,
             expects_repeats_until: None,
             draining: false,
@@ -236,7 +243,7 @@ impl<E: Engine> Shard<E> {
     /// Whether one more address may have a socket of its own, if need be in place of one that nobody asks at.
     fn has_place_for_answers(&mut self, now: Instant) -> bool {
         let table = &self.table;
-        let in_use = |socket| table.slots().any(|slot| slot.socket == socket);
+        let in_use = |socket| table.slots().any(|slot| slot.uses(socket));
         let Some(place) = self.answers.make_place(in_use, now) else {
             return false;
         };
@@ -390,6 +397,10 @@ impl<E: Engine> Shard<E> {
             if self.begin_again(id, now) {
                 continue;
             }
+            if self.is_given_up(id, now) {
+                self.finish(id, Outcome::Unanswered, now);
+                continue;
+            }
             let Some(slot) = self.table.get_mut(id) else {
                 continue;
             };
@@ -433,9 +444,20 @@ impl<E: Engine> Shard<E> {
         *self.metrics.suppressed.entry(reason).or_default() += 1;
     }
 
-    /// Takes no more requests; what runs goes on.
+    /// Takes no more requests; what runs goes on, unless its peer does not prove in time that it is there.
     pub fn drain(&mut self) {
         self.draining = true;
+        for id in self.table.ids() {
+            if let Some(since) = self.table.unvalidated_since(id) {
+                self.timers.insert(since + config::DRAIN_UNVALIDATED, id);
+            }
+        }
+    }
+
+    /// Whether a draining server has waited long enough for the peer to prove that it is there.
+    fn is_given_up(&self, id: SlotId, now: Instant) -> bool {
+        let since = self.table.unvalidated_since(id).filter(|_| self.draining);
+        since.is_some_and(|since| now - since >= config::DRAIN_UNVALIDATED)
     }
 
     /// Ends every transfer at once, telling the peers.

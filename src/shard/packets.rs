@@ -1,7 +1,10 @@
 //! What arrives: each datagram belongs to a transfer, begins one, or is nobody's.
 
+use std::hash::BuildHasher;
+
 use super::slot::{Flow, Key, Stage};
 use super::{Purpose, Shard, SlotId};
+use crate::config;
 use crate::engine::{Datagram, Engine};
 use crate::metrics::Suppressed;
 use crate::proto::outcome::Outcome;
@@ -85,6 +88,8 @@ impl<E: Engine> Shard<E> {
         let Some(slot) = self.table.get_mut(id) else {
             return;
         };
+        // How the peer broke the terms, if it did.
+        let mut broken = None;
         match (&mut slot.stage, packet) {
             (Stage::Running(Transfer::Send(sender), _), Packet::Ack { block }) => {
                 slot.heard_at = now;
@@ -99,14 +104,26 @@ impl<E: Engine> Shard<E> {
             (
                 Stage::Running(Transfer::Receive(receiver), Flow::In(inflow)),
                 Packet::Data { block, payload },
-            ) => match receiver.handle_data(block, payload.len(), now) {
-                Verdict::Next(index) => inflow.append(index, payload, receiver.received()),
-                Verdict::Ahead(index) => inflow.keep(index, payload),
-                Verdict::Ignore => {}
-                Verdict::TooLong => {
-                    return self.fail(id, ErrorCode::ILLEGAL, "block longer than agreed", now);
+            ) => {
+                if !inflow.has_room(payload.len()) {
+                    return self.suppress(Suppressed::Unexpected);
                 }
-            },
+                self.kept_octets -= inflow.kept_octets();
+                match receiver.handle_data(block, payload.len(), now) {
+                    Verdict::Next(index) => inflow.append(index, payload, receiver.received()),
+                    Verdict::Ahead(index) => {
+                        let room = config::OVERTAKING_OCTETS_MAX - self.kept_octets;
+                        let room = room.saturating_sub(inflow.kept_octets());
+                        if !inflow.keep(index, payload, room) {
+                            receiver.forget(index);
+                        }
+                    }
+                    Verdict::Ignore => {}
+                    Verdict::TooLong => broken = Some("block longer than agreed"),
+                    Verdict::TooShort => broken = Some("block shorter than agreed"),
+                }
+                self.kept_octets += inflow.kept_octets();
+            }
             (
                 Stage::Running(Transfer::Receive(receiver), Flow::Check(check)),
                 Packet::Data { block, payload },
@@ -122,9 +139,8 @@ impl<E: Engine> Shard<E> {
                 }
                 Verdict::Ahead(index) => check.look(index, payload),
                 Verdict::Ignore => check.duplicates += 1,
-                Verdict::TooLong => {
-                    return self.fail(id, ErrorCode::ILLEGAL, "block longer than agreed", now);
-                }
+                Verdict::TooLong => broken = Some("block longer than agreed"),
+                Verdict::TooShort => broken = Some("block shorter than agreed"),
             },
             (Stage::Running(transfer, _), Packet::Error { code, message }) => {
                 transfer.handle_error(code);
@@ -151,6 +167,9 @@ impl<E: Engine> Shard<E> {
             (Stage::Lingering { .. }, _) => return,
             _ => return self.suppress(Suppressed::Unexpected),
         }
+        if let Some(how) = broken {
+            return self.fail(id, ErrorCode::ILLEGAL, how, now);
+        }
         if let Stage::Running(transfer, _) = &slot.stage
             && transfer.moved_at() == now
         {
@@ -167,7 +186,8 @@ impl<E: Engine> Shard<E> {
             Packet::parse(datagram.octets),
             Ok(Packet::Ack { .. } | Packet::Data { .. } | Packet::Oack(_))
         );
-        if answerable && self.stranger_errors.take(now) {
+        let client = self.fingerprints.hash_one(datagram.path.peer);
+        if answerable && !self.departed.holds(client, now) && self.stranger_errors.take(now) {
             self.send_error(
                 datagram.socket,
                 &datagram.path,

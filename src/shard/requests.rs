@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::admission::Limit;
 use super::check::Check;
 use super::slot::{
     Again, Errand, Flow, Held, Key, LocalSide, Manner, Origin, Outflow, Slot, Stage,
@@ -79,7 +80,10 @@ impl<E: Engine> Shard<E> {
         };
         tracing::trace!(peer = %path.peer, packet = %if operation == Operation::Read { Packet::Rrq(request) } else { Packet::Wrq(request) }, "received");
         let key = Key::Peer(path.peer);
-        let fingerprint = self.fingerprints.hash_one(octets);
+        let mut doubtful = false;
+        // The same octets to another address of ours ask for an answer from there.
+        let asked = (datagram.socket, path.local.address);
+        let fingerprint = self.fingerprints.hash_one((asked, octets));
         if let Some(id) = self.table.find(&key)
             && let Some(slot) = self.table.get_mut(id)
         {
@@ -95,7 +99,15 @@ impl<E: Engine> Shard<E> {
                 return self.suppress(Suppressed::Draining);
             }
             if repeated && let Some(at) = slot.quiet_at(now) {
-                return self.wait_for_quiet(id, at, octets);
+                let datagram = Datagram {
+                    octets,
+                    ..*datagram
+                };
+                return self.wait_for_quiet(id, at, &datagram, answers);
+            }
+            doubtful = repeated && slot.may_be_a_late_copy(now);
+            if doubtful && slot.acknowledges_repeats() {
+                return self.suppress(Suppressed::RepeatedRequest);
             }
             // Anything else comes from a client that has begun anew.
             self.finish(id, Outcome::Replaced, now);
@@ -104,13 +116,9 @@ impl<E: Engine> Shard<E> {
         if self.draining {
             return self.suppress(Suppressed::Draining);
         }
-        if !self.admit(path.peer.ip(), operation, now) {
+        if let Err(limit) = self.admit(path.peer.ip(), operation, now) {
             if self.refusal_lines.take(now) {
-                log::full(
-                    path.peer,
-                    self.settings.transfers_max,
-                    self.refusal_lines.take_denied(),
-                );
+                log::full(path.peer, limit, self.refusal_lines.take_denied());
             }
             return self.suppress(Suppressed::Full);
         }
@@ -121,6 +129,7 @@ impl<E: Engine> Shard<E> {
             mode: request.mode,
             filename: log::shown(request.filename),
             fingerprint,
+            doubtful,
             opening: Box::default(),
             errand: None,
             started: now,
@@ -136,22 +145,33 @@ impl<E: Engine> Shard<E> {
         };
         let id = self.table.insert(slot);
         let table = &self.table;
-        self.unvalidated.enter(id, path.peer.ip(), |id| {
-            table.get(id).is_some_and(|slot| slot.unvalidated)
+        let is_upload = operation == Operation::Write;
+        self.unvalidated.enter(id, path.peer.ip(), is_upload, |id| {
+            table.unvalidated_since(id).is_some()
         });
         self.ask_store(id, operation, &request, octets, now);
     }
 
     /// Keeps a repeat of a running transfer's request until that has moved on, or not, by `at`. The first is
-    /// enough, for all are alike.
-    fn wait_for_quiet(&mut self, id: SlotId, at: Instant, octets: &[u8]) {
+    /// enough, for all are alike; of a long one, which takes memory, the client has to ask once more.
+    fn wait_for_quiet(
+        &mut self,
+        id: SlotId,
+        at: Instant,
+        datagram: &Datagram<'_>,
+        answers: SocketId,
+    ) {
         if let Some(slot) = self.table.get_mut(id)
             && slot.again.is_none()
+            && datagram.octets.len() <= config::REPEAT_OCTETS_MAX
         {
-            slot.again = Some(Again {
-                request: octets.into(),
+            slot.again = Some(Box::new(Again {
+                socket: datagram.socket,
+                path: datagram.path,
+                request: datagram.octets.into(),
+                answers,
                 judged_at: at,
-            });
+            }));
             self.timers.insert(at, id);
         }
         self.suppress(Suppressed::RepeatedRequest);
@@ -164,53 +184,48 @@ impl<E: Engine> Shard<E> {
             return false;
         };
         let quiet_at = slot.quiet_at(now);
-        let Some(again) = slot.again.take_if(|again| again.judged_at <= now) else {
+        let Some(mut again) = slot.again.take_if(|again| again.judged_at <= now) else {
             return false;
         };
         if let Some(judged_at) = quiet_at {
-            slot.again = Some(Again { judged_at, ..again });
+            again.judged_at = judged_at;
+            slot.again = Some(again);
             self.timers.insert(judged_at, id);
             return false;
         }
-        let (socket, path) = (slot.socket, slot.path);
         let datagram = Datagram {
-            socket,
-            path,
+            socket: again.socket,
+            path: again.path,
             broadcast: false,
             octets: &again.request,
         };
-        self.request(&datagram, socket, now);
+        self.request(&datagram, again.answers, now);
         true
     }
 
-    /// Makes room for one more transfer; false if there is none.
-    fn admit(&mut self, peer: IpAddr, operation: Operation, now: Instant) -> bool {
-        if operation == Operation::Write && self.uploads >= config::UPLOADS_MAX {
-            return false;
+    /// Makes room for one more transfer; says which limit there is to it, if there is none.
+    fn admit(&mut self, peer: IpAddr, operation: Operation, now: Instant) -> Result<(), Limit> {
+        let is_upload = operation == Operation::Write;
+        while is_upload && self.uploads >= config::UPLOADS_MAX {
+            self.evict(Limit::Uploads, peer, now)?;
         }
-        loop {
-            let table = &self.table;
-            let evicted = self.unvalidated.oldest_over_bound(peer, |id| {
-                table.get(id).is_some_and(|slot| slot.unvalidated)
-            });
-            let Some(id) = evicted else { break };
-            self.finish(id, Outcome::Evicted, now);
+        while let Some(limit) = self.unvalidated.limit_reached(peer) {
+            self.evict(limit, peer, now)?;
         }
         while !self.census.enter(self.settings.transfers_max) {
-            // Who has not proved to be there makes room for who may yet do.
-            let table = &self.table;
-            let oldest = self
-                .unvalidated
-                .oldest(|id| table.get(id).is_some_and(|slot| slot.unvalidated));
-            let Some(id) = oldest else {
-                return false;
-            };
-            self.finish(id, Outcome::Evicted, now);
+            self.evict(Limit::Transfers, peer, now)?;
         }
-        if operation == Operation::Write {
-            self.uploads += 1;
-        }
-        true
+        self.uploads += usize::from(is_upload);
+        Ok(())
+    }
+
+    /// Who has not proved to be there, and could have, makes room under `limit` for who may yet do.
+    fn evict(&mut self, limit: Limit, peer: IpAddr, now: Instant) -> Result<(), Limit> {
+        let table = &self.table;
+        let waiting_since = |id| table.unvalidated_since(id);
+        let oldest = self.unvalidated.oldest(limit, peer, waiting_since, now);
+        self.finish(oldest.ok_or(limit)?, Outcome::Evicted, now);
+        Ok(())
     }
 
     fn ask_store(
@@ -362,12 +377,11 @@ impl<E: Engine> Shard<E> {
             return self.drop_unstarted(id);
         };
         let receiver = Receiver::answer(answer.params, answer.oack > 0, patience, now);
-        let inflow = Inflow::new(upload, answer.params.blksize(), answer.params.windowsize());
         self.count_request("write", "accepted");
         self.begin(
             id,
             Transfer::Receive(Box::new(receiver)),
-            Flow::In(Box::new(inflow)),
+            Flow::In(Box::new(Inflow::new(upload))),
             &oack[..answer.oack],
             now,
         );
@@ -386,7 +400,11 @@ impl<E: Engine> Shard<E> {
         let path = self.table.get(id).map(|slot| slot.path);
         let mtu = path.and_then(|path| self.engine.mtu(path.local.interface));
         let peer = path.map_or_else(|| IpAddr::from([0; 4]), |path| path.peer.ip());
-        self.settings.terms(peer, mtu)
+        let (limits, mut patience) = self.settings.terms(peer, mtu);
+        if self.table.get(id).is_some_and(|slot| slot.doubtful) {
+            patience.unvalidated_retries = patience.unvalidated_retries.min(config::STRICT_RETRIES);
+        }
+        (limits, patience)
     }
 
     /// The file cannot be had: an ERROR, once, and a line in the log.
@@ -408,6 +426,7 @@ impl<E: Engine> Shard<E> {
             self.suppress(Suppressed::Full);
         } else {
             self.send_error(socket, &path, code, text);
+            self.depart(path.peer, now);
         }
         self.drop_unstarted(id);
     }
@@ -426,6 +445,7 @@ impl<E: Engine> Shard<E> {
         }
         self.count_request("unknown", "malformed");
         self.send_error(socket, path, code, why);
+        self.depart(path.peer, now);
     }
 
     fn count_request(&mut self, operation: &'static str, result: &'static str) {
@@ -510,6 +530,7 @@ impl<E: Engine> Shard<E> {
             mode,
             filename: log::shown(&errand.remote),
             fingerprint: 0,
+            doubtful: false,
             opening: Box::default(),
             errand: Some(Box::new(errand)),
             started: now,
@@ -637,15 +658,10 @@ impl<E: Engine> Shard<E> {
             return;
         };
         let receiver = Receiver::request(errand.patience, now);
-        let inflow = Inflow::new(
-            upload,
-            receiver.params().blksize(),
-            receiver.params().windowsize(),
-        );
         self.ask_server(
             id,
             Transfer::Receive(Box::new(receiver)),
-            Flow::In(Box::new(inflow)),
+            Flow::In(Box::new(Inflow::new(upload))),
             now,
         );
     }
@@ -711,12 +727,8 @@ impl<E: Engine> Shard<E> {
             }
             (Transfer::Receive(receiver), flow) => {
                 if !receiver.is_validated() {
-                    match flow {
-                        Flow::In(inflow) => {
-                            inflow.agree(accepted.params.blksize(), accepted.params.windowsize());
-                        }
-                        Flow::Check(check) => check.agree(accepted.params.blksize()),
-                        Flow::Out(_) => {}
+                    if let Flow::Check(check) = flow {
+                        check.agree(accepted.params.blksize());
                     }
                     // What a text file measures on the wire is not what it measures here.
                     errand.announced = accepted.tsize.filter(|_| *mode == Mode::Octet);

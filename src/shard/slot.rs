@@ -235,8 +235,10 @@ pub(super) struct Slot {
     pub(super) mode: Mode,
     /// The name as asked for, cut to what a log line shows.
     pub(super) filename: Box<[u8]>,
-    /// Tells a repeat of the request from another request.
+    /// Tells a repeat of the request from another request, or one to another address.
     pub(super) fingerprint: u64,
+    /// Whether that may be a late copy of the one before.
+    pub(super) doubtful: bool,
     /// The packet that opens the transfer, kept until something answers it: request or OACK.
     pub(super) opening: Box<[u8]>,
     pub(super) errand: Option<Box<Errand>>,
@@ -249,7 +251,7 @@ pub(super) struct Slot {
     /// Whether it stands in the queue of those that have something to send.
     pub(super) queued: bool,
     /// The same request once more, which counts if the transfer stands still for a while.
-    pub(super) again: Option<Again>,
+    pub(super) again: Option<Box<Again>>,
     /// When the packet arrived that what is sent next may answer, and whether it does.
     pub(super) heard_at: Instant,
     pub(super) answering: bool,
@@ -262,7 +264,12 @@ pub(super) struct Slot {
 /// A repeat of the request that began a transfer.
 #[derive(Debug)]
 pub(super) struct Again {
+    /// Where it came to.
+    pub(super) socket: SocketId,
+    pub(super) path: Path,
     pub(super) request: Box<[u8]>,
+    /// Where its answer is to leave from.
+    pub(super) answers: SocketId,
     /// When it is judged, by the one timer that it has.
     pub(super) judged_at: Instant,
 }
@@ -341,6 +348,12 @@ impl Slot {
         }
     }
 
+    /// Whether its answers leave from a socket, or those to a repeat of its request may.
+    pub(super) fn uses(&self, socket: SocketId) -> bool {
+        let again = self.again.as_ref();
+        self.socket == socket || again.is_some_and(|again| again.answers == socket)
+    }
+
     /// Whether a repeat of its request belongs to it: nothing but the request has come from the peer.
     pub(super) const fn is_fresh(&self) -> bool {
         match &self.stage {
@@ -348,6 +361,16 @@ impl Slot {
             Stage::Running(transfer, _) => !transfer.is_validated(),
             Stage::Lingering { .. } => false,
         }
+    }
+
+    /// Whether a repeat of its request that comes now, after the end, may be a copy that the network held back.
+    pub(super) fn may_be_a_late_copy(&self, now: Instant) -> bool {
+        self.is_lingering() && now - self.asked_at < config::LATE_COPY_MAX
+    }
+
+    /// Whether the peer may still send its last block again, for want of the ACK.
+    pub(super) const fn acknowledges_repeats(&self) -> bool {
+        matches!(self.stage, Stage::Lingering { last: Some(_), .. })
     }
 
     /// Until when the transfer must stand still for a repeat of its request to be a new beginning;

@@ -85,6 +85,12 @@ impl Table {
         (*generation == id.generation).then_some(slot)
     }
 
+    /// When the slot's transfer was asked for, if it is there and its peer has yet to prove that it is.
+    pub(super) fn unvalidated_since(&self, id: SlotId) -> Option<Instant> {
+        let slot = self.get(id).filter(|slot| slot.unvalidated)?;
+        Some(slot.started)
+    }
+
     pub(super) fn remove(&mut self, id: SlotId) -> Option<Slot> {
         let hash = self.hasher.hash_one(self.get(id)?.key());
         if let Ok(place) = self.by_key.find_entry(hash, |&index| index == id.index) {

@@ -1,31 +1,39 @@
 //! The way of arriving octets from DATA packets to the store: put in order, gathered, written in large
 //! pieces, one at a time.
 
+use std::collections::BTreeMap;
+
+use crate::config::WINDOWSIZE_MAX_DEFAULT;
 use crate::proto::block::BlockIndex;
+use crate::proto::negotiate::BLKSIZE_MAX;
 use crate::store::Upload;
 
 /// Octets gathered before they are given to the store to write.
 const CHUNK_OCTETS: usize = 256 << 10;
 /// Octets gathered while an earlier piece is being written, beyond which ACKs wait for the disk.
 const BACKLOG_OCTETS_MAX: usize = 1 << 20;
+/// Octets gathered beyond which blocks are as good as lost, though they belong to a window that may come: enough
+/// for the backlog and for a whole one, unless the operator allows more blocks in it.
+const CHUNK_OCTETS_MAX: usize =
+    BACKLOG_OCTETS_MAX + WINDOWSIZE_MAX_DEFAULT as usize * BLKSIZE_MAX as usize;
+/// What a kept block takes beyond its octets.
+const KEPT_OVERHEAD_OCTETS: usize = 64;
 
 /// What has arrived and is not yet written.
 #[derive(Debug)]
 pub(super) struct Inflow {
-    blksize: usize,
-    windowsize: u64,
     /// The store's end; away while the store writes.
     upload: Option<Upload>,
     /// In order, to be written next.
     chunk: Vec<u8>,
     /// A written chunk's memory, to be used again.
     spare: Vec<u8>,
-    /// Blocks that overtook others, each at the place that its number has in the window. Without
-    /// memory as long as none does.
-    kept: Vec<u8>,
-    /// The length of the last block, if it is one of those kept.
-    kept_last: Option<(BlockIndex, usize)>,
+    /// Blocks that overtook others.
+    kept: BTreeMap<BlockIndex, Vec<u8>>,
+    /// Memory that they take.
+    kept_octets: usize,
     octets: u64,
+    octets_max: Option<u64>,
     publishing: bool,
 }
 
@@ -38,24 +46,17 @@ pub(super) enum Next {
 }
 
 impl Inflow {
-    pub(super) fn new(upload: Upload, blksize: u16, windowsize: u16) -> Self {
+    pub(super) fn new(upload: Upload) -> Self {
         Self {
-            blksize: usize::from(blksize),
-            windowsize: u64::from(windowsize),
+            octets_max: upload.octets_max(),
             upload: Some(upload),
             chunk: Vec::new(),
             spare: Vec::new(),
-            kept: Vec::new(),
-            kept_last: None,
+            kept: BTreeMap::new(),
+            kept_octets: 0,
             octets: 0,
             publishing: false,
         }
-    }
-
-    /// Takes the terms of the server's answer; nothing has arrived before it.
-    pub(super) fn agree(&mut self, blksize: u16, windowsize: u16) {
-        self.blksize = usize::from(blksize);
-        self.windowsize = u64::from(windowsize);
     }
 
     /// Octets that arrived, in order.
@@ -63,21 +64,39 @@ impl Inflow {
         self.octets
     }
 
+    /// Whether more arrived than was announced.
+    pub(super) fn is_too_long(&self) -> bool {
+        self.octets_max.is_some_and(|most| self.octets > most)
+    }
+
     /// Whether the disk is so far behind that ACKs have to wait for it.
     pub(super) fn is_backlogged(&self) -> bool {
         self.chunk.len() >= BACKLOG_OCTETS_MAX
     }
 
-    /// Keeps a block that overtook others.
-    pub(super) fn keep(&mut self, block: BlockIndex, payload: &[u8]) {
-        if self.kept.is_empty() {
-            self.kept = vec![0; self.blksize * self.windowsize as usize];
+    /// Memory that blocks take which overtook others.
+    pub(super) const fn kept_octets(&self) -> usize {
+        self.kept_octets
+    }
+
+    /// Sees to it that there is room for one more block and for those kept that may follow it; says whether
+    /// there is. What a client sends must not end the server where memory does.
+    pub(super) fn has_room(&mut self, octets: usize) -> bool {
+        let more = octets + self.kept_octets;
+        self.chunk.len() < CHUNK_OCTETS_MAX && self.chunk.try_reserve(more).is_ok()
+    }
+
+    /// Keeps a block that overtook others, in no more than `room` octets of memory; says whether it could.
+    pub(super) fn keep(&mut self, block: BlockIndex, payload: &[u8], room: usize) -> bool {
+        let octets = payload.len() + KEPT_OVERHEAD_OCTETS;
+        let mut copy = Vec::new();
+        if octets > room || copy.try_reserve_exact(payload.len()).is_err() {
+            return false;
         }
-        let start = self.place(block);
-        self.kept[start..start + payload.len()].copy_from_slice(payload);
-        if payload.len() < self.blksize {
-            self.kept_last = Some((block, payload.len()));
-        }
+        copy.extend_from_slice(payload);
+        self.kept.insert(block, copy);
+        self.kept_octets += octets;
+        true
     }
 
     /// Appends the block that was waited for, and the kept ones behind it up to `received`.
@@ -85,13 +104,11 @@ impl Inflow {
         self.chunk.extend_from_slice(payload);
         self.octets += payload.len() as u64;
         for kept in (block.0 + 1..=received.0).map(BlockIndex) {
-            let start = self.place(kept);
-            let len = self
-                .kept_last
-                .filter(|&(last, _)| last == kept)
-                .map_or(self.blksize, |(_, len)| len);
-            self.chunk.extend_from_slice(&self.kept[start..start + len]);
-            self.octets += len as u64;
+            // The receiver counts no block that was not kept.
+            let payload = self.kept.remove(&kept).unwrap_or_default();
+            self.chunk.extend_from_slice(&payload);
+            self.kept_octets -= payload.len() + KEPT_OVERHEAD_OCTETS;
+            self.octets += payload.len() as u64;
         }
     }
 
@@ -123,9 +140,5 @@ impl Inflow {
     /// The store's end, to be given up; `None` if the store has it.
     pub(super) fn into_upload(self) -> Option<Upload> {
         self.upload
-    }
-
-    fn place(&self, block: BlockIndex) -> usize {
-        (block.before().0 % self.windowsize) as usize * self.blksize
     }
 }

@@ -776,6 +776,8 @@ pub enum Refusal {
     DiskFull,
     /// Fewer octets came than were announced.
     Short,
+    /// More octets came than were announced.
+    Long,
     /// The system failed in another way: its error number.
     Failed(i32),
 }
@@ -790,6 +792,7 @@ impl Refusal {
             Self::Exists => "exists",
             Self::DiskFull => "disk_full",
             Self::Short => "short",
+            Self::Long => "long",
             Self::Failed(_) => "failed",
         }
     }
@@ -804,6 +807,7 @@ impl Refusal {
             Self::Exists => (ErrorCode::EXISTS, "file already exists"),
             Self::DiskFull => (ErrorCode::DISK_FULL, "disk full or upload too large"),
             Self::Short => (ErrorCode::UNDEFINED, "upload shorter than announced"),
+            Self::Long => (ErrorCode::UNDEFINED, "upload longer than announced"),
             Self::Failed(_) => (ErrorCode::UNDEFINED, "the server cannot do this now"),
         }
     }

@@ -29,6 +29,12 @@ impl Upload {
         }
     }
 
+    /// Most octets that may come over the wire, if that was announced. Who reads from a pipe announces 0, as
+    /// busybox and curl do, and sends what there is.
+    pub(crate) fn octets_max(&self) -> Option<u64> {
+        self.announced.filter(|&announced| announced > 0)
+    }
+
     /// Octets that came over the wire and were written.
     #[must_use]
     #[allow(clippy::len_without_is_empty)] // Not a collection, any more than a body is.
@@ -37,6 +43,10 @@ impl Upload {
     }
 
     pub(super) fn write(&mut self, wire: &[u8]) -> Result<(), Refusal> {
+        let octets = self.len + wire.len() as u64;
+        if self.octets_max().is_some_and(|most| octets > most) {
+            return Err(Refusal::Long);
+        }
         match &mut self.decoder {
             None => self.sink.write(wire)?,
             Some(decoder) => {
@@ -45,7 +55,7 @@ impl Upload {
                 self.sink.write(&self.text)?;
             }
         }
-        self.len += wire.len() as u64;
+        self.len = octets;
         Ok(())
     }
 

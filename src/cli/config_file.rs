@@ -71,7 +71,9 @@ fn set(command: Command, given: &ArgMatches, key: &str, value: &Value) -> Result
 }
 
 fn is_named(argument: &Arg, key: &str) -> bool {
-    let name = argument.get_long().unwrap_or(argument.get_id().as_str());
+    let name = argument
+        .get_long()
+        .unwrap_or_else(|| argument.get_id().as_str());
     name == key && !ELSEWHERE.contains(&key)
 }
 

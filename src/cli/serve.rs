@@ -327,6 +327,64 @@ mod tests {
     }
 
     #[test]
+    fn advice_follows_what_the_system_refused() {
+        let options = ServerOptions {
+            listen: vec![
+                "127.0.0.1:6969".parse().unwrap(),
+                "[::]:69".parse().unwrap(),
+            ],
+            ..ServerOptions::default()
+        };
+        let told = |text: &str, errno: i32| {
+            let refusal = io::Error::from_raw_os_error(errno);
+            let error = io::Error::new(refusal.kind(), format!("{text}: {refusal}"));
+            match failed(&error, &options, Some("127.0.0.1:9100".parse().unwrap())) {
+                Trouble::Work(told) => told,
+                other => panic!("{other:?}"),
+            }
+        };
+        let on = "cannot listen on";
+        for (text, errno, hint) in [
+            (
+                format!("{on} udp [::]:69"),
+                libc::EACCES,
+                "need root or CAP_NET_BIND_SERVICE",
+            ),
+            (
+                format!("{on} udp 127.0.0.1:6969"),
+                libc::EADDRINUSE,
+                "ss -lunp",
+            ),
+            (
+                format!("{on} udp 127.0.0.1:6969"),
+                libc::EADDRNOTAVAIL,
+                "--listen :6969",
+            ),
+            (
+                format!("{on} tcp 127.0.0.1:9100"),
+                libc::EADDRINUSE,
+                "--admin takes another",
+            ),
+        ] {
+            let told = told(&text, errno);
+            assert!(told.contains(hint), "{told}");
+        }
+        // What is wrong here is none of what would be advised.
+        for (text, errno) in [
+            (format!("{on} udp 127.0.0.1:6969"), libc::EACCES),
+            (
+                format!("{on} udp 127.0.0.1:6969: no port is free"),
+                libc::EADDRINUSE,
+            ),
+            (format!("{on} udp 127.0.0.1:7"), libc::EADDRINUSE),
+            ("cannot serve /srv/tftp".to_owned(), libc::EACCES),
+        ] {
+            let refusal = io::Error::from_raw_os_error(errno);
+            assert_eq!(told(&text, errno), format!("{text}: {refusal}"));
+        }
+    }
+
+    #[test]
     fn without_ipv6_the_default_is_ipv4() {
         let listen = |line| options(&parsed(line), false).expect(line).listen;
         assert_eq!(listen(""), ["0.0.0.0:69".parse().unwrap()]);

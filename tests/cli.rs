@@ -318,6 +318,11 @@ fn refusals_say_what_to_do_and_leave_nothing() {
     let server = Server::start(root.path(), &[]);
     let missing = fail(here.path(), 1, ["get", &server.url("none")]);
     assert!(missing.contains("has no file \"none\""), "{missing}");
+    let (_, said) = server.end();
+    let told = said.lines().find(|line| line.contains("refused"));
+    assert!(told.is_some_and(|line| !line.contains("unsaid")), "{said}");
+
+    let server = Server::start(root.path(), &[]);
     let read_only = fail(here.path(), 1, ["put", "old", &server.url("new")]);
     assert!(read_only.contains("must allow uploads"), "{read_only}");
 

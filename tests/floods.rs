@@ -238,7 +238,7 @@ fn lines_for_the_log(engine: Engine) {
         let unsaid = |line: &str| line.rsplit_once("unsaid=")?.1.trim().parse::<usize>().ok();
         let lines = log.lines().filter(of_refusals);
         lines.fold((0, 0), |(said, in_all), line| {
-            (said + 1, in_all + 1 + unsaid(line).expect("a number"))
+            (said + 1, in_all + 1 + unsaid(line).unwrap_or(0))
         })
     };
     until("every refusal is accounted for", || provoke() == said().1);

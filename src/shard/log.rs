@@ -30,7 +30,7 @@ macro_rules! line {
             retransmissions = ending.retransmissions,
             outcome = name(ending.outcome),
             code = code(ending.outcome),
-            unsaid = ($unsaid > 0).then_some($unsaid),
+            unsaid = some($unsaid),
             "transfer"
         )
     }};
@@ -102,9 +102,11 @@ pub(super) fn refusal(slot: &Slot, refusal: Refusal, unsaid: u64) {
         // The system's own word on it is what the operator needs.
         Refusal::Failed(errno) => {
             let error = std::io::Error::from_raw_os_error(errno);
-            tracing::warn!(%peer, %operation, file, code = code.0, %error, unsaid, "refused");
+            tracing::warn!(%peer, %operation, file, code = code.0, %error, unsaid = some(unsaid), "refused");
         }
-        _ => tracing::info!(%peer, %operation, file, code = code.0, text, unsaid, "refused"),
+        _ => {
+            tracing::info!(%peer, %operation, file, code = code.0, text, unsaid = some(unsaid), "refused")
+        }
     }
 }
 
@@ -113,17 +115,22 @@ pub(super) fn failure(slot: &Slot, errno: i32, unsaid: u64) {
     let (peer, operation) = (slot.path.peer, slot.operation);
     let file = Escaped(&slot.filename).to_string();
     let error = std::io::Error::from_raw_os_error(errno);
-    tracing::warn!(%peer, %operation, file, %error, unsaid, "failed");
+    tracing::warn!(%peer, %operation, file, %error, unsaid = some(unsaid), "failed");
 }
 
 /// One line for a request that could not be read; `unsaid` lines before it were left out.
 pub(super) fn malformed(peer: SocketAddr, why: &str, unsaid: u64) {
-    tracing::info!(%peer, why, unsaid, "malformed request");
+    tracing::info!(%peer, why, unsaid = some(unsaid), "malformed request");
 }
 
 /// One line for a request that came when there was no room; `unsaid` lines before it were left out.
 pub(super) fn full(peer: SocketAddr, limit: Limit, unsaid: u64) {
-    tracing::warn!(%peer, limit = limit.name(), unsaid, "no room: request passed over, the client will ask again");
+    tracing::warn!(%peer, limit = limit.name(), unsaid = some(unsaid), "no room: request passed over, the client will ask again");
+}
+
+/// How many lines were left out, if any were: none is not worth a word.
+fn some(unsaid: u64) -> Option<u64> {
+    (unsaid > 0).then_some(unsaid)
 }
 
 /// The error code that ended it, if one did.

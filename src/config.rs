@@ -67,8 +67,8 @@ pub const LINGERING_MAX: usize = 16_384;
 pub const DEPARTED_MAX: usize = 1_024;
 /// How long a draining server waits for repeats of an upload's last block.
 pub const DRAIN_LINGER: Duration = Duration::from_secs(2);
-/// How long after its request a draining server waits for a client to prove that it is there: for the answer to a
-/// first repeat. The request may be forged, and the exit has other work behind it.
+/// How long a draining server waits for clients to prove that they are there: for the answer to a first repeat.
+/// Their requests may be forged.
 pub const DRAIN_UNVALIDATED: Duration = Duration::from_secs(2);
 /// How long running transfers may go on after SIGTERM.
 pub const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);

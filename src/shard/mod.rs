@@ -97,6 +97,8 @@ pub struct Shard<E> {
     /// Until when a drain waits for repeats of last packets.
     expects_repeats_until: Option<Instant>,
     draining: bool,
+    /// Until when a drain waits for those who have yet to prove that they are there.
+    drains_unproven_at: Option<Instant>,
     fingerprints: RandomState,
     stranger_errors: Budget,
     refusal_lines: Budget,
@@ -167,6 +169,7 @@ impl<E: Engine> Shard<E> {
             backlog_armed_at: None,
             expects_repeats_until: None,
             draining: false,
+            drains_unproven_at: None,
             fingerprints: RandomState::new(),
             stranger_errors: Budget::new(config::STRANGER_ERRORS_PER_SECOND),
             refusal_lines: Budget::new(config::REFUSAL_LINES_PER_SECOND),
@@ -332,6 +335,7 @@ impl<E: Engine> Shard<E> {
         if inbox.len() < BUSY_DATAGRAMS || self.timers_deferred > TIMERS_DEFERRED_MAX {
             self.timers_deferred = 0;
             self.expire(now);
+            self.drain_unproven(now);
         }
         self.pump(now);
 
@@ -397,10 +401,6 @@ impl<E: Engine> Shard<E> {
             if self.begin_again(id, now) {
                 continue;
             }
-            if self.is_given_up(id, now) {
-                self.finish(id, Outcome::Unanswered, now);
-                continue;
-            }
             let Some(slot) = self.table.get_mut(id) else {
                 continue;
             };
@@ -447,17 +447,20 @@ impl<E: Engine> Shard<E> {
     /// Takes no more requests; what runs goes on, unless its peer does not prove in time that it is there.
     pub fn drain(&mut self) {
         self.draining = true;
-        for id in self.table.ids() {
-            if let Some(since) = self.table.unvalidated_since(id) {
-                self.timers.insert(since + config::DRAIN_UNVALIDATED, id);
-            }
-        }
+        let until = self.engine.now() + config::DRAIN_UNVALIDATED;
+        self.drains_unproven_at.get_or_insert(until);
     }
 
-    /// Whether a draining server has waited long enough for the peer to prove that it is there.
-    fn is_given_up(&self, id: SlotId, now: Instant) -> bool {
-        let since = self.table.unvalidated_since(id).filter(|_| self.draining);
-        since.is_some_and(|since| now - since >= config::DRAIN_UNVALIDATED)
+    /// Gives up whose peers have not proved in the time of a drain that they are there.
+    fn drain_unproven(&mut self, now: Instant) {
+        if self.drains_unproven_at.is_none_or(|at| at > now) || self.unvalidated.count() == 0 {
+            return;
+        }
+        for id in self.table.ids() {
+            if self.table.unvalidated_since(id).is_some() {
+                self.finish(id, Outcome::Unanswered, now);
+            }
+        }
     }
 
     /// Ends every transfer at once, telling the peers.
@@ -501,7 +504,9 @@ impl<E: Engine> Shard<E> {
     #[must_use]
     pub fn next_wake(&self) -> Option<Instant> {
         if self.ready.is_empty() && !self.backlog.may_go_on() {
-            earlier(self.timers.next(), self.drained_at())
+            let unproven = self.drains_unproven_at;
+            let unproven = unproven.filter(|_| self.unvalidated.count() > 0);
+            earlier(earlier(self.timers.next(), self.drained_at()), unproven)
         } else {
             Some(Instant::ZERO)
         }

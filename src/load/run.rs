@@ -268,7 +268,7 @@ impl Driver {
             let schedules = self.crowds.iter().map(|crowd| &crowd.schedule);
             let next = schedules.filter_map(Schedule::next).min();
             let nothing_runs = next.is_none() && self.running.is_empty();
-            if nothing_runs && self.shard.is_idle() && !self.shard.engine().holds_any() {
+            if nothing_runs && self.shard.is_silent() && !self.shard.engine().holds_any() {
                 break;
             }
             self.shard.turn_by(next)?;

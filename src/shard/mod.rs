@@ -488,6 +488,12 @@ impl<E: Engine> Shard<E> {
         is_idle
     }
 
+    /// Whether no transfer runs, and none that is over has anything to answer. Looks at every slot.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.table.slots().all(Slot::is_silent)
+    }
+
     /// How many slots the table holds, lingering ones included.
     #[must_use]
     pub fn len(&self) -> usize {

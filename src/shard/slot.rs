@@ -457,6 +457,11 @@ impl Slot {
         }
     }
 
+    /// Whether its transfer is over, and it answers nothing any more.
+    pub(super) const fn is_silent(&self) -> bool {
+        matches!(self.stage, Stage::Lingering { last: None, .. })
+    }
+
     pub(super) const fn is_lingering(&self) -> bool {
         matches!(self.stage, Stage::Lingering { .. })
     }

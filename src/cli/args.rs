@@ -28,53 +28,54 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// See a boot storm on this machine, with nothing to prepare.
+    /// Run a boot storm on this machine, with nothing to prepare.
     ///
-    /// A server of its own with an image of its own, on loopback; a crowd of clients that boot from it
-    /// all at once, and compare every octet; a table, and a page with plots. Nothing else is left behind.
+    /// Starts its own server with its own image on loopback, and many clients that boot from it at once
+    /// and compare every octet. Prints a table and writes a page with plots; leaves nothing else
+    /// behind.
     Demo(Demo),
-    /// The server of the demo.
+    /// The demo's server.
     #[command(hide = true)]
     DemoServer(DemoServer),
-    /// What cleans up after a comparison that is killed.
+    /// Cleans up after a comparison that was killed.
     #[command(hide = true)]
     CompareGuard(CompareGuard),
-    /// Serve the files of a directory.
+    /// Serve the files in a directory.
     ///
-    /// Every flag can also be set by an environment variable, several values of one separated by
-    /// spaces; one without a value by 1, true, yes or on, and not by 0, false, no or off. --config names a file
-    /// that sets them as well. Flags win over variables, and variables over the file.
+    /// Every flag can also be set by an environment variable: separate several values with spaces; turn
+    /// a flag without a value on with 1, true, yes or on, and off with 0, false, no or off. --config
+    /// names a file that sets them as well. Flags override variables, and variables override the file.
     Serve(Box<Serve>),
-    /// Get a file from a server.
+    /// Download a file from a server.
     ///
-    /// Write bootstorm get tftp://HOST/NAME, or bootstorm get HOST NAME. The file appears once it is
-    /// whole, under the last part of its name unless -o says otherwise.
+    /// Use bootstorm get tftp://HOST/NAME, or bootstorm get HOST NAME. The file appears once it is
+    /// complete, under the last part of its name unless -o is given.
     Get(Get),
-    /// Put a file on a server.
+    /// Upload a file to a server.
     ///
-    /// Write bootstorm put FILE tftp://HOST/NAME, or bootstorm put FILE HOST NAME. Without a name, or
-    /// with one that ends in a slash, the file's own is taken.
+    /// Use bootstorm put FILE tftp://HOST/NAME, or bootstorm put FILE HOST NAME. If the name is missing
+    /// or ends in a slash, the file's own name is used.
     Put(Put),
-    /// Put load on a server, of any make, and measure it.
+    /// Generate load against any TFTP server and measure it.
     ///
-    /// Thousands of clients in one process, each with an address of its own on loopback. By default each
-    /// of them gets the file once; --transfers or --duration keep them busy, --rate has new ones come
-    /// whatever the server does, --within has all come once, in a storm.
+    /// Runs thousands of clients in one process, each with its own address on loopback. By default each
+    /// client gets the file once; --transfers or --duration keep them busy, --rate starts new ones
+    /// regardless of how the server responds, and --within starts all of them once, in a storm.
     Load(Box<Load>),
-    /// Examine how a server, of any make, keeps to the standards.
+    /// Test a TFTP server's conformance to the RFCs.
     ///
-    /// Write bootstorm check tftp://HOST/NAME, where NAME is a file that may be read; one of 600 KB or more
-    /// with ends of lines in it lets every case be tried. Each case is a few packets, and what differs is
-    /// shown with them. The exit code is 0 if every rule holds that must.
+    /// Use bootstorm check tftp://HOST/NAME, where NAME is a readable file; a file of 600 KB or more
+    /// that contains line endings allows every case to run. Each case is a few packets, and deviations
+    /// are shown with their packets. The exit code is 0 if the server keeps every mandatory rule.
     Check(Check),
-    /// Run server and clients in a simulated network.
+    /// Run the server and clients in a simulated network.
     ///
-    /// Time is virtual, and the same seed makes the same run again.
+    /// Time is virtual, and the same seed repeats the run.
     Simulate(Simulate),
-    /// Watch a running server: traffic, latencies, and who is being served.
+    /// Watch a running server: traffic, latencies, and the clients being served.
     ///
-    /// The server must have been started with --admin. What is printed is drawn anew on a terminal, and
-    /// written one below the other elsewhere.
+    /// The server must have been started with --admin. On a terminal the display is updated in place;
+    /// elsewhere each update is printed below the previous one.
     Top(Top),
 }
 
@@ -84,7 +85,7 @@ pub(super) struct LogArguments {
     /// Log more; twice for every packet.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(super) verbose: u8,
-    /// How log lines are written.
+    /// Format of log lines.
     #[arg(
         long,
         global = true,
@@ -108,16 +109,16 @@ pub(super) struct LogArguments {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum LogFormat {
-    /// For people.
+    /// Human-readable text.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
 /// What `demo` is told.
 #[derive(Debug, Args)]
 pub(super) struct Demo {
-    /// How many clients.
+    /// Number of clients.
     #[arg(
         short = 'n',
         long,
@@ -126,17 +127,17 @@ pub(super) struct Demo {
         value_parser = values::number::<u32, 1, 50_000>
     )]
     pub(super) clients: u32,
-    /// Octets of the image.
+    /// Size of the image, in octets.
     #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = values::memory)]
     pub(super) size: usize,
-    /// The time in which they all power on.
+    /// Time within which all clients power on.
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = values::seconds)]
     pub(super) within: Duration,
-    /// Where to write the page with plots. [default: bootstorm-demo.html, here or else where temporary
-    /// files go]
+    /// File for the page with plots. [default: bootstorm-demo.html, here or else in the directory for
+    /// temporary files]
     #[arg(long, value_name = "FILE")]
     pub(super) html: Option<PathBuf>,
-    /// Show nothing while it runs.
+    /// Show no progress.
     #[arg(short, long)]
     pub(super) quiet: bool,
 }
@@ -144,7 +145,7 @@ pub(super) struct Demo {
 /// What the server of the demo is told.
 #[derive(Debug, Args)]
 pub(super) struct DemoServer {
-    /// Octets of the image.
+    /// Size of the image, in octets.
     pub(super) size: usize,
     /// Threads that serve.
     pub(super) workers: usize,
@@ -160,16 +161,16 @@ pub(super) struct CompareGuard {
 /// What `serve` is told.
 #[derive(Debug, Args)]
 pub(super) struct Serve {
-    /// The directory whose files are served. It is opened once: what takes its name later is served
-    /// after a restart.
+    /// Directory whose files are served. It is opened once at startup; a directory that replaces it
+    /// later is served after a restart.
     #[arg(
         env = "BOOTSTORM_ROOT",
         hide_env_values = true,
         default_value = "/srv/tftp"
     )]
     pub(super) root: PathBuf,
-    /// A TOML file that says what flags say, under the same names without the dashes in front; flags and
-    /// environment variables win over it.
+    /// TOML file with the same settings as the flags, under the same names without the leading dashes;
+    /// flags and environment variables override it.
     #[arg(
         long,
         env = "BOOTSTORM_CONFIG",
@@ -177,7 +178,7 @@ pub(super) struct Serve {
         value_name = "FILE"
     )]
     pub(super) config: Option<PathBuf>,
-    /// Address to take requests at, repeatable. Port 0 picks one; ":6969" is that port of every
+    /// Address to listen on, repeatable. Port 0 picks a free port; ":6969" is that port on every
     /// address. [default: [::]:69, or 0.0.0.0:69 without IPv6]
     #[arg(
         short,
@@ -198,7 +199,7 @@ pub(super) struct Serve {
         default_value = "off"
     )]
     pub(super) write: Write,
-    /// What moves the datagrams.
+    /// How datagrams are sent and received.
     #[arg(
         long,
         env = "BOOTSTORM_ENGINE",
@@ -207,10 +208,10 @@ pub(super) struct Serve {
         default_value = "auto"
     )]
     pub(super) engine: EngineChoice,
-    /// Send every datagram by a call of its own (for network cards that cut bursts wrongly).
+    /// Send each datagram with its own system call (for network cards that segment bursts wrongly).
     #[arg(long, env = "BOOTSTORM_NO_GSO", hide_env_values = true, value_parser = values::switch)]
     pub(super) no_gso: bool,
-    /// Threads that serve. [default: one for each core]
+    /// Number of server threads. [default: one per core]
     #[arg(
         long,
         env = "BOOTSTORM_WORKERS",
@@ -219,13 +220,13 @@ pub(super) struct Serve {
         value_parser = values::number::<u16, 1, 1024>
     )]
     pub(super) workers: Option<u16>,
-    /// Keep each worker on one core; there must be a core for each (Linux only).
+    /// Pin each worker to a core; fails if there are fewer cores than workers (Linux only).
     #[arg(long, env = "BOOTSTORM_PIN", hide_env_values = true, value_parser = values::switch)]
     pub(super) pin: bool,
-    /// Answer every transfer from the port that was asked (for NAT and Kubernetes).
+    /// Answer every transfer from the listening port (for NAT and Kubernetes).
     #[arg(long, env = "BOOTSTORM_SINGLE_PORT", hide_env_values = true, value_parser = values::switch)]
     pub(super) single_port: bool,
-    /// Ports that transfers are answered from, both included; each worker and address takes one.
+    /// Ports that transfers are answered from, A and B included; each worker and address takes one.
     #[arg(
         long,
         env = "BOOTSTORM_PORT_RANGE",
@@ -234,7 +235,7 @@ pub(super) struct Serve {
         value_parser = values::port_range
     )]
     pub(super) port_range: Option<(u16, u16)>,
-    /// Largest block size; mtu is what reaches a client without IP fragments.
+    /// Largest block size; mtu is the largest that needs no IP fragmentation.
     #[arg(
         long,
         env = "BOOTSTORM_MAX_BLKSIZE",
@@ -244,7 +245,7 @@ pub(super) struct Serve {
         value_parser = values::blksize_max
     )]
     pub(super) max_blksize: BlksizeMax,
-    /// Most blocks under way towards one client.
+    /// Most unacknowledged blocks per client.
     #[arg(
         long,
         env = "BOOTSTORM_MAX_WINDOWSIZE",
@@ -254,7 +255,7 @@ pub(super) struct Serve {
         value_parser = values::windowsize
     )]
     pub(super) max_windowsize: u16,
-    /// Most transfers at a time.
+    /// Most concurrent transfers.
     #[arg(
         long,
         env = "BOOTSTORM_MAX_TRANSFERS",
@@ -264,7 +265,7 @@ pub(super) struct Serve {
         value_parser = values::number::<u32, 1, U32_MAX>
     )]
     pub(super) max_transfers: u32,
-    /// Most octets of an upload. [default: what the disk holds]
+    /// Largest upload accepted. [default: what the disk holds]
     #[arg(
         long,
         env = "BOOTSTORM_MAX_UPLOAD",
@@ -273,7 +274,7 @@ pub(super) struct Serve {
         value_parser = values::size
     )]
     pub(super) max_upload: Option<u64>,
-    /// A transfer that has not moved for this long is over.
+    /// A transfer ends after this long without progress.
     #[arg(
         long,
         env = "BOOTSTORM_IDLE_TIMEOUT",
@@ -283,7 +284,7 @@ pub(super) struct Serve {
         value_parser = values::seconds_above_zero
     )]
     pub(super) idle_timeout: Duration,
-    /// How long running transfers may go on after SIGTERM.
+    /// How long running transfers may continue after SIGTERM.
     #[arg(
         long,
         env = "BOOTSTORM_DRAIN_TIMEOUT",
@@ -293,8 +294,8 @@ pub(super) struct Serve {
         value_parser = values::seconds
     )]
     pub(super) drain_timeout: Duration,
-    /// Answer operators over HTTP here, without authentication: /metrics /healthz /readyz /transfers.
-    /// ":9100" is every address.
+    /// Serve /metrics, /healthz, /readyz and /transfers over HTTP here, without authentication. ":9100"
+    /// is every address.
     #[arg(
         long,
         env = "BOOTSTORM_ADMIN",
@@ -303,13 +304,13 @@ pub(super) struct Serve {
         value_parser = values::address
     )]
     pub(super) admin: Option<Listen>,
-    /// Repeat only once to a client that has not proved that it is there.
+    /// Retransmit only once to a client that has not answered yet.
     #[arg(long, env = "BOOTSTORM_STRICT", hide_env_values = true, value_parser = values::switch)]
     pub(super) strict: bool,
-    /// Look for a name that is not found without regard to case.
+    /// If a name is not found, search for it ignoring case.
     #[arg(long, env = "BOOTSTORM_CASE_INSENSITIVE", hide_env_values = true, value_parser = values::switch)]
     pub(super) case_insensitive: bool,
-    /// Least time before a block is repeated to a client without a window.
+    /// Minimum retransmission timeout for a client without a window.
     #[arg(
         long,
         env = "BOOTSTORM_RETRANSMIT_FLOOR",
@@ -319,7 +320,7 @@ pub(super) struct Serve {
         value_parser = values::milliseconds
     )]
     pub(super) retransmit_floor: Duration,
-    /// Settings for the clients of a subnet, repeatable; the longest prefix counts. Any of
+    /// Settings for the clients of a subnet, repeatable; the longest prefix wins. Any of
     /// max-blksize=N,max-windowsize=N,retransmit-floor=MS.
     #[arg(
         long,
@@ -330,7 +331,7 @@ pub(super) struct Serve {
         value_parser = values::subnet
     )]
     pub(super) subnet: Vec<Subnet>,
-    /// Memory for the packets that transfers of the same file share [default: a quarter of what there is].
+    /// Memory for packets shared between transfers of the same file. [default: a quarter of the memory]
     #[arg(
         long,
         env = "BOOTSTORM_FRAME_CACHE",
@@ -347,7 +348,7 @@ pub(super) enum Write {
     Off,
     /// New files.
     Create,
-    /// New files, and new contents for old ones.
+    /// New files, and new contents for existing ones.
     Overwrite,
 }
 
@@ -363,11 +364,11 @@ impl From<Write> for store::Writes {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum EngineChoice {
-    /// The best that this system has.
+    /// The best engine available on this system.
     Auto,
-    /// Readiness and plain system calls, on every Unix.
+    /// Readiness notification and plain system calls, on every Unix.
     Mio,
-    /// Linux's io_uring; an error where it is missing or forbidden.
+    /// Linux io_uring; an error if it is missing or forbidden.
     Uring,
 }
 
@@ -384,13 +385,13 @@ impl From<EngineChoice> for server::EngineChoice {
 /// What `top` is told.
 #[derive(Debug, Args)]
 pub(super) struct Top {
-    /// The address that serve --admin was given; :9100 is that port of this host.
+    /// Address given to serve --admin; :9100 is that port on this host.
     #[arg(value_name = "ADDR:PORT", value_parser = values::admin)]
     pub(super) server: String,
-    /// Time from one look to the next.
+    /// Time between updates.
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = values::seconds_above_zero)]
     pub(super) interval: Duration,
-    /// Print once, for what happens in one such time.
+    /// Print one update, for a single interval, and exit.
     #[arg(long)]
     pub(super) once: bool,
 }
@@ -398,12 +399,12 @@ pub(super) struct Top {
 /// What `get` is told.
 #[derive(Debug, Args)]
 pub(super) struct Get {
-    /// tftp://HOST[:PORT]/NAME, or HOST[:PORT] with NAME beside it.
+    /// tftp://HOST[:PORT]/NAME, or HOST[:PORT] followed by NAME.
     #[arg(value_name = "URL|HOST")]
     pub(super) server: OsString,
-    /// The file's name at HOST.
+    /// Name of the file on HOST.
     pub(super) name: Option<OsString>,
-    /// File to write; - is standard output, which gets the octets as they come.
+    /// File to write; - is standard output, which receives the octets as they arrive.
     #[arg(short, long, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
     #[command(flatten)]
@@ -413,12 +414,12 @@ pub(super) struct Get {
 /// What `put` is told.
 #[derive(Debug, Args)]
 pub(super) struct Put {
-    /// The file to send.
+    /// File to send.
     pub(super) file: PathBuf,
-    /// tftp://HOST[:PORT]/NAME, or HOST[:PORT] with NAME beside it.
+    /// tftp://HOST[:PORT]/NAME, or HOST[:PORT] followed by NAME.
     #[arg(value_name = "URL|HOST")]
     pub(super) server: OsString,
-    /// The file's name at HOST.
+    /// Name of the file on HOST.
     pub(super) name: Option<OsString>,
     #[command(flatten)]
     pub(super) terms: Terms,
@@ -427,22 +428,22 @@ pub(super) struct Put {
 /// What `get` and `put` have in common.
 #[derive(Debug, Args)]
 pub(super) struct Terms {
-    /// Octets in a block. [default: what fits the way to the server]
+    /// Block size in octets. [default: what fits the path to the server]
     #[arg(long, value_name = "N", value_parser = values::blksize)]
     pub(super) blksize: Option<u16>,
-    /// Blocks under way without an acknowledgement. [default: up to 64]
+    /// Window size in blocks. [default: up to 64]
     #[arg(long, value_name = "N", value_parser = values::windowsize)]
     pub(super) windowsize: Option<u16>,
-    /// Seconds after which either end repeats what was lost. [default: measured]
+    /// Retransmission timeout of both ends. [default: measured]
     #[arg(long, value_name = "SECONDS", value_parser = values::timeout)]
     pub(super) timeout: Option<u8>,
-    /// Ask for no options at all, for servers that cannot take any.
+    /// Request no options, for servers that support none.
     #[arg(long, conflicts_with_all = ["blksize", "windowsize", "timeout"])]
     pub(super) no_options: bool,
-    /// Translate ends of lines, as in text between different systems.
+    /// Translate line endings, for text between different systems.
     #[arg(long)]
     pub(super) netascii: bool,
-    /// Print nothing but errors.
+    /// Print only errors.
     #[arg(short, long)]
     pub(super) quiet: bool,
 }
@@ -458,16 +459,16 @@ pub(super) struct Terms {
 pub(super) struct Load {
     #[command(subcommand)]
     pub(super) command: Option<LoadCommand>,
-    /// The file to ask for, and names of more at the same server. NAME=3 is asked for three times as
-    /// often as another; {number} in a name stands for the transfer's number.
+    /// File to request, and names of more files on the same server. NAME=3 is requested three times as
+    /// often as the others; {number} in a name is replaced by the transfer's number.
     #[arg(value_name = "tftp://HOST[:PORT]/NAME", required = true)]
     pub(super) targets: Vec<OsString>,
-    /// Several groups of clients at the same time, as this TOML file has them. Its keys are the long
-    /// options; what belongs to a group stands under [[group]], with name and files besides. The URL
-    /// then names the server alone.
+    /// TOML file with several groups of clients that run at the same time. Its keys are the long
+    /// options; settings of a group are under [[group]], which also has name and files. The URL then
+    /// names only the server.
     #[arg(long, value_name = "FILE.toml", conflicts_with = "LoadGroup")]
     pub(super) scenario: Option<PathBuf>,
-    /// Examine how the server keeps to the RFCs instead, as "bootstorm check" does.
+    /// Test conformance to the RFCs instead, like "bootstorm check".
     #[arg(
         long,
         conflicts_with_all = [
@@ -483,30 +484,31 @@ pub(super) struct Load {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum LoadCommand {
-    /// Put the same load on several servers by turns, and compare them.
+    /// Put the same load on several servers in turn, and compare them.
     ///
-    /// The plan says which servers to start and what to do to them. Each round runs every server on every
-    /// work, and a table is printed after each.
+    /// The plan says which servers to start and which workloads to run. Each round runs every workload
+    /// against every server, and a table is printed after each round.
     Compare(Compare),
-    /// Write a file of the pattern that --verify pattern knows, of any length.
+    /// Write a file of any size with the pattern that --verify pattern checks.
     Pattern(Pattern),
 }
 
 /// What `load pattern` is told.
 #[derive(Debug, Args)]
 pub(super) struct Pattern {
-    /// Octets of the file.
+    /// Size of the file, in octets.
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     pub(super) size: u64,
-    /// The file to write.
+    /// File to write.
     pub(super) file: PathBuf,
 }
 
 /// What clients do, and how: on the command line, and in a group of a scenario.
 #[derive(Debug, Clone, Args)]
 pub(super) struct LoadGroup {
-    /// How many clients; the first step of --ramp. A server tells them apart by address and port: on loopback
-    /// (127.0.0.0/8, Linux) each has an address of its own, elsewhere each takes a descriptor (ulimit -n).
+    /// Number of clients; with --ramp, of its first step. A server tells clients apart by address and
+    /// port: on loopback (127.0.0.0/8, Linux) each has its own address, elsewhere each takes a
+    /// descriptor (ulimit -n).
     #[arg(
         short = 'n',
         long,
@@ -515,14 +517,14 @@ pub(super) struct LoadGroup {
         value_parser = values::number::<u32, 1, 1_000_000>
     )]
     pub(super) clients: u32,
-    /// Begin no more after so many transfers.
+    /// Start no more transfers after this many.
     #[arg(long, value_name = "N", value_parser = values::count)]
     pub(super) transfers: Option<u64>,
-    /// Begin no more after this time.
+    /// Start no more transfers after this time.
     #[arg(long, value_name = "SECONDS", value_parser = values::seconds)]
     pub(super) duration: Option<Duration>,
-    /// New clients a second, at random times, whatever the server does; latencies count from the time
-    /// that each was meant to begin.
+    /// New clients per second, at random times, regardless of how the server responds; latency counts
+    /// from the time each was scheduled to start.
     #[arg(
         long,
         value_name = "R",
@@ -530,10 +532,10 @@ pub(super) struct LoadGroup {
         conflicts_with_all = ["clients", "within"]
     )]
     pub(super) rate: Option<f64>,
-    /// Clients come at --rate like the ticks of a clock instead.
+    /// Start clients at even intervals instead of random times.
     #[arg(long, requires = "rate")]
     pub(super) even: bool,
-    /// All clients once, spread over this time.
+    /// Start every client once, spread over this time.
     #[arg(
         long,
         value_name = "SECONDS",
@@ -541,64 +543,63 @@ pub(super) struct LoadGroup {
         conflicts_with_all = ["transfers", "duration"]
     )]
     pub(super) within: Option<Duration>,
-    /// How long a client pauses before it begins anew.
+    /// How long a client pauses before its next transfer.
     #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = values::seconds)]
     pub(super) think: Duration,
-    /// The files are asked for the less the later they stand: the second 1/2^S times as often as the first,
-    /// the third 1/3^S times.
+    /// Zipf-distributed popularity: the Nth file is requested 1/N^S times as often as the first.
     #[arg(long, value_name = "S", value_parser = values::exponent)]
     pub(super) zipf: Option<f64>,
-    /// Write this file to the server instead of reading; pattern is the one of --size that --verify
-    /// pattern knows.
+    /// Write this file to the server instead of reading; pattern is generated data of --size octets,
+    /// which --verify pattern checks.
     #[arg(long, value_name = "FILE|pattern", conflicts_with = "verify")]
     pub(super) write: Option<PathBuf>,
-    /// Octets that --write pattern writes. [default: 1MiB]
+    /// Octets written by --write pattern. [default: 1MiB]
     #[arg(long, value_name = "SIZE", value_parser = values::size, requires = "write")]
     pub(super) size: Option<u64>,
-    /// Compare every octet with this file, with the file of the same name in this directory, or with the
-    /// pattern of "load pattern".
+    /// Compare every octet with this file, with the file of the same name in this directory, or with
+    /// the pattern of "load pattern".
     #[arg(long, value_name = "FILE|DIR|pattern")]
     pub(super) verify: Option<PathBuf>,
-    /// Clients ask and wait as these do: ipxe, edk2, shim, uboot, uboot-flash, grub, pxelinux, rpi, curl,
-    /// atftp, busybox, or plain, which knows no options. ipxe=5,edk2=3 has five of the one for three of the
-    /// other. Other options change what they say.
+    /// Imitate the requests and timeouts of these clients: ipxe, edk2, shim, uboot, uboot-flash, grub,
+    /// pxelinux, rpi, curl, atftp, busybox, or plain, which knows no options. ipxe=5,edk2=3 runs five
+    /// of one for every three of the other. Other options override the profile.
     #[arg(long, value_name = "CLIENT", value_parser = values::profiles)]
     pub(super) profile: Option<Profiles>,
-    /// Octets in a block. [default: 1428]
+    /// Block size in octets. [default: 1428]
     #[arg(long, value_name = "N", value_parser = values::blksize)]
     pub(super) blksize: Option<u16>,
-    /// Blocks under way without an acknowledgement; 1 asks for no window. [default: 16]
+    /// Window size in blocks; 1 requests no window. [default: 16]
     #[arg(long, value_name = "N", value_parser = values::windowsize)]
     pub(super) windowsize: Option<u16>,
-    /// Seconds after which either end repeats what was lost. [default: measured]
+    /// Retransmission timeout of both ends. [default: measured]
     #[arg(long, value_name = "SECONDS", value_parser = values::timeout)]
     pub(super) timeout: Option<u8>,
-    /// Ask for no options at all.
+    /// Request no options.
     #[arg(long, conflicts_with_all = ["blksize", "windowsize", "timeout"])]
     pub(super) no_options: bool,
-    /// A transfer that has not moved for this long has failed. [default: 10]
+    /// A transfer fails after this long without progress. [default: 10]
     #[arg(long, value_name = "SECONDS", value_parser = values::seconds_above_zero)]
     pub(super) patience: Option<Duration>,
-    /// Probability that the clients lose a DATA or ACK packet, on either way.
+    /// Probability that the clients lose a DATA or ACK packet, in either direction.
     #[arg(long, value_name = "P", default_value = "0", value_parser = values::probability)]
     pub(super) loss: f64,
-    /// Probability that a DATA or ACK packet arrives twice, on either way.
+    /// Probability that a DATA or ACK packet arrives twice, in either direction.
     #[arg(long, value_name = "P", default_value = "0", value_parser = values::probability)]
     pub(super) duplicate: f64,
-    /// Probability that a DATA or ACK packet is held back for 2 ms, so that later ones overtake it.
+    /// Probability that a DATA or ACK packet is delayed by 2 ms, so that later ones overtake it.
     #[arg(long, value_name = "P", default_value = "0", value_parser = values::probability)]
     pub(super) reorder: f64,
-    /// How long every packet takes on its way, on either way; 2..10 draws a time for each.
+    /// Delay of every packet, in each direction; 2..10 picks a random delay for each.
     #[arg(long, value_name = "MS[..MS]", default_value = "0", value_parser = values::delay)]
     pub(super) delay: Delay,
-    /// How long clients take before they acknowledge.
+    /// How long clients wait before they acknowledge.
     #[arg(long, value_name = "MS", value_parser = values::milliseconds)]
     pub(super) slow: Option<Duration>,
-    /// Clients stand still so long after every so many blocks, as if they wrote them to flash.
+    /// Pause every BLOCKS blocks for MS milliseconds, as a client writing to flash does.
     #[arg(long, value_name = "BLOCKS:MS", value_parser = values::flash)]
     pub(super) flash: Option<Flash>,
-    /// Probability that a client vanishes amid its transfer, without a word, anywhere in the file; after its
-    /// first block if nothing tells how long that is.
+    /// Probability that a client silently vanishes during its transfer, at a random position in the
+    /// file; after the first block if the file's length is unknown.
     #[arg(long, value_name = "P", default_value = "0", value_parser = values::probability)]
     pub(super) abandon: f64,
 }
@@ -606,9 +607,9 @@ pub(super) struct LoadGroup {
 /// How the whole run goes: on the command line, and at the top of a scenario.
 #[derive(Debug, Clone, Args)]
 pub(super) struct LoadRun {
-    /// Raise the load step by step, FACTOR times each, until a bound is passed, then try loads in between;
-    /// the highest load that held is named, to 10 %. The first step has --clients or --rate, and each lasts
-    /// --duration, or 5 s. [default: 1.5]
+    /// Multiply the load by FACTOR step by step until a bound is exceeded, then try loads in between,
+    /// and report the highest load that held, to within 10 %. The first step has --clients or --rate,
+    /// and each lasts --duration, or 5 s. [default: 1.5]
     #[arg(
         long,
         value_name = "FACTOR",
@@ -618,41 +619,42 @@ pub(super) struct LoadRun {
         value_parser = values::factor
     )]
     pub(super) ramp: Option<f64>,
-    /// What 99 of 100 reads may take up to their first block, and writes up to their end. [default: 1000]
+    /// Bound on the 99th percentile of the time to the first block of a read, or to the end of a write.
+    /// [default: 1000]
     #[arg(long, value_name = "MS", value_parser = values::milliseconds, requires = "ramp")]
     pub(super) bound_p99: Option<Duration>,
-    /// The part of the transfers that may fail. [default: 1%]
+    /// Largest share of transfers that may fail. [default: 1%]
     #[arg(long, value_name = "P", value_parser = values::probability, requires = "ramp")]
     pub(super) bound_failures: Option<f64>,
-    /// Most clients, or new ones a second, of any step. [default: 1000000]
+    /// Most clients, or new clients per second, of any step. [default: 1000000]
     #[arg(long, value_name = "N", value_parser = values::rate, requires = "ramp")]
     pub(super) ramp_to: Option<f64>,
-    /// Threads that drive clients. [default: 1]
+    /// Number of threads that run clients. [default: 1]
     #[arg(
         long,
         value_name = "N",
         value_parser = values::number::<u16, 1, 256>
     )]
     pub(super) threads: Option<u16>,
-    /// What random choices come from. [default: 1]
+    /// Random seed; the same seed repeats the run. [default: 1]
     #[arg(long, value_name = "N", value_parser = values::whole)]
     pub(super) seed: Option<u64>,
-    /// Take datagrams one by one: loopback then costs the server what a real network would.
+    /// Receive datagrams one by one, so that loopback costs the server as much as a real network would.
     #[arg(long)]
     pub(super) no_gro: bool,
-    /// The server's process on this machine, whose use of it is reported.
+    /// Process ID of the server on this machine, to report its resource usage.
     #[arg(long, value_name = "PID", value_parser = values::number::<u32, 1, U32_MAX>)]
     pub(super) server_pid: Option<u32>,
-    /// Write the report as JSON too. Here as below, - is standard output, without the table.
+    /// Also write the report as JSON. Here and below, - is standard output, without the table.
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
-    /// Write the times of whole transfers in HdrHistogram's percentile format too.
+    /// Also write the times of whole transfers in HdrHistogram's percentile format.
     #[arg(long, value_name = "FILE", conflicts_with = "ramp")]
     pub(super) hgrm: Option<PathBuf>,
-    /// Write a page with plots too, which any browser shows.
+    /// Also write a page with plots, for any browser.
     #[arg(long, value_name = "FILE")]
     pub(super) html: Option<PathBuf>,
-    /// Show nothing while it runs.
+    /// Show no progress.
     #[arg(short, long)]
     pub(super) quiet: bool,
 }
@@ -660,25 +662,25 @@ pub(super) struct LoadRun {
 /// What `load compare` is told.
 #[derive(Debug, Args)]
 pub(super) struct Compare {
-    /// The servers and the works, as TOML.
+    /// TOML file with the servers and the workloads.
     #[arg(value_name = "PLAN.toml")]
     pub(super) plan: PathBuf,
-    /// How often everything is measured. [default: what the plan says]
+    /// Number of rounds. [default: what the plan says]
     #[arg(long, value_name = "N", value_parser = values::number::<u32, 1, 1_000>)]
     pub(super) rounds: Option<u32>,
-    /// Servers whose names hold one of these texts alone.
+    /// Run only servers whose names contain one of these texts.
     #[arg(long, value_name = "TEXT", value_delimiter = ',')]
     pub(super) only: Vec<String>,
-    /// Works whose names hold one of these texts alone.
+    /// Run only workloads whose names contain one of these texts.
     #[arg(long, value_name = "TEXT")]
     pub(super) works: Vec<String>,
-    /// Write every number of every run as JSON too.
+    /// Also write every number of every run as JSON.
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
-    /// Write the tables in Markdown too.
+    /// Also write the tables as Markdown.
     #[arg(long, value_name = "FILE")]
     pub(super) markdown: Option<PathBuf>,
-    /// Do not tell of each run.
+    /// Do not report each run.
     #[arg(short, long)]
     pub(super) quiet: bool,
 }
@@ -686,16 +688,16 @@ pub(super) struct Compare {
 /// What `check` is told.
 #[derive(Debug, Args)]
 pub(super) struct Check {
-    /// tftp://HOST[:PORT]/NAME, or HOST[:PORT] with NAME beside it.
+    /// tftp://HOST[:PORT]/NAME, or HOST[:PORT] followed by NAME.
     #[arg(value_name = "URL|HOST")]
     pub(super) server: OsString,
-    /// The file's name at HOST.
+    /// Name of the file on HOST.
     pub(super) name: Option<OsString>,
-    /// Try writes too, in this folder of the server's ("" is the one above all). What is written stays
-    /// there, under names that begin with bootstorm-check.
+    /// Also test writes, in this folder on the server ("" is its root). The written files stay there,
+    /// under names that begin with bootstorm-check.
     #[arg(long, value_name = "FOLDER")]
     pub(super) write: Option<String>,
-    /// Tell only what differs, and the summary.
+    /// Print only deviations and the summary.
     #[arg(short, long)]
     pub(super) quiet: bool,
 }
@@ -703,7 +705,7 @@ pub(super) struct Check {
 /// What `simulate` is told.
 #[derive(Debug, Args)]
 pub(super) struct Simulate {
-    /// Makes the run what it is.
+    /// Random seed; the same seed repeats the run.
     #[arg(long, value_name = "N", default_value = "1", value_parser = values::whole)]
     pub(super) seed: u64,
     /// Probability that a datagram is lost.
@@ -715,16 +717,16 @@ pub(super) struct Simulate {
     /// Probability that a datagram arrives twice.
     #[arg(long, value_name = "P", default_value = "0", value_parser = values::probability)]
     pub(super) duplicate: f64,
-    /// Most delay of a datagram beyond 0.1 ms.
+    /// Largest random delay of a datagram, added to 0.1 ms.
     #[arg(long, value_name = "MS", default_value = "0", value_parser = values::milliseconds)]
     pub(super) jitter: Duration,
-    /// Blocks under way without an acknowledgement.
+    /// Window size in blocks.
     #[arg(long, value_name = "N", default_value = "8", value_parser = values::windowsize)]
     pub(super) windowsize: u16,
-    /// Octets in a block.
+    /// Block size in octets.
     #[arg(long, value_name = "N", default_value = "1428", value_parser = values::blksize)]
     pub(super) blksize: u16,
-    /// How many clients, all at once.
+    /// Number of clients, all at once.
     #[arg(
         long,
         value_name = "N",
@@ -732,17 +734,17 @@ pub(super) struct Simulate {
         value_parser = values::number::<u32, 1, 20_000>
     )]
     pub(super) clients: u32,
-    /// Octets of the file.
+    /// Size of the file, in octets.
     #[arg(long, value_name = "SIZE", default_value = "1MB", value_parser = values::size)]
     pub(super) size: u64,
-    /// Clients put the file instead of getting it.
+    /// Clients upload the file instead of downloading it.
     #[arg(long)]
     pub(super) write: bool,
     /// Print every datagram.
     #[arg(long)]
     pub(super) trace: bool,
-    /// Play whole worlds instead: so many clients of many makes, in weather and mishaps that the seed
-    /// chooses, and hold each against everything that is promised.
+    /// Simulate complete worlds instead: this many clients of many kinds, under network conditions and
+    /// failures chosen by the seed. Each world is checked against every promise.
     #[arg(
         long,
         value_name = "N",
@@ -752,7 +754,7 @@ pub(super) struct Simulate {
         ]
     )]
     pub(super) fleet: Option<u32>,
-    /// A world for each of these seeds, the last one excluded.
+    /// Run one world per seed from A up to B, excluding B.
     #[arg(
         long,
         value_name = "A..B",
@@ -761,7 +763,7 @@ pub(super) struct Simulate {
         conflicts_with = "seed"
     )]
     pub(super) seeds: Option<Range<u64>>,
-    /// Worlds at a time; as many as there are processors, if it is not given.
+    /// Worlds to run in parallel. [default: one per processor]
     #[arg(
         long,
         value_name = "N",

@@ -115,7 +115,7 @@ pub(super) enum LogFormat {
     Json,
 }
 
-/// What `demo` is told.
+/// Arguments of `demo`.
 #[derive(Debug, Args)]
 pub(super) struct Demo {
     /// Number of clients.
@@ -142,7 +142,7 @@ pub(super) struct Demo {
     pub(super) quiet: bool,
 }
 
-/// What the server of the demo is told.
+/// Arguments of the demo server.
 #[derive(Debug, Args)]
 pub(super) struct DemoServer {
     /// Size of the image, in octets.
@@ -151,14 +151,14 @@ pub(super) struct DemoServer {
     pub(super) workers: usize,
 }
 
-/// What the guard of a comparison is told.
+/// Arguments of the guard of a comparison.
 #[derive(Debug, Args)]
 pub(super) struct CompareGuard {
     /// The process that compares.
     pub(super) comparer: u32,
 }
 
-/// What `serve` is told.
+/// Arguments of `serve`.
 #[derive(Debug, Args)]
 pub(super) struct Serve {
     /// Directory whose files are served. It is opened once at startup; a directory that replaces it
@@ -382,7 +382,7 @@ impl From<EngineChoice> for server::EngineChoice {
     }
 }
 
-/// What `top` is told.
+/// Arguments of `top`.
 #[derive(Debug, Args)]
 pub(super) struct Top {
     /// Address given to serve --admin; :9100 is that port on this host.
@@ -396,7 +396,7 @@ pub(super) struct Top {
     pub(super) once: bool,
 }
 
-/// What `get` is told.
+/// Arguments of `get`.
 #[derive(Debug, Args)]
 pub(super) struct Get {
     /// tftp://HOST[:PORT]/NAME, or HOST[:PORT] followed by NAME.
@@ -411,7 +411,7 @@ pub(super) struct Get {
     pub(super) terms: Terms,
 }
 
-/// What `put` is told.
+/// Arguments of `put`.
 #[derive(Debug, Args)]
 pub(super) struct Put {
     /// File to send.
@@ -425,7 +425,7 @@ pub(super) struct Put {
     pub(super) terms: Terms,
 }
 
-/// What `get` and `put` have in common.
+/// Arguments that `get` and `put` share.
 #[derive(Debug, Args)]
 pub(super) struct Terms {
     /// Block size in octets. [default: what fits the path to the server]
@@ -448,7 +448,7 @@ pub(super) struct Terms {
     pub(super) quiet: bool,
 }
 
-/// What `load` is told.
+/// Arguments of `load`.
 #[derive(Debug, Args)]
 // What is below zero is refused by who knows what is expected instead.
 #[command(
@@ -493,7 +493,7 @@ pub(super) enum LoadCommand {
     Pattern(Pattern),
 }
 
-/// What `load pattern` is told.
+/// Arguments of `load pattern`.
 #[derive(Debug, Args)]
 pub(super) struct Pattern {
     /// Size of the file, in octets.
@@ -659,7 +659,7 @@ pub(super) struct LoadRun {
     pub(super) quiet: bool,
 }
 
-/// What `load compare` is told.
+/// Arguments of `load compare`.
 #[derive(Debug, Args)]
 pub(super) struct Compare {
     /// TOML file with the servers and the workloads.
@@ -685,7 +685,7 @@ pub(super) struct Compare {
     pub(super) quiet: bool,
 }
 
-/// What `check` is told.
+/// Arguments of `check`.
 #[derive(Debug, Args)]
 pub(super) struct Check {
     /// tftp://HOST[:PORT]/NAME, or HOST[:PORT] followed by NAME.
@@ -702,7 +702,7 @@ pub(super) struct Check {
     pub(super) quiet: bool,
 }
 
-/// What `simulate` is told.
+/// Arguments of `simulate`.
 #[derive(Debug, Args)]
 pub(super) struct Simulate {
     /// Random seed; the same seed repeats the run.

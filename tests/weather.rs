@@ -305,6 +305,30 @@ fn nothing_lost_nothing_sent_again() {
     }
 }
 
+/// Goal: whatever is lost, late or doubled where block numbers begin anew, octets stay true; and so they do in
+/// windows that are as wide as can be, where a late copy is soonest taken for another block.
+#[test]
+fn block_numbers_begin_anew_in_any_weather() {
+    for (name, weather) in weathers() {
+        let (windowsize, blocks) = match name {
+            "WAN, loss 1 %" => (16, 66_000),
+            "jitter, duplicate" => (u16::MAX, 140_000),
+            _ => continue,
+        };
+        for operation in [Operation::Read, Operation::Write] {
+            let mut scenario = Scenario {
+                blksize: Some(8),
+                len: blocks * 8 + 1,
+                ..table_scenario(&weather, operation, windowsize, 1)
+            };
+            scenario.settings.windowsize_max = u16::MAX;
+            let report = run(&scenario);
+            let result = (report.complete(), report.corrupt);
+            assert_eq!(result, (1, 0), "{name}, {operation}");
+        }
+    }
+}
+
 /// What the seed makes of everything that can be chosen.
 fn drawn(seed: u64) -> Scenario {
     let mut random = fastrand::Rng::with_seed(seed);

@@ -158,7 +158,8 @@ impl Receiver {
         let rollover = self.params.rollover();
         let index = rollover.resolve(wire, expected);
         let window = u64::from(self.params.windowsize());
-        // What counts from the last ACK is the window; within it, a number means one block only.
+        // What counts from the last ACK is the window; it holds half of the numbers at most, so that one of
+        // the window before, which may be on its way again, comes out beyond it.
         let in_window = index.filter(|&index| {
             index <= self.acked.plus(window) && self.last.is_none_or(|last| index <= last)
         });
@@ -567,6 +568,20 @@ mod tests {
         assert_eq!(data(&mut receiver, 4, 0), Verdict::Ahead(BlockIndex(4)));
         assert_eq!(data(&mut receiver, 1, 0), Verdict::Next(BlockIndex(1)));
         assert_eq!(data(&mut receiver, 5, 0), Verdict::Ignore);
+    }
+
+    /// Goal: in the widest window, a repeat of a block of the window before is no block to come.
+    #[test]
+    fn repeats_of_a_whole_window_are_known_for_what_they_are() {
+        let mut receiver = offered(u16::MAX);
+        let window = receiver.params().windowsize();
+        for block in 1..=window {
+            data(&mut receiver, block, 1);
+        }
+        assert_eq!(send(&mut receiver, 1), Some(window.into()));
+        for block in 1..=window {
+            assert_eq!(data(&mut receiver, block, 2), Verdict::Ignore, "{block}");
+        }
     }
 
     /// Goal: what is kept out of order is known by its number, however far ahead it is.

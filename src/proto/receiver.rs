@@ -460,7 +460,7 @@ impl Receiver {
         self.validated = true;
         self.moved_at = now;
         self.retries = 0;
-        self.timer.progress();
+        self.timer.progress(true);
     }
 
     fn idle_at(&self) -> Instant {

@@ -310,14 +310,14 @@ impl Sender {
         self.opening = None;
         self.opening_due = false;
         let measured = self.measure(BlockIndex::ZERO, now);
-        self.moved(now);
+        self.moved(true, now);
         measured
     }
 
     /// New blocks have arrived, up to `index`.
     fn advance(&mut self, index: BlockIndex, now: Instant) -> Option<Duration> {
         let measured = self.measure(index, now);
-        self.moved(now);
+        self.moved(index == self.sent, now);
         self.acked = index;
         self.judge(index, now);
         if index >= self.last {
@@ -455,10 +455,10 @@ impl Sender {
         Some(now - at)
     }
 
-    fn moved(&mut self, now: Instant) {
+    fn moved(&mut self, whole: bool, now: Instant) {
         self.validated = true;
         self.moved_at = now;
-        self.timer.progress();
+        self.timer.progress(whole);
         self.deadline = None;
     }
 

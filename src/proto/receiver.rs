@@ -276,7 +276,7 @@ impl Receiver {
         if self.is_whole() {
             self.end(Outcome::Complete);
         } else {
-            self.deadline = Some(now + self.timer.interval());
+            self.deadline = Some(now + self.interval());
         }
     }
 
@@ -428,19 +428,33 @@ impl Receiver {
 
     fn silence(&mut self, now: Instant) {
         if !self.validated {
-            if self.retries >= self.patience.unvalidated_retries
-                && self.opening != Some(Opening::Request)
-            {
+            if self.is_out_of_retries() {
                 self.end(Outcome::Unanswered);
                 return;
             }
             self.retries = self.retries.saturating_add(1);
         }
         self.timer.silence();
-        self.deadline = Some(now + self.timer.interval());
+        self.deadline = Some(now + self.interval());
         self.sample = None;
         self.due = true;
         self.retransmissions += 1;
+    }
+
+    /// Whether nothing is repeated any more to a peer that has yet to prove itself.
+    fn is_out_of_retries(&self) -> bool {
+        !self.validated
+            && self.retries >= self.patience.unvalidated_retries
+            && self.opening != Some(Opening::Request)
+    }
+
+    /// How long to wait for an answer to what is sent now.
+    fn interval(&self) -> Duration {
+        if self.is_out_of_retries() {
+            self.timer.interval_at_last()
+        } else {
+            self.timer.interval()
+        }
     }
 
     const fn end(&mut self, outcome: Outcome) {

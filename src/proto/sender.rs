@@ -220,7 +220,7 @@ impl Sender {
         if count == 0 {
             return;
         }
-        self.deadline = Some(now + self.timer.interval());
+        self.deadline = Some(now + self.interval());
         if self.opening.is_some() {
             if self.retries == 0 {
                 self.sample = Some((BlockIndex::ZERO, now));
@@ -424,7 +424,7 @@ impl Sender {
         }
         self.timer.silence();
         self.sample = None;
-        self.deadline = Some(now + self.timer.interval());
+        self.deadline = Some(now + self.interval());
         if self.opening.is_some() {
             self.opening_due = true;
             self.retransmissions += 1;
@@ -440,6 +440,15 @@ impl Sender {
             if self.timer.silences() > 1 && !self.params.is_lockstep() {
                 self.strike(self.acked);
             }
+        }
+    }
+
+    /// How long to wait for an answer to what is sent now.
+    fn interval(&self) -> Duration {
+        if !self.validated && self.retries >= self.patience.unvalidated_retries {
+            self.timer.interval_at_last()
+        } else {
+            self.timer.interval()
         }
     }
 

@@ -35,6 +35,9 @@ const INTERVAL_FIRST: Duration = Duration::from_secs(1);
 /// Silences in a row through which a time shorter than a second, set by the client, is kept; then it is
 /// doubled up to a second, for ten milliseconds of a forged request would draw thousands of datagrams.
 const FIXED_SILENCES: u8 = 4;
+/// Least time that a peer which has yet to prove itself has to answer the last repeat. The client may have set a
+/// wait of ten milliseconds, and be farther away than all of them together.
+const LAST_WAIT_MIN: Duration = Duration::from_secs(1);
 /// Silences in a row before doubling lasts in lock-step, if each ended as if the answer had only been slow. One
 /// may be a loss all the same; but where no round trip is measured between them, it is longer than the wait, and
 /// each block would be sent at least twice, to the end of the file.
@@ -158,6 +161,11 @@ impl Retransmission {
         // Where the floor lies above the ceiling, the operator meant it.
         base.saturating_mul(1 << self.doublings.min(16))
             .min(INTERVAL_MAX.max(self.floor))
+    }
+
+    /// How long to wait for an answer to the last repeat, before the peer is taken for one that never was there.
+    pub(super) fn interval_at_last(&self) -> Duration {
+        self.interval().max(LAST_WAIT_MIN)
     }
 
     /// How long to wait for the rest of a window that has begun to come: its blocks leave together, and

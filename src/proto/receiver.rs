@@ -47,6 +47,8 @@ pub struct Receiver {
     patience: Patience,
     /// What opens the transfer, while nothing has answered it; `None` is ACK 0 for a writer without options.
     opening: Option<Opening>,
+    /// Whether that, or ACK 0, has been sent.
+    opening_sent: bool,
     /// Everything up to here is in.
     received: BlockIndex,
     /// The block that the last ACK named.
@@ -106,6 +108,7 @@ impl Receiver {
             params,
             patience,
             opening,
+            opening_sent: false,
             received: BlockIndex::ZERO,
             acked: BlockIndex::ZERO,
             acked_at: now,
@@ -134,6 +137,7 @@ impl Receiver {
             self.params = params;
             self.timer.agree(&params, &self.patience, End::Receiver);
             self.opening = None;
+            self.opening_sent = false;
             self.measure(now);
             self.moved(now);
             self.deadline = Some(now + self.timer.interval());
@@ -269,7 +273,9 @@ impl Receiver {
         // after a part of a window, the rest may be on its way already.
         let window = u64::from(self.params.windowsize());
         let whole_window = self.received.past(self.acked) >= window;
-        let opening = self.received == BlockIndex::ZERO && self.retries == 0;
+        // Karn's rule: what was sent twice measures nothing.
+        let opening = self.received == BlockIndex::ZERO && !self.opening_sent;
+        self.opening_sent = true;
         self.sample = (whole_window || opening).then_some(now);
         self.acked = self.received;
         self.acked_at = now;
@@ -759,6 +765,24 @@ mod tests {
             }
             assert_eq!(receiver.retransmissions(), 0);
         }
+    }
+
+    /// Karn's rule: what comes after ACK 0 was said again may answer either of the two.
+    #[test]
+    fn an_ack_of_the_oack_that_was_repeated_measures_nothing() {
+        let repeated_after = |again: fn(&mut Receiver)| {
+            let mut receiver = Receiver::request(Patience::DEFAULT, at(0));
+            receiver.transmitted(1, at(0));
+            receiver.agree(terms(4), at(900));
+            assert_eq!(send(&mut receiver, 900), Some(0));
+            again(&mut receiver);
+            assert_eq!(send(&mut receiver, 1_900), Some(0));
+            data(&mut receiver, 1, 1_901);
+            receiver.timer.round_trip()
+        };
+        let measured = Some(Duration::from_millis(900));
+        assert_eq!(repeated_after(|it| it.handle_timeout(at(1_900))), measured);
+        assert_eq!(repeated_after(|it| it.agree(terms(4), at(1_900))), measured);
     }
 
     /// Block 0 is nobody's: before the first ACK there is none whose loss it could tell of.

@@ -180,6 +180,11 @@ pub fn receiver_ops(octets: &[u8]) {
                         assert_eq!(receiver.received(), before);
                     }
                     Verdict::Ignore => assert_eq!(receiver.received(), before),
+                    Verdict::TooShort => {
+                        let illegal = Outcome::Refused(ErrorCode::ILLEGAL);
+                        assert_eq!(receiver.outcome(), Some(illegal));
+                        assert!(len < blksize && receiver.received() == before);
+                    }
                     Verdict::TooLong => panic!("it was not"),
                 }
             }
@@ -319,7 +324,7 @@ pub fn conversation(octets: &[u8]) {
                             assert_eq!(index, block, "took one block for another")
                         }
                         Verdict::Ignore => {}
-                        Verdict::TooLong => panic!("it was not"),
+                        Verdict::TooLong | Verdict::TooShort => panic!("it was not"),
                     }
                 }
             }

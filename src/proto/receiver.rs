@@ -36,6 +36,9 @@ pub enum Verdict {
     Ahead(BlockIndex),
     /// Nothing: it was here before, or belongs elsewhere.
     Ignore,
+    /// Shorter than the block size agreed on, although a later block is here: the peer broke the terms, and the
+    /// transfer is over. RFC 1350 §2: "A data packet of less than 512 bytes signals termination of a transfer".
+    TooShort,
     /// Longer than the block size agreed on: the peer broke the terms, and the transfer is over.
     TooLong,
 }
@@ -174,6 +177,10 @@ impl Receiver {
         if len > usize::from(self.params.blksize()) {
             self.end(Outcome::Refused(ErrorCode::ILLEGAL));
             return Verdict::TooLong;
+        }
+        if len < usize::from(self.params.blksize()) && self.is_passed(index) {
+            self.end(Outcome::Refused(ErrorCode::ILLEGAL));
+            return Verdict::TooShort;
         }
         if index > expected {
             return self.overtook(index, len, now);
@@ -392,6 +399,14 @@ impl Receiver {
         Verdict::Ahead(index)
     }
 
+    /// Whether a block beyond `index` is here, so that it is not the last.
+    fn is_passed(&self, index: BlockIndex) -> bool {
+        let expected = self.received.plus(1);
+        self.ahead
+            .last()
+            .is_some_and(|distance| expected.plus(distance) > index)
+    }
+
     /// A shorter block is the last. A sender that says so twice is believed the first time.
     fn note_last(&mut self, index: BlockIndex, len: usize) {
         if len < usize::from(self.params.blksize()) && self.last.is_none() {
@@ -541,6 +556,13 @@ impl Ahead {
         }
     }
 
+    /// How far after the expected one the last block lies that is in.
+    fn last(&self) -> Option<u64> {
+        let word = self.words.iter().rposition(|&word| word != 0)?;
+        let place = word as u64 * 64 + u64::from(self.words[word].ilog2());
+        Some(place - u64::from(self.skipped))
+    }
+
     fn any(&self) -> bool {
         self.words.iter().any(|&word| word != 0)
     }
@@ -588,6 +610,47 @@ mod tests {
         assert_eq!(data(&mut receiver, 4, 0), Verdict::Ahead(BlockIndex(4)));
         assert_eq!(data(&mut receiver, 1, 0), Verdict::Next(BlockIndex(1)));
         assert_eq!(data(&mut receiver, 5, 0), Verdict::Ignore);
+    }
+
+    /// Goal: a block that is short although a later one is here is no last block, and is not waited behind.
+    /// Method: wherever it stands in the window, and whether it comes in order or not; a later one may be short too.
+    #[test]
+    fn a_short_block_before_others_breaks_the_terms() {
+        for (order, short) in [
+            (&[2, 1][..], 1),
+            (&[3, 2], 2),
+            (&[1, 3, 2], 2),
+            (&[1, 2, 70, 69], 69),
+            (&[1, 66, 3, 2, 65], 65),
+        ] {
+            for last_is_short in [false, true] {
+                let mut receiver = offered(200);
+                let last = order.iter().max().unwrap();
+                for &block in order {
+                    assert_eq!(receiver.outcome(), None);
+                    let is_short = block == short || (last_is_short && block == *last);
+                    let verdict =
+                        receiver.handle_data(WireBlock(block), if is_short { 3 } else { 8 }, at(1));
+                    assert_eq!(verdict == Verdict::TooShort, block == short, "{order:?}");
+                }
+                let illegal = Outcome::Refused(ErrorCode::ILLEGAL);
+                assert_eq!(receiver.outcome(), Some(illegal));
+                assert_eq!(receiver.poll_timeout(), None);
+            }
+        }
+        // A repeat of a block that is in already is passed over, short as it may be, and so is what lies beyond the
+        // last block.
+        let mut receiver = offered(4);
+        data(&mut receiver, 1, 1);
+        data(&mut receiver, 3, 1);
+        assert_eq!(
+            receiver.handle_data(WireBlock(1), 3, at(1)),
+            Verdict::Ignore
+        );
+        let mut receiver = offered(4);
+        let last = receiver.handle_data(WireBlock(2), 3, at(1));
+        assert_eq!(last, Verdict::Ahead(BlockIndex(2)));
+        assert_eq!(data(&mut receiver, 3, 1), Verdict::Ignore);
     }
 
     /// Goal: in the widest window, a repeat of a block of the window before is no block to come.

@@ -88,6 +88,9 @@ impl<E: Engine> Shard<E> {
                 Verdict::TooLong => {
                     return self.fail(id, ErrorCode::ILLEGAL, "block longer than agreed", now);
                 }
+                Verdict::TooShort => {
+                    return self.fail(id, ErrorCode::ILLEGAL, "short block amid others", now);
+                }
             },
             (
                 Stage::Running(Transfer::Receive(receiver), Flow::Check(check)),
@@ -104,6 +107,9 @@ impl<E: Engine> Shard<E> {
                 Verdict::Ignore => check.duplicates += 1,
                 Verdict::TooLong => {
                     return self.fail(id, ErrorCode::ILLEGAL, "block longer than agreed", now);
+                }
+                Verdict::TooShort => {
+                    return self.fail(id, ErrorCode::ILLEGAL, "short block amid others", now);
                 }
             },
             (Stage::Running(transfer, _), Packet::Error { code, message }) => {

@@ -266,6 +266,51 @@ mod tests {
         assert_eq!(settings.terms(v4, None).0.blksize_max, 1468);
     }
 
+    /// Goal: each setting of a subnet holds for its clients, and for nobody else; what it does not set is as
+    /// everywhere.
+    #[test]
+    fn a_subnet_has_settings_of_its_own() {
+        let floor = Duration::from_millis(250);
+        let subnet = Subnet {
+            address: "10.1.0.0".parse().unwrap(),
+            prefix: 16,
+            blksize_max: Some(1024),
+            windowsize_max: Some(8),
+            retransmit_floor: Some(floor),
+        };
+        let bare = Subnet {
+            address: "10.2.0.0".parse().unwrap(),
+            blksize_max: None,
+            windowsize_max: None,
+            retransmit_floor: None,
+            ..subnet
+        };
+        let settings = Settings {
+            windowsize_max: 32,
+            subnets: vec![subnet, bare],
+            ..Settings::default()
+        };
+        let terms = |peer: &str| settings.terms(peer.parse().unwrap(), Some(1500));
+        let own = Limits {
+            blksize_max: 1024,
+            windowsize_max: 8,
+            timeout_max: Patience::DEFAULT.idle / 2,
+        };
+        let patient = Patience {
+            lockstep_floor: floor,
+            ..Patience::DEFAULT
+        };
+        assert_eq!(terms("10.1.2.3"), (own, patient));
+        let everybody = Limits {
+            blksize_max: 1468,
+            windowsize_max: 32,
+            timeout_max: Patience::DEFAULT.idle / 2,
+        };
+        for peer in ["10.2.2.3", "10.3.2.3"] {
+            assert_eq!(terms(peer), (everybody, Patience::DEFAULT), "{peer}");
+        }
+    }
+
     #[test]
     fn memory_is_the_machines_or_the_control_groups() {
         let files = |files: &'static [(&str, &str)]| {

@@ -71,6 +71,7 @@ fn half_open_requests(engine: Engine) {
     let before = server.resident();
 
     let over = AtomicBool::new(false);
+    let mut most_waiting = 0;
     let (stormy, fetched) = thread::scope(|scope| {
         let real = scope.spawn(|| {
             let (began, mut fetched) = (Instant::now(), 0);
@@ -87,12 +88,17 @@ fn half_open_requests(engine: Engine) {
                 fetch();
                 let waiting = server.metrics().value("tftp_unvalidated_transfers");
                 assert!(waiting <= UNVALIDATED_MAX as u64, "{waiting}");
+                most_waiting = waiting.max(most_waiting);
             }
         }
         over.store(true, Ordering::Relaxed);
         real.join().expect("all were served")
     });
     assert!(fetched > 0);
+    assert!(
+        most_waiting > 0,
+        "nobody is counted who has yet to prove itself"
+    );
     let metrics = server.metrics();
     let accepted = metrics.value("tftp_requests_total{op=\"read\",result=\"accepted\"}");
     let grown = server.resident().saturating_sub(before);

@@ -4,15 +4,15 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use bootstorm::config::{
-    DRAIN_LINGER, DRAIN_UNVALIDATED, LINGER_READ, LINGERING_MAX, OVERTAKING_OCTETS_MAX,
-    STRANGER_ERRORS_PER_SECOND, Settings, UNVALIDATED_AGE_MIN, UNVALIDATED_PER_PREFIX_MAX,
-    UPLOADS_MAX,
+    DRAIN_LINGER, DRAIN_UNVALIDATED, LATE_COPY_MAX, LINGER_READ, LINGERING_MAX,
+    OVERTAKING_OCTETS_MAX, STRANGER_ERRORS_PER_SECOND, Settings, UNVALIDATED_AGE_MIN,
+    UNVALIDATED_PER_PREFIX_MAX, UPLOADS_MAX,
 };
 use bootstorm::engine::Bind;
 use bootstorm::engine::sim::{Network, NodeId, SimEngine, Weather};
 use bootstorm::metrics::Suppressed;
 use bootstorm::proto::timing::Patience;
-use bootstorm::shard::{Census, Operation, Shard};
+use bootstorm::shard::{Census, Holdings, Operation, Shard};
 use bootstorm::simulate::{CLIENT, SERVER};
 use bootstorm::store::memory::{Contents, Memory};
 use bootstorm::store::{Store, StoreOptions, Writes};
@@ -25,6 +25,8 @@ const BATCH: usize = 400;
 const LONG: u64 = 700;
 const SHORT: u64 = 100;
 const ENDLESS: u64 = u64::MAX / 8;
+/// And of one whose every block is another.
+const IMAGE: u64 = 1 << 20;
 
 /// A server, and clients that are only addresses.
 struct Lab {
@@ -45,7 +47,12 @@ impl Lab {
     fn with(settings: Settings) -> Self {
         let network = Network::new(1, Weather::FAIR);
         let files = Memory::new(Writes::Create);
-        let lengths = [(&b"long"[..], LONG), (b"short", SHORT), (b"text", ENDLESS)];
+        let lengths = [
+            (&b"long"[..], LONG),
+            (b"short", SHORT),
+            (b"text", ENDLESS),
+            (b"image", IMAGE),
+        ];
         for (name, len) in lengths {
             files.insert(name, Contents::Pattern { seed: 1, len });
         }
@@ -768,4 +775,114 @@ fn blocks_wait_for_the_disk_up_to_a_bound() {
         .flat_map(|block| data(block).split_off(4))
         .collect();
     assert!(lab.files.uploads().get(&b"new"[..]) == Some(&whole));
+}
+
+/// Goal: requests to write that are refused leave nothing, not even in a count.
+/// Method: more of them than there may be uploads, to a name that exists; then one that is well.
+#[test]
+fn refused_uploads_are_forgotten() {
+    let mut lab = Lab::new();
+    let count = UPLOADS_MAX + 44;
+    for number in 0..count {
+        lab.ask(client(number), Opcode::Wrq, b"long");
+        lab.settle();
+    }
+    lab.pass(Patience::DEFAULT.idle);
+    assert_eq!(lab.shard.holdings(), Holdings::default());
+    let told = lab.shard.metrics().errors_sent.get("6").copied();
+    assert_eq!(told, Some(count as u64));
+    lab.ask(client(count), Opcode::Wrq, b"new");
+    lab.settle();
+    assert_eq!(lab.shard.holdings().uploads, 1);
+}
+
+/// Goal: who waits for our disk is not taken for a client that has begun anew, whatever copies of its request
+/// the network brings meanwhile.
+/// Method: the disk stands still when the first blocks are to be read, and a copy comes so late that it counts.
+#[test]
+fn a_slow_disk_is_no_new_beginning() {
+    const REQUEST: &[u8] = b"\0\x01image\0octet\0windowsize\x004\0";
+    let mut lab = Lab::new();
+    lab.network.inject(client(1), SERVER, REQUEST);
+    lab.settle();
+    lab.ack(client(1), 0);
+    lab.arrive();
+    lab.turn();
+    assert_eq!(lab.shard.holdings().waiting, 1, "the disk has been asked");
+    let stand_still = |lab: &mut Lab, time: Duration| {
+        let until = lab.network.now() + time;
+        while lab.network.now() < until {
+            lab.network
+                .advance(lab.network.now() + Duration::from_millis(10));
+            lab.turn();
+        }
+    };
+    stand_still(&mut lab, LATE_COPY_MAX * 2);
+    lab.network.inject(client(1), SERVER, REQUEST);
+    stand_still(&mut lab, LATE_COPY_MAX * 2);
+    assert_eq!(lab.shard.metrics().ended.get("replaced"), None);
+    let before = lab.network.sent(lab.server);
+    while lab.store.run_next() {}
+    lab.turn();
+    let after = lab.network.sent(lab.server);
+    assert_eq!(after.data - before.data, 4, "the first window");
+    lab.ack(client(1), 4);
+    lab.settle();
+    lab.pass(Duration::from_secs(1));
+    assert_eq!(lab.shard.metrics().ended.get("replaced"), None);
+}
+
+/// Octets of an upload that may wait for the disk, besides a piece that it has been given to write.
+const BACKLOG_OCTETS_MAX: u64 = 1 << 20;
+const CHUNK_OCTETS: u64 = 256 << 10;
+
+/// Goal: an upload does not fill the memory when the disk stands still: ACKs wait for it, and go on with it.
+#[test]
+fn acknowledgements_wait_for_the_disk() {
+    const BLOCK: u64 = 1_024;
+    let mut lab = Lab::new();
+    let request = b"\0\x02new\0octet\0blksize\x001024\0";
+    lab.network.inject(client(1), SERVER, request);
+    lab.settle();
+    let acks = |lab: &Lab| lab.network.sent(lab.server).acks;
+    let before = acks(&lab);
+    let most = (BACKLOG_OCTETS_MAX + CHUNK_OCTETS) / BLOCK;
+    for block in 1..=most + 10 {
+        let header = wire::write_data_header(WireBlock(block as u16));
+        let data = [&header[..], &[7; BLOCK as usize]].concat();
+        lab.network.inject(client(1), lab.answers, &data);
+        lab.arrive();
+        lab.turn();
+        let acknowledged = acks(&lab) - before;
+        // The block that fills the room has no ACK either.
+        assert_eq!(acknowledged, block.min(most - 1), "block {block}");
+    }
+    lab.settle();
+    assert_eq!(acks(&lab) - before, most, "the disk works again");
+}
+
+/// Goal: what the kernel refuses to send is lost on the way to the protocol: it is repeated as often as that, and
+/// not tried over and over.
+#[test]
+fn a_send_that_fails_is_a_datagram_that_is_lost() {
+    let mut lab = Lab::new();
+    lab.network.set_weather(Weather {
+        forbidden: true,
+        ..Weather::FAIR
+    });
+    lab.ask(client(1), Opcode::Rrq, b"short");
+    lab.settle();
+    let failed = |lab: &Lab| lab.shard.metrics().send_errors.values().sum::<u64>();
+    assert_eq!(failed(&lab), 1);
+    lab.pass(Duration::from_millis(900));
+    assert_eq!(failed(&lab), 1);
+    lab.pass(Duration::from_millis(200));
+    assert_eq!(failed(&lab), 2);
+    lab.network.set_weather(Weather::FAIR);
+    let before = lab.network.sent(lab.server).data;
+    lab.pass(Duration::from_secs(2));
+    assert_eq!(lab.network.sent(lab.server).data - before, 1);
+    lab.ack(client(1), 1);
+    lab.settle();
+    assert_eq!(lab.shard.metrics().ended.get("complete"), Some(&2));
 }

@@ -153,6 +153,11 @@ fn weathers() -> Vec<(&'static str, Weather)> {
         duplicate: 0.05,
         ..jitter
     };
+    // Longer than anybody waits before the first measurement.
+    let far = Weather {
+        delay: millis(750),
+        ..fair
+    };
     vec![
         ("fair", fair),
         ("duplicate 5 %", duplicate),
@@ -165,6 +170,7 @@ fn weathers() -> Vec<(&'static str, Weather)> {
         ("full", full),
         ("WAN 25 ms", wan(0.0)),
         ("WAN, loss 1 %", wan(0.01)),
+        ("far 1.5 s", far),
     ]
 }
 
@@ -273,7 +279,13 @@ fn foreign_data_max(weather: &Weather, served: &Served, windowsize: u16) -> u64 
     } else {
         0
     };
-    TABLE_BLOCKS + window * (2 * (served.server.lost + late) + 6 * served.client.lost)
+    // A round trip longer than the first wait is known after a window, or in lock-step after three blocks.
+    let far = if weather.delay > millis(500) {
+        window.max(3)
+    } else {
+        0
+    };
+    TABLE_BLOCKS + far + window * (2 * (served.server.lost + late) + 6 * served.client.lost)
 }
 
 /// Goal: neither datagrams delivered twice nor datagrams that overtake each other make a storm.
@@ -287,6 +299,8 @@ fn nothing_lost_nothing_sent_again() {
             "jitter 1-4 ms" | "jitter, duplicate" => TABLE_BLOCKS * 12 / 10,
             // Held back by ten round trips, a block is as good as lost.
             "reorder 1 %" => TABLE_BLOCKS * 15 / 10,
+            // One window until the round trip is known, or three blocks.
+            "far 1.5 s" => TABLE_BLOCKS * 11 / 10,
             _ => continue,
         };
         for operation in [Operation::Read, Operation::Write] {
@@ -301,6 +315,30 @@ fn nothing_lost_nothing_sent_again() {
                     );
                 }
             }
+        }
+    }
+}
+
+/// Goal: whatever is lost, late or doubled where block numbers begin anew, octets stay true; and so they do in
+/// windows that are as wide as can be, where a late copy is soonest taken for another block.
+#[test]
+fn block_numbers_begin_anew_in_any_weather() {
+    for (name, weather) in weathers() {
+        let (windowsize, blocks) = match name {
+            "WAN, loss 1 %" => (16, 66_000),
+            "jitter, duplicate" => (u16::MAX, 140_000),
+            _ => continue,
+        };
+        for operation in [Operation::Read, Operation::Write] {
+            let mut scenario = Scenario {
+                blksize: Some(8),
+                len: blocks * 8 + 1,
+                ..table_scenario(&weather, operation, windowsize, 1)
+            };
+            scenario.settings.windowsize_max = u16::MAX;
+            let report = run(&scenario);
+            let result = (report.complete(), report.corrupt);
+            assert_eq!(result, (1, 0), "{name}, {operation}");
         }
     }
 }

@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::Subnet;
 use crate::load::profile::{self, Flash, Profile};
-use crate::proto::negotiate::{BLKSIZE_MAX, BLKSIZE_MIN};
+use crate::proto::negotiate::{BLKSIZE_MAX, BLKSIZE_MIN, WINDOWSIZE_MAX};
 use crate::store::EXTENT_OCTETS;
 use crate::time::Duration;
 
@@ -178,7 +178,12 @@ pub(crate) fn blksize_max(text: &str) -> Result<BlksizeMax, String> {
 
 /// Reads a window size.
 pub(crate) fn windowsize(text: &str) -> Result<u16, String> {
-    within(text, 1, u16::MAX)
+    within(text, 1, WINDOWSIZE_MAX).map_err(|error| match unsigned::<u16>(text) {
+        Some(WINDOWSIZE_MAX..) => {
+            format!("{error}: with more, old blocks could not be told from new ones")
+        }
+        _ => error,
+    })
 }
 
 /// Reads how many there are of something, one at least.
@@ -533,7 +538,11 @@ mod tests {
         assert_eq!(blksize_max("mtu"), Ok(BlksizeMax::Mtu));
         assert_eq!(blksize_max("8"), Ok(BlksizeMax::Octets(8)));
         assert_eq!(blksize("65464"), Ok(65_464));
-        assert_eq!(windowsize("65535"), Ok(65_535));
+        assert_eq!(windowsize("32767"), Ok(32_767));
+        assert_eq!(
+            windowsize("32768"),
+            Err("a number from 1 to 32767 is expected: with more, old blocks could not be told from new ones".into())
+        );
         assert_eq!(timeout("255"), Ok(255));
         assert_eq!(
             blksize_max("7"),

@@ -43,6 +43,8 @@ pub struct Weather {
     pub datagram_octets_max: usize,
     /// A send finds the queue full; there is room again a little later.
     pub full: f64,
+    /// Every send fails, as where a firewall forbids it.
+    pub forbidden: bool,
 }
 
 impl Weather {
@@ -60,6 +62,7 @@ impl Weather {
         corrupt: 0.0,
         datagram_octets_max: usize::MAX,
         full: 0.0,
+        forbidden: false,
     };
 }
 
@@ -613,6 +616,9 @@ pub struct SimEngine {
 impl SimEngine {
     fn send_one(&self, socket: SocketId, path: &Path, octets: &[u8]) -> Sent {
         let mut state = self.network.0.borrow_mut();
+        if state.weather.forbidden {
+            return Sent::Failed(libc::EPERM);
+        }
         let full = state.weather.full;
         if state.nodes[self.node.0].full_until.is_some() || state.chance(full) {
             let until = state.now + FULL_FOR;

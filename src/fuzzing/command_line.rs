@@ -111,7 +111,7 @@ fn numbers(text: &str) {
     let number = text.parse::<u64>().ok();
     let number = number.filter(|&number| is_digits && number > 0);
     let windowsize = expect_reason(values::windowsize(text)).ok().map(u64::from);
-    assert_eq!(windowsize, number.filter(|&number| number < 1 << 16));
+    assert_eq!(windowsize, number.filter(|&number| number < 1 << 15));
     let timeout = expect_reason(values::timeout(text)).ok().map(u64::from);
     assert_eq!(timeout, number.filter(|&number| number < 1 << 8));
 }

@@ -9,7 +9,9 @@ mod path;
 mod shard;
 mod transfers;
 
-use crate::proto::negotiate::{self, Asked, BLKSIZE_MAX, BLKSIZE_MIN, Limits, Wanted};
+use crate::proto::negotiate::{
+    self, Asked, BLKSIZE_MAX, BLKSIZE_MIN, Limits, WINDOWSIZE_MAX, Wanted,
+};
 use crate::wire::{
     self, BufferFull, ErrorCode, Mode, Opcode, Options, OptionsWriter, Packet, Request, WireBlock,
 };
@@ -217,7 +219,8 @@ fn assert_answer_keeps_its_bounds(request: &Request<'_>, limits: &Limits, asked:
         .clamp(BLKSIZE_MIN, BLKSIZE_MAX)
         .max(negotiate::BLKSIZE_DEFAULT);
     assert!((BLKSIZE_MIN..=blksize_max).contains(&answer.params.blksize()));
-    assert!((1..=limits.windowsize_max.max(1)).contains(&answer.params.windowsize()));
+    let windowsize_max = limits.windowsize_max.clamp(1, WINDOWSIZE_MAX);
+    assert!((1..=windowsize_max).contains(&answer.params.windowsize()));
     let timeout = answer.params.timeout();
     assert!(timeout.is_none_or(|timeout| timeout <= limits.timeout_max));
     assert!(answer.announced.is_none() || asked == Asked::Write);
@@ -260,7 +263,7 @@ fn assert_consent_keeps_its_bounds(oack: Options<'_>, limits: &Limits) {
         let params = accepted.params;
         assert!(params.blksize() >= BLKSIZE_MIN && params.windowsize() >= 1);
         assert!(params.blksize() <= limits.blksize_max.max(negotiate::BLKSIZE_DEFAULT));
-        assert!(params.windowsize() <= limits.windowsize_max.max(1));
+        assert!(params.windowsize() <= limits.windowsize_max.clamp(1, WINDOWSIZE_MAX));
         assert_eq!(accepted.tsize, None, "nobody asked");
     }
 }

@@ -13,7 +13,7 @@ use crate::engine::sim::{NodeId, Weather};
 use crate::proto::negotiate::{ORDER_DEFAULT, Wanted};
 use crate::proto::outcome::Outcome;
 use crate::proto::timing::Patience;
-use crate::shard::{LocalSide, Operation, Origin, Plan};
+use crate::shard::{Holdings, LocalSide, Operation, Origin, Plan};
 use crate::simulate::{CLIENT, Foreign, Host, SERVER, Style, World};
 use crate::store::Writes;
 use crate::store::memory::{Contents, Faults, Memory, pattern_octet};
@@ -373,8 +373,10 @@ impl Play {
         assert!(ended, "it never ends");
     }
 
-    fn assert_empty(&self) {
+    fn assert_empty(&mut self) {
         let metrics = self.world.metrics(self.server);
+        let held = self.world.shard_mut(self.server).holdings();
+        assert_eq!(held, Holdings::default(), "something is held");
         assert_eq!(self.world.slots(), 0, "transfers are left");
         assert_eq!(metrics.unvalidated, 0, "nobody is left to be validated");
         assert_eq!((metrics.active_reads, metrics.active_writes), (0, 0));

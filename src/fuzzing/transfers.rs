@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use super::Input;
+use crate::proto::block::BlockIndex;
 use crate::proto::negotiate::{self, Asked, Limits, Params};
 use crate::proto::netascii::{Decoder, Encoder};
 use crate::proto::outcome::Outcome;
@@ -49,7 +50,16 @@ pub fn netascii(octets: &[u8]) {
     decoder.finish(&mut decoded);
     assert!(decoded == text, "what was encoded reads otherwise");
 
-    // What nobody encoded decodes alike, wherever it is cut.
+    // What nobody encoded is read so too, wherever it is cut.
+    let mut expected = Vec::new();
+    let mut wire = text;
+    while let [first, rest @ ..] = wire {
+        (wire, _) = match wire {
+            [b'\r', b'\n', rest @ ..] => (rest, expected.push(b'\n')),
+            [b'\r', 0, rest @ ..] => (rest, expected.push(b'\r')),
+            _ => (rest, expected.push(*first)),
+        };
+    }
     let decode = |cut: usize| {
         let (mut decoder, mut decoded) = (Decoder::default(), Vec::new());
         for piece in text.chunks(cut) {
@@ -58,17 +68,30 @@ pub fn netascii(octets: &[u8]) {
         decoder.finish(&mut decoded);
         decoded
     };
-    assert!(decode(cut) == decode(text.len().max(1)), "a cut shows");
+    assert!(decode(cut) == expected, "read otherwise");
+    assert!(
+        decode(text.len().max(1)) == expected,
+        "read otherwise uncut"
+    );
 }
 
 /// A sender keeps to its window and its length, and stays silent once it is over, whatever happens.
 pub fn sender_ops(octets: &[u8]) {
     let mut input = Input(octets);
-    let (params, oack) = terms(&mut input);
-    let blocks = u64::from(input.number() % 300) + 1;
+    let Terms {
+        params,
+        oack,
+        start,
+    } = Terms::of(&mut input);
+    let blocks = start.0 + u64::from(input.number() % 300) + 1;
     let len = (blocks - 1) * u64::from(params.blksize()) + u64::from(input.octet() % 8);
     let mut now = Instant::from_nanos(1);
     let mut sender = Sender::answer(params, len, oack, Patience::DEFAULT, now);
+    while sender.acked() < start {
+        now += Duration::from_micros(100);
+        drop(send_up_to(start, &mut sender, now));
+        sender.handle_ack(params.rollover().wire(sender.sent()), now);
+    }
     while !input.0.is_empty() {
         match input.octet() % 6 {
             0 => drop(sender.handle_ack(WireBlock(input.number()), now)),
@@ -85,8 +108,17 @@ pub fn sender_ops(octets: &[u8]) {
                 now += Duration::from_micros(u64::from(input.number()));
                 sender.handle_timeout(now);
             }
-            _ if input.octet() == 0 => sender.handle_error(ErrorCode(input.number())),
-            _ => {}
+            _ => match u64::from(input.octet()) {
+                0 => sender.handle_error(ErrorCode(input.number())),
+                part => {
+                    // An ACK of up to a window ago.
+                    let before = sender.acked();
+                    let back = (u64::from(params.windowsize()) * part / 255).min(before.0);
+                    let old = params.rollover().wire(BlockIndex(before.0 - back));
+                    sender.handle_ack(old, now);
+                    assert_eq!(sender.acked(), before, "took an old ACK for a new one");
+                }
+            },
         }
         for _ in 0..=u64::from(params.windowsize()) + 2 {
             let Some(transmit) = sender.poll_transmit(64) else {
@@ -120,14 +152,25 @@ pub fn sender_ops(octets: &[u8]) {
 /// A receiver counts no block twice, acknowledges no more than it has, and ends once.
 pub fn receiver_ops(octets: &[u8]) {
     let mut input = Input(octets);
-    let (params, oack) = terms(&mut input);
+    let Terms {
+        params,
+        oack,
+        start,
+    } = Terms::of(&mut input);
     let blksize = usize::from(params.blksize());
     let window = u64::from(params.windowsize());
     let mut now = Instant::from_nanos(1);
     let mut receiver = Receiver::answer(params, oack, Patience::DEFAULT, now);
+    while receiver.received() < start {
+        now += Duration::from_micros(100);
+        let next = params.rollover().wire(receiver.received().plus(1));
+        receiver.handle_data(next, blksize, now);
+        receiver.transmitted(receiver.poll_transmit().is_some().into(), now);
+    }
     while !input.0.is_empty() {
         let before = receiver.received();
-        match input.octet() % 6 {
+        let event = input.octet();
+        match event % 6 {
             kind @ (0 | 1) => {
                 let near = receiver.received().plus(u64::from(input.octet() % 80));
                 let wire = if kind == 0 {
@@ -150,10 +193,12 @@ pub fn receiver_ops(octets: &[u8]) {
                         assert_eq!(receiver.received(), before);
                     }
                     Verdict::Ignore => assert_eq!(receiver.received(), before),
-                    Verdict::TooLong => panic!("it was not"),
                     Verdict::TooShort => {
-                        assert!(len < blksize && receiver.outcome().is_some());
+                        let illegal = Outcome::Refused(ErrorCode::ILLEGAL);
+                        assert_eq!(receiver.outcome(), Some(illegal));
+                        assert!(len < blksize && receiver.received() == before);
                     }
+                    Verdict::TooLong => panic!("it was not"),
                 }
             }
             2 => {
@@ -173,7 +218,19 @@ pub fn receiver_ops(octets: &[u8]) {
                 now += Duration::from_micros(u64::from(input.number()));
                 receiver.handle_timeout(now);
             }
-            _ => receiver.publish(),
+            _ if event / 6 % 2 == 0 => receiver.publish(),
+            _ => {
+                // A block of the window before.
+                let back = window * u64::from(event / 12) / 21;
+                let old = receiver.acked().0.saturating_sub(back);
+                let verdict =
+                    receiver.handle_data(params.rollover().wire(BlockIndex(old)), blksize, now);
+                assert_eq!(
+                    verdict,
+                    Verdict::Ignore,
+                    "took an old block for one to come"
+                );
+            }
         }
         if let Some(transmit) = receiver.poll_transmit() {
             if let Transmit::Ack(block) = transmit {
@@ -194,14 +251,33 @@ pub fn receiver_ops(octets: &[u8]) {
 /// and in order. What was sent stays within a bound, however bad the network was.
 pub fn conversation(octets: &[u8]) {
     let mut input = Input(octets);
-    let (params, oack) = terms(&mut input);
-    let blocks = u64::from(input.number() % 200) + 1;
-    let len = (blocks - 1) * u64::from(params.blksize());
+    let Terms {
+        params,
+        oack,
+        start,
+    } = Terms::of(&mut input);
+    // Where windows are wide, enough for more than one of them.
+    let scale = u64::from(params.windowsize()) / 512 * 4 + 1;
+    let blocks = u64::from(input.number() % 200) * scale + 1;
+    let len = (start.0 + blocks - 1) * u64::from(params.blksize());
     let mut now = Instant::from_nanos(1);
     let mut sender = Sender::answer(params, len, oack, Patience::DEFAULT, now);
     let mut receiver = Receiver::request(Patience::DEFAULT, now);
     // Its request has been heard: that is why there is a sender.
     receiver.transmitted(1, now);
+    while sender.acked() < start {
+        now += Duration::from_micros(100);
+        let blocks = send_up_to(start, &mut sender, now);
+        if oack && receiver.received() == BlockIndex::ZERO {
+            receiver.agree(params, now);
+        }
+        for block in blocks {
+            let wire = params.rollover().wire(block);
+            receiver.handle_data(wire, params.blksize().into(), now);
+            receiver.transmitted(receiver.poll_transmit().is_some().into(), now);
+        }
+        sender.handle_ack(params.rollover().wire(receiver.received()), now);
+    }
     let (mut to_receiver, mut to_sender) = (VecDeque::new(), VecDeque::new());
     let (mut sent, mut delivered) = (0_u64, 0_u64);
     let rollover = params.rollover();
@@ -280,7 +356,11 @@ pub fn conversation(octets: &[u8]) {
         receiver.handle_timeout(now);
     }
     if sender.outcome() == Some(Outcome::Complete) {
-        assert_eq!(delivered, blocks, "complete, and yet not all has come");
+        assert_eq!(
+            delivered,
+            start.0 + blocks,
+            "complete, and yet not all has come"
+        );
         assert_eq!(receiver.outcome(), Some(Outcome::Complete));
     }
     // Each octet of the input does one thing to the network, which costs two windows at most.
@@ -292,32 +372,74 @@ pub fn conversation(octets: &[u8]) {
     );
 }
 
-/// Terms that the fuzzer chooses, and whether an OACK says so.
-fn terms(input: &mut Input<'_>) -> (Params, bool) {
-    let kind = input.octet();
-    let windowsize = [1, 2, 4, 16, 64, 300][usize::from(input.octet() % 6)];
-    let mut options = Vec::new();
-    if kind & 1 == 1 {
-        options.extend_from_slice(format!("blksize\08\0windowsize\0{windowsize}\0").as_bytes());
-    }
-    if kind & 2 == 2 {
-        options.extend_from_slice(b"rollover\x001\0");
-    }
-    if kind & 4 == 4 {
-        options.extend_from_slice(b"timeout\x002\0");
-    }
-    let request = Request {
-        filename: b"x",
-        mode: Mode::Octet,
-        options: Options::new(&options),
+/// What leaves at `now`, unless it lies beyond `limit`: the blocks.
+fn send_up_to(
+    limit: BlockIndex,
+    sender: &mut Sender,
+    now: Instant,
+) -> impl Iterator<Item = BlockIndex> + use<> {
+    let (first, count) = match sender.poll_transmit(limit.past(sender.sent())) {
+        Some(Transmit::Blocks { first, count }) => (first, count),
+        _ => (BlockIndex::FIRST, 0),
     };
-    let limits = Limits {
-        blksize_max: 512,
-        windowsize_max: 512,
-        timeout_max: negotiate::TIMEOUT_MAX,
-    };
-    let mut buffer = [0; 128];
-    let answer = negotiate::answer(&request, &limits, Asked::Read(1), &mut buffer)
-        .expect("room for three options");
-    (answer.params, answer.oack > 0)
+    sender.transmitted(count.max(1), now);
+    (0..count).map(move |place| first.plus(place))
+}
+
+/// Where block numbers are about to begin anew.
+const FAR: BlockIndex = BlockIndex(65_530);
+
+/// What the fuzzer chooses to begin with.
+struct Terms {
+    params: Params,
+    /// Whether an OACK says so.
+    oack: bool,
+    /// So many blocks have got through in peace.
+    start: BlockIndex,
+}
+
+impl Terms {
+    fn of(input: &mut Input<'_>) -> Self {
+        let kind = input.octet();
+        let choice = usize::from(input.octet() % 6);
+        let (is_far, is_wide) = match kind >> 3 {
+            1 => (true, false),
+            2 => (false, true),
+            3 => (true, true),
+            _ => (false, false),
+        };
+        let windowsize: u16 = if is_wide {
+            [512, 4_096, 16_384, 32_766, 32_767, u16::MAX][choice]
+        } else {
+            [1, 2, 4, 16, 64, 300][choice]
+        };
+        let mut options = Vec::new();
+        if kind & 1 == 1 {
+            options.extend_from_slice(format!("blksize\08\0windowsize\0{windowsize}\0").as_bytes());
+        }
+        if kind & 2 == 2 {
+            options.extend_from_slice(b"rollover\x001\0");
+        }
+        if kind & 4 == 4 {
+            options.extend_from_slice(b"timeout\x002\0");
+        }
+        let request = Request {
+            filename: b"x",
+            mode: Mode::Octet,
+            options: Options::new(&options),
+        };
+        let limits = Limits {
+            blksize_max: 512,
+            windowsize_max: u16::MAX,
+            timeout_max: negotiate::TIMEOUT_MAX,
+        };
+        let mut buffer = [0; 128];
+        let answer = negotiate::answer(&request, &limits, Asked::Read(1), &mut buffer)
+            .expect("room for three options");
+        Self {
+            params: answer.params,
+            oack: answer.oack > 0,
+            start: if is_far { FAR } else { BlockIndex::ZERO },
+        }
+    }
 }

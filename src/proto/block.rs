@@ -86,7 +86,8 @@ impl Rollover {
 
     /// The first index from `from` on that bears `wire`; `None` if none ever will.
     ///
-    /// A window never holds more than 65,535 blocks, so within one the answer is the only one.
+    /// It looks ahead only, so `wire` must not be an old number: windows hold no more than half of all
+    /// (`negotiate::WINDOWSIZE_MAX`), and what is older comes out beyond the window.
     #[must_use]
     pub const fn resolve(self, wire: WireBlock, from: BlockIndex) -> Option<BlockIndex> {
         if matches!(self, Self::ToOne) && wire.0 == 0 {

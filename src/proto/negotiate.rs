@@ -16,6 +16,10 @@ pub const BLKSIZE_MIN: u16 = 8;
 pub const BLKSIZE_MAX: u16 = 65_464;
 /// The longest `timeout` that may be asked for (RFC 2349).
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(255);
+/// Largest window that is agreed on, where RFC 7440 has 65,535: half of the numbers that a block can bear. The
+/// other half tells what came before. With more, a repeat of an old block would pass for one to come, and an
+/// old ACK for a new one, and nobody would see it but who reads the file.
+pub const WINDOWSIZE_MAX: u16 = 32_767;
 /// The `utimeout` values that tftp-hpa defines, in microseconds.
 const UTIMEOUT_MICROS: std::ops::RangeInclusive<u64> = 10_000..=255_000_000;
 
@@ -140,7 +144,7 @@ pub fn answer(
                 .exact()
                 .and_then(|blocks| u16::try_from(blocks).ok())
                 .filter(|&blocks| blocks > 0)
-                .map(|blocks| blocks.min(limits.windowsize_max.max(1)))
+                .map(|blocks| blocks.min(limits.windowsize_max.clamp(1, WINDOWSIZE_MAX)))
                 .inspect(|&blocks| params.windowsize = blocks)
                 .map(u64::from),
             // RFC 2349: 1 to 255 seconds, to be echoed as it is or left out.
@@ -195,12 +199,19 @@ pub fn answer(
 pub struct Wanted {
     /// Block size in octets.
     pub blksize: Option<u16>,
-    /// Window size in blocks.
+    /// Window size in blocks; more than [`WINDOWSIZE_MAX`] is asked for as that.
     pub windowsize: Option<u16>,
     /// Retransmission time in seconds.
     pub timeout: Option<u8>,
     /// The length: 0 to be told it (a read), the length itself (a write).
     pub tsize: Option<u64>,
+}
+
+impl Wanted {
+    fn windowsize(&self) -> Option<u64> {
+        self.windowsize
+            .map(|blocks| blocks.min(WINDOWSIZE_MAX).into())
+    }
 }
 
 /// An option that a client may want.
@@ -233,7 +244,7 @@ pub fn ask(
             Wish::Tsize => (&b"tsize"[..], wanted.tsize),
             Wish::Blksize => (&b"blksize"[..], wanted.blksize.map(u64::from)),
             Wish::Timeout => (&b"timeout"[..], wanted.timeout.map(u64::from)),
-            Wish::Windowsize => (&b"windowsize"[..], wanted.windowsize.map(u64::from)),
+            Wish::Windowsize => (&b"windowsize"[..], wanted.windowsize()),
         };
         value.map_or(Ok(()), |value| request.number(name, value))
     })
@@ -296,7 +307,7 @@ pub fn accept(oack: Options<'_>, wanted: &Wanted) -> Result<Accepted, BadOack> {
                 accepted.params.blksize = u16::try_from(size).map_err(|_| BadOack::BadValue)?;
             }
             Name::Windowsize => {
-                let blocks = within(1, wanted.windowsize.map(u64::from))?;
+                let blocks = within(1, wanted.windowsize())?;
                 accepted.params.windowsize =
                     u16::try_from(blocks).map_err(|_| BadOack::BadValue)?;
             }
@@ -617,6 +628,14 @@ mod tests {
             answered("windowsize=8", &none, Mode::Octet, Asked::Read(LEN)),
             "OACK windowsize=1"
         );
+        let all = Limits {
+            windowsize_max: u16::MAX,
+            ..LIMITS
+        };
+        let read = |text| answered(text, &all, Mode::Octet, Asked::Read(LEN));
+        insta::assert_snapshot!(read("windowsize=32767"), @"OACK windowsize=32767, windows of 32767");
+        insta::assert_snapshot!(read("windowsize=32768"), @"OACK windowsize=32767, windows of 32767");
+        insta::assert_snapshot!(read("windowsize=65535"), @"OACK windowsize=32767, windows of 32767");
     }
 
     #[test]
@@ -769,6 +788,7 @@ mod tests {
         };
         insta::assert_snapshot!(asked(WANTED), @r#"RRQ "n" octet tsize=0 blksize=1428 timeout=3 windowsize=16"#);
         insta::assert_snapshot!(asked(Wanted::default()), @r#"RRQ "n" octet"#);
+        insta::assert_snapshot!(asked(Wanted { windowsize: Some(u16::MAX), ..Wanted::default() }), @r#"RRQ "n" octet windowsize=32767"#);
         insta::assert_snapshot!(asked(Wanted { tsize: Some(u64::MAX), ..Wanted::default() }), @r#"RRQ "n" octet tsize=18446744073709551615"#);
     }
 
@@ -815,6 +835,15 @@ mod tests {
         ] {
             assert_eq!(accepted(text, &WANTED), Err(BadOack::BadValue), "{text}");
         }
+        let widest = Wanted {
+            windowsize: Some(u16::MAX),
+            ..WANTED
+        };
+        assert!(accepted("windowsize=32767", &widest).is_ok());
+        assert_eq!(
+            accepted("windowsize=32768", &widest),
+            Err(BadOack::BadValue)
+        );
         for text in [
             "multicast=",
             "blksize2=512",

@@ -49,6 +49,8 @@ pub struct Receiver {
     patience: Patience,
     /// What opens the transfer, while nothing has answered it; `None` is ACK 0 for a writer without options.
     opening: Option<Opening>,
+    /// Whether that, or ACK 0, has been sent.
+    opening_sent: bool,
     /// Everything up to here is in.
     received: BlockIndex,
     /// The block that the last ACK named.
@@ -108,6 +110,7 @@ impl Receiver {
             params,
             patience,
             opening,
+            opening_sent: false,
             received: BlockIndex::ZERO,
             acked: BlockIndex::ZERO,
             acked_at: now,
@@ -136,6 +139,7 @@ impl Receiver {
             self.params = params;
             self.timer.agree(&params, &self.patience, End::Receiver);
             self.opening = None;
+            self.opening_sent = false;
             self.measure(now);
             self.moved(now);
             self.deadline = Some(now + self.timer.interval());
@@ -160,7 +164,8 @@ impl Receiver {
         let rollover = self.params.rollover();
         let index = rollover.resolve(wire, expected);
         let window = u64::from(self.params.windowsize());
-        // What counts from the last ACK is the window; within it, a number means one block only.
+        // What counts from the last ACK is the window; it holds half of the numbers at most, so that one of
+        // the window before, which may be on its way again, comes out beyond it.
         let in_window = index.filter(|&index| {
             index <= self.acked.plus(window) && self.last.is_none_or(|last| index <= last)
         });
@@ -280,14 +285,16 @@ impl Receiver {
         // after a part of a window, the rest may be on its way already.
         let window = u64::from(self.params.windowsize());
         let whole_window = self.received.past(self.acked) >= window;
-        let opening = self.received == BlockIndex::ZERO && self.retries == 0;
+        // Karn's rule: what was sent twice measures nothing.
+        let opening = self.received == BlockIndex::ZERO && !self.opening_sent;
+        self.opening_sent = true;
         self.sample = (whole_window || opening).then_some(now);
         self.acked = self.received;
         self.acked_at = now;
         if self.is_whole() {
             self.end(Outcome::Complete);
         } else {
-            self.deadline = Some(now + self.timer.interval());
+            self.deadline = Some(now + self.interval());
         }
     }
 
@@ -458,19 +465,33 @@ impl Receiver {
             return;
         }
         if !self.validated {
-            if self.retries >= self.patience.unvalidated_retries
-                && self.opening != Some(Opening::Request)
-            {
+            if self.is_out_of_retries() {
                 self.end(Outcome::Unanswered);
                 return;
             }
             self.retries = self.retries.saturating_add(1);
         }
         self.timer.silence();
-        self.deadline = Some(now + self.timer.interval());
+        self.deadline = Some(now + self.interval());
         self.sample = None;
         self.due = true;
         self.retransmissions += 1;
+    }
+
+    /// Whether nothing is repeated any more to a peer that has yet to prove itself.
+    fn is_out_of_retries(&self) -> bool {
+        !self.validated
+            && self.retries >= self.patience.unvalidated_retries
+            && self.opening != Some(Opening::Request)
+    }
+
+    /// How long to wait for an answer to what is sent now.
+    fn interval(&self) -> Duration {
+        if self.is_out_of_retries() {
+            self.timer.interval_at_last()
+        } else {
+            self.timer.interval()
+        }
     }
 
     const fn end(&mut self, outcome: Outcome) {
@@ -490,7 +511,7 @@ impl Receiver {
         self.validated = true;
         self.moved_at = now;
         self.retries = 0;
-        self.timer.progress();
+        self.timer.progress(true);
     }
 
     fn idle_at(&self) -> Instant {
@@ -614,6 +635,61 @@ mod tests {
         assert_eq!(data(&mut receiver, 4, 0), Verdict::Ahead(BlockIndex(4)));
         assert_eq!(data(&mut receiver, 1, 0), Verdict::Next(BlockIndex(1)));
         assert_eq!(data(&mut receiver, 5, 0), Verdict::Ignore);
+    }
+
+    /// Goal: a block that is short although a later one is here is no last block, and is not waited behind.
+    /// Method: wherever it stands in the window, and whether it comes in order or not; a later one may be short too.
+    #[test]
+    fn a_short_block_before_others_breaks_the_terms() {
+        for (order, short) in [
+            (&[2, 1][..], 1),
+            (&[3, 2], 2),
+            (&[1, 3, 2], 2),
+            (&[1, 2, 70, 69], 69),
+            (&[1, 66, 3, 2, 65], 65),
+        ] {
+            for last_is_short in [false, true] {
+                let mut receiver = offered(200);
+                let last = order.iter().max().unwrap();
+                for &block in order {
+                    assert_eq!(receiver.outcome(), None);
+                    let is_short = block == short || (last_is_short && block == *last);
+                    let verdict =
+                        receiver.handle_data(WireBlock(block), if is_short { 3 } else { 8 }, at(1));
+                    assert_eq!(verdict == Verdict::TooShort, block == short, "{order:?}");
+                }
+                let illegal = Outcome::Refused(ErrorCode::ILLEGAL);
+                assert_eq!(receiver.outcome(), Some(illegal));
+                assert_eq!(receiver.poll_timeout(), None);
+            }
+        }
+        // A repeat of a block that is in already is passed over, short as it may be, and so is what lies beyond the
+        // last block.
+        let mut receiver = offered(4);
+        data(&mut receiver, 1, 1);
+        data(&mut receiver, 3, 1);
+        assert_eq!(
+            receiver.handle_data(WireBlock(1), 3, at(1)),
+            Verdict::Ignore
+        );
+        let mut receiver = offered(4);
+        let last = receiver.handle_data(WireBlock(2), 3, at(1));
+        assert_eq!(last, Verdict::Ahead(BlockIndex(2)));
+        assert_eq!(data(&mut receiver, 3, 1), Verdict::Ignore);
+    }
+
+    /// Goal: in the widest window, a repeat of a block of the window before is no block to come.
+    #[test]
+    fn repeats_of_a_whole_window_are_known_for_what_they_are() {
+        let mut receiver = offered(u16::MAX);
+        let window = receiver.params().windowsize();
+        for block in 1..=window {
+            data(&mut receiver, block, 1);
+        }
+        assert_eq!(send(&mut receiver, 1), Some(window.into()));
+        for block in 1..=window {
+            assert_eq!(data(&mut receiver, block, 2), Verdict::Ignore, "{block}");
+        }
     }
 
     /// Goal: what is kept out of order is known by its number, however far ahead it is.
@@ -777,6 +853,24 @@ mod tests {
             }
             assert_eq!(receiver.retransmissions(), 0);
         }
+    }
+
+    /// Karn's rule: what comes after ACK 0 was said again may answer either of the two.
+    #[test]
+    fn an_ack_of_the_oack_that_was_repeated_measures_nothing() {
+        let repeated_after = |again: fn(&mut Receiver)| {
+            let mut receiver = Receiver::request(Patience::DEFAULT, at(0));
+            receiver.transmitted(1, at(0));
+            receiver.agree(terms(4), at(900));
+            assert_eq!(send(&mut receiver, 900), Some(0));
+            again(&mut receiver);
+            assert_eq!(send(&mut receiver, 1_900), Some(0));
+            data(&mut receiver, 1, 1_901);
+            receiver.timer.round_trip()
+        };
+        let measured = Some(Duration::from_millis(900));
+        assert_eq!(repeated_after(|it| it.handle_timeout(at(1_900))), measured);
+        assert_eq!(repeated_after(|it| it.agree(terms(4), at(1_900))), measured);
     }
 
     /// Block 0 is nobody's: before the first ACK there is none whose loss it could tell of.

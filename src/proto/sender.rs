@@ -146,7 +146,8 @@ impl Sender {
             // RFC 2347: an OACK is acknowledged by "an ACK packet with the block number set to 0"; so is a WRQ.
             return if wire.0 == 0 { self.opened(now) } else { None };
         }
-        // The first index from `acked` on that bears the number: an old ACK comes out beyond `sent`.
+        // The first index from `acked` on that bears the number: an old ACK comes out beyond `sent`, for a
+        // window holds half of the numbers at most.
         let index = self.params.rollover().resolve(wire, self.acked)?;
         if index > self.sent {
             return None;
@@ -219,7 +220,7 @@ impl Sender {
         if count == 0 {
             return;
         }
-        self.deadline = Some(now + self.timer.interval());
+        self.deadline = Some(now + self.interval());
         if self.opening.is_some() {
             if self.retries == 0 {
                 self.sample = Some((BlockIndex::ZERO, now));
@@ -309,14 +310,14 @@ impl Sender {
         self.opening = None;
         self.opening_due = false;
         let measured = self.measure(BlockIndex::ZERO, now);
-        self.moved(now);
+        self.moved(true, now);
         measured
     }
 
     /// New blocks have arrived, up to `index`.
     fn advance(&mut self, index: BlockIndex, now: Instant) -> Option<Duration> {
         let measured = self.measure(index, now);
-        self.moved(now);
+        self.moved(index == self.sent, now);
         self.acked = index;
         self.judge(index, now);
         if index >= self.last {
@@ -423,7 +424,7 @@ impl Sender {
         }
         self.timer.silence();
         self.sample = None;
-        self.deadline = Some(now + self.timer.interval());
+        self.deadline = Some(now + self.interval());
         if self.opening.is_some() {
             self.opening_due = true;
             self.retransmissions += 1;
@@ -442,6 +443,15 @@ impl Sender {
         }
     }
 
+    /// How long to wait for an answer to what is sent now.
+    fn interval(&self) -> Duration {
+        if !self.validated && self.retries >= self.patience.unvalidated_retries {
+            self.timer.interval_at_last()
+        } else {
+            self.timer.interval()
+        }
+    }
+
     const fn end(&mut self, outcome: Outcome) {
         if self.outcome.is_none() {
             self.outcome = Some(outcome);
@@ -454,10 +464,10 @@ impl Sender {
         Some(now - at)
     }
 
-    fn moved(&mut self, now: Instant) {
+    fn moved(&mut self, whole: bool, now: Instant) {
         self.validated = true;
         self.moved_at = now;
-        self.timer.progress();
+        self.timer.progress(whole);
         self.deadline = None;
     }
 
@@ -522,14 +532,18 @@ mod tests {
 
     /// A read of so many blocks of 8 octets in windows of 4, whose OACK is out.
     fn asked(blocks: u64) -> Sender {
-        let Ok(Packet::Rrq(request)) =
-            Packet::parse(b"\x00\x01x\x00octet\x00blksize\x008\x00windowsize\x004\x00")
-        else {
+        asked_with(blocks, "windowsize\x004\0")
+    }
+
+    /// The same with these options.
+    fn asked_with(blocks: u64, options: &str) -> Sender {
+        let request = format!("\0\x01x\0octet\0blksize\x008\0{options}");
+        let Ok(Packet::Rrq(request)) = Packet::parse(request.as_bytes()) else {
             panic!("a request");
         };
         let limits = Limits {
             blksize_max: 8,
-            windowsize_max: 4,
+            windowsize_max: u16::MAX,
             timeout_max: negotiate::TIMEOUT_MAX,
         };
         let len = blocks * 8 - 1;
@@ -588,6 +602,31 @@ mod tests {
         );
         ack(&mut sender, 4, 80);
         assert_eq!(sender.acked(), BlockIndex(4));
+    }
+
+    /// Goal: however wide the windows and wherever numbers go on, old ACKs say nothing and new ones everything.
+    #[test]
+    fn the_widest_window_tells_old_acks_from_new_ones() {
+        for rollover in ["0", "1"] {
+            let options = format!("windowsize\x0065535\0rollover\0{rollover}\0");
+            let mut sender = asked_with(200_000, &options);
+            let rollover = sender.params().rollover();
+            ack(&mut sender, 0, ROUND_TRIP);
+            let mut old = vec![WireBlock(0)];
+            while sender.outcome().is_none() {
+                while send(&mut sender, at(ROUND_TRIP)).is_some() {}
+                let before = sender.acked();
+                for wire in old.drain(..) {
+                    sender.handle_ack(wire, at(ROUND_TRIP));
+                    assert_eq!(sender.acked(), before, "{wire} is an old one");
+                }
+                let sent = sender.sent();
+                old.extend([before.plus(1), sent].map(|block| rollover.wire(block)));
+                sender.handle_ack(rollover.wire(sent), at(ROUND_TRIP));
+                assert_eq!(sender.acked(), sent);
+            }
+            assert_eq!(sender.outcome(), Some(Outcome::Complete));
+        }
     }
 
     /// RFC 2347: ERROR 8 declines the options; ERROR 0 is what firmware sends that only wants the size.

@@ -88,6 +88,16 @@ const INTERVAL_FIRST: Duration = Duration::from_secs(1);
 /// Silences in a row through which a time shorter than a second, set by the client, is kept; then it is
 /// doubled up to a second, for ten milliseconds of a forged request would draw thousands of datagrams.
 const FIXED_SILENCES: u8 = 4;
+/// Least time that a peer which has yet to prove itself has to answer the last repeat. The client may have set a
+/// wait of ten milliseconds, and be farther away than all of them together.
+const LAST_WAIT_MIN: Duration = Duration::from_secs(1);
+/// Silences in a row before doubling lasts in lock-step, if each ended as if the answer had only been slow. One
+/// may be a loss all the same; but where no round trip is measured between them, it is longer than the wait, and
+/// each block would be sent at least twice, to the end of the file.
+const STRAINS_MAX: u8 = 2;
+/// The same of a sender with windows that has measured before: its waits are shorter, and what is lost in windows
+/// to a receiver that reports no gap leaves many of them unmeasured.
+const STRAINS_MAX_OF_WINDOWS: u8 = 8;
 /// Doubling ends here, so that several tries fit the idle time.
 const INTERVAL_MAX: Duration = Duration::from_secs(8);
 /// Least retransmission time of a sender whose receiver negotiated a window and so copes with repeats.
@@ -120,12 +130,13 @@ pub(super) struct Retransmission {
     variation_first_min: Duration,
     smoothed: Option<Smoothed>,
     silences: u8,
+    /// Silences in a row that may have been for nothing, since a round trip was measured.
+    strains: u8,
     /// Doublings of the time.
     doublings: u8,
-    /// Whether they last until a round trip is measured again (Karn and Partridge 1987), and do not end with
-    /// the silence. While round trips are longer than the time of a receiver with a window, each packet would
-    /// else start it afresh, and none would ever be measured.
-    lasting: bool,
+    /// After how many of those they last until a round trip is measured again (Karn and Partridge 1987), and do
+    /// not end with the silence: first while none was ever measured, then at all other times.
+    strains_max: [u8; 2],
 }
 
 /// In nanoseconds, which take half the room of a [`Duration`].
@@ -166,15 +177,27 @@ impl Retransmission {
             variation_first_min,
             smoothed: None,
             silences: 0,
+            strains: 0,
             doublings: 0,
-            lasting: end == End::Receiver && !params.is_lockstep(),
+            strains_max: match end {
+                _ if params.is_lockstep() => [STRAINS_MAX; 2],
+                End::Sender => [0, STRAINS_MAX_OF_WINDOWS],
+                End::Receiver => [0; 2],
+            },
         }
     }
 
-    /// Takes the terms agreed since; what was measured stays.
+    /// Takes the terms agreed since; what was measured stays. A sender whose request was answered only when it had
+    /// been repeated may be far away, and waits twice as long with its first window; an ACK costs less.
     pub(super) fn agree(&mut self, params: &Params, patience: &Patience, end: End) {
+        let kept = match end {
+            End::Sender => self.silences.min(1),
+            End::Receiver => 0,
+        };
         *self = Self {
             smoothed: self.smoothed,
+            silences: kept,
+            doublings: kept,
             ..Self::new(params, patience, end)
         };
     }
@@ -209,6 +232,11 @@ impl Retransmission {
             .min(INTERVAL_MAX.max(self.floor))
     }
 
+    /// How long to wait for an answer to the last repeat, before the peer is taken for one that never was there.
+    pub(super) fn interval_at_last(&self) -> Duration {
+        self.interval().max(LAST_WAIT_MIN)
+    }
+
     /// How long to wait for the rest of a window that has begun to come: its blocks leave together, and
     /// what a crowd's queue may add to a round trip does not come between them.
     pub(super) fn interval_within_window(&self) -> Duration {
@@ -238,6 +266,7 @@ impl Retransmission {
     /// sample is out of all proportion. The first in proportion again puts an end to it.
     pub(super) fn sample(&mut self, round_trip: Duration) {
         self.doublings = self.silences;
+        self.strains = 0;
         let round_trip = round_trip.min(ROUND_TRIP_MAX).as_nanos() as u64;
         let old = self
             .smoothed
@@ -272,10 +301,20 @@ impl Retransmission {
         self.silences
     }
 
-    /// Something moved: the silence is over.
-    pub(super) const fn progress(&mut self) {
+    /// Something moved: the silence is over. If all that was under way has arrived (`whole`), the answer may only
+    /// have been slow; otherwise something was missing indeed.
+    pub(super) fn progress(&mut self, whole: bool) {
+        if self.silences > 0 {
+            self.strains = if whole {
+                self.strains.saturating_add(1)
+            } else {
+                0
+            };
+        }
         self.silences = 0;
-        if !self.lasting {
+        let [at_first, later] = self.strains_max;
+        let most = self.smoothed.map_or(at_first, |_| later);
+        if self.strains <= most {
             self.doublings = 0;
         }
     }
@@ -325,7 +364,7 @@ mod tests {
             timer.silence();
         }
         assert_eq!(waits, [1, 2, 4, 8, 8]);
-        timer.progress();
+        timer.progress(true);
         timer.sample(millis(1));
         assert_eq!(
             timer.interval(),
@@ -357,13 +396,43 @@ mod tests {
             timer.sample(millis(0));
             let first = timer.interval();
             timer.silence();
-            timer.progress();
+            timer.progress(true);
             let after_silence = timer.interval();
             timer.sample(millis(0));
             (first, after_silence, timer.interval())
         };
         assert_eq!(waits(End::Receiver), (millis(10), millis(20), millis(10)));
         assert_eq!(waits(End::Sender), (millis(48), millis(48), millis(36)));
+    }
+
+    /// Goal: where each answer comes after the repeat, none is ever measured, and the wait grows until one is.
+    /// Method: a round trip that is longer than the first wait, or than those measured before.
+    #[test]
+    fn a_round_trip_longer_than_the_wait_is_measured_in_the_end() {
+        let repeats = |params: &Params, before: Option<Duration>, round_trip| {
+            let mut timer = Retransmission::new(params, &Patience::DEFAULT, End::Sender);
+            before.into_iter().for_each(|before| timer.sample(before));
+            let mut repeats = 0;
+            for _ in 0..100 {
+                let mut waited = timer.interval();
+                let in_time = waited >= round_trip;
+                while waited < round_trip {
+                    timer.silence();
+                    waited += timer.interval();
+                    repeats += 1;
+                }
+                if in_time {
+                    timer.sample(round_trip);
+                }
+                timer.progress(true);
+            }
+            repeats
+        };
+        let far = millis(1_500);
+        assert_eq!(repeats(&Params::RFC1350, None, far), 3);
+        assert_eq!(repeats(&Params::RFC1350, Some(millis(20)), far), 3);
+        assert_eq!(repeats(&windowed(), None, far), 1);
+        assert_eq!(repeats(&windowed(), Some(millis(10)), millis(100)), 9);
     }
 
     /// An ACK that was lost and said again by the peer's own timer measures that timer, not the path.

@@ -195,3 +195,34 @@ impl Budget {
         std::mem::replace(&mut self.denied, 0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: who comes and goes leaves nothing in the queues, even while another of its address stays.
+    #[test]
+    fn queues_are_swept() {
+        let mut unvalidated = Unvalidated::new(1_000, 1_000);
+        let stays = SlotId::of_ticket(crate::store::Ticket(0));
+        let leaves = SlotId::of_ticket(crate::store::Ticket(1));
+        let (peer, other): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        unvalidated.enter(stays, peer, false, |id| id == stays);
+        unvalidated.enter(stays, other, false, |id| id == stays);
+        for _ in 0..100_000 {
+            unvalidated.enter(leaves, peer, false, |id| id == stays);
+            unvalidated.leave(peer);
+        }
+        let prefix = &unvalidated.per_prefix[&peer];
+        assert_eq!((prefix.count, unvalidated.count()), (1, 2));
+        assert!(prefix.queue.len() <= 32, "{}", prefix.queue.len());
+        assert!(
+            unvalidated.queue.len() <= 128,
+            "{}",
+            unvalidated.queue.len()
+        );
+        unvalidated.leave(peer);
+        unvalidated.leave(other);
+        assert!(unvalidated.per_prefix.is_empty());
+    }
+}

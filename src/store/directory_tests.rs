@@ -703,6 +703,36 @@ fn old_files_are_replaced_whole_and_keep_their_permissions() {
     }
 }
 
+/// Goal: what takes the name while an upload to it is under way is not replaced, unless it is a file.
+#[test]
+fn what_is_no_file_is_not_replaced_when_it_comes_late() {
+    let scratch = Scratch::new();
+    let options = DirectoryOptions {
+        writes: Writes::Overwrite,
+        ..DirectoryOptions::default()
+    };
+    let path = scratch.root().join("x");
+    for directory in upload_directories(&scratch, options) {
+        let before = scratch.listing();
+        for make in [
+            |path: &PathBuf| symlink("sub/y", path).expect("linked"),
+            |path: &PathBuf| mkfifoat(CWD, path, Permissions::from_raw_mode(0o644)).expect("made"),
+        ] {
+            let mut late = directory.create(b"x", None).expect("begun");
+            late.write(b"late").expect("written");
+            fs::remove_file(&path).expect("there");
+            make(&path);
+            let kind = fs::symlink_metadata(&path).expect("there").file_type();
+            assert_eq!(late.publish(), Err(Refusal::Denied));
+            let stays = fs::symlink_metadata(&path).expect("there").file_type();
+            assert_eq!(stays, kind);
+            fs::remove_file(&path).expect("there");
+            fs::write(&path, "x").expect("written");
+        }
+        assert_eq!(scratch.listing(), before);
+    }
+}
+
 /// Goal: what a killed server left goes with the next upload of that name. What another works at stays, and so
 /// does what is no file.
 #[test]
@@ -931,6 +961,12 @@ fn files_that_change_while_read_are_noticed() {
     assert_eq!(whole(&body).as_ref(), Ok(&packets), "grown");
     file.set_len(3).expect("cut");
     assert_eq!(whole(&body), Err(ReadFailure::Changed), "truncated");
+
+    fs::write(&path, vec![b'a'; 3 << 20]).expect("written");
+    let body = served.open(b"file");
+    fs::write(&path, vec![b'b'; 2 << 20]).expect("written");
+    let result = served.frames(&body, BlockIndex::FIRST).map(|_| ());
+    assert_eq!(result, Err(ReadFailure::Changed), "shorter, but not here");
 
     fs::write(&path, "as it was").expect("written");
     let body = served.open(b"file");

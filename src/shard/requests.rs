@@ -153,9 +153,8 @@ impl<E: Engine> Shard<E> {
         self.ask_store(id, operation, &request, octets, now);
     }
 
-    /// Keeps a repeat of a running transfer's request until `at`, when it is decided whether the transfer has
-    /// progressed. Repeats are identical, so one is enough; a long one would take memory and is not kept, so
-    /// the client has to ask again.
+    /// Keeps a repeat of a running transfer's request until `at`, to see whether the transfer progresses.
+    /// Repeats are identical, so the first is enough; a long one, which takes memory, must be sent again.
     fn wait_for_quiet(
         &mut self,
         id: SlotId,

@@ -8,7 +8,7 @@ use tokio::signal::unix::{self, SignalKind, signal};
 /// Signals that the process handles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// SIGHUP: reload the settings.
+    /// SIGHUP: a request to reload the settings.
     Hangup,
     /// SIGINT: the user at the terminal wants the process to end.
     Interrupt,

@@ -167,7 +167,7 @@ impl<E: Engine> Shard<E> {
                     count,
                 };
                 let sent = self.engine.send(socket, &path, burst);
-                // Once sent, only the frame cache decides how long the frames stay.
+                // Once they are sent, only the frame cache decides how long they stay.
                 if matches!(out.frames, Held::Waited(_)) && sent != Sent::Full {
                     out.frames = Held::Known(Arc::downgrade(&frames));
                 }

@@ -7,7 +7,7 @@
 //! A read request takes this path: [`Shard::turn`] → `packets::handle` → `requests::request` → the store
 //! opens the file → `requests::opened` negotiates and puts a [`Sender`](crate::proto::sender::Sender) into a
 //! slot → `pump` → `transmit` finds the frames of the next blocks and gives them to the engine. Each ACK goes
-//! `packets::handle` → `packet` → `lifecycle::settle` → `pump`. Every transfer ends through
+//! `packets::handle` → `packet` → `lifecycle::settle` → `pump`. The transfer ends through
 //! `lifecycle::finish`.
 
 mod admission;

@@ -1,9 +1,9 @@
-//! How many descriptors this process may have.
+//! The descriptor limit of this process.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Lets this process have as many descriptors as it may: every file that is read, every upload and many a
-/// client takes one or two, and the limit that programs start with is for those that might use `select`.
+/// Raises this process's descriptor limit to its maximum: every file read, every upload and many clients take
+/// one or two, and the default limit is meant for programs that may use `select`.
 pub(crate) fn raise_limit() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current == limit.maximum {
@@ -19,7 +19,7 @@ pub(crate) fn raise_limit() {
             to = raised.current,
             "descriptor limit raised"
         ),
-        // Some systems have a lower one that they do not tell; what there is has to do.
+        // Some systems have a lower limit that they do not report; the current one must do.
         Err(error) => tracing::debug!(%error, "descriptor limit not raised"),
     }
 }

@@ -1,4 +1,4 @@
-//! Counters, one set a shard, plain numbers that only their shard touches; merged when read.
+//! Counters: one set per shard, plain numbers that only their shard updates; merged when read.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,58 +7,57 @@ use hdrhistogram::Histogram;
 
 use crate::time::Duration;
 
-/// Why something was passed over in silence.
+/// Why something was silently ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Suppressed {
-    /// Not a request, to the listening port.
+    /// A packet to the listening port that is no request.
     NotARequest,
-    /// To a broadcast or multicast address.
+    /// Sent to a broadcast or multicast address.
     Broadcast,
-    /// From port 0, which cannot be answered.
+    /// Sent from port 0, which cannot be answered.
     PortZero,
-    /// A repeat of a request whose transfer has just begun.
+    /// A repeat of a request whose transfer has just started.
     RepeatedRequest,
-    /// A request while the server is full.
+    /// A request that arrived while the server was full.
     Full,
-    /// A request while the server is draining.
+    /// A request that arrived while the server was draining.
     Draining,
-    /// It came before all shards listened, where one port serves all.
+    /// It arrived before all shards listened, where they share one port.
     Early,
-    /// A packet from a stranger, beyond the rate at which they are told, or from one who has only just left.
+    /// A packet from an unknown sender beyond the ERROR rate limit, or from a client that has just left.
     Stranger,
-    /// A packet that its transfer has no use for.
+    /// A packet that its transfer does not expect.
     Unexpected,
 }
 
-/// What a shard counts. All values only ever grow, but for those called `active` and `unvalidated`.
+/// A shard's counters. All values only increase, except those called `active` and `unvalidated`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Metrics {
-    /// Requests, by what was asked for (`read`, `write`, `unknown`) and what came of it: `accepted`,
-    /// or the name of the error.
+    /// Requests, by operation (`read`, `write`, `unknown`) and result: `accepted`, or the name of the error.
     pub requests: BTreeMap<(&'static str, &'static str), u64>,
-    /// Reads that run.
+    /// Running reads.
     pub active_reads: u64,
-    /// Writes that run.
+    /// Running writes.
     pub active_writes: u64,
-    /// Those of them whose peer has yet to prove that it is there.
+    /// Running transfers whose peer is not validated yet.
     pub unvalidated: u64,
-    /// Transfers that ended, by how.
+    /// Finished transfers, by outcome.
     pub ended: BTreeMap<&'static str, u64>,
-    /// Octets of files that were acknowledged by their readers.
+    /// Octets of files acknowledged by their readers.
     pub octets_sent: u64,
-    /// Octets of files that arrived.
+    /// Octets of files received.
     pub octets_received: u64,
-    /// Datagrams in.
+    /// Datagrams received.
     pub received: Packets,
-    /// Datagrams out.
+    /// Datagrams sent.
     pub sent: Packets,
-    /// ERROR packets in, by code.
+    /// ERROR packets received, by code.
     pub errors_received: BTreeMap<&'static str, u64>,
-    /// ERROR packets out, by code.
+    /// ERROR packets sent, by code.
     pub errors_sent: BTreeMap<&'static str, u64>,
-    /// Datagrams out more than once.
+    /// Datagrams retransmitted.
     pub retransmissions: u64,
-    /// Datagrams passed over in silence, by why.
+    /// Datagrams silently ignored, by reason.
     pub suppressed: BTreeMap<Suppressed, u64>,
     /// Sends that the system refused, by error number.
     pub send_errors: BTreeMap<i32, u64>,
@@ -66,20 +65,20 @@ pub struct Metrics {
     pub send_full: u64,
     /// Datagrams that the kernel dropped because a receive queue was full.
     pub receive_drops: u64,
-    /// How the datagrams were moved.
+    /// I/O statistics of the engine.
     pub engine: Statistics,
-    /// How long things took.
+    /// Latencies.
     pub latencies: Latencies,
 }
 
 impl Metrics {
-    /// Transfers that run.
+    /// Running transfers.
     #[must_use]
     pub const fn active(&self) -> u64 {
         self.active_reads + self.active_writes
     }
 
-    /// Requests that began a transfer.
+    /// Requests that started a transfer.
     #[must_use]
     pub fn accepted(&self) -> u64 {
         let accepted =
@@ -110,24 +109,24 @@ impl Metrics {
     }
 }
 
-/// What an engine on the kernel's sockets has done so far.
+/// Statistics of an engine that uses the kernel's sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Statistics {
     /// System calls to poll for readiness.
     pub polls: u64,
-    /// System calls to receive alone, with those that found nothing.
+    /// System calls that only receive, including those that found nothing.
     pub receives: u64,
-    /// System calls to send, with those that failed.
+    /// System calls that send, including failed ones.
     pub sends: u64,
-    /// Those of them that sent more than one datagram.
+    /// The sends among them with more than one datagram.
     pub gso_sends: u64,
-    /// How often a burst was refused and its datagrams then went singly.
+    /// How often a burst was refused and its datagrams were then sent singly.
     pub gso_fallbacks: u64,
-    /// Bursts handed to the device where they lie, without a system call of `sends`.
+    /// Bursts passed to the device in place, without a system call counted in `sends`.
     pub zero_copy_sends: u64,
-    /// Those of them from memory that the kernel knew already.
+    /// Those of them from memory registered with the kernel.
     pub zero_copy_registered: u64,
-    /// Those of them that the kernel copied all the same.
+    /// Those of them that the kernel copied nevertheless.
     pub zero_copy_copied: u64,
 }
 
@@ -144,15 +143,15 @@ impl Statistics {
     }
 }
 
-/// Datagrams by what they hold.
+/// Datagrams by packet type.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Packets([u64; Self::TYPES.len()]);
 
 impl Packets {
-    /// The types, as the counters name them: by opcode, and what is no packet first.
+    /// The types as named in the counters: by opcode, starting with what is no packet.
     pub const TYPES: [&'static str; 7] = ["other", "rrq", "wrq", "data", "ack", "error", "oack"];
 
-    /// Counts `count` datagrams that all begin as `octets` does.
+    /// Counts `count` datagrams that all start like `octets`.
     pub fn count(&mut self, octets: &[u8], count: u64) {
         let opcode = match octets {
             [0, opcode @ 1..=6, ..] => usize::from(*opcode),
@@ -166,13 +165,13 @@ impl Packets {
         Self::TYPES.into_iter().zip(self.0)
     }
 
-    /// All of them.
+    /// The total.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.0.iter().sum()
     }
 
-    /// Adds what another counted.
+    /// Adds another set of counts.
     pub fn merge(&mut self, other: &Self) {
         self.0
             .iter_mut()
@@ -241,7 +240,7 @@ impl Metrics {
     }
 }
 
-/// A line a counter, those that are zero left out.
+/// One line per counter, omitting zeros.
 impl fmt::Display for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("counters")?;
@@ -252,21 +251,21 @@ impl fmt::Display for Metrics {
     }
 }
 
-/// How long things took: one histogram for each question that operators ask.
+/// Latencies: one histogram for each question that operators ask.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Latencies {
-    /// From the arrival of a request to the first datagram of its answer: this end's own time.
+    /// From the arrival of a request to the first datagram of its answer: this end's processing time.
     pub first_datagram: Latency,
-    /// From the arrival of an ACK to the blocks that it let go: this end's own time.
+    /// From the arrival of an ACK to the blocks that it released: this end's processing time.
     pub ack_to_burst: Latency,
-    /// From a block to its ACK, for blocks that were sent once.
+    /// From a block to its ACK, for blocks that were sent only once.
     pub round_trip: Latency,
     /// From the request to the last ACK, for transfers that completed.
     pub transfer: Latency,
 }
 
 impl Latencies {
-    /// Whether nothing was served yet that could take any time.
+    /// Whether no latency has been recorded yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.named().iter().all(|(_, latency)| latency.count() == 0)
@@ -279,7 +278,7 @@ impl Latencies {
         self.transfer.merge(&other.transfer);
     }
 
-    /// Each histogram with the name that it is shown by.
+    /// Each histogram with its display name.
     #[must_use]
     pub const fn named(&self) -> [(&'static str, &Latency); 4] {
         [
@@ -320,38 +319,38 @@ impl fmt::Display for Latencies {
     }
 }
 
-/// Durations from a microsecond to an hour, each kept to within one in a hundred.
+/// Durations from a microsecond to an hour, each recorded to within one percent.
 #[derive(Clone, PartialEq)]
 pub struct Latency(Histogram<u64>);
 
-/// What is shorter counts as this.
+/// Shorter durations count as this.
 const LATENCY_NANOS_MIN: u64 = 1_000;
-/// What is longer counts as this.
+/// Longer durations count as this.
 const LATENCY_NANOS_MAX: u64 = 3_600_000_000_000;
-/// Two significant digits: some 30 KiB for each histogram.
+/// Two significant digits: about 30 KiB per histogram.
 const LATENCY_DIGITS: u8 = 2;
 
 impl Latency {
-    /// Counts a duration. Never allocates.
+    /// Records a duration. Never allocates.
     pub fn record(&mut self, duration: Duration) {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         self.0.saturating_record(nanos.max(1));
     }
 
-    /// How many were counted.
+    /// The number of durations recorded.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.0.len()
     }
 
-    /// The duration that this part of all, from 0 to 1, did not exceed.
+    /// The duration that this fraction of all, from 0 to 1, did not exceed.
     #[must_use]
     pub fn quantile(&self, part: f64) -> Duration {
         Duration::from_nanos(self.0.value_at_quantile(part))
     }
 
-    /// The durations that parts of all did not exceed, the parts, and how many those are: so many
-    /// parts for each halving of what is left up to all.
+    /// Durations, the fractions of all that did not exceed them, and their counts, with a fixed number of
+    /// steps for each halving of the remaining fraction.
     pub fn percentiles(
         &self,
         parts_per_halving: u32,
@@ -371,14 +370,14 @@ impl Latency {
         (duration(self.0.mean()), duration(self.0.stdev()))
     }
 
-    /// How many did not exceed `limit`.
+    /// How many durations did not exceed `limit`.
     #[must_use]
     pub fn count_up_to(&self, limit: Duration) -> u64 {
         let nanos = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
         self.0.count_between(0, nanos)
     }
 
-    /// All of them together, as near as the buckets tell.
+    /// The sum of all durations, to the precision of the buckets.
     #[must_use]
     pub fn sum(&self) -> Duration {
         let nanos: f64 = self
@@ -389,9 +388,9 @@ impl Latency {
         Duration::from_secs_f64(nanos / 1e9)
     }
 
-    /// Adds what another counted.
+    /// Adds another histogram's counts.
     pub fn merge(&mut self, other: &Self) {
-        // Both have the same bounds: nothing can fall outside.
+        // Both have the same bounds: no value can be out of range.
         let _ = self.0.add(&other.0);
     }
 }

@@ -1,8 +1,9 @@
-//! What shards, store and engines share things by, named in one place, so that others can stand in for it:
-//! a model checker's (`tests/loom.rs`), or those that the thread sanitizer can follow (`tests/sanitizers`).
+//! The synchronization primitives of shards, store and engines, kept in one place so that others can replace
+//! them: a model checker's (`tests/loom.rs`), or traceable ones for the thread sanitizer
+//! (`tests/sanitizers`).
 //!
-//! Reference counts are the standard library's wherever they are: they guard no order of events, and the
-//! checker's own know no weak ones.
+//! Reference counts always come from the standard library: they impose no order of events, and the checker's
+//! own lack weak references.
 
 #[cfg(followed)]
 mod followed;

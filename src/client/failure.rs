@@ -1,4 +1,4 @@
-//! Why a transfer failed: one sentence for people, with what they can do about it.
+//! Why a transfer failed: one sentence for users, with what they can do about it.
 
 use std::fmt;
 use std::io;
@@ -12,88 +12,88 @@ use crate::wire::{ErrorCode, Escaped};
 /// Why a transfer failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// The name of the server stands for no address.
+    /// The server's name resolves to no address.
     UnknownHost {
         /// The name.
         host: String,
-        /// What the system says.
+        /// The system's message.
         why: String,
     },
-    /// Nothing can be sent to the server.
+    /// Packets to the server cannot be sent.
     Unreachable {
         /// The address.
         server: SocketAddr,
-        /// What the system says.
+        /// The system's error.
         error: io::Error,
     },
-    /// Nothing came from the server.
+    /// The server did not answer.
     Unanswered {
         /// The address.
         server: SocketAddr,
-        /// How long nothing came.
+        /// How long nothing arrived.
         elapsed: Duration,
-        /// Whether options were asked for.
+        /// Whether options were requested.
         options: bool,
     },
-    /// The server fell silent.
+    /// The server stopped answering.
     Silent {
         /// The address.
         server: SocketAddr,
-        /// How much had arrived.
+        /// Octets that had arrived.
         octets: u64,
-        /// How long nothing came.
+        /// How long nothing arrived.
         silence: Duration,
     },
-    /// The server's host says that nobody is there any more.
+    /// The server's host reports that its port is closed.
     Gone {
         /// The address.
         server: SocketAddr,
-        /// How much had arrived.
+        /// Octets that had arrived.
         octets: u64,
     },
-    /// The server sent ERROR.
+    /// The server sent an ERROR.
     Refused {
         /// The address.
         server: SocketAddr,
-        /// What was asked for.
+        /// The requested operation.
         operation: Operation,
-        /// The name asked for.
+        /// The requested name.
         name: Vec<u8>,
         /// The code.
         code: ErrorCode,
-        /// The text: any octets.
+        /// The text, which may be any octets.
         text: Vec<u8>,
     },
-    /// This end could not go on with what the server sent.
+    /// This end could not continue with what the server sent.
     GivenUp {
         /// The address.
         server: SocketAddr,
         /// Why.
         text: Vec<u8>,
     },
-    /// The file at this end failed.
+    /// Access to the local file failed.
     Local {
-        /// What was asked for.
+        /// The requested operation.
         operation: Operation,
         /// The file.
         file: LocalFile,
-        /// What the system says.
+        /// The system's error.
         error: io::Error,
     },
-    /// The user wanted it to end.
+    /// The user interrupted it.
     Interrupted,
-    /// The system is out of something.
+    /// The system is out of a resource.
     System(io::Error),
 }
 
 impl Failure {
-    /// What happened, without what to do about it.
+    /// What happened, without advice.
     #[must_use]
     pub fn brief(&self) -> String {
         self.told().0
     }
 
-    /// What happened, and what to do about it.
+    /// What happened, and advice.
     fn told(&self) -> (String, String) {
         match self {
             Self::UnknownHost { host, why } => (
@@ -295,7 +295,7 @@ fn local_advice(operation: Operation, error: &io::Error) -> &'static str {
     }
 }
 
-/// The system's words, without the number.
+/// The system's message, without the error number.
 fn plain(error: &io::Error) -> String {
     let text = error.to_string();
     match text.split_once(" (os error") {

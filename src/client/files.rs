@@ -1,5 +1,5 @@
-//! This end's file as a store: the one path that was named, or standard output. What the system says
-//! when something fails is kept for people, where the protocol has but a code.
+//! The local file as a store: the one path that was named, or standard output. The system's error is kept for
+//! the user when something fails, because the protocol has only a code for it.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -12,9 +12,9 @@ use crate::store::{Backend, OpenError, Opened, Patience, ReadFailure, Refusal, S
 /// The file at this end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LocalFile {
-    /// The file at a path; written, it appears once it is whole.
+    /// The file at a path; when written, it appears only once complete.
     Path(PathBuf),
-    /// Standard output, to be written to as the octets come.
+    /// Standard output, written as the octets arrive.
     StandardOutput,
 }
 
@@ -27,7 +27,7 @@ impl fmt::Display for LocalFile {
     }
 }
 
-/// What the system said to the last thing that failed.
+/// The system's error from the latest failure.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Trouble(Arc<Mutex<Option<io::Error>>>);
 
@@ -45,7 +45,7 @@ impl Trouble {
     }
 }
 
-/// A store of one file, whatever name is asked for.
+/// A store of one file, whatever name is requested.
 pub(super) struct Files {
     file: LocalFile,
     trouble: Trouble,
@@ -99,7 +99,7 @@ impl Backend for Files {
     }
 }
 
-/// A source whose failures are noted.
+/// A source whose failures are recorded.
 struct Watched {
     source: Box<dyn Source>,
     trouble: Trouble,
@@ -127,7 +127,7 @@ impl Source for Watched {
     }
 }
 
-/// A sink whose failures are noted.
+/// A sink whose failures are recorded.
 struct WatchedSink {
     sink: Box<dyn Sink>,
     trouble: Trouble,

@@ -1,8 +1,8 @@
-//! The client: one transfer that this end asks for, from its first request to a summary or a sentence
-//! that says what went wrong.
+//! The client: one transfer requested by this end, from its first request to a summary or a sentence that
+//! says what went wrong.
 //!
-//! [`Transfer::turn`] is called in a loop. It tries the addresses of a server one after the other
-//! until one answers, and asks again without options where a server cannot take any.
+//! [`Transfer::turn`] is called in a loop. It tries a server's addresses in turn until one answers, and
+//! repeats the request without options if a server does not support any.
 
 mod failure;
 mod files;
@@ -30,57 +30,57 @@ pub use files::LocalFile;
 
 use files::{Files, Trouble};
 
-/// Blocks under way that are asked for: beyond 64 nothing is gained.
+/// Window size to request, in blocks: beyond 64 nothing is gained.
 const WINDOWSIZE_MAX: u16 = 64;
-/// Octets under way that are asked for: what the receive buffer of an ordinary user holds (208 KiB on
-/// Linux, where each datagram is charged with more than it carries).
+/// Octets in flight to request: what an ordinary user's receive buffer holds (208 KiB on Linux, where each
+/// datagram is charged more than its payload).
 const WINDOW_OCTETS_MAX: u32 = 128 << 10;
-/// How long an address may leave the request unanswered while others are left: it is sent after 0, 1 and 3 s.
+/// How long to wait for one address while others remain: the request is sent after 0, 1 and 3 s.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_secs(4);
-/// After so long at the least, a server in lock-step repeats a block; `timeout` may say otherwise.
+/// A lock-step server retransmits a block after at least this time; `timeout` may set another.
 const LOCKSTEP_INTERVAL: Duration = Duration::from_secs(1);
-/// For so long at the least a complete read stays where windows were agreed: longer than a server that measures
-/// round trips waits before it repeats a window, when they take no time.
+/// Minimum linger time of a complete read if a window was negotiated: when RTTs are close to zero, longer
+/// than a server that measures RTTs waits before it retransmits a window.
 const STAY_MIN: Duration = Duration::from_millis(50);
-/// And for so long at the most, for many reads may follow each other.
+/// Maximum linger time, because many reads may follow each other.
 const STAY_MAX: Duration = Duration::from_millis(250);
-/// Memory for DATA packets: enough to read ahead of one transfer.
+/// Memory for DATA packets: enough to read ahead for one transfer.
 const FRAME_CACHE_OCTETS: usize = 16 << 20;
 
-/// What is to be transferred.
+/// A transfer to perform.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// The server's addresses, in the order to be tried.
+    /// The server's addresses, in the order in which to try them.
     pub servers: Vec<SocketAddr>,
-    /// Which way the file goes.
+    /// The direction of the file.
     pub operation: Operation,
-    /// The file's name at the server.
+    /// The file's name on the server.
     pub remote: Vec<u8>,
-    /// The file at this end.
+    /// The local file.
     pub local: LocalFile,
-    /// How it is written on the wire.
+    /// The transfer mode.
     pub mode: Mode,
-    /// The options to ask for.
+    /// The options to request.
     pub offer: Offer,
 }
 
-/// The options to ask a server for.
+/// The options to request from a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Offer {
-    /// None, for servers that cannot take any.
+    /// None, for servers that do not support any.
     Nothing,
-    /// The file's length, a block size and a window; what is left open follows the way to the server.
+    /// The file's length, a block size and a window size; unset values follow from the route to the server.
     Options {
         /// Block size in octets.
         blksize: Option<u16>,
         /// Window size in blocks.
         windowsize: Option<u16>,
-        /// Retransmission time in seconds, which this end keeps to whether the server does or not.
+        /// Retransmission timeout in seconds, which this end observes whether the server does or not.
         timeout: Option<u8>,
     },
 }
 
-/// All options, each as the way to the server has it.
+/// All options, each derived from the route to the server.
 impl Default for Offer {
     fn default() -> Self {
         Self::Options {
@@ -92,7 +92,7 @@ impl Default for Offer {
 }
 
 impl Offer {
-    /// The options for a server there.
+    /// The options to request from this server.
     fn wanted(self, server: SocketAddr) -> Wanted {
         let Self::Options {
             blksize,
@@ -103,7 +103,7 @@ impl Offer {
             return Wanted::default();
         };
         let blksize = blksize.unwrap_or_else(|| {
-            // The smallest MTU of all may give less than the default; nobody gains from that.
+            // The smallest possible MTU would give less than the default, which gains nothing.
             blksize_of_mtu(server.ip(), route_mtu(server)).max(BLKSIZE_DEFAULT)
         });
         let fitting = WINDOW_OCTETS_MAX / u32::from(blksize.max(1));
@@ -112,7 +112,7 @@ impl Offer {
             blksize: Some(blksize),
             windowsize: Some(windowsize.unwrap_or_else(|| fitting.clamp(1, WINDOWSIZE_MAX))),
             timeout,
-            // A writer's own length takes this place.
+            // For a write, the file's length replaces this.
             tsize: Some(0),
         }
     }
@@ -121,7 +121,7 @@ impl Offer {
 /// The addresses of `host`, in the order that the system prefers.
 ///
 /// # Errors
-/// If there is none.
+/// If there are none.
 pub fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
     let failure = |why: String| Failure::UnknownHost {
         host: host.to_owned(),
@@ -146,7 +146,7 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Has the transfer end as soon as may be.
+    /// Ends the transfer as soon as possible.
     pub fn stop(&self) {
         self.wanted.store(true, Ordering::SeqCst);
         let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
@@ -162,29 +162,29 @@ impl Stop {
     }
 }
 
-/// A transfer under way. Dropped before it is done, it leaves no file.
+/// A transfer in progress. If it is dropped before it is complete, it leaves no file.
 #[derive(Debug)]
 pub struct Transfer {
     job: Job,
-    /// Which of the server's addresses is being tried.
+    /// Index of the server address being tried.
     place: usize,
     stop: Arc<Stop>,
     store: Arc<Store>,
     trouble: Trouble,
     shard: Shard<MioEngine>,
     id: Option<SlotId>,
-    /// How far this attempt has come.
+    /// How far this attempt has progressed.
     reached: Reached,
-    /// When it came there, since its beginning.
+    /// When it got there, since the start of the attempt.
     reached_after: Duration,
-    /// How long it is to stay once it is complete.
+    /// How long to linger once it is complete.
     stay: Duration,
 }
 
-/// What an attempt goes through.
+/// Progress of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Reached {
-    /// The file at this end is open, and the server was asked.
+    /// The local file is open, and the request was sent.
     asked: bool,
     /// The server has answered.
     answered: bool,
@@ -192,39 +192,39 @@ struct Reached {
     octets: u64,
 }
 
-/// What a turn brought.
+/// The result of a turn.
 #[derive(Debug)]
 pub enum Turn {
-    /// The transfer goes on.
+    /// The transfer continues.
     Running(Progress),
-    /// It goes on in another way, which its user may want to know.
+    /// It continues differently, which the user may want to know.
     Note(Note),
     /// It is complete.
     Done(Summary),
 }
 
-/// How far a transfer has come.
+/// Progress of a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Progress {
     /// Octets that have arrived.
     pub octets: u64,
-    /// Octets that there will be, if that is known.
+    /// Octets in total, if known.
     pub total: Option<u64>,
 }
 
-/// Why a transfer began anew.
+/// Why a transfer was restarted.
 #[derive(Debug)]
 pub enum Note {
-    /// An address did not answer; the next one is tried.
+    /// An address did not answer; the next one is being tried.
     NextAddress {
         /// Why.
         failure: Failure,
-        /// The address tried now.
+        /// The address being tried now.
         next: SocketAddr,
     },
-    /// The server cannot take options; none are asked for now.
+    /// The server does not support options; none are requested now.
     WithoutOptions {
-        /// What it said to them.
+        /// Its answer to the options.
         failure: Failure,
     },
 }
@@ -246,28 +246,28 @@ impl fmt::Display for Note {
     }
 }
 
-/// How a complete transfer went.
+/// The result of a complete transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Summary {
-    /// The address that served it.
+    /// The server's address.
     pub server: SocketAddr,
-    /// Octets, as counted on the wire.
+    /// Octets on the wire.
     pub octets: u64,
     /// Blocks.
     pub blocks: u64,
-    /// Datagrams sent more than once by this end.
+    /// Datagrams retransmitted by this end.
     pub retransmissions: u64,
     /// From the request to the end.
     pub elapsed: Duration,
-    /// The terms.
+    /// The negotiated parameters.
     pub params: Params,
 }
 
 impl Transfer {
-    /// Begins a transfer, which [`Stop::stop`] ends.
+    /// Starts a transfer, which [`Stop::stop`] can end.
     ///
     /// # Errors
-    /// If the system is out of something.
+    /// If the system is out of a resource.
     pub fn start(job: Job, stop: Arc<Stop>) -> Result<Self, Failure> {
         let trouble = Trouble::default();
         let files = Files::new(job.local.clone(), trouble.clone());
@@ -291,10 +291,10 @@ impl Transfer {
         })
     }
 
-    /// Waits until something happens, and says what.
+    /// Waits until something happens, and returns what.
     ///
     /// # Errors
-    /// Why the transfer failed; it is over then.
+    /// The reason why the transfer failed; it is then over.
     pub fn turn(&mut self) -> Result<Turn, Failure> {
         if self.stop.is_wanted() {
             self.shard.stop();
@@ -331,16 +331,16 @@ impl Transfer {
         Ok(Turn::Running(Progress { octets, total }))
     }
 
-    /// Once it is complete, stays to answer repeats of the last block, whose ACK may have been lost: the server
-    /// would else wait out its patience, and take the transfer for failed. The file is there by then, and all
-    /// that this costs is time, so it is kept short. See [`stay`] for how long; each repeat makes it as long again.
+    /// After completion, lingers to answer repeats of the last block, whose ACK may have been lost: otherwise
+    /// the server would retry until its timeout and report a failure. The file is complete by then, so
+    /// lingering is kept short. See [`stay`] for how long; each repeat extends it.
     pub fn linger(mut self) {
         let mut until = self.shard.engine().now() + self.stay;
         let mut received = self.shard.metrics().received;
-        // The slot goes when even the longest patience is over.
+        // The slot is removed once even the longest linger time is over.
         while self.shard.engine().now() < until && !self.shard.is_empty() && !self.stop.is_wanted()
         {
-            // Who got the last ACK and has closed its port says so.
+            // If the server received the last ACK and closed its port, its host reports that.
             if self.shard.turn_by(Some(until)).is_err()
                 || self.shard.engine_mut().take_report().is_some()
             {
@@ -354,7 +354,7 @@ impl Transfer {
         }
     }
 
-    /// Sees how far the transfer has come; the octets that there will be, if that is known.
+    /// Updates the progress of the transfer; returns the total octets, if known.
     fn look(&mut self, id: SlotId) -> Option<u64> {
         let running = self.shard.running(id)?;
         let reached = Reached {
@@ -369,8 +369,8 @@ impl Transfer {
         running.total
     }
 
-    /// When the next address is tried, since the beginning of this attempt: not while the file at this end
-    /// is being opened, nor once the server has answered, which may then take its time.
+    /// When to try the next address, since the start of this attempt: not while the local file is being
+    /// opened, nor once the server has answered, since it may then take its time.
     fn gives_up_after(&self) -> Option<Duration> {
         let others = self.place + 1 < self.job.servers.len();
         let waits = self.reached.asked && !self.reached.answered;
@@ -378,18 +378,18 @@ impl Transfer {
             Offer::Options { timeout, .. } => timeout.unwrap_or_default(),
             Offer::Nothing => 0,
         };
-        // Each is asked twice at the least.
+        // Each address is sent the request at least twice.
         let twice = Duration::from_secs(timeout.into()) * 2;
         (others && waits).then(|| self.reached_after + NEXT_ADDRESS_AFTER.max(twice))
     }
 
-    /// How long this attempt has lasted.
+    /// Time since the start of this attempt.
     fn elapsed(&self, id: SlotId) -> Duration {
         let running = self.shard.running(id);
         running.map_or(Duration::ZERO, |running| running.elapsed)
     }
 
-    /// Asks the server whose turn it is.
+    /// Sends the request to the current server address.
     fn begin(&mut self) -> Result<Turn, Failure> {
         let server = self.server();
         let wanted = self.job.offer.wanted(server);
@@ -485,7 +485,7 @@ impl Transfer {
         self.next_address(Failure::Unreachable { server, error })
     }
 
-    /// Tries the next address; without one, the failure stands.
+    /// Tries the next address; if there is none, returns the failure.
     fn next_address(&mut self, failure: Failure) -> Result<Turn, Failure> {
         let Some(&next) = self.job.servers.get(self.place + 1) else {
             return Err(failure);
@@ -495,7 +495,7 @@ impl Transfer {
         Ok(Turn::Note(Note::NextAddress { failure, next }))
     }
 
-    /// Asks the same server without options; where none were asked for, the failure stands.
+    /// Asks the same server without options; if none were requested, returns the failure.
     fn without_options(&mut self, failure: Failure) -> Result<Turn, Failure> {
         if self.job.offer == Offer::Nothing {
             return Err(failure);
@@ -505,7 +505,7 @@ impl Transfer {
         Ok(Turn::Note(Note::WithoutOptions { failure }))
     }
 
-    /// Forgets the attempt that failed.
+    /// Discards the failed attempt.
     fn renew(&mut self) -> Result<(), Failure> {
         self.shard = shard(&self.store, &self.stop)?;
         self.id = None;
@@ -519,12 +519,12 @@ impl Transfer {
     }
 }
 
-/// How long to stay for repeats of the last block of a read that is complete.
+/// How long to linger for repeats of the last block of a complete read.
 ///
-/// Where windows were agreed, servers measure round trips and repeat after two or three: that is soon over. In
-/// lock-step, and where a time was agreed, they repeat after a second or more, which would make every read so
-/// much slower for the sake of the few whose last ACK is lost. So only who had to repeat something, and thus
-/// knows that this network loses packets, stays for so long.
+/// If a window was negotiated, servers measure RTTs and retransmit after two or three, so lingering is brief.
+/// In lock-step, or with a negotiated timeout, they retransmit after a second or more; lingering that long
+/// would slow down every read for the few whose last ACK is lost. So the client lingers that long only if it
+/// had to retransmit itself and therefore knows that this network loses packets.
 fn stay(ending: &Ending) -> Duration {
     if ending.operation == Operation::Write {
         return Duration::ZERO;

@@ -1,4 +1,4 @@
-//! The client against servers that answer by a script, over loopback.
+//! The client against scripted servers over loopback.
 
 use std::net::UdpSocket;
 use std::path::Path;
@@ -9,7 +9,7 @@ use super::*;
 /// How long a server waits for a datagram before its test fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a server answers to each datagram that comes, in turn, from the port that was asked.
+/// A server that answers each datagram with the next entry of the script, from the port that received it.
 fn server(script: Vec<&'static [u8]>) -> (SocketAddr, thread::JoinHandle<Vec<Vec<u8>>>) {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     let address = socket.local_addr().expect("bound");
@@ -42,7 +42,7 @@ fn job(servers: Vec<SocketAddr>, operation: Operation, local: &Path) -> Job {
     }
 }
 
-/// Runs a transfer to its end; what it noted, and how it went.
+/// Runs a transfer to its end; returns its notes and its result.
 fn run(job: Job) -> (Vec<String>, Result<Summary, String>) {
     let mut notes = Vec::new();
     let mut transfer = Transfer::start(job, Arc::default()).expect("started");
@@ -76,7 +76,7 @@ fn without_options_where_the_server_cannot_take_any() {
 #[test]
 fn an_answer_that_breaks_the_rules_leads_to_no_options_either() {
     let scratch = tempfile::tempdir().expect("a scratch directory");
-    // The block size is more than was asked for: the client says ERROR 8 and asks again.
+    // The block size exceeds the requested one: the client sends ERROR 8 and asks again.
     let script: Vec<&[u8]> = vec![b"\0\x06blksize\x009999\0", b"", b"\0\x03\0\x01"];
     let (address, server) = server(script);
     let path = scratch.path().join("file");
@@ -92,7 +92,7 @@ fn an_answer_that_breaks_the_rules_leads_to_no_options_either() {
 fn the_next_address_is_tried_where_one_cannot_be_reached() {
     let scratch = tempfile::tempdir().expect("a scratch directory");
     let (address, server) = server(vec![b"\0\x03\0\x01octets"]);
-    // Nothing is ever sent to a broadcast address by a socket that did not ask for it.
+    // A socket without SO_BROADCAST cannot send to a broadcast address.
     let unreachable = "255.255.255.255:69".parse().expect("an address");
     let path = scratch.path().join("file");
     let (notes, result) = run(job(vec![unreachable, address], Operation::Read, &path));
@@ -115,8 +115,8 @@ fn the_next_address_is_tried_where_one_does_not_answer() {
     server.join().expect("served");
 }
 
-/// Goal: a server that has answered may pause for longer than the next address is waited for. Method: the
-/// client says every second that it still waits, and the server goes on when it has said so often enough.
+/// Goal: a server that has answered may pause for longer than the wait for the next address. Method: the
+/// client repeats its ACK every second; the server continues after enough of them.
 #[test]
 fn the_next_address_is_forgotten_once_one_has_answered() {
     let scratch = tempfile::tempdir().expect("a scratch directory");
@@ -231,7 +231,7 @@ fn a_stopped_transfer_ends_and_leaves_nothing() {
     let job = job(vec![address], Operation::Read, &path);
     let mut transfer = Transfer::start(job, stop.clone()).expect("started");
     let stopper = thread::spawn(move || {
-        // Only once the request is out.
+        // Only once the request was sent.
         silent.recv_from(&mut [0; 512]).expect("a request");
         stop.stop();
     });
@@ -249,8 +249,8 @@ fn a_stopped_transfer_ends_and_leaves_nothing() {
     );
 }
 
-/// Goal: a server that missed the last ACK is told again. Method: it repeats its block; the client looks once that
-/// is out.
+/// Goal: the last ACK is repeated to a server that missed it. Method: the server repeats its block; the
+/// client checks once that has been sent.
 #[test]
 fn a_lost_last_ack_is_said_again() {
     let scratch = tempfile::tempdir().expect("a scratch directory");
@@ -295,7 +295,7 @@ fn a_lost_last_ack_is_said_again() {
     server.join().expect("served");
 }
 
-/// Goal: only reads that may be asked again soon, or that have seen a loss, stay, and none for long.
+/// Goal: only reads whose last block may be repeated soon, or that saw a loss, linger, and none for long.
 #[test]
 fn how_long_a_complete_transfer_stays() {
     use crate::proto::negotiate::accept;

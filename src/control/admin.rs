@@ -1,4 +1,4 @@
-//! The admin side over HTTP, for operators and their machines: counters, health, running transfers.
+//! The admin interface over HTTP, for operators and monitoring: counters, health, running transfers.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -20,15 +20,15 @@ use crate::shard::Running;
 use crate::time::Duration;
 use crate::wire::Escaped;
 
-/// Connections at a time; the page is for a scraper and a few people. Whoever comes beyond takes the
-/// oldest one's place, so that connections that say nothing keep nobody out.
+/// Maximum simultaneous connections; the page is for a scraper and a few people. Beyond that, a new
+/// connection replaces the oldest, so that idle connections cannot lock others out.
 const CONNECTIONS_MAX: usize = 32;
-/// How long a connection may take for anything.
+/// Maximum lifetime of a connection.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
-/// Transfers listed for each shard.
+/// Maximum transfers listed per shard.
 const TRANSFERS_LISTED_MAX: usize = 1_000;
 
-/// Answers admin requests for as long as it is polled.
+/// Answers admin requests while it is polled.
 pub(super) async fn answer(listener: TcpListener, house: Rc<House>) {
     let connections = LocalSet::new();
     let accept = async {
@@ -37,7 +37,7 @@ pub(super) async fn answer(listener: TcpListener, house: Rc<House>) {
             let (stream, house) = match listener.accept().await {
                 Ok((stream, _)) => (stream, house.clone()),
                 Err(error) => {
-                    // Out of descriptors, most likely: others may end meanwhile.
+                    // Most likely out of descriptors: other connections may end meanwhile.
                     tracing::warn!(%error, "admin connection not accepted");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
@@ -56,7 +56,7 @@ pub(super) async fn answer(listener: TcpListener, house: Rc<House>) {
                     .header_read_timeout(CONNECTION_TIMEOUT)
                     .keep_alive(false)
                     .serve_connection(TokioIo::new(stream), service);
-                // What goes wrong on a connection is its other end's concern.
+                // Errors on a connection concern only its other end.
                 let _ = timeout(CONNECTION_TIMEOUT, connection).await;
             });
             open.push_back(connection.abort_handle());
@@ -77,7 +77,7 @@ async fn respond(
                 let page = openmetrics::render(&metrics, house.server.engine(), cache);
                 (StatusCode::OK, openmetrics::CONTENT_TYPE, page)
             } else {
-                // Counters that fall look like a restart.
+                // Decreasing counters would look like a restart.
                 let why = "a worker is too busy to answer in time: ask again\n";
                 (StatusCode::SERVICE_UNAVAILABLE, TEXT, why.to_owned())
             }
@@ -119,7 +119,7 @@ async fn respond(
     };
     let mut response = Response::new(Full::new(Bytes::from(page)));
     *response.status_mut() = status;
-    // RFC 9110 §15.5.6: a 405 says what there is instead.
+    // RFC 9110 §15.5.6: a 405 lists the methods that are allowed.
     if status == StatusCode::METHOD_NOT_ALLOWED {
         let all = HeaderValue::from_static("GET, HEAD");
         response.headers_mut().insert(ALLOW, all);
@@ -137,7 +137,7 @@ const TEXT: &str = "text/plain; charset=utf-8";
 struct Row {
     peer: String,
     operation: &'static str,
-    /// With everything escaped that is not printable ASCII.
+    /// With everything but printable ASCII escaped.
     file: String,
     blksize: Option<u16>,
     windowsize: Option<u16>,

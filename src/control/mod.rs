@@ -1,4 +1,4 @@
-//! The control side of a server: signals, draining, statistics; on one thread, beside the data path.
+//! The control side of a server: signals, draining and statistics, on one thread beside the data path.
 
 mod admin;
 mod openmetrics;
@@ -23,28 +23,28 @@ use crate::time::Duration;
 
 pub use signals::{Signal, Signals, on_interrupt};
 
-/// How long shards may take to answer a question. A round of their loop takes milliseconds; one that is
-/// stuck must not hold up signals.
+/// How long shards may take to answer a query. A round of their loop takes milliseconds; a stuck shard must
+/// not delay signals.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
-/// How long threads may take to end. To tell all clients takes milliseconds; a disk that has come to a halt
-/// must not keep the process alive.
+/// How long threads may take to end. Telling all clients takes milliseconds; a hung disk must not keep the
+/// process alive.
 const END_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How a server is looked after.
+/// How a server is controlled.
 #[derive(Debug, Clone)]
 pub struct ControlOptions {
-    /// How long running transfers may go on after the server was told to end.
+    /// How long running transfers may continue after the server is told to end.
     pub drain_timeout: Duration,
-    /// Where the admin side answers over HTTP, if it does.
+    /// The address of the admin interface over HTTP, if enabled.
     pub admin: Option<SocketAddr>,
-    /// Whether log lines are objects, in which no program should have to read a table.
+    /// Whether log lines are JSON objects, in which counters are not printed as tables.
     pub objects: bool,
 }
 
-/// Serves until told to end: SIGTERM or SIGINT lets running transfers finish, for as long as the
-/// options say; a SIGINT after either ends at once; SIGUSR1 logs the counters.
+/// Serves until told to end: SIGTERM or SIGINT lets running transfers finish within the drain timeout; a
+/// SIGINT after either ends them at once; SIGUSR1 logs the counters.
 ///
-/// When this returns, threads that a disk holds up may still be there: they end with the process.
+/// When this returns, threads blocked by a disk may still exist: they end with the process.
 ///
 /// # Errors
 /// If the server cannot start, a shard fails, or transfers had to be cut short.
@@ -57,7 +57,7 @@ pub fn serve(options: &ServerOptions, control: &ControlOptions) -> io::Result<()
 }
 
 async fn run(options: &ServerOptions, control: &ControlOptions) -> io::Result<()> {
-    // Signals are caught before anybody is told that the server runs.
+    // Signals are caught before the server is announced as running.
     let signals = Signals::new()?;
     let admin = match control.admin {
         Some(address) => Some(listen(address).await?),
@@ -65,7 +65,7 @@ async fn run(options: &ServerOptions, control: &ControlOptions) -> io::Result<()
     };
     let (sender, mut ended) = mpsc::unbounded_channel();
     let server = Server::start(options, move |result| {
-        // Whoever waited for it may have given up.
+        // The receiver may be gone.
         let _ = sender.send(result);
     })?;
     tracing::info!(
@@ -83,7 +83,7 @@ async fn run(options: &ServerOptions, control: &ControlOptions) -> io::Result<()
              a user of its own needs no more than CAP_NET_BIND_SERVICE"
         );
     }
-    // A server whose words nobody takes serves all the same.
+    // If standard error cannot be written to, the server serves all the same.
     for address in server.addresses() {
         let _ = writeln!(io::stderr(), "listening on udp {address}");
     }
@@ -97,7 +97,7 @@ async fn run(options: &ServerOptions, control: &ControlOptions) -> io::Result<()
         gone: RefCell::default(),
     });
     let tended = tend(&house, admin, signals, &mut ended, control).await;
-    // Nobody else has it any more: the admin side went with its connections.
+    // This is the last reference: the admin task has ended with its connections.
     let all_ended = Rc::into_inner(house).is_none_or(|House { server, gone, .. }| {
         let all_ended = server.end(END_PATIENCE);
         let mut total = gone.into_inner();
@@ -117,7 +117,7 @@ async fn run(options: &ServerOptions, control: &ControlOptions) -> io::Result<()
     Ok(())
 }
 
-/// Looks after the server until its shards have ended, or are to end at once.
+/// Controls the server until its shards have ended, or must end at once.
 async fn tend(
     house: &Rc<House>,
     admin: Option<TcpListener>,
@@ -138,7 +138,7 @@ async fn tend(
         tokio::select! {
             result = ended.recv() => {
                 running -= 1;
-                // All threads are gone if nobody is left to answer.
+                // If no sender is left, all threads are gone.
                 let result = result.unwrap_or_else(|| Err(io::Error::other("it ended without a word")));
                 match result {
                     Ok(metrics) => house.gone.borrow_mut().merge(&metrics),
@@ -173,7 +173,7 @@ async fn tend(
     Ok(())
 }
 
-/// What may be written, as `--write` says it.
+/// What may be written, as an argument of `--write`.
 const fn word(writes: Writes) -> &'static str {
     match writes {
         Writes::Off => "off",
@@ -192,22 +192,22 @@ async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await.map_err(named)
 }
 
-/// The server, as the control side sees it.
+/// The server as the control side sees it.
 #[derive(Debug)]
 struct House {
     server: Server,
     draining: Cell<bool>,
-    /// What shards counted that have ended.
+    /// Counters of shards that have ended.
     gone: RefCell<Metrics>,
 }
 
 impl House {
-    /// Whether it has been told to end.
+    /// Whether it was told to end.
     const fn is_draining(&self) -> bool {
         self.draining.get()
     }
 
-    /// The counters of all shards together, but for those that are stuck; and whether none is.
+    /// The merged counters of all shards that answered in time; and whether all did.
     async fn report(&self) -> (Metrics, bool) {
         let (all, whole) = answers(self.ask()).await;
         let mut total = total(&all);
@@ -215,9 +215,9 @@ impl House {
         (total, whole)
     }
 
-    /// Ends every transfer, telling the clients; an error says how many there were, if any.
+    /// Ends every transfer and tells the clients; the error says how many there were, if any.
     async fn cut(&self) -> io::Result<()> {
-        // A shard is asked first, and told to stop then, so that it counts what it cuts.
+        // Ask each shard for its counters before stopping it, so that they include the transfers cut short.
         let replies = self.ask();
         self.server.stop();
         let total = total(&answers(replies).await.0);
@@ -234,13 +234,13 @@ impl House {
     fn ask(&self) -> UnboundedReceiver<Metrics> {
         let (sender, replies) = mpsc::unbounded_channel();
         self.server.report(move |metrics| {
-            // Whoever asked may have given up.
+            // The caller may have stopped waiting.
             let _ = sender.send(metrics);
         });
         replies
     }
 
-    /// The transfers of all shards that are not stuck, at most `max` of each.
+    /// The running transfers of all shards that answer in time, at most `max` of each.
     async fn running(&self, max: usize) -> Vec<Running> {
         let (sender, replies) = mpsc::unbounded_channel();
         self.server.list(max, move |some| {
@@ -251,7 +251,7 @@ impl House {
     }
 }
 
-/// What shards answer in time, and whether that is all. The channel ends once all that still run have answered.
+/// The answers that arrive in time, and whether all did. The channel closes once all running shards answered.
 async fn answers<Answer>(mut replies: UnboundedReceiver<Answer>) -> (Vec<Answer>, bool) {
     let latest = Instant::now() + ANSWER_PATIENCE;
     let mut all = Vec::new();
@@ -281,7 +281,7 @@ async fn until(deadline: Option<Instant>) {
 mod tests {
     use super::*;
 
-    /// Goal: a shard that never answers holds up nobody, and what the others said is not lost.
+    /// Goal: a shard that never answers delays nothing, and the answers of the others are not lost.
     #[test]
     fn a_stuck_shard_is_not_waited_for() {
         let runtime = tokio::runtime::Builder::new_current_thread()

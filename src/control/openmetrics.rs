@@ -1,5 +1,5 @@
-//! The counters as OpenMetrics text: what a scraper reads. No client and no file is ever a label, so
-//! that nobody outside decides how many series there are.
+//! The counters in OpenMetrics text format, for scrapers. Clients and files are never labels, so that
+//! outsiders cannot determine the number of time series.
 
 use std::fmt::{self, Write};
 
@@ -8,10 +8,10 @@ use crate::server::EngineInfo;
 use crate::store::StoreStatistics;
 use crate::time::Duration;
 
-/// The media type of what [`render`] writes.
+/// The media type of the output of [`render`].
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Upper bounds of histogram buckets, in seconds: from the server's own time to a slow flash.
+/// Histogram bucket bounds in seconds: from the server's processing time to a client with slow flash.
 const BUCKETS: [f64; 16] = [
     10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 10e-3, 50e-3, 250e-3, 1.0, 5.0,
     15.0, 60.0, 300.0,
@@ -289,7 +289,7 @@ fn histogram(page: &mut String, name: &str, help: &str, latency: &Latency) -> fm
 mod tests {
     use super::*;
 
-    /// Goal: every family is announced once, every sample belongs to one, and the page ends as it must.
+    /// Goal: every family is declared once, every sample belongs to one, and the page ends as required.
     #[test]
     fn the_page_is_well_formed() {
         let mut metrics = Metrics::default();

@@ -5,20 +5,20 @@ use std::thread;
 
 use tokio::signal::unix::{self, SignalKind, signal};
 
-/// What a process is told by a signal.
+/// Signals that the process handles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// SIGHUP: somebody wants it to read its settings anew.
+    /// SIGHUP: a request to reload the settings.
     Hangup,
-    /// SIGINT: somebody at the terminal wants it to end.
+    /// SIGINT: the user at the terminal wants the process to end.
     Interrupt,
     /// SIGUSR1: print the counters.
     Report,
-    /// SIGTERM: the service manager wants it to end.
+    /// SIGTERM: the service manager wants the process to end.
     Terminate,
 }
 
-/// Catches signals from its making on.
+/// Catches signals from its creation on.
 #[derive(Debug)]
 pub struct Signals {
     hangup: unix::Signal,
@@ -28,13 +28,13 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Catches SIGHUP, SIGINT, SIGTERM and SIGUSR1, and SIGXFSZ for good; called within a tokio runtime.
+    /// Catches SIGHUP, SIGINT, SIGTERM and SIGUSR1, and disarms SIGXFSZ; call it within a tokio runtime.
     ///
     /// # Errors
     /// If the system refuses a handler.
     pub fn new() -> io::Result<Self> {
-        // Uncaught, it kills whoever writes beyond the limit of lengths (`ulimit -f`). Nobody waits for
-        // it: the write fails as well, and its transfer says so.
+        // Uncaught, SIGXFSZ kills a process that writes beyond the file size limit (`ulimit -f`). It is
+        // ignored here: the write fails too, and its transfer reports that.
         drop(signal(SignalKind::from_raw(libc::SIGXFSZ))?);
         Ok(Self {
             hangup: signal(SignalKind::hangup())?,
@@ -44,7 +44,7 @@ impl Signals {
         })
     }
 
-    /// The next signal.
+    /// Waits for the next signal.
     pub async fn next(&mut self) -> Signal {
         tokio::select! {
             _ = self.hangup.recv() => Signal::Hangup,
@@ -55,7 +55,7 @@ impl Signals {
     }
 }
 
-/// Calls `action`, on a thread of its own, whenever SIGINT or SIGTERM comes.
+/// Calls `action`, on its own thread, whenever SIGINT or SIGTERM arrives.
 ///
 /// # Errors
 /// If the system refuses a handler or a thread.
@@ -63,7 +63,7 @@ pub fn on_interrupt(mut action: impl FnMut() + Send + 'static) -> io::Result<()>
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()?;
-    // Caught before this returns.
+    // Signals are caught before this returns.
     let mut signals = {
         let _within = runtime.enter();
         Signals::new()?

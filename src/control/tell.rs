@@ -1,4 +1,4 @@
-//! Counters in the log: tables for people, and where lines are objects, a line for each count.
+//! Counters in the log: as tables for people or, where lines are JSON objects, as one line per counter.
 
 use crate::metrics::{Latencies, Metrics};
 
@@ -13,7 +13,7 @@ pub(super) fn counters(metrics: &Metrics, objects: bool) {
     latencies(&metrics.latencies, objects);
 }
 
-/// Logs how long things took, if anything was served.
+/// Logs the latencies, if anything was served.
 pub(super) fn latencies(latencies: &Latencies, objects: bool) {
     if latencies.is_empty() {
         return;

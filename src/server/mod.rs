@@ -1,4 +1,4 @@
-//! The server: shards on threads of their own, which take requests at shared addresses.
+//! The server: shards, each on its own thread, that accept requests at shared addresses.
 
 mod pin;
 mod rendezvous;
@@ -26,34 +26,34 @@ use crate::store::{Store, StoreOptions, StoreStatistics, THREADS_DEFAULT};
 use pin::Processors;
 use rendezvous::{Member, Rendezvous};
 
-/// How long a port that is taken may take to become free. The kernel takes a ring apart some time
-/// after its process was killed, and until then its requests keep the port: milliseconds, as a rule.
+/// How long to wait for a port in use to become free. After a process is killed, the kernel takes some time
+/// to tear its io_uring down, and its pending requests keep the port until then: usually milliseconds.
 const PORT_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How often such a port is tried.
+/// How often such a port is retried.
 const PORT_RETRY: Duration = Duration::from_millis(10);
 
-/// What a server is to be. The defaults are those of `bootstorm serve`, but for the address, which is a free
-/// port of the loopback, and the root, which there is none; who embeds a server fills in these two.
+/// A server's configuration. The defaults are those of `bootstorm serve`, except for the address (a free
+/// loopback port) and the root (none); an embedding program sets these two.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
-    /// Addresses that take requests; port 0 picks one.
+    /// Addresses that accept requests; port 0 lets the system choose one.
     pub listen: Vec<SocketAddr>,
-    /// How many shards, each with a thread of its own; at least 1.
+    /// The number of shards, each with its own thread; at least 1.
     pub workers: usize,
-    /// Whether each of these threads stays on one processor; there must be enough of them.
+    /// Whether each thread is pinned to one processor; there must be enough processors.
     pub pin: bool,
-    /// What holds for transfers.
+    /// Settings for transfers.
     pub settings: Settings,
     /// The directory whose files are served.
     pub root: PathBuf,
-    /// How names are looked up in it, and what may be written.
+    /// How names are resolved in it, and what may be written.
     pub directory: DirectoryOptions,
-    /// Memory for the DATA packets that transfers share, in octets.
+    /// Memory for the DATA packets shared by transfers, in octets.
     pub frame_cache_octets: usize,
-    /// What moves the datagrams.
+    /// The I/O engine.
     pub engine: EngineChoice,
-    /// Whether the kernel may be handed bursts to cut into datagrams.
+    /// Whether bursts may be given to the kernel to segment into datagrams.
     pub gso: bool,
 }
 
@@ -73,20 +73,20 @@ impl Default for ServerOptions {
     }
 }
 
-/// What may move the datagrams.
+/// The available I/O engines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum EngineChoice {
-    /// io_uring where the system has it and permits it, otherwise mio. Where everything is copied the two
-    /// tie; where the device can take bursts without a copy, only io_uring has them.
+    /// io_uring where the system has it and permits it, otherwise mio. Where all data is copied, the two
+    /// perform equally; only io_uring can send bursts without a copy, where the device supports it.
     #[default]
     Auto,
-    /// Readiness and plain system calls, on every Unix.
+    /// Readiness polling and plain system calls, on every Unix.
     Mio,
     /// Linux's io_uring.
     Uring,
 }
 
-/// A server that runs until it is told to end, or dropped.
+/// A server that runs until it is told to end or is dropped.
 #[derive(Debug)]
 pub struct Server {
     addresses: Vec<SocketAddr>,
@@ -95,19 +95,19 @@ pub struct Server {
     shards: Vec<Handle>,
 }
 
-/// The engine that was taken, and what it can do.
+/// The engine in use and its capabilities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct EngineInfo {
     /// Its name.
     pub name: &'static str,
-    /// Whether the kernel cuts bursts into datagrams.
+    /// Whether the kernel segments bursts into datagrams.
     pub gso: bool,
-    /// Whether bursts may leave without being copied; whether they do is for the device and for their length
-    /// to say, and counted.
+    /// Whether bursts may be sent without a copy; whether they are depends on the device and on their length,
+    /// and is counted.
     pub zero_copy: bool,
 }
 
-/// A shard's thread, and how to reach it.
+/// A shard's thread and the channel to it.
 #[derive(Debug)]
 struct Handle {
     commands: mpsc::Sender<Command>,
@@ -115,9 +115,9 @@ struct Handle {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What a shard is told from outside.
+/// Commands to a shard.
 enum Command {
-    /// All shards listen: to serve from now on. What comes with this is dropped once that is so.
+    /// All shards listen: start serving. The sender is dropped once the shard does.
     Serve(mpsc::Sender<()>),
     Drain,
     Stop,
@@ -125,17 +125,17 @@ enum Command {
     List(usize, Box<dyn FnOnce(Vec<Running>) + Send>),
 }
 
-/// What a shard is given beside itself.
+/// What a shard's thread needs besides the shard.
 struct Assignment {
     binds: Vec<Bind>,
     together: Rendezvous,
-    /// Whether the shard goes on at the very socket where requests come, one of several at its port.
+    /// Whether the shard answers from the request socket itself, one of several at its port.
     is_redealt: bool,
-    /// Hears whether it listens.
+    /// Receives the result of listening.
     ready: mpsc::Sender<io::Result<Ready>>,
 }
 
-/// What a shard says once it listens.
+/// What a shard reports once it listens.
 struct Ready {
     addresses: Vec<SocketAddr>,
     engine: EngineInfo,
@@ -145,12 +145,12 @@ struct Ready {
 }
 
 impl Server {
-    /// Starts a server over a directory. When this returns, requests are answered, and this process may
-    /// have as many descriptors as its hard limit allows.
+    /// Starts a server over a directory. When this returns, requests are answered, and this process's
+    /// descriptor limit is raised to the hard limit.
     ///
     /// # Errors
-    /// If the root is no directory, an address cannot be had, or the system is out of something; the
-    /// text says which.
+    /// If the root is no directory, an address is not available, or the system is out of a resource; the text
+    /// says which.
     pub fn start(
         options: &ServerOptions,
         ended: impl Fn(io::Result<Metrics>) + Send + Sync + 'static,
@@ -168,12 +168,12 @@ impl Server {
         Self::with_store(store, options, ended)
     }
 
-    /// Starts a server over any store; what the options say about one does not count. `ended` is called by each shard's thread as its last act, with all
-    /// that it counted, or why it failed; a panic is an error.
+    /// Starts a server over any store; options that concern a store are ignored. Each shard's thread calls
+    /// `ended` as its last act, with its counters or the reason it failed; a panic is an error.
     ///
     /// # Errors
-    /// If an address cannot be had, there are fewer processors than workers to pin, or the system is
-    /// out of something.
+    /// If an address is not available, there are fewer processors than workers to pin, or the system is out
+    /// of a resource.
     pub fn with_store(
         store: Arc<Store>,
         options: &ServerOptions,
@@ -206,7 +206,7 @@ impl Server {
                 census.clone(),
                 ended.clone(),
             );
-            // A port that the first shard picked is the others' as well.
+            // A port chosen by the first shard is used by the others too.
             let bind = |&address| Bind {
                 shared,
                 ..Bind::to(address)
@@ -218,7 +218,7 @@ impl Server {
                 ready: sender,
             };
             let processor = processors.as_ref().and_then(|all| all.get(number));
-            // First of all: what a worker makes then lies near its processor.
+            // Pin first: the memory that a worker allocates afterwards is then near its processor.
             let begin = move || {
                 processor.map_or(Ok(()), pin::stay_on)?;
                 take_engine(engine, gso, number == 0)
@@ -276,56 +276,56 @@ impl Server {
         Ok(server)
     }
 
-    /// Has the shards serve, now that all of them listen; returns once they do.
+    /// Tells the shards to serve, now that all of them listen; returns once they do.
     fn serve(&self) {
         let (begun, all_begun) = mpsc::channel();
         self.tell(|| Command::Serve(begun.clone()));
         drop(begun);
-        // Nothing is ever said: it ends when the last shard has dropped its end.
+        // No message is ever sent: this ends when the last shard has dropped its sender.
         let _ = all_begun.recv();
     }
 
-    /// The addresses that take requests, with the ports that were picked.
+    /// The addresses that accept requests, with the ports chosen.
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// What moves the datagrams.
+    /// The I/O engine in use.
     #[must_use]
     pub const fn engine(&self) -> EngineInfo {
         self.engine
     }
 
-    /// What the frame cache has done so far.
+    /// The frame cache's statistics so far.
     #[must_use]
     pub fn frame_cache(&self) -> StoreStatistics {
         self.store.statistics()
     }
 
-    /// How many shards there are.
+    /// The number of shards.
     #[must_use]
     pub fn workers(&self) -> usize {
         self.shards.len()
     }
 
-    /// Takes no more requests; the shards end together, once all their transfers have.
+    /// Stops accepting requests; the shards end together, once all their transfers have ended.
     pub fn drain(&self) {
         self.tell(|| Command::Drain);
     }
 
-    /// Ends every transfer, telling the clients; then each shard ends.
+    /// Ends every transfer and tells the clients; then each shard ends.
     pub fn stop(&self) {
         self.tell(|| Command::Stop);
     }
 
-    /// Asks every shard for its counters; `reply` is called once by each, on its thread.
+    /// Asks every shard for its counters; each shard calls `reply` once, on its own thread.
     pub fn report(&self, reply: impl Fn(Metrics) + Send + Clone + 'static) {
         self.tell(|| Command::Report(Box::new(reply.clone())));
     }
 
-    /// Asks every shard for the transfers that run, at most `max` each; `reply` is called once by each,
-    /// on its thread.
+    /// Asks every shard for its running transfers, at most `max` each; each shard calls `reply` once, on its
+    /// own thread.
     pub fn list(&self, max: usize, reply: impl Fn(Vec<Running>) + Send + Clone + 'static) {
         self.tell(|| Command::List(max, Box::new(reply.clone())));
     }
@@ -335,15 +335,15 @@ impl Server {
         self.join_all();
     }
 
-    /// Ends every transfer, telling the clients, and waits for all threads to end, but no longer than
-    /// `patience`: a disk that has come to a halt may hold one for ever. Says whether all have ended;
-    /// those that have not are left behind.
+    /// Ends every transfer, tells the clients, and waits for all threads to end, but no longer than
+    /// `patience`: a hung disk may block one forever. Returns whether all have ended; threads that have not
+    /// are left behind.
     #[must_use]
     pub fn end(self, patience: Duration) -> bool {
         let (sender, ended) = mpsc::channel();
         let ending = move || {
             drop(self);
-            // Whoever waited for it may have given up.
+            // The caller may have stopped waiting.
             let _ = sender.send(());
         };
         match thread::Builder::new()
@@ -351,14 +351,14 @@ impl Server {
             .spawn(ending)
         {
             Ok(_) => ended.recv_timeout(patience).is_ok(),
-            // Without a thread to wait on, the server was dropped here and now.
+            // If no thread could be started to wait, the server was dropped synchronously.
             Err(_) => true,
         }
     }
 
     fn tell(&self, command: impl Fn() -> Command) {
         for shard in &self.shards {
-            // A shard that has ended needs no telling.
+            // A shard that has ended needs no command.
             if shard.commands.send(command()).is_ok() {
                 shard.waker.wake_by_ref();
             }
@@ -368,7 +368,7 @@ impl Server {
     fn join_all(&mut self) {
         for shard in &mut self.shards {
             if let Some(thread) = shard.thread.take() {
-                // What its work panics with is caught and told; there is nothing left to do here.
+                // Panics in its work are caught and reported; there is nothing left to do here.
                 let _ = thread.join();
             }
         }
@@ -382,11 +382,10 @@ impl Drop for Server {
     }
 }
 
-/// Does the work of a shard's thread. A shard that panics would otherwise be missed by nobody but its
-/// clients.
+/// Does the work of a shard's thread. Otherwise, only its clients would notice that a shard has panicked.
 fn caught<Value>(work: impl FnOnce() -> io::Result<Value>) -> io::Result<Value> {
-    // Everything that the work may leave half changed is its own and dropped with it, or behind locks
-    // that are made for it.
+    // All state that the work may leave inconsistent is owned by it and dropped with it, or protected by
+    // locks that tolerate this.
     panic::catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|_| Err(io::Error::other("its thread panicked")))
 }
@@ -398,7 +397,7 @@ enum Taken {
     Uring(Box<UringEngine>),
 }
 
-/// Makes the engine that was chosen. `aloud` has the reason logged, if there was a choice to make.
+/// Creates the chosen engine. With `aloud`, the reason for the choice is logged if there was one.
 fn take_engine(choice: EngineChoice, gso: bool, aloud: bool) -> io::Result<Taken> {
     let why = match choice {
         EngineChoice::Mio => return mio(gso),
@@ -437,7 +436,7 @@ fn uring(_gso: bool) -> io::Result<Taken> {
     Err(io::Error::new(io::ErrorKind::Unsupported, text))
 }
 
-/// A shard's thread: everything it owns is made on it, and never leaves but for what it counted.
+/// Runs a shard's thread: everything the shard owns is created on it and stays there, except its counters.
 fn run_shard<E: Engine>(
     mut shard: Shard<E>,
     engine: EngineInfo,
@@ -445,7 +444,7 @@ fn run_shard<E: Engine>(
 ) -> io::Result<Metrics> {
     let (orders, mut member) = match listen(&mut shard, engine, assignment) {
         Ok((ready, orders, member)) => {
-            // Nobody to hear it means nobody to serve.
+            // If the receiver is gone, the start was abandoned and there is nothing to serve.
             let _ = assignment.ready.send(Ok(ready));
             (orders, member)
         }
@@ -454,9 +453,9 @@ fn run_shard<E: Engine>(
             return Ok(Metrics::default());
         }
     };
-    // The ACK of what is answered before may come to a shard that has yet to listen.
+    // The client's ACK of an earlier answer could reach a shard that does not listen yet.
     let Ok(Command::Serve(begun)) = orders.recv() else {
-        // One of them cannot listen, so that nobody serves.
+        // One of the shards cannot listen, so none serves.
         return Ok(shard.metrics());
     };
     if assignment.is_redealt {
@@ -464,7 +463,7 @@ fn run_shard<E: Engine>(
     }
     drop(begun);
     let mut draining = false;
-    // An idle shard stays for the others, and passes over what comes.
+    // An idle shard stays until the others are done, and ignores whatever arrives.
     while !(draining && shard.is_idle() && member.is_done()) {
         shard.turn()?;
         for order in orders.try_iter() {
@@ -473,12 +472,12 @@ fn run_shard<E: Engine>(
                     shard.drain();
                     draining = true;
                 }
-                // It does not stay for repeats of what has ended already.
+                // It does not wait for repeats from clients of finished transfers.
                 Command::Stop => {
                     shard.stop();
                     return Ok(shard.metrics());
                 }
-                // It serves already.
+                // It already serves.
                 Command::Serve(_) => {}
                 Command::Report(reply) => reply(shard.metrics()),
                 Command::List(max, reply) => reply(shard.all_running(max)),
@@ -488,7 +487,7 @@ fn run_shard<E: Engine>(
     Ok(shard.metrics())
 }
 
-/// Has a shard listen: what it says then, where it gets its orders, and its place among the others.
+/// Makes a shard listen; returns its report, its command channel and its membership in the rendezvous.
 fn listen<E: Engine>(
     shard: &mut Shard<E>,
     engine: EngineInfo,
@@ -517,8 +516,8 @@ fn listen<E: Engine>(
     Ok((ready, orders, member))
 }
 
-/// Says what to do about a receive queue of half as many octets as were asked for, or fewer: it is where a storm
-/// waits, and what finds no room there is lost.
+/// Warns, with advice, if the receive buffer is at most half the size requested: request storms queue there,
+/// and datagrams that do not fit are lost.
 fn warn_of_small_queue(granted: usize) {
     if granted > RECEIVE_BUFFER_OCTETS / 2 {
         return;
@@ -537,9 +536,9 @@ fn warn_of_small_queue(granted: usize) {
     );
 }
 
-/// Shards share an address by SO_REUSEPORT, which would let another process of the same user in as
-/// well, each getting a part of the requests. A socket without it finds out, and waits for a server
-/// that was killed just now to be gone.
+/// Shards share an address by SO_REUSEPORT, which would also let another process of the same user bind it and
+/// receive part of the requests. Binding a socket without that option detects this, and waits for a server
+/// that was just killed to disappear.
 fn refuse_taken(address: SocketAddr) -> io::Result<()> {
     let began = Instant::now();
     loop {
@@ -563,7 +562,7 @@ mod tests {
     use super::*;
     use crate::store::{Backend, OpenError, Opened, Patience, Refusal, Sink};
 
-    /// A disk that has come to a halt: whoever opens a file says so, and waits until it goes on.
+    /// A hung disk: opening a file reports it and blocks until the disk continues.
     struct Halted {
         asked: mpsc::Sender<()>,
         goes_on: Mutex<mpsc::Receiver<()>>,
@@ -584,8 +583,8 @@ mod tests {
         }
     }
 
-    /// Goal: a disk that has come to a halt does not keep the server alive. Method: one that goes on
-    /// only after `end` has given up.
+    /// Goal: a hung disk does not keep the server alive. Method: a disk that continues only after `end` has
+    /// given up.
     #[test]
     fn an_end_does_not_wait_for_a_disk() {
         let (asked, was_asked) = mpsc::channel();

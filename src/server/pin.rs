@@ -1,20 +1,20 @@
-//! Workers that stay on a processor each: caches stay warm, and the scheduler puts no two of them on one.
+//! Pins each worker to its own processor: caches stay warm, and no two workers share a processor.
 
 use std::fmt;
 use std::io;
 
 use crate::processors;
 
-/// The processors that workers are to stay on, the first worker's first.
+/// The processors to pin workers to, in the order of the workers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Processors(Vec<usize>);
 
 impl Processors {
-    /// One processor for each of `workers`, of those that this process may run on. Two workers on one
-    /// processor would only take it from each other, so that is refused.
+    /// Chooses one processor for each of `workers`, among those that this process may run on. Two workers on
+    /// one processor would only compete for it, so that is refused.
     ///
     /// # Errors
-    /// If there are too few, or the system does not tell; the text says what to do.
+    /// If there are too few, or the system does not report them; the text says what to do.
     pub(super) fn of(workers: usize) -> io::Result<Self> {
         let allowed = processors::allowed().map_err(cannot)?;
         Self::among(allowed, workers)
@@ -34,13 +34,13 @@ impl Processors {
         Ok(Self(allowed))
     }
 
-    /// Where the worker of this number, counted from 0, is to stay.
+    /// The processor of this worker, counted from 0.
     pub(super) fn get(&self, worker: usize) -> Option<usize> {
         self.0.get(worker).copied()
     }
 }
 
-/// The numbers, as in `0,1`.
+/// The processor numbers, as in `0,1`.
 impl fmt::Display for Processors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().enumerate().try_for_each(|(place, number)| {
@@ -50,10 +50,10 @@ impl fmt::Display for Processors {
     }
 }
 
-/// Has the thread that calls this stay on a processor.
+/// Pins the calling thread to a processor.
 ///
 /// # Errors
-/// If the system does not let it, as when the processor was taken away meanwhile.
+/// If the system refuses, for example because the processor has been taken away meanwhile.
 pub(super) fn stay_on(processor: usize) -> io::Result<()> {
     processors::stay_on(&[processor]).map_err(|error| {
         let text = format!("cannot pin a worker to processor {processor}: {error}");

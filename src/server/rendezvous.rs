@@ -1,27 +1,27 @@
-//! Where the shards of a server wait for each other's end.
+//! A barrier at which the shards of a server wait for each other before they end.
 //!
-//! The kernel shares datagrams out among the sockets of an address by their number. With one that is closed,
-//! clients of the others would come to the wrong shard amid their transfers; so none ends before all may.
+//! The kernel distributes datagrams among the sockets of an address by their count. If one closed, clients of
+//! other shards would reach the wrong shard in mid-transfer; so no shard ends before all may.
 
 use std::sync::{Arc, PoisonError};
 use std::task::Waker;
 
 use crate::sync::{Mutex, MutexGuard};
 
-/// What the shards of a server share to end together.
+/// State shared by the shards of a server so that they end together.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Rendezvous(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// Shards that still have something to do, or have yet to be told to end.
+    /// Shards that still have work, or have yet to be told to end.
     busy: usize,
-    /// What wakes each shard.
+    /// The waker of each shard.
     wakers: Vec<Waker>,
 }
 
 impl Rendezvous {
-    /// Adds a shard, which `waker` wakes. Each must be added before the first of them is done.
+    /// Adds a shard, woken by `waker`. All must be added before the first of them is done.
     pub(super) fn join(&self, waker: Waker) -> Member {
         let mut state = self.lock();
         state.busy += 1;
@@ -34,13 +34,13 @@ impl Rendezvous {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing is done under the lock that could leave the state half changed.
+        // No operation under the lock can leave the state inconsistent.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One shard among those that end together. It counts as done when it is dropped, so that nobody waits
-/// for one that has failed.
+/// One of the shards that end together. It counts as done when dropped, so that no shard waits for one that
+/// has failed.
 #[derive(Debug)]
 pub(super) struct Member {
     rendezvous: Rendezvous,
@@ -48,8 +48,8 @@ pub(super) struct Member {
 }
 
 impl Member {
-    /// This shard has nothing left to do, and never will again. Says whether that holds for all of them;
-    /// if not, the shard is woken once it does.
+    /// Marks this shard as permanently done. Returns whether all shards are; if not, the shard is woken once
+    /// they are.
     pub(super) fn is_done(&mut self) -> bool {
         let mut state = self.rendezvous.lock();
         if std::mem::take(&mut self.busy) {

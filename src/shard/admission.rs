@@ -1,4 +1,4 @@
-//! Who gets in: bounds on transfers, and above all on those whose peer has not yet proved that it is there.
+//! Admission: limits on transfers, above all on unvalidated ones, whose peer has not yet proved its presence.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -7,21 +7,21 @@ use super::table::SlotId;
 use crate::config;
 use crate::time::{Duration, Instant};
 
-/// A limit that whoever comes may meet.
+/// A limit that a new transfer may reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Limit {
-    /// On transfers, over all shards: the operator's.
+    /// The operator's limit on transfers over all shards.
     Transfers,
-    /// On those whose peer has yet to prove that it is there.
+    /// On unvalidated transfers.
     Unvalidated,
-    /// On those of them that come from one address, or one IPv6 /64.
+    /// On unvalidated transfers from one address, or one IPv6 /64.
     UnvalidatedPerPrefix,
     /// On uploads.
     Uploads,
 }
 
 impl Limit {
-    /// The limit as the log names it.
+    /// The limit's name in the log.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Transfers => "transfers_max",
@@ -32,14 +32,14 @@ impl Limit {
     }
 }
 
-/// Transfers whose peer has yet to prove that it is there: oldest first, counted by address.
+/// Unvalidated transfers, oldest first, counted by address.
 #[derive(Debug)]
 pub(super) struct Unvalidated {
     max: usize,
     per_prefix_max: u32,
-    /// In the order of arrival; those that left meanwhile are skipped when they come up.
+    /// In order of arrival; those that have left are skipped when they reach the front.
     queue: VecDeque<SlotId>,
-    /// The uploads among them, for which there are fewer places.
+    /// The uploads in it, which have a lower limit.
     uploads: VecDeque<SlotId>,
     per_prefix: HashMap<IpAddr, Prefix>,
     count: usize,
@@ -48,8 +48,8 @@ pub(super) struct Unvalidated {
 #[derive(Debug, Default)]
 struct Prefix {
     count: u32,
-    /// Only filled once the prefix stands at its limit would be of use; kept for every prefix, it
-    /// names who goes first.
+    /// Only needed once the prefix reaches its limit; kept for every prefix, it tells which transfer is
+    /// evicted first.
     queue: VecDeque<SlotId>,
 }
 
@@ -69,7 +69,7 @@ impl Unvalidated {
         self.count
     }
 
-    /// The limit that another transfer from `peer` would pass, if any.
+    /// The limit that another transfer from `peer` would exceed, if any.
     pub(super) fn limit_reached(&self, peer: IpAddr) -> Option<Limit> {
         let prefix = self.per_prefix.get(&prefix_of(peer));
         if prefix.is_some_and(|prefix| prefix.count >= self.per_prefix_max) {
@@ -79,9 +79,9 @@ impl Unvalidated {
         }
     }
 
-    /// The oldest transfer that would make room under `limit` for another from `peer`, if there is any that
-    /// has had the time to prove itself. `waiting_since` says when a transfer was asked for, if it is still
-    /// there and still unvalidated.
+    /// The oldest transfer whose eviction would make room under `limit` for another from `peer`, if one has
+    /// had time to be validated. `waiting_since` returns when a transfer was requested, if it still exists
+    /// and is still unvalidated.
     pub(super) fn oldest(
         &mut self,
         limit: Limit,
@@ -96,7 +96,7 @@ impl Unvalidated {
         };
         while let Some(&id) = queue.front() {
             let since = waiting_since(id);
-            // All behind it are younger still.
+            // All transfers behind it are younger.
             if since.is_some_and(|since| now - since < config::UNVALIDATED_AGE_MIN) {
                 return None;
             }
@@ -120,7 +120,7 @@ impl Unvalidated {
         prefix.count += 1;
         prefix.queue.push_back(id);
         self.queue.push_back(id);
-        // Whoever left is still in the queues: sweep when they are mostly such.
+        // Transfers that have left stay in the queues: sweep when they are the majority.
         if prefix.queue.len() > 2 * prefix.count as usize + 16 {
             prefix.queue.retain(|&id| is_waiting(id));
         }
@@ -135,7 +135,7 @@ impl Unvalidated {
         }
     }
 
-    /// A transfer from `peer` has been validated, or has ended.
+    /// A transfer from `peer` was validated or has ended.
     pub(super) fn leave(&mut self, peer: IpAddr) {
         self.count = self.count.saturating_sub(1);
         let key = prefix_of(peer);
@@ -148,7 +148,7 @@ impl Unvalidated {
     }
 }
 
-/// What one holder of addresses has: an IPv4 address, or an IPv6 /64.
+/// The prefix that one client may control: an IPv4 address, or an IPv6 /64.
 fn prefix_of(peer: IpAddr) -> IpAddr {
     match peer {
         IpAddr::V4(_) => peer,
@@ -156,13 +156,13 @@ fn prefix_of(peer: IpAddr) -> IpAddr {
     }
 }
 
-/// So many a second and no more, saved up for a second at most.
+/// A rate limit per second, with a burst of at most one second's worth.
 #[derive(Debug)]
 pub(super) struct Budget {
     per_second: u32,
     left: u32,
     since: Instant,
-    /// How often there was nothing left since [`Budget::take_denied`].
+    /// How often the budget was exhausted since [`Budget::take_denied`].
     denied: u64,
 }
 
@@ -176,7 +176,7 @@ impl Budget {
         }
     }
 
-    /// Spends one, if there is one.
+    /// Spends one unit, if any is left.
     pub(super) fn take(&mut self, now: Instant) -> bool {
         if now - self.since >= Duration::from_secs(1) {
             self.since = now;
@@ -190,7 +190,7 @@ impl Budget {
         true
     }
 
-    /// How often there was nothing left, counted from the last call.
+    /// How often the budget was exhausted since the last call.
     pub(super) const fn take_denied(&mut self) -> u64 {
         std::mem::replace(&mut self.denied, 0)
     }

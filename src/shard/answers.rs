@@ -1,4 +1,4 @@
-//! Which of this host's addresses are answered from a socket of their own, where requests are taken at all of them.
+//! Which local addresses are answered from their own socket when requests are accepted at all of them.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,40 +7,40 @@ use crate::config;
 use crate::engine::SocketId;
 use crate::time::{Duration, Instant};
 
-/// How long an address has no socket of its own that could not have one: ports and descriptors become free.
+/// How long to wait before retrying a socket that could not be opened: ports and descriptors become free.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
-/// How long nobody has asked at an address that makes room for another.
+/// An address unused for this long may be replaced by another.
 const STALE_AFTER: Duration = Duration::from_secs(60);
-/// How often such an address is looked for, for that takes a look at every transfer.
+/// Minimum time between two searches for such an address, because each examines every transfer.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// The sockets by address, as many as there are places.
+/// The sockets by address, up to the configured maximum.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
     places: HashMap<IpAddr, Place>,
-    /// When an address to make room was last looked for.
+    /// When an address to replace was last searched for.
     looked_at: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Place {
-    /// `None` if it could not be had.
+    /// `None` if it could not be opened.
     socket: Option<SocketId>,
-    /// When somebody last asked there; for what could not be had, when that was.
+    /// When a request last used the address; if no socket could be opened, when that was.
     used_at: Instant,
 }
 
-/// What is known of an address.
+/// What is known about an address.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
     At(SocketId),
-    /// It could not have a socket a while ago.
+    /// Opening a socket failed a while ago.
     Nowhere,
     Unknown,
 }
 
 impl Answers {
-    /// Somebody asks at an address.
+    /// Looks up the socket for a request to this address.
     pub(super) fn find(&mut self, address: IpAddr, now: Instant) -> Found {
         let Some(place) = self.places.get_mut(&address) else {
             return Found::Unknown;
@@ -58,14 +58,14 @@ impl Answers {
         }
     }
 
-    /// Keeps what came of opening a socket.
+    /// Records the result of opening a socket.
     pub(super) fn keep(&mut self, address: IpAddr, socket: Option<SocketId>, now: Instant) {
         let used_at = now;
         self.places.insert(address, Place { socket, used_at });
     }
 
-    /// Sees to it that there is a place for one more; says which socket is to be closed for it, if any.
-    /// `None` if all are asked at, or `in_use` by a transfer.
+    /// Makes sure that there is a place for one more address; returns the socket to close for it, if any.
+    /// `None` if all addresses were used recently, or the candidate is `in_use` by a transfer.
     pub(super) fn make_place(
         &mut self,
         in_use: impl Fn(SocketId) -> bool,
@@ -86,7 +86,7 @@ impl Answers {
             return None;
         }
         if stalest.socket.is_some_and(in_use) {
-            // A long transfer: the next one to be looked at is another.
+            // A long transfer uses it: the next search examines another address.
             stalest.used_at = now;
             return None;
         }
@@ -107,7 +107,7 @@ mod tests {
         Instant::ZERO + Duration::from_secs(seconds)
     }
 
-    /// All places taken, one a second.
+    /// All places taken, one per second.
     fn taken() -> Answers {
         let mut answers = Answers::default();
         for number in 0..config::ANSWER_ADDRESSES_MAX {

@@ -1,6 +1,6 @@
-//! Transfers whose socket takes no more: they wait there, and hold up nobody who sends from another.
+//! Transfers whose socket is full: they wait there without holding up transfers on other sockets.
 //!
-//! A host with two networks answers from a socket for each address, and one network may be a thousand times
+//! A host with two networks answers from one socket per address, and one network may be a thousand times
 //! slower than the other.
 
 use std::collections::VecDeque;
@@ -8,15 +8,15 @@ use std::collections::VecDeque;
 use super::SlotId;
 use crate::engine::SocketId;
 
-/// A queue for each socket that was full a while ago; as a rule there is none.
+/// One queue for each socket that was recently full; usually there is none.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     queues: Vec<Queue>,
-    /// Whose turn it is among them.
+    /// Index of the queue whose turn it is.
     turn: usize,
 }
 
-/// Who waits for one socket, in the order of their turns.
+/// The transfers waiting for one socket, in the order of their turns.
 #[derive(Debug)]
 struct Queue {
     socket: SocketId,
@@ -31,7 +31,7 @@ impl Queue {
 }
 
 impl Backlog {
-    /// The socket takes no more of this transfer, whose turn it stays.
+    /// The socket is full before this transfer could send; it keeps its turn.
     pub(super) fn stopped(&mut self, socket: SocketId, id: SlotId) {
         let Some(place) = self.queues.iter().position(|queue| queue.socket == socket) else {
             return self.queues.push(Queue {
@@ -46,7 +46,7 @@ impl Backlog {
         self.turn = place;
     }
 
-    /// Lines a transfer up behind those that wait for the same socket; false if none do.
+    /// Queues a transfer behind those waiting for the same socket; returns false if none are waiting.
     pub(super) fn join(&mut self, socket: SocketId, id: SlotId) -> bool {
         let mut queues = self.queues.iter_mut();
         let queue = queues.find(|queue| queue.socket == socket && !queue.waiting.is_empty());
@@ -57,12 +57,12 @@ impl Backlog {
         joins
     }
 
-    /// Lets those go on whose sockets have room again.
+    /// Lets transfers continue whose sockets have room again.
     pub(super) fn look_for_room(&mut self, has_room: impl Fn(SocketId) -> bool) {
         if self.queues.is_empty() {
             return;
         }
-        // Whose turn it is comes first; queues that were served to the end are dropped here.
+        // The queue whose turn it is moves to the front; emptied queues are dropped here.
         let turn = std::mem::take(&mut self.turn) % self.queues.len();
         self.queues.rotate_left(turn);
         self.queues.retain(|queue| !queue.waiting.is_empty());
@@ -71,7 +71,7 @@ impl Backlog {
         }
     }
 
-    /// The next that may go on, each socket's in turn.
+    /// The next transfer that may continue, taking turns by socket.
     pub(super) fn pop(&mut self) -> Option<SlotId> {
         let count = self.queues.len();
         let mut places = (0..count).map(|step| (self.turn + step) % count);
@@ -80,12 +80,12 @@ impl Backlog {
         self.queues[place].waiting.pop_front()
     }
 
-    /// Whether somebody may go on.
+    /// Whether any transfer may continue.
     pub(super) fn may_go_on(&self) -> bool {
         self.queues.iter().any(Queue::may_go_on)
     }
 
-    /// All that wait.
+    /// All waiting transfers.
     pub(super) fn waiting(&self) -> impl Iterator<Item = SlotId> {
         self.queues.iter().flat_map(|queue| &queue.waiting).copied()
     }

@@ -1,4 +1,4 @@
-//! How many transfers all shards have together.
+//! The number of transfers of all shards together.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::sync::atomic::{AtomicUsize, Ordering};
 pub struct Census(Arc<AtomicUsize>);
 
 impl Census {
-    /// Counts one more, unless there are `max` already.
+    /// Counts one more, unless `max` is reached.
     pub(super) fn enter(&self, max: usize) -> bool {
         let more = |count: usize| (count < max).then_some(count + 1);
         self.0
@@ -21,7 +21,7 @@ impl Census {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// How many there are.
+    /// The current number.
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.load(Ordering::Relaxed)

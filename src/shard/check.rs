@@ -1,5 +1,5 @@
-//! What a transfer does that only wants to know whether the right octets arrive: each block is held
-//! against what is expected as it comes, in whatever order, and nothing is kept.
+//! Checking the octets of a transfer without storing them: each block is compared with the expected content
+//! as it arrives, in any order.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,24 +8,24 @@ use crate::proto::block::BlockIndex;
 use crate::store::memory;
 use crate::time::{Duration, Instant};
 
-/// What is to arrive.
+/// The expected content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expected {
     /// These octets.
     Octets(Box<[u8]>),
-    /// So many octets, whatever they are.
+    /// This number of octets, of any value.
     Length(u64),
-    /// The load generator's own pattern, of any length: [`PATTERN_SEED`] makes it.
+    /// The load generator's own pattern, of any length, generated from [`PATTERN_SEED`].
     Pattern,
-    /// Whatever comes.
+    /// Any content.
     Anything,
 }
 
-/// What makes the pattern that the load generator writes and expects.
+/// The seed of the pattern that the load generator writes and expects.
 pub const PATTERN_SEED: u64 = 0;
 
 impl Expected {
-    /// How long the file is to be, if that is known.
+    /// The expected length, if known.
     #[must_use]
     pub const fn len(&self) -> Option<u64> {
         match self {
@@ -35,13 +35,13 @@ impl Expected {
         }
     }
 
-    /// Whether the file is to be empty.
+    /// Whether the file should be empty.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         matches!(self.len(), Some(0))
     }
 
-    /// Whether `payload` may stand at `offset`. What reaches beyond the end is a matter of the length.
+    /// Whether `payload` matches at `offset`. Octets beyond the end are covered by the length check.
     fn holds(&self, payload: &[u8], offset: u64) -> bool {
         let octets = match self {
             Self::Octets(octets) => octets,
@@ -55,19 +55,19 @@ impl Expected {
     }
 }
 
-/// What was wrong with the octets that arrived.
+/// What was wrong with the received octets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Flaw {
-    /// They differ from what is expected.
+    /// They differ from the expected ones.
     Corrupt,
-    /// They are fewer.
+    /// There are fewer than expected.
     Short,
-    /// They are more.
+    /// There are more than expected.
     Long,
 }
 
 impl Flaw {
-    /// The words for it.
+    /// Its description.
     #[must_use]
     pub const fn text(self) -> &'static str {
         match self {
@@ -88,20 +88,20 @@ impl fmt::Display for Flaw {
     }
 }
 
-/// What is known of the octets that have arrived so far.
+/// State of the check of the octets received so far.
 #[derive(Debug)]
 pub(super) struct Check {
     expected: Arc<Expected>,
     blksize: u64,
-    /// The last block and its length, once it is here.
+    /// The last block and its length, once received.
     last: Option<(BlockIndex, u64)>,
     received: BlockIndex,
     flaw: Option<Flaw>,
     /// From the start to the first block.
     pub(super) first_block: Option<Duration>,
-    /// Blocks that had been here before.
+    /// Duplicate blocks.
     pub(super) duplicates: u64,
-    /// When the ACK left that the next block will answer.
+    /// When the ACK was sent that the next block will answer.
     asked_at: Option<Instant>,
 }
 
@@ -119,12 +119,12 @@ impl Check {
         }
     }
 
-    /// Takes the terms of the server's answer; nothing has arrived before it.
+    /// Applies the block size of the server's answer; no block has arrived before.
     pub(super) fn agree(&mut self, blksize: u16) {
         self.blksize = u64::from(blksize);
     }
 
-    /// Looks at a block, in order or not.
+    /// Checks a block, in order or not.
     pub(super) fn look(&mut self, block: BlockIndex, payload: &[u8]) {
         if !self
             .expected
@@ -137,8 +137,8 @@ impl Check {
         }
     }
 
-    /// Every block up to `received` is in, the first of them `since_start` after the request; says how
-    /// long the newest took from the ACK that asked for it.
+    /// Every block up to `received` has arrived, the first one `since_start` after the request; returns how
+    /// long the newest took since the ACK that requested it.
     pub(super) fn advance(
         &mut self,
         received: BlockIndex,
@@ -150,12 +150,12 @@ impl Check {
         self.asked_at.take().map(|at| now - at)
     }
 
-    /// An ACK left.
+    /// An ACK was sent.
     pub(super) fn asked(&mut self, now: Instant) {
         self.asked_at.get_or_insert(now);
     }
 
-    /// Octets that arrived, in order.
+    /// Octets received in order.
     pub(super) fn octets(&self) -> u64 {
         match self.last {
             Some((last, len)) if last <= self.received => last.before().0 * self.blksize + len,
@@ -163,7 +163,7 @@ impl Check {
         }
     }
 
-    /// What is wrong with the file so far, or with all of it.
+    /// What is wrong with the file so far, or with the whole file.
     pub(super) fn flaw(&self, whole: bool) -> Option<Flaw> {
         if self.flaw.is_some() {
             return self.flaw;
@@ -175,7 +175,7 @@ impl Check {
         }
     }
 
-    /// How long the file is to be, if that is known.
+    /// The expected length, if known.
     pub(super) fn expected_len(&self) -> Option<u64> {
         self.expected.len()
     }

@@ -1,9 +1,9 @@
-//! Clients whose transfer an ERROR ended just now: what they had on its way is no stranger's.
+//! Clients whose transfer an ERROR has just ended: their packets still in flight do not come from strangers.
 
 use crate::config;
 use crate::time::Instant;
 
-/// The latest of them, each at the place that its hash says; one pushes out another.
+/// The most recent of them, each at the index given by its hash; a new entry overwrites an old one.
 #[derive(Debug)]
 pub(super) struct Departed(Box<[Option<(u64, Instant)>]>);
 
@@ -12,12 +12,12 @@ impl Departed {
         Self(vec![None; config::DEPARTED_MAX].into_boxed_slice())
     }
 
-    /// The client with this hash was told an ERROR, or has told one.
+    /// An ERROR was sent to or received from the client with this hash.
     pub(super) fn enter(&mut self, client: u64, now: Instant) {
         *self.place(client) = Some((client, now));
     }
 
-    /// Whether it was, so lately that more of it may be on its way.
+    /// Whether that was so recent that more of its packets may be in flight.
     pub(super) fn holds(&mut self, client: u64, now: Instant) -> bool {
         self.place(client)
             .is_some_and(|(departed, at)| departed == client && now - at < config::LINGER_READ)

@@ -1,33 +1,33 @@
-//! What a shard holds at a moment, for those who make sure that it lets go of everything.
+//! The resources that a shard holds, for tests that check that it releases everything.
 
 use super::Shard;
 use super::slot::{Slot, Stage};
 use crate::engine::Engine;
 use crate::time::{Duration, Instant};
 
-/// What a shard holds. In the end, all of it is zero.
+/// Resources that a shard holds. At the end, all are zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Holdings {
     /// Slots in the table, lingering ones included.
     pub slots: usize,
     /// Transfers counted against the operator's limit, over all shards that share the census.
     pub census: usize,
-    /// Transfers whose peer has yet to prove that it is there.
+    /// Unvalidated transfers.
     pub unvalidated: usize,
-    /// Uploads that clients asked for.
+    /// Uploads requested by clients.
     pub uploads: usize,
-    /// Memory that uploads' blocks take which overtook others, in octets.
+    /// Memory used by out-of-order blocks of uploads, in octets.
     pub kept_octets: usize,
-    /// Runs of frames that somebody waits for.
+    /// Runs of frames that transfers are waiting for.
     pub waiting: usize,
-    /// Transfers that stand in the queue to send.
+    /// Transfers in the send queue.
     pub ready: usize,
-    /// Entries among the timers.
+    /// Timer entries.
     pub timers: usize,
 }
 
 impl<E: Engine> Shard<E> {
-    /// What it holds now.
+    /// The resources it holds now.
     #[must_use]
     pub fn holdings(&self) -> Holdings {
         Holdings {
@@ -42,7 +42,7 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    /// How long the transfer that is furthest past its idle time has been so; zero if none is.
+    /// By how much the longest-stalled transfer exceeds its idle timeout; zero if none does.
     #[must_use]
     pub fn overdue(&self) -> Duration {
         let now = self.engine.now();

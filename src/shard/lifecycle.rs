@@ -1,4 +1,4 @@
-//! What becomes of a transfer: it is looked at after all that touches it, and seen to its end.
+//! State changes of a transfer: the checks after each event, and how it ends.
 
 use std::hash::BuildHasher;
 use std::net::SocketAddr;
@@ -16,8 +16,8 @@ use crate::time::Instant;
 use crate::wire::{ErrorCode, Mode};
 
 impl<E: Engine> Shard<E> {
-    /// After anything that touched a transfer: notes that the peer has proved itself, gives the store
-    /// what it should write, arms the timer, queues what is to be sent, and sees to the end.
+    /// Called after each event of a transfer: notes that the peer is validated, gives the store what it
+    /// should write, arms the timer, queues what is to be sent, and handles the end.
     pub(super) fn settle(&mut self, id: SlotId, now: Instant) {
         let Some(slot) = self.table.get_mut(id) else {
             return;
@@ -29,7 +29,7 @@ impl<E: Engine> Shard<E> {
         if slot.unvalidated && transfer.is_validated() {
             slot.unvalidated = false;
             self.unvalidated.leave(slot.path.peer.ip());
-            // A client's request and a server's OACK have been answered.
+            // The client's request or the server's OACK has been answered.
             slot.opening = Box::default();
         }
         if let Some(outcome) = transfer.outcome() {
@@ -77,14 +77,14 @@ impl<E: Engine> Shard<E> {
                 Next::Nothing => {}
             }
         }
-        // Whoever has something to send is armed once that has left; who waits for that longer, meanwhile.
+        // A queued transfer arms its timer after sending; one already queued arms it now.
         let waits = slot.queued;
         if !self.queue(id) || waits {
             self.arm(id);
         }
     }
 
-    /// Sees to it that the wheel looks at the transfer no later than its deadline.
+    /// Makes sure that the timer wheel checks the transfer no later than its deadline.
     pub(super) fn arm(&mut self, id: SlotId) {
         let Some(slot) = self.table.get_mut(id) else {
             return;
@@ -100,7 +100,7 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    /// Queues the transfer if it has something to send and can; says whether it is queued.
+    /// Queues the transfer if it can send something now; returns whether it is queued.
     pub(super) fn queue(&mut self, id: SlotId) -> bool {
         let Some(slot) = self.table.get_mut(id) else {
             return false;
@@ -120,7 +120,7 @@ impl<E: Engine> Shard<E> {
         slot.queued
     }
 
-    /// Gives a transfer up, with an ERROR to the peer.
+    /// Aborts a transfer with an ERROR to the peer.
     pub(super) fn fail(&mut self, id: SlotId, code: ErrorCode, text: &str, now: Instant) {
         self.abort(id, code, text, Outcome::Refused(code), now);
     }
@@ -139,7 +139,7 @@ impl<E: Engine> Shard<E> {
         if slot.is_lingering() {
             return;
         }
-        // A server that has not answered yet has nothing to be told.
+        // A server that has not answered yet is sent no ERROR.
         let mut heard = true;
         if let Some(errand) = &mut slot.errand {
             errand.text = text.as_bytes().to_vec();
@@ -154,7 +154,7 @@ impl<E: Engine> Shard<E> {
 
     pub(super) fn give_up(&mut self, id: SlotId, refusal: Refusal, now: Instant) {
         let (code, text) = refusal.error();
-        // The system's own word on it is what the operator needs, and no client's business.
+        // The operator needs the system's error; the client does not.
         if let (Refusal::Failed(errno), Some(slot)) = (refusal, self.table.get(id))
             && slot.errand.is_none()
             && self.failure_lines.take(now)
@@ -164,8 +164,8 @@ impl<E: Engine> Shard<E> {
         self.fail(id, code, text, now);
     }
 
-    /// A transfer is over: it is counted and logged, and lingers if its last packet may be asked for again
-    /// or packets of its client may be on their way still.
+    /// Ends a transfer: counts and logs it, and keeps it lingering if its last packet may be requested again
+    /// or packets of its client may still be in flight.
     pub(super) fn finish(&mut self, id: SlotId, outcome: Outcome, now: Instant) {
         let Some(slot) = self.table.get_mut(id) else {
             return;
@@ -192,7 +192,7 @@ impl<E: Engine> Shard<E> {
         self.census.leave();
         let trifling = unvalidated && outcome != Outcome::Unanswered;
         if trifling || outcome == Outcome::Probed {
-            // What makes room for others, and size probes, are not worth a line unless asked for.
+            // Evictions and size probes are logged only on request.
             log::trifle(&ending);
         } else if outcome == Outcome::Complete || self.failure_lines.take(now) {
             log::transfer(&ending, self.failure_lines.take_denied());
@@ -213,7 +213,7 @@ impl<E: Engine> Shard<E> {
         };
         let errand = slot.errand.as_ref();
         let linger = match errand {
-            // Whoever sends to it gets no answer, not even that nobody knows it.
+            // A vanished client answers nothing, not even with "unknown transfer".
             Some(_) if vanished => config::SILENCE_OF_THE_VANISHED,
             Some(errand) => errand.linger,
             None => linger,
@@ -221,7 +221,7 @@ impl<E: Engine> Shard<E> {
         let is_remembered = match outcome {
             Outcome::Complete => true,
             Outcome::Stopped => vanished,
-            // The rest of a window is still on its way, and has its ERROR.
+            // The rest of the window is still in flight, and has been answered with an ERROR.
             Outcome::Refused(_) => errand.is_none() && matches!(slot.stage, Stage::Running(..)),
             _ => false,
         };
@@ -233,7 +233,7 @@ impl<E: Engine> Shard<E> {
             return self.remove(id);
         }
         slot.opening = Box::default();
-        // Whoever asked in the meantime asks again, if that was not a copy of the request after all.
+        // A client that restarted meanwhile repeats its request; a late copy is dropped.
         slot.again = None;
         slot.armed = Some(now + linger);
         self.timers.insert(now + linger, id);
@@ -253,7 +253,7 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    /// An ERROR came from a client or went to it, and more of it may be on its way.
+    /// An ERROR was received from or sent to this client, and more of its packets may be in flight.
     pub(super) fn depart(&mut self, peer: SocketAddr, now: Instant) {
         self.departed.enter(self.fingerprints.hash_one(peer), now);
     }
@@ -263,7 +263,7 @@ impl<E: Engine> Shard<E> {
             return;
         };
         if matches!(slot.stage, Stage::Opening(_)) && slot.mode == Mode::Netascii {
-            // To scan a long text takes a while, which is lost on who has left.
+            // Scanning a long text file takes a while, which is wasted once the client has left.
             self.store.withdraw(id.ticket(), &self.mailbox);
         }
         if slot
@@ -276,12 +276,12 @@ impl<E: Engine> Shard<E> {
         self.discard(slot.stage);
     }
 
-    /// Gives up what a transfer was writing, if anything.
+    /// Discards what a transfer was writing, if anything.
     fn discard(&mut self, stage: Stage) {
         if let Stage::Running(_, Flow::In(inflow)) = stage {
             self.kept_octets -= inflow.kept_octets();
             if let Some(upload) = inflow.into_upload() {
-                // To give up a long file takes the disk a while.
+                // Discarding a long file occupies the disk for a while.
                 self.store.discard(upload);
             }
         }

@@ -1,4 +1,4 @@
-//! What a transfer leaves in the log: one line at its end, and nothing a stranger can flood it with.
+//! What a transfer logs: one line at its end, and nothing that strangers can flood the log with.
 
 use std::net::SocketAddr;
 
@@ -18,7 +18,7 @@ macro_rules! line {
         tracing::$level!(
             peer = %ending.peer,
             operation = %ending.operation,
-            // As a string, which text puts in quotes: a name with blanks and `=` in it fakes no fields.
+            // As a string, which the text format quotes: a name with spaces and `=` cannot fake fields.
             file = Escaped(&ending.filename).to_string(),
             mode = %ending.mode,
             blksize = params.blksize(),
@@ -36,7 +36,7 @@ macro_rules! line {
     }};
 }
 
-/// A file's name, cut to what a line shows and a slot should keep.
+/// A file's name, cut to what a log line shows and a slot should keep.
 pub(super) fn shown(filename: &[u8]) -> Box<[u8]> {
     filename
         .get(..=Escaped::OCTETS_MAX)
@@ -44,7 +44,7 @@ pub(super) fn shown(filename: &[u8]) -> Box<[u8]> {
         .into()
 }
 
-/// The record of a transfer that ends now.
+/// The record of a transfer that is ending now.
 pub(super) fn ending(slot: &Slot, outcome: Outcome, now: Instant) -> Ending {
     let (blocks, octets) = slot.arrived();
     let (params, retransmissions) = match &slot.stage {
@@ -83,23 +83,23 @@ pub(super) fn ending(slot: &Slot, outcome: Outcome, now: Instant) -> Ending {
     }
 }
 
-/// One line for a transfer that is over; `unsaid` lines before it were left out.
+/// Logs a finished transfer; `unsaid` lines before it were suppressed.
 pub(super) fn transfer(ending: &Ending, unsaid: u64) {
     line!(info, ending, unsaid);
 }
 
-/// The same line where only who wants to know everything sees it.
+/// Logs the same line at debug level.
 pub(super) fn trifle(ending: &Ending) {
     line!(debug, ending, 0);
 }
 
-/// One line for a request that was refused; `unsaid` lines before it were left out.
+/// Logs a refused request; `unsaid` lines before it were suppressed.
 pub(super) fn refusal(slot: &Slot, refusal: Refusal, unsaid: u64) {
     let (code, text) = refusal.error();
     let (peer, operation) = (slot.path.peer, slot.operation);
     let file = Escaped(&slot.filename).to_string();
     match refusal {
-        // The system's own word on it is what the operator needs.
+        // The operator needs the system's error.
         Refusal::Failed(errno) => {
             let error = std::io::Error::from_raw_os_error(errno);
             tracing::warn!(%peer, %operation, file, code = code.0, %error, unsaid = some(unsaid), "refused");
@@ -110,7 +110,7 @@ pub(super) fn refusal(slot: &Slot, refusal: Refusal, unsaid: u64) {
     }
 }
 
-/// One line for the system's error that a transfer is about to end by; `unsaid` lines before it were left out.
+/// Logs the system error that is about to end a transfer; `unsaid` lines before it were suppressed.
 pub(super) fn failure(slot: &Slot, errno: i32, unsaid: u64) {
     let (peer, operation) = (slot.path.peer, slot.operation);
     let file = Escaped(&slot.filename).to_string();
@@ -118,22 +118,22 @@ pub(super) fn failure(slot: &Slot, errno: i32, unsaid: u64) {
     tracing::warn!(%peer, %operation, file, %error, unsaid = some(unsaid), "failed");
 }
 
-/// One line for a request that could not be read; `unsaid` lines before it were left out.
+/// Logs a malformed request; `unsaid` lines before it were suppressed.
 pub(super) fn malformed(peer: SocketAddr, why: &str, unsaid: u64) {
     tracing::info!(%peer, why, unsaid = some(unsaid), "malformed request");
 }
 
-/// One line for a request that came when there was no room; `unsaid` lines before it were left out.
+/// Logs a request that arrived when a limit was reached; `unsaid` lines before it were suppressed.
 pub(super) fn full(peer: SocketAddr, limit: Limit, unsaid: u64) {
     tracing::warn!(%peer, limit = limit.name(), unsaid = some(unsaid), "no room: request passed over, the client will ask again");
 }
 
-/// How many lines were left out, if any were: none is not worth a word.
+/// The number of suppressed lines, unless it is zero.
 fn some(unsaid: u64) -> Option<u64> {
     (unsaid > 0).then_some(unsaid)
 }
 
-/// The error code that ended it, if one did.
+/// The error code that ended the transfer, if any.
 const fn code(outcome: Outcome) -> Option<u16> {
     match outcome {
         Outcome::PeerError(code) | Outcome::Refused(code) => Some(code.0),
@@ -141,7 +141,7 @@ const fn code(outcome: Outcome) -> Option<u16> {
     }
 }
 
-/// The outcome as the counters name it.
+/// The outcome's name in the counters.
 pub(super) const fn name(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Complete => "complete",

@@ -1,13 +1,13 @@
-//! One core's share of the work: a table of transfers, their timers, and the loop.
+//! One core's share of the work: a table of transfers, their timers, and the event loop.
 //!
-//! The loop is [`Shard::turn`]: wait, handle what came, send what is due. Server, client, load
-//! generator and simulator all run it; they differ in who starts the transfers (a request or a
-//! [`Plan`]) and in the engine underneath.
+//! The loop is [`Shard::turn`]: wait, handle what arrived, send what is due. Server, client, load generator
+//! and simulator all run it; they differ in what starts the transfers (a request or a [`Plan`]) and in the
+//! engine underneath.
 //!
-//! A read request goes this way: [`Shard::turn`] → `packets::handle` → `requests::request` → the store
-//! opens the file → `requests::opened` negotiates and makes a [`Sender`](crate::proto::sender::Sender) in
-//! a slot → `pump` → `transmit` finds the frames of the next blocks and gives them to the engine. Each ACK
-//! goes `packets::handle` → `packet` → `lifecycle::settle` → `pump`. The end goes through
+//! A read request takes this path: [`Shard::turn`] → `packets::handle` → `requests::request` → the store
+//! opens the file → `requests::opened` negotiates and puts a [`Sender`](crate::proto::sender::Sender) into a
+//! slot → `pump` → `transmit` finds the frames of the next blocks and gives them to the engine. Each ACK goes
+//! `packets::handle` → `packet` → `lifecycle::settle` → `pump`. The transfer ends through
 //! `lifecycle::finish`.
 
 mod admission;
@@ -59,7 +59,7 @@ use requests::OpenedTogether;
 use slot::{Flow, Slot, Stage};
 use table::Table;
 
-/// One core's transfers, and what moves them.
+/// One core's transfers and the state needed to serve them.
 #[derive(Debug)]
 pub struct Shard<E> {
     engine: E,
@@ -70,34 +70,34 @@ pub struct Shard<E> {
     results: Receiver<Done>,
     inbox: Option<Inbox>,
     sockets: HashMap<SocketId, Purpose>,
-    /// Sockets that answer from one of this host's addresses, where requests are taken at all of them.
+    /// Sockets bound to one local address each, for answers when requests are accepted at all of them.
     answers: Answers,
     table: Table,
     timers: Wheel<SlotId>,
-    /// Rounds in a row in which the timers were not looked at.
+    /// Consecutive rounds in which the timers were not checked.
     timers_deferred: u8,
-    /// Memory for those whose timers fire in one round.
+    /// Scratch buffer for the transfers whose timers fire in one round.
     fired: Vec<SlotId>,
-    /// Those that have something to send, each once here or in the backlog, served in turn.
+    /// Transfers with something to send, served round-robin; each is either here or in the backlog, once.
     ready: VecDeque<SlotId>,
-    /// Those that wait for room in the queues of their sockets.
+    /// Transfers waiting for room in the send queues of their sockets.
     backlog: Backlog,
-    /// Those that wait for frames, by the frames.
+    /// Transfers waiting for frames, keyed by those frames.
     waiting: HashMap<FramesKey, Vec<SlotId>>,
     opened_together: OpenedTogether,
     unvalidated: Unvalidated,
     uploads: usize,
-    /// Memory that uploads' blocks take which overtook others.
+    /// Memory used by out-of-order blocks of uploads.
     kept_octets: usize,
-    /// Finished transfers, the oldest first; those that are gone are passed over.
+    /// Finished transfers, oldest first; entries already removed are skipped.
     lingering: VecDeque<SlotId>,
     departed: Departed,
-    /// When those in the backlog were last seen to.
+    /// When the timers of the transfers in the backlog were last armed.
     backlog_armed_at: Option<Instant>,
-    /// Until when a drain waits for repeats of last packets.
+    /// While draining, the shard waits until then for repeats of last packets.
     expects_repeats_until: Option<Instant>,
     draining: bool,
-    /// Until when a drain waits for those who have yet to prove that they are there.
+    /// While draining, the shard waits until then for unvalidated clients.
     drains_unproven_at: Option<Instant>,
     fingerprints: RandomState,
     stranger_errors: Budget,
@@ -107,36 +107,36 @@ pub struct Shard<E> {
     endings: Vec<(SlotId, Ending)>,
 }
 
-/// As many datagrams in one round, and more are likely to wait behind them: what one call to the kernel
-/// delivers at the most, with io_uring.
+/// If one round delivers this many datagrams, more are probably queued: it is the maximum that one call to
+/// the kernel delivers with io_uring.
 const BUSY_DATAGRAMS: usize = 32;
-/// Rounds in a row for which that may keep the timers waiting: some tens of milliseconds.
+/// Consecutive busy rounds for which the timers may be deferred: some tens of milliseconds.
 const TIMERS_DEFERRED_MAX: u8 = 16;
 
-/// Rounds that pass over what came too early: a receive queue that is full of the shortest datagrams takes half as
-/// many, and in a storm that does not end, it never is empty.
+/// Rounds spent discarding early datagrams: a receive queue full of the shortest datagrams takes half as
+/// many, and in an endless storm the queue is never empty.
 const EARLY_ROUNDS_MAX: u8 = 96;
 
 /// What a socket is for.
 #[derive(Debug, Clone, Copy)]
 enum Purpose {
-    /// Takes requests, which are answered from another socket or from this one.
+    /// Accepts requests, which are answered from another socket or from this one.
     Requests {
         answers: SocketId,
-        /// Whether each of this host's addresses gets a socket of its own to answer from.
+        /// Whether each of this host's addresses gets its own socket for answers.
         everywhere: bool,
     },
     /// Answers requests.
     Answers,
-    /// Belongs to a transfer that this end asked for.
+    /// Belongs to one transfer that this end requested.
     Errand,
-    /// Serves the transfers that this end asks for, one after the other, or, told apart by this end's
-    /// address, many at a time.
+    /// Serves transfers that this end requests: one at a time, or many at a time, distinguished by this end's
+    /// address.
     Shared { by_address: bool },
 }
 
 impl<E: Engine> Shard<E> {
-    /// A shard without sockets or transfers. `census` counts the transfers of all shards together.
+    /// Creates a shard without sockets or transfers. `census` counts the transfers of all shards together.
     pub fn new(engine: E, store: Arc<Store>, settings: Arc<Settings>, census: Census) -> Self {
         let (sender, results) = mpsc::channel();
         let mailbox = Mailbox::new(sender, engine.waker());
@@ -179,10 +179,10 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    /// Takes requests at an address; says which, with the port that was picked if it was 0.
+    /// Accepts requests at an address; returns that address, with the port chosen if it was 0.
     ///
     /// # Errors
-    /// If the address cannot be had, or no port of the operator's range is free.
+    /// If the address is not available, or no port of the operator's range is free.
     pub fn listen(&mut self, bind: Bind) -> io::Result<SocketAddr> {
         let requests = self.engine.open(bind)?;
         let address = self.engine.local_addr(requests)?;
@@ -192,7 +192,7 @@ impl<E: Engine> Shard<E> {
             self.open_answers(bind.address)?
         };
         self.sockets.insert(answers, Purpose::Answers);
-        // The ports of a range are counted, and other shards want theirs.
+        // A port range is limited, and other shards need ports from it.
         let everywhere = bind.address.ip().is_unspecified()
             && !self.settings.single_port
             && self.settings.port_range.is_none();
@@ -206,7 +206,7 @@ impl<E: Engine> Shard<E> {
         Ok(address)
     }
 
-    /// The smallest receive queue of the sockets that take requests, in octets, as far as the system tells.
+    /// The smallest receive buffer of the sockets that accept requests, in octets, if the system reports it.
     #[must_use]
     pub fn receive_buffer(&self) -> Option<usize> {
         let takes_requests = |purpose: &Purpose| matches!(purpose, Purpose::Requests { .. });
@@ -217,8 +217,8 @@ impl<E: Engine> Shard<E> {
             .min()
     }
 
-    /// The socket that answers what came to a local address. One that is bound to it costs the kernel
-    /// less than `any`, which is told by every datagram where that came to and where to leave from.
+    /// The socket that answers requests to a local address. A socket bound to that address costs the kernel
+    /// less than `any`, where the destination and source address must be passed with every datagram.
     fn answers_at(&mut self, local: Local, any: SocketId, now: Instant) -> SocketId {
         let Some(address) = local.address else {
             return any;
@@ -228,12 +228,12 @@ impl<E: Engine> Shard<E> {
             Found::Nowhere => return any,
             Found::Unknown => {}
         }
-        // A link-local address is one on each interface.
+        // The same link-local address can exist on several interfaces.
         let link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
         if link_local || !self.has_place_for_answers(now) {
             return any;
         }
-        // Without a port for it, the one for all addresses does for a while.
+        // If no port is free for it, the socket for all addresses is used for a while.
         let answers = self.open_answers(SocketAddr::new(address, 0)).ok();
         self.answers.keep(address, answers, now);
         let Some(answers) = answers else {
@@ -243,7 +243,7 @@ impl<E: Engine> Shard<E> {
         answers
     }
 
-    /// Whether one more address may have a socket of its own, if need be in place of one that nobody asks at.
+    /// Whether one more address may have its own socket, if necessary in place of one that is no longer used.
     fn has_place_for_answers(&mut self, now: Instant) -> bool {
         let table = &self.table;
         let in_use = |socket| table.slots().any(|slot| slot.uses(socket));
@@ -275,22 +275,22 @@ impl<E: Engine> Shard<E> {
         Err(io::Error::new(io::ErrorKind::AddrInUse, text))
     }
 
-    /// Opens a socket for transfers that this end asks for ([`Origin::Shared`]). `by_address` says that
-    /// each of them has an address of its own; else there is one at a time.
+    /// Opens a socket for transfers that this end requests ([`Origin::Shared`]). With `by_address`, each
+    /// transfer has its own local address; otherwise there is one transfer at a time.
     ///
     /// # Errors
-    /// If the address cannot be had.
+    /// If the address is not available.
     pub fn open_shared(&mut self, bind: Bind, by_address: bool) -> io::Result<SocketId> {
         let socket = self.engine.open(bind)?;
         self.sockets.insert(socket, Purpose::Shared { by_address });
         Ok(socket)
     }
 
-    /// Passes over all that has arrived so far. While other shards opened their sockets for the same port, the
-    /// kernel dealt datagrams out otherwise than it does now: what a client sends next may come to another shard.
+    /// Discards everything received so far. While other shards were opening sockets for the same port, the
+    /// kernel distributed datagrams differently: a client's next packet may reach another shard.
     ///
     /// # Errors
-    /// Only what makes the engine unusable.
+    /// Only errors that make the engine unusable.
     pub fn pass_over(&mut self) -> io::Result<()> {
         let mut inbox = self.inbox.take().unwrap_or_default();
         let mut waited = Ok(());
@@ -305,18 +305,18 @@ impl<E: Engine> Shard<E> {
         waited
     }
 
-    /// One round of the loop: waits until something happens, handles it, sends what is due.
+    /// Runs one round of the loop: waits until something happens, handles it, sends what is due.
     ///
     /// # Errors
-    /// Only what makes the engine unusable.
+    /// Only errors that make the engine unusable.
     pub fn turn(&mut self) -> io::Result<()> {
         self.turn_by(None)
     }
 
-    /// The same, which waits no longer than until `latest`.
+    /// Like [`Shard::turn`], but waits no longer than until `latest`.
     ///
     /// # Errors
-    /// Only what makes the engine unusable.
+    /// Only errors that make the engine unusable.
     pub fn turn_by(&mut self, latest: Option<Instant>) -> io::Result<()> {
         let mut inbox = self.inbox.take().unwrap_or_default();
         inbox.clear();
@@ -330,7 +330,7 @@ impl<E: Engine> Shard<E> {
         for datagram in (0..).map_while(|place| inbox.get(place)) {
             self.handle(&datagram, now);
         }
-        // While ACKs pour in, the one that a timer waits for may be among those still to be read.
+        // While many ACKs arrive, the one that a timer waits for may still be in the receive queue.
         self.timers_deferred += 1;
         if inbox.len() < BUSY_DATAGRAMS || self.timers_deferred > TIMERS_DEFERRED_MAX {
             self.timers_deferred = 0;
@@ -339,13 +339,13 @@ impl<E: Engine> Shard<E> {
         }
         self.pump(now);
 
-        // Nobody's file stays open for what may not come.
+        // Do not keep a file open for requests that may never arrive.
         self.opened_together.forget();
         self.inbox = Some(inbox);
         waited
     }
 
-    /// The store answered.
+    /// Handles an answer from the store.
     fn handle_result(&mut self, done: Done, now: Instant) {
         match done {
             Done::Opened(ticket, result) => self.open_came(SlotId::of_ticket(ticket), result, now),
@@ -364,7 +364,7 @@ impl<E: Engine> Shard<E> {
                             inflow.written(upload, spare);
                             self.settle(id, now);
                         }
-                        // Its transfer is over, and to give it up takes the disk a while.
+                        // The transfer is over; discarding the upload occupies the disk for a while.
                         _ => self.store.discard(upload),
                     },
                     Err(refusal) => {
@@ -393,7 +393,7 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    /// Timers that fired: those whose deadline has moved on meanwhile are merely armed again.
+    /// Handles the timers that fired; if the deadline has moved on meanwhile, the timer is just armed again.
     fn expire(&mut self, now: Instant) {
         let mut fired = std::mem::take(&mut self.fired);
         self.timers.expire(now, |id| fired.push(id));
@@ -406,7 +406,7 @@ impl<E: Engine> Shard<E> {
             };
             match &mut slot.stage {
                 Stage::Opening(_) => {
-                    // Whoever still waits for a text to be read through has asked again since.
+                    // A client still waiting while a text file is scanned has repeated its request since.
                     let over_at = slot.asked_at + self.settings.patience.idle;
                     if slot.armed.is_some_and(|at| at <= now) {
                         if over_at <= now {
@@ -444,14 +444,14 @@ impl<E: Engine> Shard<E> {
         *self.metrics.suppressed.entry(reason).or_default() += 1;
     }
 
-    /// Takes no more requests; what runs goes on, unless its peer does not prove in time that it is there.
+    /// Stops accepting requests; running transfers continue, unless the peer is not validated in time.
     pub fn drain(&mut self) {
         self.draining = true;
         let until = self.engine.now() + config::DRAIN_UNVALIDATED;
         self.drains_unproven_at.get_or_insert(until);
     }
 
-    /// Gives up whose peers have not proved in the time of a drain that they are there.
+    /// Ends transfers whose peers were not validated within the time a drain allows.
     fn drain_unproven(&mut self, now: Instant) {
         if self.drains_unproven_at.is_none_or(|at| at > now) || self.unvalidated.count() == 0 {
             return;
@@ -463,7 +463,7 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    /// Ends every transfer at once, telling the peers.
+    /// Ends every transfer at once and tells the peers.
     pub fn stop(&mut self) {
         self.draining = true;
         let now = self.engine.now();
@@ -478,7 +478,7 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    /// Whether no transfer runs, and none has ended so lately that its client may not know.
+    /// Whether no transfer runs, and none ended so recently that its client may not know.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         let now = self.engine.now();
@@ -488,13 +488,13 @@ impl<E: Engine> Shard<E> {
         is_idle
     }
 
-    /// Whether no transfer runs, and none that is over has anything to answer. Looks at every slot.
+    /// Whether no transfer runs and no finished one can still answer. Scans every slot.
     #[must_use]
     pub fn is_silent(&self) -> bool {
         self.table.slots().all(Slot::is_silent)
     }
 
-    /// How many slots the table holds, lingering ones included.
+    /// The number of slots in the table, lingering ones included.
     #[must_use]
     pub fn len(&self) -> usize {
         self.table.len()
@@ -506,7 +506,7 @@ impl<E: Engine> Shard<E> {
         self.table.len() == 0
     }
 
-    /// When the shard next wants to be woken, if nothing arrives before.
+    /// When the shard next needs to wake up if nothing arrives before.
     #[must_use]
     pub fn next_wake(&self) -> Option<Instant> {
         if self.ready.is_empty() && !self.backlog.may_go_on() {
@@ -518,13 +518,13 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    /// When the last of those that have ended keeps a drain waiting no longer, if one does.
+    /// When finished transfers stop delaying a drain, if any still do.
     fn drained_at(&self) -> Option<Instant> {
         self.expects_repeats_until
             .filter(|&until| self.draining && until > self.engine.now())
     }
 
-    /// The counters, as they stand.
+    /// The current counters.
     #[must_use]
     pub fn metrics(&self) -> Metrics {
         Metrics {
@@ -537,31 +537,31 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    /// Why the system did not send something, if it ever did not: the least number of its errors.
+    /// Why the system failed to send something, if it ever did: the lowest errno recorded.
     #[must_use]
     pub fn send_failure(&self) -> Option<i32> {
         self.metrics.send_errors.keys().next().copied()
     }
 
-    /// Whether the server has answered a transfer that this end asked for.
+    /// Whether the server has answered a transfer that this end requested.
     #[must_use]
     pub fn is_answered(&self, id: SlotId) -> bool {
         let errand = self.table.get(id).and_then(|slot| slot.errand.as_ref());
         errand.is_some_and(|errand| errand.answered)
     }
 
-    /// The transfers that this end asked for and that have ended since the last call.
+    /// The transfers requested by this end that have ended since the last call.
     pub fn take_endings(&mut self) -> Vec<(SlotId, Ending)> {
         std::mem::take(&mut self.endings)
     }
 
-    /// A transfer that runs; `None` once it is over.
+    /// A running transfer; `None` once it is over.
     #[must_use]
     pub fn running(&self, id: SlotId) -> Option<Running> {
         self.table.get(id)?.running(self.engine.now())
     }
 
-    /// All transfers that run, at most `max` of them.
+    /// All running transfers, at most `max` of them.
     #[must_use]
     pub fn all_running(&self, max: usize) -> Vec<Running> {
         let now = self.engine.now();
@@ -572,13 +572,13 @@ impl<E: Engine> Shard<E> {
             .collect()
     }
 
-    /// The engine, for what only it knows.
+    /// The engine, for engine-specific information.
     #[must_use]
     pub const fn engine(&self) -> &E {
         &self.engine
     }
 
-    /// The engine, for what only it can do.
+    /// The engine, for engine-specific operations.
     pub const fn engine_mut(&mut self) -> &mut E {
         &mut self.engine
     }

@@ -1,4 +1,4 @@
-//! What arrives: each datagram belongs to a transfer, begins one, or is nobody's.
+//! Receiving: each datagram belongs to a transfer, starts one, or belongs to none.
 
 use std::hash::BuildHasher;
 
@@ -14,7 +14,7 @@ use crate::time::Instant;
 use crate::wire::{self, ErrorCode, Packet};
 
 impl<E: Engine> Shard<E> {
-    /// A datagram arrived: for the transfer that it belongs to, or to begin one, or for nobody.
+    /// Handles a datagram: passes it to its transfer, starts one, or rejects it.
     pub(super) fn handle(&mut self, datagram: &Datagram<'_>, now: Instant) {
         self.metrics.received.count(datagram.octets, 1);
         if datagram.broadcast || datagram.path.peer.port() == 0 {
@@ -40,7 +40,7 @@ impl<E: Engine> Shard<E> {
                 };
                 return self.request(datagram, answers, now);
             }
-            // Other packets belong to the listening port only where transfers are answered from it.
+            // Other packets belong to the listening port only if transfers are answered from it.
             Purpose::Requests { answers, .. } if answers != datagram.socket => {
                 return self.before_the_answer(datagram, now);
             }
@@ -52,7 +52,7 @@ impl<E: Engine> Shard<E> {
         };
         match self.table.find(&key) {
             Some(id) => self.packet(id, datagram, now),
-            // RFC 1350 §4 wants ERROR 5; to the listening port it would be an answer to anybody's ERROR or junk.
+            // RFC 1350 §4 requires ERROR 5, but the listening port would then answer any stray ERROR or junk.
             None if matches!(purpose, Purpose::Requests { .. }) => {
                 self.suppress(Suppressed::NotARequest);
             }
@@ -60,8 +60,8 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    /// No request, and yet to the port that takes them, while answers leave from others. A client that was not
-    /// answered yet knows no other port, and may say there that it leaves.
+    /// Handles a non-request packet at the request port while answers leave from other ports. A client not
+    /// answered yet knows no other port, and may send its ERROR there.
     fn before_the_answer(&mut self, datagram: &Datagram<'_>, now: Instant) {
         let id = self.table.find(&Key::Peer(datagram.path.peer));
         let opening = id.filter(|&id| {
@@ -76,7 +76,7 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    /// A packet for a transfer.
+    /// Handles a packet that belongs to a transfer.
     fn packet(&mut self, id: SlotId, datagram: &Datagram<'_>, now: Instant) {
         let Ok(packet) = Packet::parse(datagram.octets) else {
             return self.suppress(Suppressed::Unexpected);
@@ -88,7 +88,7 @@ impl<E: Engine> Shard<E> {
         let Some(slot) = self.table.get_mut(id) else {
             return;
         };
-        // How the peer broke the terms, if it did.
+        // How the peer violated the protocol, if it did.
         let mut broken = None;
         match (&mut slot.stage, packet) {
             (Stage::Running(Transfer::Send(sender), _), Packet::Ack { block }) => {
@@ -98,7 +98,7 @@ impl<E: Engine> Shard<E> {
                 {
                     self.metrics.latencies.round_trip.record(round_trip);
                 }
-                // What a timer sends later is no answer to it.
+                // Packets sent later by a timer do not answer it.
                 slot.answering = sender.poll_transmit(1).is_some();
             }
             (
@@ -153,7 +153,7 @@ impl<E: Engine> Shard<E> {
                     errand.text = message.to_vec();
                 }
             }
-            // The client left before it was answered.
+            // The client aborted before it was answered.
             (Stage::Opening(_), Packet::Error { code, .. }) if slot.errand.is_none() => {
                 return self.finish(id, Outcome::PeerError(code), now);
             }
@@ -173,13 +173,13 @@ impl<E: Engine> Shard<E> {
         if let Stage::Running(transfer, _) = &slot.stage
             && transfer.moved_at() == now
         {
-            // The client is where it was: what looked like a new beginning was none.
+            // The client has made progress, so the repeated request was no restart.
             slot.again = None;
         }
         self.settle(id, now);
     }
 
-    /// A packet to a transfer's port from somebody who has none. RFC 1350 §4: "an error packet should be
+    /// Handles a packet to a transfer's port from an unknown sender. RFC 1350 §4: "an error packet should be
     /// sent to the source of the incorrect packet, while not disturbing the transfer".
     fn stranger(&mut self, datagram: &Datagram<'_>, now: Instant) {
         let answerable = matches!(

@@ -1,4 +1,4 @@
-//! How a transfer begins: by a request that came, or by a plan of this end.
+//! How a transfer begins: with a request from a client, or with a plan of this end.
 
 use std::hash::BuildHasher;
 use std::io;
@@ -25,17 +25,17 @@ use crate::store::{Answer, Body, Refusal, Upload};
 use crate::time::Instant;
 use crate::wire::{self, ErrorCode, Mode, Opcode, Options, Packet, Request};
 
-/// Octets of an OACK at most: seven options, each with a name of up to ten octets and a number of up to twenty.
+/// Maximum octets of an OACK: seven options, each with a name of up to 10 octets and a number of up to 20.
 const OACK_OCTETS_MAX: usize = 256;
 
-/// Files opened for the requests that one wait brought. All of these had come before the first was
-/// answered, so that those for the same name may have the same answer: in a storm, thousands of
-/// requests open a file once for each round of the loop.
+/// Files opened for the requests received in one wait. All of these requests had arrived before the first was
+/// answered, so requests for the same name may share an answer: in a storm, thousands of requests open a file
+/// once per round of the loop.
 #[derive(Debug, Default)]
 pub(super) struct OpenedTogether(Vec<(Box<[u8]>, Mode, Arc<Body>)>);
 
 impl OpenedTogether {
-    /// Files that are looked through one by one.
+    /// Maximum number of files, which are searched linearly.
     const FILES_MAX: usize = 8;
 
     fn find(&self, request: &Request<'_>) -> Option<Arc<Body>> {
@@ -53,14 +53,14 @@ impl OpenedTogether {
         }
     }
 
-    /// The next requests came after these files were opened.
+    /// Forgets the files: later requests arrived after they were opened.
     pub(super) fn forget(&mut self) {
         self.0.clear();
     }
 }
 
 impl<E: Engine> Shard<E> {
-    /// An RRQ or a WRQ came to a listening socket; the answer is to leave from `answers`.
+    /// Handles an RRQ or WRQ from a listening socket; the answer is sent from `answers`.
     pub(super) fn request(&mut self, datagram: &Datagram<'_>, answers: SocketId, now: Instant) {
         let path = datagram.path;
         let octets = datagram.octets;
@@ -71,7 +71,7 @@ impl<E: Engine> Shard<E> {
             Ok(_) => return,
             Err(_) => {
                 let (code, why) = match Packet::parse(datagram.octets) {
-                    // No file has such a name, and firmware that is told so does not start over.
+                    // No file has such a name, and after this error firmware does not start over.
                     Ok(_) => (ErrorCode::NOT_FOUND, "file name too long".to_owned()),
                     Err(error) => (ErrorCode::ILLEGAL, error.to_string()),
                 };
@@ -81,20 +81,21 @@ impl<E: Engine> Shard<E> {
         tracing::trace!(peer = %path.peer, packet = %if operation == Operation::Read { Packet::Rrq(request) } else { Packet::Wrq(request) }, "received");
         let key = Key::Peer(path.peer);
         let mut doubtful = false;
-        // The same octets to another address of ours ask for an answer from there.
+        // The same octets sent to another of our addresses expect an answer from that address.
         let asked = (datagram.socket, path.local.address);
         let fingerprint = self.fingerprints.hash_one((asked, octets));
         if let Some(id) = self.table.find(&key)
             && let Some(slot) = self.table.get_mut(id)
         {
             let repeated = slot.fingerprint == fingerprint;
-            // A repeat before the first answer belongs to the transfer that it started, whose timer
-            // resends: atftp aborts on a second OACK.
+            // A repeat before the first answer belongs to the transfer it started, whose timer retransmits:
+            // atftp aborts on a second OACK.
             if repeated && slot.is_fresh() {
                 slot.asked_at = now;
                 return self.suppress(Suppressed::RepeatedRequest);
             }
-            // Whoever has begun anew finds nobody here any more; who has not shall not suffer for it.
+            // While draining, a restarted client is not served; a client that merely repeated its request
+            // keeps its transfer.
             if self.draining {
                 return self.suppress(Suppressed::Draining);
             }
@@ -109,7 +110,7 @@ impl<E: Engine> Shard<E> {
             if doubtful && slot.acknowledges_repeats() {
                 return self.suppress(Suppressed::RepeatedRequest);
             }
-            // Anything else comes from a client that has begun anew.
+            // Any other request means that the client has restarted.
             self.finish(id, Outcome::Replaced, now);
             self.remove(id);
         }
@@ -152,8 +153,8 @@ impl<E: Engine> Shard<E> {
         self.ask_store(id, operation, &request, octets, now);
     }
 
-    /// Keeps a repeat of a running transfer's request until that has moved on, or not, by `at`. The first is
-    /// enough, for all are alike; of a long one, which takes memory, the client has to ask once more.
+    /// Keeps a repeat of a running transfer's request until `at`, to see whether the transfer progresses.
+    /// Repeats are identical, so the first is enough; a long one, which takes memory, must be sent again.
     fn wait_for_quiet(
         &mut self,
         id: SlotId,
@@ -177,8 +178,8 @@ impl<E: Engine> Shard<E> {
         self.suppress(Suppressed::RepeatedRequest);
     }
 
-    /// A repeat of a transfer's request was kept: it counts if the transfer has stood still since.
-    /// Says whether it did.
+    /// Judges a repeated request that was kept: it counts as a restart if the transfer has stalled since.
+    /// Returns whether it did.
     pub(super) fn begin_again(&mut self, id: SlotId, now: Instant) -> bool {
         let Some(slot) = self.table.get_mut(id) else {
             return false;
@@ -203,7 +204,7 @@ impl<E: Engine> Shard<E> {
         true
     }
 
-    /// Makes room for one more transfer; says which limit there is to it, if there is none.
+    /// Makes room for one more transfer; returns the limit that prevents it if there is none.
     fn admit(&mut self, peer: IpAddr, operation: Operation, now: Instant) -> Result<(), Limit> {
         let is_upload = operation == Operation::Write;
         while is_upload && self.uploads >= config::UPLOADS_MAX {
@@ -219,7 +220,7 @@ impl<E: Engine> Shard<E> {
         Ok(())
     }
 
-    /// Who has not proved to be there, and could have, makes room under `limit` for who may yet do.
+    /// Evicts an unvalidated transfer that has had time to be validated, to make room under `limit`.
     fn evict(&mut self, limit: Limit, peer: IpAddr, now: Instant) -> Result<(), Limit> {
         let table = &self.table;
         let waiting_since = |id| table.unvalidated_since(id);
@@ -274,13 +275,13 @@ impl<E: Engine> Shard<E> {
             }
         };
         if !later {
-            // The client repeats its request, and by then the store may have caught up.
+            // The client repeats its request; by then the store may have caught up.
             self.finish(id, Outcome::Evicted, now);
             return self.suppress(Suppressed::Full);
         }
         if let Some(slot) = self.table.get_mut(id) {
             slot.stage = Stage::Opening(octets.into());
-            // To read a long text through takes a while, which is lost on who has left without a word.
+            // Scanning a long text file takes a while, which is wasted if the client has left silently.
             if operation == Operation::Read && request.mode == Mode::Netascii {
                 let over_at = now + self.settings.patience.idle;
                 slot.armed = Some(over_at);
@@ -289,7 +290,7 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    /// The store opened a file, or could not.
+    /// Handles the store's result of opening a file.
     pub(super) fn open_came(
         &mut self,
         id: SlotId,
@@ -305,7 +306,7 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    /// The store made room for a file, or could not.
+    /// Handles the store's result of creating a file.
     pub(super) fn create_came(
         &mut self,
         id: SlotId,
@@ -313,7 +314,7 @@ impl<E: Engine> Shard<E> {
         now: Instant,
     ) {
         let Some(octets) = self.take_request(id) else {
-            // Its client has left, or begun anew.
+            // The client has left or restarted.
             if let Ok(upload) = result {
                 self.store.discard(upload);
             }
@@ -395,7 +396,7 @@ impl<E: Engine> Shard<E> {
         self.settle(id, now);
     }
 
-    /// What holds for the slot's peer.
+    /// The limits and timeouts that apply to the slot's peer.
     fn terms(&mut self, id: SlotId) -> (Limits, Patience) {
         let path = self.table.get(id).map(|slot| slot.path);
         let mtu = path.and_then(|path| self.engine.mtu(path.local.interface));
@@ -407,7 +408,7 @@ impl<E: Engine> Shard<E> {
         (limits, patience)
     }
 
-    /// The file cannot be had: an ERROR, once, and a line in the log.
+    /// The file is not available: sends one ERROR and logs a line.
     fn refuse(&mut self, id: SlotId, refusal: Refusal, now: Instant) {
         let (code, text) = refusal.error();
         let Some(slot) = self.table.get(id) else {
@@ -419,7 +420,7 @@ impl<E: Engine> Shard<E> {
         }
         let operation = slot.operation.name();
         self.count_request(operation, refusal.name());
-        // Out of descriptors, or a store with its hands full, is a passing thing: the client asks again, where
+        // Running out of descriptors, or a busy store, is temporary: the client repeats its request, whereas
         // an ERROR would end its boot.
         let passing = [libc::EBUSY, libc::EMFILE, libc::ENFILE];
         if matches!(refusal, Refusal::Failed(errno) if passing.contains(&errno)) {
@@ -431,7 +432,7 @@ impl<E: Engine> Shard<E> {
         self.drop_unstarted(id);
     }
 
-    /// A request that cannot be read: an ERROR, once.
+    /// Answers a malformed request with one ERROR.
     fn malformed(
         &mut self,
         socket: SocketId,
@@ -469,7 +470,7 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    /// Starts a transfer of this end's own, from a socket of its own.
+    /// Starts a transfer requested by this end, from the socket that the plan's origin names.
     ///
     /// # Errors
     /// If no socket can be opened.
@@ -576,14 +577,14 @@ impl<E: Engine> Shard<E> {
         Ok(id)
     }
 
-    /// The network says that nobody is at the other end of `path`, where packets went from a shared socket:
-    /// ends the transfer that this end asked for there, if one runs, and says which.
+    /// The network reports that the peer of `path` is unreachable from a shared socket: ends the transfer
+    /// that this end requested there, if one runs, and returns its slot.
     pub fn unreachable(&mut self, socket: SocketId, path: &Path) -> Option<SlotId> {
         let by_address = self.is_by_address(socket);
         let address = path.local.address.filter(|_| by_address);
         let id = self.table.find(&Key::Own(socket, address))?;
         let slot = self.table.get(id)?;
-        // The news may be about one that had the place before.
+        // The report may concern an earlier transfer with the same key.
         if slot.is_lingering() || slot.path.peer != path.peer {
             return None;
         }
@@ -592,7 +593,7 @@ impl<E: Engine> Shard<E> {
         Some(id)
     }
 
-    /// Opens a socket for one transfer, which closes it.
+    /// Opens a socket for one transfer; it is closed with that transfer.
     fn open_own(&mut self, server: SocketAddr) -> io::Result<SocketId> {
         let any: IpAddr = if server.is_ipv4() {
             [0u8; 4].into()
@@ -607,7 +608,7 @@ impl<E: Engine> Shard<E> {
         Ok(socket)
     }
 
-    /// Makes sure that a shared place is free: who asks from it anew has done with what went before.
+    /// Makes sure that a shared key is free: a new transfer replaces one that only lingers.
     fn make_way(&mut self, key: Key) -> io::Result<()> {
         let Some(id) = self.table.find(&key) else {
             return Ok(());
@@ -619,7 +620,7 @@ impl<E: Engine> Shard<E> {
         Ok(())
     }
 
-    /// The file to be written is open: ask the server to take it.
+    /// The file to be sent is open: ask the server to accept it.
     fn errand_opened(&mut self, id: SlotId, result: Result<Arc<Body>, Refusal>, now: Instant) {
         let body = match result {
             Ok(body) => body,
@@ -644,7 +645,7 @@ impl<E: Engine> Shard<E> {
         self.ask_server(id, Transfer::Send(sender), flow, now);
     }
 
-    /// There is room for the file to be read: ask the server for it.
+    /// The local file is created: ask the server for its content.
     fn errand_created(&mut self, id: SlotId, result: Result<Upload, Refusal>, now: Instant) {
         let upload = match result {
             Ok(upload) => upload,
@@ -694,7 +695,7 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    /// The server acknowledged options.
+    /// Handles an OACK from the server.
     pub(super) fn agreed(&mut self, id: SlotId, options: Options<'_>, now: Instant) {
         let Some(Slot {
             errand: Some(errand),
@@ -712,7 +713,7 @@ impl<E: Engine> Shard<E> {
         let probe = errand.manner == Manner::Probe;
         let accepted = match negotiate::accept(options, &errand.wanted) {
             Ok(accepted) => accepted,
-            // RFC 2347: a client that cannot accept what is acknowledged sends ERROR 8.
+            // RFC 2347: a client that cannot accept the acknowledged options sends ERROR 8.
             Err(error) => return self.fail(id, ErrorCode::OPTIONS, &error.to_string(), now),
         };
         if probe {
@@ -730,7 +731,7 @@ impl<E: Engine> Shard<E> {
                     if let Flow::Check(check) = flow {
                         check.agree(accepted.params.blksize());
                     }
-                    // What a text file measures on the wire is not what it measures here.
+                    // A text file's length on the wire differs from its length here.
                     errand.announced = accepted.tsize.filter(|_| *mode == Mode::Octet);
                 }
                 receiver.agree(accepted.params, now);
@@ -740,8 +741,8 @@ impl<E: Engine> Shard<E> {
         self.settle(id, now);
     }
 
-    /// Whether a packet comes from the end that the transfer is with. The first answer that a server
-    /// gives from its own address tells the port that it goes on with (RFC 1350 §4).
+    /// Whether a packet comes from the transfer's peer. The first answer from the server's address sets the
+    /// port that it continues with (RFC 1350 §4).
     pub(super) fn belongs(
         &mut self,
         id: SlotId,
@@ -769,11 +770,11 @@ impl<E: Engine> Shard<E> {
             errand.answered = true;
             slot.path.peer = peer;
         }
-        // What is no answer says nothing, but its sender may yet give one: ERROR 5 would end that.
+        // A packet that is no answer is ignored, but its sender may still answer: ERROR 5 would prevent that.
         from_server
     }
 
-    /// Whether the transfers of a socket are told apart by this end's address.
+    /// Whether the transfers of a socket are distinguished by this end's address.
     fn is_by_address(&self, socket: SocketId) -> bool {
         let purpose = self.sockets.get(&socket);
         matches!(purpose, Some(Purpose::Shared { by_address: true }))

@@ -1,5 +1,4 @@
-//! What the table keeps of a transfer: whom it is with, where it stands, and where its octets come
-//! from or go to.
+//! A transfer as the table keeps it: its peer, its state, and the source or destination of its octets.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -18,7 +17,7 @@ use crate::store::{Body, Frames};
 use crate::time::{Duration, Instant};
 use crate::wire::{Escaped, Mode, WireBlock};
 
-/// What the client asked for.
+/// What the client requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// The file goes from the server to the client.
@@ -28,7 +27,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// The word for it.
+    /// Its name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -44,38 +43,38 @@ impl fmt::Display for Operation {
     }
 }
 
-/// A transfer that this end is to ask for.
+/// A transfer that this end is to request.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The server, at the port that takes requests.
+    /// The server, at its request port.
     pub server: SocketAddr,
-    /// Which way the file goes.
+    /// The direction of the file.
     pub operation: Operation,
-    /// The file's name at the server.
+    /// The file's name on the server.
     pub remote: Vec<u8>,
-    /// Where this end's packets leave from.
+    /// Which socket and address this end sends from.
     pub origin: Origin,
-    /// What becomes of the octets at this end, or where they come from.
+    /// The source or destination of the octets at this end.
     pub local: LocalSide,
-    /// How it is written on the wire.
+    /// The transfer mode.
     pub mode: Mode,
-    /// The options to ask for; `tsize` of a write is filled in.
+    /// The options to request; `tsize` of a write is filled in.
     pub wanted: Wanted,
-    /// The order in which they are asked for.
+    /// The order in which they are requested.
     pub order: [Wish; 4],
-    /// How long to wait, and how often.
+    /// Timeouts and retry limits.
     pub patience: Patience,
-    /// How long it answers repeats of the server's last packet once it is over.
+    /// How long repeats of the server's last packet are answered after the end.
     pub linger: Duration,
 }
 
-/// Where the packets of a transfer that this end asks for leave from.
+/// Where the packets of a transfer that this end requests are sent from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// A socket of its own.
+    /// Its own socket.
     Own,
-    /// A socket of [`Shard::open_shared`](super::Shard::open_shared), and the address of this host that
-    /// tells the transfer from the others there; without one, it must be alone.
+    /// A socket of [`Shard::open_shared`](super::Shard::open_shared), and the local address that
+    /// distinguishes the transfer from others there; without an address, it must be the only one.
     Shared(SocketId, Option<IpAddr>),
 }
 
@@ -100,9 +99,9 @@ pub enum LocalSide {
         /// How far the client goes.
         manner: Manner,
     },
-    /// For a read: it is held against what is expected, and not kept.
+    /// For a read: the octets are compared with what is expected, and not stored.
     Checked {
-        /// What should come.
+        /// The expected content.
         expected: Arc<Expected>,
         /// How far the client goes.
         manner: Manner,
@@ -114,66 +113,66 @@ pub enum LocalSide {
 pub enum Manner {
     /// To the end.
     Whole,
-    /// It leaves with ERROR 8 once options are acknowledged, as firmware does that asks for the length.
+    /// It aborts with ERROR 8 once options are acknowledged, as firmware does to learn the length.
     Probe,
-    /// It vanishes without a word amid the file: once this part of it has arrived, or before it is sent, in
-    /// fractions of 2³². Of a file whose length nobody tells, it takes the first block.
+    /// It vanishes silently in the middle of the file: after this part has arrived, or before it is sent, in
+    /// fractions of 2³². If the length of the file is unknown, it stops after the first block.
     Vanish(u32),
 }
 
-/// How a transfer went, once it is over.
+/// The result of a finished transfer.
 #[derive(Debug, Clone)]
 pub struct Ending {
-    /// Which way the file went.
+    /// The direction of the file.
     pub operation: Operation,
-    /// The other end.
+    /// The peer.
     pub peer: SocketAddr,
-    /// The file's name, as asked for.
+    /// The file's name, as requested.
     pub filename: Box<[u8]>,
-    /// How it was written on the wire.
+    /// The transfer mode.
     pub mode: Mode,
-    /// The terms; those of RFC 1350 if it never came to any.
+    /// The negotiated parameters; those of RFC 1350 if none were negotiated.
     pub params: Params,
-    /// Octets that arrived: of the blocks acknowledged.
+    /// Octets that arrived, counted by acknowledged blocks.
     pub octets: u64,
     /// Blocks that arrived.
     pub blocks: u64,
     /// Datagrams sent more than once.
     pub retransmissions: u64,
-    /// The smoothed round trip, where this end got the file and measured one.
+    /// The smoothed RTT, if this end received the file and measured one.
     pub round_trip: Option<Duration>,
     /// From the request to the end.
     pub elapsed: Duration,
     /// How it ended.
     pub outcome: Outcome,
-    /// What the peer's ERROR said, or why this end gave up.
+    /// The text of the peer's ERROR, or why this end aborted.
     pub text: Vec<u8>,
-    /// What was wrong with the octets, where they are checked.
+    /// What was wrong with the octets, if they are checked.
     pub flaw: Option<Flaw>,
     /// From the request to the OACK, if the server acknowledged options.
     pub oack: Option<Duration>,
-    /// From the request to the first block, where blocks are checked.
+    /// From the request to the first block, if blocks are checked.
     pub first_block: Option<Duration>,
-    /// Blocks that came more than once, where they are checked.
+    /// Duplicate blocks, if blocks are checked.
     pub duplicates: u64,
 }
 
-/// A transfer that runs, as operators see it.
+/// A running transfer, as shown to operators.
 #[derive(Debug, Clone)]
 pub struct Running {
-    /// Which way the file goes.
+    /// The direction of the file.
     pub operation: Operation,
-    /// The other end.
+    /// The peer.
     pub peer: SocketAddr,
-    /// The file's name, as asked for.
+    /// The file's name, as requested.
     pub filename: Box<[u8]>,
-    /// The terms; `None` while the file is being opened.
+    /// The negotiated parameters; `None` while the file is being opened.
     pub params: Option<Params>,
     /// Octets that arrived.
     pub octets: u64,
-    /// Octets that there are, where that is known.
+    /// The length of the file in octets, if known.
     pub total: Option<u64>,
-    /// Since the request.
+    /// Time since the request.
     pub elapsed: Duration,
     /// Datagrams sent more than once.
     pub retransmissions: u64,
@@ -197,16 +196,16 @@ impl fmt::Display for Ending {
     }
 }
 
-/// Where a datagram belongs.
+/// The key that maps a datagram to its transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Key {
-    /// To the transfer that this client asked for.
+    /// The transfer requested by this client.
     Peer(SocketAddr),
-    /// To the transfer that this end asked for, from this socket and address.
+    /// The transfer that this end requested from this socket and address.
     Own(SocketId, Option<IpAddr>),
 }
 
-/// Each datagram is hashed once: two numbers take half the time of the many fields of an address.
+/// Every datagram is hashed once: hashing two numbers takes half the time of the many fields of an address.
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let (address, rest) = match *self {
@@ -228,53 +227,53 @@ impl Hash for Key {
 
 #[derive(Debug)]
 pub(super) struct Slot {
-    /// Where this end's packets leave from.
+    /// The socket that this end sends from.
     pub(super) socket: SocketId,
     pub(super) path: Path,
     pub(super) operation: Operation,
     pub(super) mode: Mode,
-    /// The name as asked for, cut to what a log line shows.
+    /// The name as requested, cut to what a log line shows.
     pub(super) filename: Box<[u8]>,
-    /// Tells a repeat of the request from another request, or one to another address.
+    /// Distinguishes a repeat of the request from another request, or from one to another address.
     pub(super) fingerprint: u64,
-    /// Whether that may be a late copy of the one before.
+    /// Whether the request may be a late copy of the previous one.
     pub(super) doubtful: bool,
-    /// The packet that opens the transfer, kept until something answers it: request or OACK.
+    /// The packet that opens the transfer (request or OACK), kept until it is answered.
     pub(super) opening: Box<[u8]>,
     pub(super) errand: Option<Box<Errand>>,
     pub(super) started: Instant,
-    /// When the request came, or was repeated before anything answered it.
+    /// When the request arrived, or was last repeated before it was answered.
     pub(super) asked_at: Instant,
     pub(super) stage: Stage,
-    /// When the wheel next looks at this slot.
+    /// When the timer wheel next checks this slot.
     pub(super) armed: Option<Instant>,
-    /// Whether it stands in the queue of those that have something to send.
+    /// Whether it is in the queue of transfers with something to send.
     pub(super) queued: bool,
-    /// The same request once more, which counts if the transfer stands still for a while.
+    /// A repeat of the request, which counts as a restart if the transfer stalls for a while.
     pub(super) again: Option<Box<Again>>,
-    /// When the packet arrived that what is sent next may answer, and whether it does.
+    /// When the packet arrived that the next transmission may answer, and whether it does.
     pub(super) heard_at: Instant,
     pub(super) answering: bool,
-    /// Whether nothing was sent yet.
+    /// Whether nothing has been sent yet.
     pub(super) silent: bool,
-    /// Whether it counts among those that have yet to prove themselves.
+    /// Whether it counts as unvalidated.
     pub(super) unvalidated: bool,
 }
 
-/// A repeat of the request that began a transfer.
+/// A repeat of the request that started a transfer.
 #[derive(Debug)]
 pub(super) struct Again {
-    /// Where it came to.
+    /// Where it arrived.
     pub(super) socket: SocketId,
     pub(super) path: Path,
     pub(super) request: Box<[u8]>,
-    /// Where its answer is to leave from.
+    /// The socket to answer it from.
     pub(super) answers: SocketId,
-    /// When it is judged, by the one timer that it has.
+    /// When it is judged, by its only timer.
     pub(super) judged_at: Instant,
 }
 
-/// What a client's slot knows beyond a server's.
+/// The part of a slot that only a client needs.
 #[derive(Debug)]
 pub(super) struct Errand {
     pub(super) wanted: Wanted,
@@ -292,26 +291,26 @@ pub(super) struct Errand {
     pub(super) oack: Option<Duration>,
     /// The length that the server announced.
     pub(super) announced: Option<u64>,
-    /// What the peer's ERROR said, or why this end gave up.
+    /// The text of the peer's ERROR, or why this end aborted.
     pub(super) text: Vec<u8>,
 }
 
 #[derive(Debug)]
-// Nearly every slot runs: a box would only add a detour.
+// Nearly every slot is running: a box would only add an indirection.
 #[allow(clippy::large_enum_variant)]
 pub(super) enum Stage {
-    /// The store was asked to open or create the file; the request waits.
+    /// The store was asked to open or create the file; the request is kept meanwhile.
     Opening(Box<[u8]>),
     Running(Transfer, Flow),
-    /// Over, but for repeats of the peer's last packet: a last DATA is acknowledged again.
+    /// Over, except for repeats of the peer's last packet: a repeated last DATA is acknowledged again.
     Lingering {
-        /// The block that was acknowledged last.
+        /// The last acknowledged block.
         last: Option<WireBlock>,
         since: Instant,
     },
 }
 
-/// Where the octets come from, or go to.
+/// Source or destination of the octets.
 #[derive(Debug)]
 pub(super) enum Flow {
     Out(Outflow),
@@ -323,14 +322,13 @@ pub(super) enum Flow {
 pub(super) struct Outflow {
     pub(super) body: Arc<Body>,
     pub(super) frames: Held,
-    /// Whether the store was asked for frames that are not here yet.
+    /// Whether requested frames have not arrived from the store yet.
     pub(super) waiting: bool,
 }
 
-/// The frames that a transfer sends from. Ten thousand idle transfers must not hold ten thousand
-/// stretches of files in memory, so a transfer only knows them, and the frame cache holds them. Those
-/// that it waited for it does hold until they are sent, so that it comes forward however small the
-/// cache is.
+/// The frames that a transfer sends from. Ten thousand idle transfers must not keep ten thousand file extents
+/// in memory, so a transfer keeps a weak reference and the frame cache owns the frames. Only frames that it
+/// waited for are held until they are sent, so that it progresses however small the cache is.
 #[derive(Debug, Default)]
 pub(super) enum Held {
     #[default]
@@ -340,7 +338,7 @@ pub(super) enum Held {
 }
 
 impl Slot {
-    /// Where datagrams for it belong.
+    /// The key of its datagrams.
     pub(super) const fn key(&self) -> Key {
         match &self.errand {
             Some(errand) => Key::Own(self.socket, errand.origin.address()),
@@ -348,13 +346,13 @@ impl Slot {
         }
     }
 
-    /// Whether its answers leave from a socket, or those to a repeat of its request may.
+    /// Whether it answers from this socket, or may do so after a repeat of its request.
     pub(super) fn uses(&self, socket: SocketId) -> bool {
         let again = self.again.as_ref();
         self.socket == socket || again.is_some_and(|again| again.answers == socket)
     }
 
-    /// Whether a repeat of its request belongs to it: nothing but the request has come from the peer.
+    /// Whether a repeated request belongs to this transfer: the peer has sent nothing but the request.
     pub(super) const fn is_fresh(&self) -> bool {
         match &self.stage {
             Stage::Opening(_) => true,
@@ -363,23 +361,23 @@ impl Slot {
         }
     }
 
-    /// Whether a repeat of its request that comes now, after the end, may be a copy that the network held back.
+    /// Whether a repeat of its request arriving now, after the end, may be a copy delayed in the network.
     pub(super) fn may_be_a_late_copy(&self, now: Instant) -> bool {
         self.is_lingering() && now - self.asked_at < config::LATE_COPY_MAX
     }
 
-    /// Whether the peer may still send its last block again, for want of the ACK.
+    /// Whether the peer may still repeat its last block because the ACK was lost.
     pub(super) const fn acknowledges_repeats(&self) -> bool {
         matches!(self.stage, Stage::Lingering { last: Some(_), .. })
     }
 
-    /// Until when the transfer must stand still for a repeat of its request to be a new beginning;
-    /// `None` if it is one already.
+    /// How long the transfer must stall before a repeat of its request counts as a restart; `None` if it
+    /// already counts.
     pub(super) fn quiet_at(&self, now: Instant) -> Option<Instant> {
         let Stage::Running(transfer, flow) = &self.stage else {
             return None;
         };
-        // Who waits for our disk stands still through no fault of its own.
+        // A transfer waiting for our disk is not stalled by its client.
         let waits = match (transfer, flow) {
             (Transfer::Receive(receiver), _) => receiver.is_whole(),
             (Transfer::Send(_), Flow::Out(out)) => out.waiting,
@@ -396,7 +394,7 @@ impl Slot {
         Some(transfer.moved_at() + quiet).filter(|&at| at > now)
     }
 
-    /// Octets that there are in all, where that is known.
+    /// Total octets of the file, if known.
     pub(super) fn total(&self) -> Option<u64> {
         match &self.stage {
             Stage::Running(_, Flow::Out(out)) => Some(out.body.len()),
@@ -404,7 +402,7 @@ impl Slot {
         }
     }
 
-    /// What operators see of it; `None` once it is over.
+    /// The transfer as shown to operators; `None` once it is over.
     pub(super) fn running(&self, now: Instant) -> Option<Running> {
         let (params, retransmissions) = match &self.stage {
             Stage::Opening(_) => (None, 0),
@@ -423,7 +421,7 @@ impl Slot {
         })
     }
 
-    /// Whether its client has come as far as it goes, and vanishes now.
+    /// Whether its client has come as far as it goes and vanishes now.
     pub(super) fn is_to_vanish(&self) -> bool {
         let Some(errand) = &self.errand else {
             return false;
@@ -438,7 +436,7 @@ impl Slot {
                 let len = errand.announced.or_else(|| check.expected_len());
                 blocks > 0 && octets >= point(len.unwrap_or_default())
             }
-            // Windows leave whole, so it goes before the one with that point in it.
+            // Windows are sent whole, so it vanishes before the window that contains that point.
             Stage::Running(Transfer::Send(sender), Flow::Out(out)) => {
                 let params = sender.params();
                 let window = u64::from(params.windowsize()) * u64::from(params.blksize());
@@ -448,7 +446,7 @@ impl Slot {
         }
     }
 
-    /// Whether a server that wants to end need not wait for it.
+    /// Whether a draining server need not wait for it.
     pub(super) fn is_dispensable(&self, now: Instant) -> bool {
         match self.stage {
             Stage::Lingering { last: None, .. } => true,
@@ -457,7 +455,7 @@ impl Slot {
         }
     }
 
-    /// Whether its transfer is over, and it answers nothing any more.
+    /// Whether it is over and no longer answers anything.
     pub(super) const fn is_silent(&self) -> bool {
         matches!(self.stage, Stage::Lingering { last: None, .. })
     }
@@ -466,7 +464,7 @@ impl Slot {
         matches!(self.stage, Stage::Lingering { .. })
     }
 
-    /// Blocks and octets of the file that arrived at the end that gets it.
+    /// Blocks and octets of the file that have arrived at the receiving end.
     pub(super) fn arrived(&self) -> (u64, u64) {
         match &self.stage {
             Stage::Running(Transfer::Send(sender), Flow::Out(out)) => {

@@ -1,4 +1,4 @@
-//! The transfer table: slots found by number or by where a datagram belongs.
+//! The transfer table: finds slots by number or by a datagram's key.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -10,8 +10,7 @@ use crate::store::Ticket;
 use crate::time::Instant;
 use crate::wire::WireBlock;
 
-/// Names a slot, and only the transfer that is in it now: a late timer or answer of an earlier one
-/// finds nothing.
+/// Identifies a slot and the transfer now in it: a late timer or answer of an earlier transfer finds nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SlotId {
     index: u32,
@@ -19,7 +18,7 @@ pub struct SlotId {
 }
 
 impl SlotId {
-    /// The slot as the store's questions name it.
+    /// The slot as identified in requests to the store.
     pub(super) const fn ticket(self) -> Ticket {
         Ticket((self.generation as u64) << 32 | self.index as u64)
     }
@@ -35,13 +34,13 @@ impl SlotId {
 #[derive(Debug, Default)]
 pub(super) struct Table {
     slots: Slab<(u32, Slot)>,
-    /// Slots by the hash of their keys. The keys are in the slots, which whoever finds one touches anyway:
-    /// so ten thousand places fit a core's own cache.
+    /// Slots by the hash of their keys. The keys are in the slots, which are accessed anyway, so that ten
+    /// thousand entries fit into a core's own cache.
     by_key: HashTable<u32>,
-    /// Keyed at random, for clients choose their addresses.
+    /// Randomly keyed, because clients choose their addresses.
     hasher: RandomState,
     generation: u32,
-    /// Slots that have not ended. They are counted since to look at all of them takes milliseconds.
+    /// Running transfers, counted because scanning all slots takes milliseconds.
     reads: usize,
     writes: usize,
 }
@@ -58,7 +57,7 @@ impl Table {
         Some(SlotId { index, generation })
     }
 
-    /// Puts a slot in; the key must be free.
+    /// Inserts a slot; its key must be free.
     pub(super) fn insert(&mut self, slot: Slot) -> SlotId {
         self.generation = self.generation.wrapping_add(1);
         let key = slot.key();
@@ -85,7 +84,7 @@ impl Table {
         (*generation == id.generation).then_some(slot)
     }
 
-    /// When the slot's transfer was asked for, if it is there and its peer has yet to prove that it is.
+    /// When the slot's transfer was requested, if it exists and is unvalidated.
     pub(super) fn unvalidated_since(&self, id: SlotId) -> Option<Instant> {
         let slot = self.get(id).filter(|slot| slot.unvalidated)?;
         Some(slot.started)
@@ -103,7 +102,7 @@ impl Table {
         Some(slot)
     }
 
-    /// Has a slot linger that has not ended before; the stage in which it ended.
+    /// Makes a running slot linger; returns its previous stage.
     pub(super) fn linger(
         &mut self,
         id: SlotId,
@@ -118,7 +117,7 @@ impl Table {
         Some(done)
     }
 
-    /// How many reads, or writes, have not ended.
+    /// The number of running reads or writes.
     pub(super) fn running(&self, operation: Operation) -> usize {
         let count = match operation {
             Operation::Read => self.reads,

@@ -1,24 +1,23 @@
-//! Timers of many transfers: a hierarchical wheel of ticks, into which an entry is put once and then
-//! left alone.
+//! Timers for many transfers: a hierarchical timer wheel. An entry is inserted once and never updated.
 //!
-//! A transfer's deadline moves with every datagram, nearly always further away. The wheel is therefore
-//! not told: when an entry fires, its owner looks at the deadline it really has and puts a new entry in.
+//! A transfer's deadline moves with every datagram, nearly always to a later time. The wheel is therefore not
+//! updated: when an entry fires, its owner checks the actual deadline and inserts a new entry.
 
 use crate::time::Instant;
 
-/// A tick is 2^20 ns, about a millisecond: as fine as the kernel's own waiting.
+/// A tick is 2^20 ns, about a millisecond: the same resolution as the kernel's waits.
 const TICK_SHIFT: u32 = 20;
-/// Each level has 2^6 places, each as long as the whole level below.
+/// Each level has 2^6 places, each spanning the whole level below.
 const PLACE_BITS: u32 = 6;
 const PLACES: usize = 1 << PLACE_BITS;
-/// Five levels of 64 places reach 2^30 ticks, about 13 days; what lies beyond is looked at again then.
+/// Five levels of 64 places reach 2^30 ticks, about 13 days; later deadlines are placed again then.
 const LEVELS: usize = 5;
 
-/// Entries that each place has memory for from the start, so that a shard that has come to serve its
-/// transfers does not allocate each time that the wheel turns to a new place.
+/// Entries for which each place has memory from the start, so that a shard in steady state does not allocate
+/// each time the wheel reaches a new place.
 const PLACE_ENTRIES: usize = 4;
 
-/// Entries by the time at which they fire; `T` says whose they are.
+/// Entries by firing time; `T` identifies the owner.
 #[derive(Debug)]
 pub struct Wheel<T> {
     /// Everything before this tick has fired.
@@ -35,7 +34,7 @@ struct Level<T> {
 }
 
 impl<T: Copy> Wheel<T> {
-    /// A wheel without entries, at the beginning of time.
+    /// Creates a wheel without entries, at time zero.
     #[must_use]
     pub fn new() -> Self {
         let level = || Level {
@@ -51,26 +50,26 @@ impl<T: Copy> Wheel<T> {
         }
     }
 
-    /// How many entries are in.
+    /// The number of entries.
     pub(crate) const fn len(&self) -> usize {
         self.len
     }
 
-    /// Puts an entry in; it fires at the first [`Wheel::expire`] at or after `at`, never before it.
+    /// Inserts an entry; it fires at the first [`Wheel::expire`] at or after `at`, never before.
     pub fn insert(&mut self, at: Instant, owner: T) {
         let tick = at.as_nanos().div_ceil(1 << TICK_SHIFT).max(self.tick);
         self.place(tick, owner);
         self.len += 1;
     }
 
-    /// When the wheel next wants to be looked at: never later than the first entry fires.
+    /// When the wheel next needs to be checked: never later than the first entry fires.
     #[must_use]
     pub fn next(&self) -> Option<Instant> {
         self.next_tick()
             .map(|(tick, _)| Instant::from_nanos(tick << TICK_SHIFT))
     }
 
-    /// Takes out all entries that have fired by `now`.
+    /// Removes all entries due by `now`.
     pub fn expire(&mut self, now: Instant, mut fired: impl FnMut(T)) {
         let until = now.as_nanos() >> TICK_SHIFT;
         while let Some((tick, level)) = self.next_tick() {
@@ -89,7 +88,7 @@ impl<T: Copy> Wheel<T> {
                     self.place(at, owner);
                 }
             }
-            // The place keeps its memory, unless it has come to be used again meanwhile.
+            // The place keeps its memory, unless it has been refilled meanwhile.
             let home = &mut self.levels[level].places[place];
             if home.is_empty() {
                 *home = entries;
@@ -100,13 +99,13 @@ impl<T: Copy> Wheel<T> {
     }
 
     fn place(&mut self, tick: u64, owner: T) {
-        // The highest digit in which the tick differs from the present one is the level.
+        // The highest digit in which the tick differs from the current one selects the level.
         let differs = tick ^ self.tick;
         let level = ((u64::BITS - differs.leading_zeros()).saturating_sub(1) / PLACE_BITS) as usize;
         let (level, place) = if level < LEVELS {
             (level, place_of(tick, level))
         } else {
-            // Too far: to be placed again when the top level has gone round once.
+            // Too far away: placed again after one turn of the top level.
             let top = LEVELS - 1;
             (top, (place_of(self.tick, top) + PLACES - 1) % PLACES)
         };
@@ -114,7 +113,7 @@ impl<T: Copy> Wheel<T> {
         self.levels[level].occupied |= 1 << place;
     }
 
-    /// The next tick at which a place comes up, and that place's level.
+    /// The next tick at which a place is due, and that place's level.
     fn next_tick(&self) -> Option<(u64, usize)> {
         let mut next: Option<(u64, usize)> = None;
         for (number, level) in self.levels.iter().enumerate() {
@@ -154,8 +153,8 @@ mod tests {
 
     use super::*;
 
-    /// Goal: the wheel fires the same entries at the same looks as a sorted map would.
-    /// Method: random insertions and looks, seconds to weeks apart, compared after each.
+    /// Goal: the wheel fires the same entries at the same checks as a sorted map. Method: random insertions
+    /// and checks, seconds to weeks apart, compared after each.
     #[test]
     fn fires_what_a_sorted_map_would() {
         for seed in 0..50 {

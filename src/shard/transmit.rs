@@ -1,4 +1,4 @@
-//! What leaves: each transfer that has something to send gets its turn, one burst at a time.
+//! Sending: transfers with something to send take turns, one burst at a time.
 
 use std::sync::Arc;
 
@@ -12,41 +12,41 @@ use crate::store::{Answer, Frames, FramesKey, ReadFailure, Refusal};
 use crate::time::{Duration, Instant};
 use crate::wire::{self, ErrorCode};
 
-/// Blocks that one transfer may send before the next one has its turn: a window of the usual size.
+/// Blocks that one transfer may send per turn: a window of the usual size.
 const BURST_BLOCKS_MAX: u64 = 64;
-/// Turns in one round of the loop at most. In a crowd of ten thousand, ACKs must not wait until everybody has
-/// been served, for by then their timers have run out.
+/// Maximum turns per round of the loop. With ten thousand clients, ACKs must not wait until all have been
+/// served, because their timers would have expired by then.
 const TURNS_PER_ROUND_MAX: usize = 512;
-/// How long a round may go on sending: a window that goes datagram by datagram takes many times as long as
-/// one that the kernel cuts up.
+/// Maximum time a round spends sending: a window sent datagram by datagram takes many times as long as one
+/// segmented by the kernel.
 const ROUND_MAX: Duration = Duration::from_millis(5);
-/// Turns between two looks at the clock.
+/// Turns between two readings of the clock.
 const TURNS_PER_LOOK: usize = 16;
-/// How often those that wait for the engine to have room are looked through: ten thousand take a millisecond.
+/// Interval at which transfers waiting for the engine are scanned: scanning ten thousand takes a millisecond.
 const ARMED_EVERY: Duration = Duration::from_millis(500);
-/// How long a transfer waits before it asks again for frames that the store had no time for.
+/// How long a transfer waits before it asks again for frames that the store was too busy to provide.
 const BUSY_RETRY: Duration = Duration::from_millis(10);
-/// Octets of an ERROR at most: its texts are this program's own, and short.
+/// Maximum size of an ERROR in octets: all its texts are this program's own and short.
 const ERROR_OCTETS_MAX: usize = 128;
 
-/// What became of a transfer's turn.
+/// The result of a transfer's turn.
 enum Turn {
-    /// Something left; there may be more.
+    /// Something was sent; there may be more.
     Sent,
     /// Nothing to send, or not yet.
     Idle,
-    /// The engine takes no more.
+    /// The engine accepts no more.
     Full,
 }
 
 impl<E: Engine> Shard<E> {
-    /// Serves those that have something to send in turn, until none has, no socket takes more, or it is time
-    /// to look what has arrived.
+    /// Serves the transfers with something to send in turn, until all are served, no socket accepts more, or
+    /// it is time to check for arrivals.
     pub(super) fn pump(&mut self, now: Instant) {
         let engine = &self.engine;
         self.backlog.look_for_room(|socket| engine.has_room(socket));
         for turn in 1..=TURNS_PER_ROUND_MAX {
-            // Those that have waited for room and those that have not take turns too.
+            // Alternate between transfers that waited for room and those that did not.
             let id = if turn % 2 == 0 {
                 self.backlog.pop().or_else(|| self.ready_with_room())
             } else {
@@ -59,7 +59,7 @@ impl<E: Engine> Shard<E> {
                 slot.queued = false;
             }
             match self.transmit(id, now) {
-                // Its next burst comes after everybody else's.
+                // Its next burst comes after all other queued transfers.
                 Turn::Sent => self.settle(id, now),
                 Turn::Idle => self.arm(id),
                 Turn::Full => self.wait_for_room(id, now),
@@ -70,7 +70,7 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    /// The next in turn; those on the way to it whose sockets have a backlog line up there.
+    /// The next transfer to serve; any before it whose socket has a backlog are moved to that backlog.
     fn ready_with_room(&mut self) -> Option<SlotId> {
         loop {
             let id = self.ready.pop_front()?;
@@ -81,7 +81,7 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    /// A transfer's socket takes no more.
+    /// Handles a full socket: moves the transfer to the backlog.
     fn wait_for_room(&mut self, id: SlotId, now: Instant) {
         self.metrics.send_full += 1;
         if let Some(slot) = self.table.get_mut(id) {
@@ -91,9 +91,9 @@ impl<E: Engine> Shard<E> {
         self.arm_backlog(now);
     }
 
-    /// Sees to it that those who wait for room do not wait beyond their deadlines. Now and then is often
-    /// enough, and for those that have stood still for a while: who was cut off amid a window of late has its
-    /// blocks repeated soon enough when they have left.
+    /// Makes sure that transfers waiting for room do not wait beyond their deadlines. Scanning occasionally
+    /// is enough, and only transfers that have stalled for a while need it: one interrupted recently within a
+    /// window has its blocks retransmitted soon enough after sending.
     fn arm_backlog(&mut self, now: Instant) {
         if self
             .backlog_armed_at
@@ -102,7 +102,7 @@ impl<E: Engine> Shard<E> {
             return;
         }
         self.backlog_armed_at = Some(now);
-        // Most of them may not have come to the backlog yet.
+        // Most of them may not have been moved to the backlog yet.
         let waiting = self.backlog.waiting().chain(self.ready.iter().copied());
         for id in waiting.collect::<Vec<_>>() {
             let slot = self.table.get(id);
@@ -167,7 +167,7 @@ impl<E: Engine> Shard<E> {
                     count,
                 };
                 let sent = self.engine.send(socket, &path, burst);
-                // Sent once, the frame cache alone decides how long they stay.
+                // Once they are sent, only the frame cache decides how long they stay.
                 if matches!(out.frames, Held::Waited(_)) && sent != Sent::Full {
                     out.frames = Held::Known(Arc::downgrade(&frames));
                 }
@@ -180,7 +180,7 @@ impl<E: Engine> Shard<E> {
             Sent::Full => return Turn::Full,
             Sent::Failed(errno) => {
                 *self.metrics.send_errors.entry(errno).or_default() += 1;
-                // To the protocol they are lost on the way; the timer sees to it.
+                // The protocol treats them as lost in the network; the timer retransmits.
                 transfer.transmitted(count, now);
                 return Turn::Sent;
             }
@@ -221,7 +221,7 @@ impl<E: Engine> Shard<E> {
         match self.store.frames(&key, &self.mailbox) {
             Answer::Now(Ok(frames)) => {
                 out.frames = Held::Waited(frames);
-                // The turn is not over: what was missing is here.
+                // The missing frames are available now, so the turn continues.
                 self.transmit(id, now)
             }
             Answer::Now(Err(failure)) => {
@@ -234,7 +234,7 @@ impl<E: Engine> Shard<E> {
                 Turn::Idle
             }
             Answer::Busy => {
-                // The wheel brings it back, and `settle` queues it again.
+                // The timer fires and `settle` queues it again.
                 if let Some(slot) = self.table.get_mut(id) {
                     slot.armed = Some(now + BUSY_RETRY);
                     self.timers.insert(now + BUSY_RETRY, id);
@@ -244,7 +244,7 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    /// Frames have come, or failed to, for all that wait for them.
+    /// Handles the store's frames, or its failure, for all transfers waiting for them.
     pub(super) fn frames_came(
         &mut self,
         key: &FramesKey,
@@ -296,7 +296,7 @@ impl<E: Engine> Shard<E> {
         }
     }
 
-    /// Sends one small packet that nobody waits for: if it is lost, the peer asks again.
+    /// Sends one small packet that is not retransmitted: if it is lost, the peer asks again.
     pub(super) fn send_packet(&mut self, socket: SocketId, path: &Path, packet: &[u8]) {
         match self.engine.send(socket, path, Payload::Packet(packet)) {
             Sent::Datagrams(left) => self.metrics.sent.count(packet, left as u64),
@@ -307,7 +307,7 @@ impl<E: Engine> Shard<E> {
 }
 
 impl Held {
-    /// The frames, if they hold `block` and are still there.
+    /// The frames, if they contain `block` and are still in memory.
     fn holding(&self, block: BlockIndex) -> Option<Arc<Frames>> {
         let frames = match self {
             Self::None => return None,

@@ -1,5 +1,5 @@
-//! The way of arriving octets from DATA packets to the store: put in order, gathered, written in large
-//! pieces, one at a time.
+//! The path of received octets from DATA packets to the store: put in order, collected, and written in large
+//! chunks, one at a time.
 
 use std::collections::BTreeMap;
 
@@ -8,36 +8,36 @@ use crate::proto::block::BlockIndex;
 use crate::proto::negotiate::BLKSIZE_MAX;
 use crate::store::Upload;
 
-/// Octets gathered before they are given to the store to write.
+/// Octets collected before they are given to the store to write.
 const CHUNK_OCTETS: usize = 256 << 10;
-/// Octets gathered while an earlier piece is being written, beyond which ACKs wait for the disk.
+/// Octets collected while an earlier chunk is being written, beyond which ACKs wait for the disk.
 const BACKLOG_OCTETS_MAX: usize = 1 << 20;
-/// Octets gathered beyond which blocks are as good as lost, though they belong to a window that may come: enough
-/// for the backlog and for a whole one, unless the operator allows more blocks in it.
+/// Octets collected beyond which blocks are dropped, even if they belong to an acceptable window: enough for
+/// the backlog and one whole window, unless the operator allows larger windows.
 const CHUNK_OCTETS_MAX: usize =
     BACKLOG_OCTETS_MAX + WINDOWSIZE_MAX_DEFAULT as usize * BLKSIZE_MAX as usize;
-/// What a kept block takes beyond its octets.
+/// Memory used by a kept block beyond its octets.
 const KEPT_OVERHEAD_OCTETS: usize = 64;
 
-/// What has arrived and is not yet written.
+/// Data that has arrived and is not yet written.
 #[derive(Debug)]
 pub(super) struct Inflow {
-    /// The store's end; away while the store writes.
+    /// The store's handle; `None` while the store writes.
     upload: Option<Upload>,
-    /// In order, to be written next.
+    /// Octets in order, to be written next.
     chunk: Vec<u8>,
-    /// A written chunk's memory, to be used again.
+    /// The buffer of a written chunk, for reuse.
     spare: Vec<u8>,
-    /// Blocks that overtook others.
+    /// Out-of-order blocks.
     kept: BTreeMap<BlockIndex, Vec<u8>>,
-    /// Memory that they take.
+    /// Memory used by out-of-order blocks.
     kept_octets: usize,
     octets: u64,
     octets_max: Option<u64>,
     publishing: bool,
 }
 
-/// What is to be done with an inflow next.
+/// The next operation for the store.
 #[derive(Debug)]
 pub(super) enum Next {
     Write(Upload, Vec<u8>),
@@ -64,29 +64,29 @@ impl Inflow {
         self.octets
     }
 
-    /// Whether more arrived than was announced.
+    /// Whether more octets arrived than allowed.
     pub(super) fn is_too_long(&self) -> bool {
         self.octets_max.is_some_and(|most| self.octets > most)
     }
 
-    /// Whether the disk is so far behind that ACKs have to wait for it.
+    /// Whether the disk is so far behind that ACKs must wait for it.
     pub(super) fn is_backlogged(&self) -> bool {
         self.chunk.len() >= BACKLOG_OCTETS_MAX
     }
 
-    /// Memory that blocks take which overtook others.
+    /// Memory used by out-of-order blocks.
     pub(super) const fn kept_octets(&self) -> usize {
         self.kept_octets
     }
 
-    /// Sees to it that there is room for one more block and for those kept that may follow it; says whether
-    /// there is. What a client sends must not end the server where memory does.
+    /// Makes sure that there is room for one more block and any kept blocks that may follow it; returns
+    /// whether there is. A client's data must not crash the server when memory runs out.
     pub(super) fn has_room(&mut self, octets: usize) -> bool {
         let more = octets + self.kept_octets;
         self.chunk.len() < CHUNK_OCTETS_MAX && self.chunk.try_reserve(more).is_ok()
     }
 
-    /// Keeps a block that overtook others, in no more than `room` octets of memory; says whether it could.
+    /// Keeps an out-of-order block in at most `room` octets of memory; returns whether it could.
     pub(super) fn keep(&mut self, block: BlockIndex, payload: &[u8], room: usize) -> bool {
         let octets = payload.len() + KEPT_OVERHEAD_OCTETS;
         let mut copy = Vec::new();
@@ -99,12 +99,12 @@ impl Inflow {
         true
     }
 
-    /// Appends the block that was waited for, and the kept ones behind it up to `received`.
+    /// Appends the expected block, and the kept blocks after it up to `received`.
     pub(super) fn append(&mut self, block: BlockIndex, payload: &[u8], received: BlockIndex) {
         self.chunk.extend_from_slice(payload);
         self.octets += payload.len() as u64;
         for kept in (block.0 + 1..=received.0).map(BlockIndex) {
-            // The receiver counts no block that was not kept.
+            // The receiver counts only blocks that were kept.
             let payload = self.kept.remove(&kept).unwrap_or_default();
             self.chunk.extend_from_slice(&payload);
             self.kept_octets -= payload.len() + KEPT_OVERHEAD_OCTETS;
@@ -130,14 +130,14 @@ impl Inflow {
         }
     }
 
-    /// The store has written; the upload and the memory are back.
+    /// The store has written the chunk and returns the upload and the buffer.
     pub(super) fn written(&mut self, upload: Upload, mut spare: Vec<u8>) {
         spare.clear();
         self.upload = Some(upload);
         self.spare = spare;
     }
 
-    /// The store's end, to be given up; `None` if the store has it.
+    /// The store's handle, to be discarded; `None` if the store has it.
     pub(super) fn into_upload(self) -> Option<Upload> {
         self.upload
     }

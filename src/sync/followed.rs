@@ -1,7 +1,7 @@
 //! Locks that the thread sanitizer can follow.
 //!
-//! The standard library is delivered without the sanitizer's marks, which therefore misses every lock that had to
-//! be waited for. So each is told once more, by an atomic number beside it.
+//! The standard library is shipped without sanitizer instrumentation, so the sanitizer misses every lock
+//! acquisition that had to wait. An atomic beside each lock therefore reports it again.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,7 +27,7 @@ impl<T> Mutex<T> {
 }
 
 pub(crate) struct MutexGuard<'a, T> {
-    // Dropped in this order.
+    // The fields are dropped in this order.
     told: Told<'a>,
     inner: sync::MutexGuard<'a, T>,
 }
@@ -70,11 +70,11 @@ impl Condvar {
     }
 }
 
-/// Whoever takes a lock comes after all who had it.
+/// Orders each holder of a lock after all previous holders.
 #[derive(Debug, Default)]
 struct Order(AtomicBool);
 
-/// Tells, when it is dropped, that the lock is given back.
+/// Reports, when dropped, that the lock is released.
 struct Told<'a>(&'a Order);
 
 impl Drop for Told<'_> {
@@ -83,7 +83,7 @@ impl Drop for Told<'_> {
     }
 }
 
-/// Tells that a lock was taken.
+/// Reports that a lock was acquired.
 fn told<'a, T>(
     order: &'a Order,
     taken: LockResult<sync::MutexGuard<'a, T>>,

@@ -32,8 +32,8 @@ pub(super) const FIRST_EXTENT_OCTETS: u64 = 64 * 1024;
 /// for when the disk stalls.
 const EXTENTS_AHEAD: u64 = 2;
 
-/// Limit of unrequested read-ahead, as a fraction (one in this many) of the cache: at most half of what is
-/// on probation, so that it does not flush extents requested once.
+/// Limit of unrequested read-ahead, as a fraction (one in this many) of the cache: at most half of the
+/// probation share, so that it does not flush extents requested once.
 const AHEAD_SHARE: usize = 8;
 
 /// Identifies a run of DATA packets: their contents, block size and numbering.

@@ -15,8 +15,8 @@ use crate::time::Duration;
 /// machine on the same host or to a neighbour on a fast network, plus the client's processing time.
 const AWAKE_MAX: Duration = Duration::from_micros(50);
 
-/// Short waits in a row before one spins, so that a wait that spun in vain costs less than these waits had
-/// saved.
+/// Short waits in a row before one spins, so that a wait that spun in vain costs less than these
+/// waits did.
 const SHORT_WAITS_MIN: u8 = 8;
 
 /// Decides from past waits how the next one begins.

@@ -539,7 +539,7 @@ mod tests {
         engine.zero_copy.as_mut().expect("a second ring")
     }
 
-    /// An engine, a socket at an address and a path from it to itself; `None`, with a message, if no io_uring.
+    /// An engine, a socket at an address and a path from it to itself; skips without io_uring (`None`).
     fn engine_and_socket(address: [u8; 4]) -> Option<(UringEngine, SocketId, Path)> {
         let mut engine = match UringEngine::new() {
             Ok(engine) => engine,

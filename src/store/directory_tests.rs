@@ -265,8 +265,8 @@ fn exchanged_directories_never_lead_out() {
     );
 }
 
-/// Goal: a lookup returns from `..`, however much is renamed meanwhile, even elsewhere: that alone makes the
-/// kernel return `EAGAIN`.
+/// Goal: a lookup through `..` succeeds, however much is renamed meanwhile, even elsewhere: that alone makes
+/// the kernel return `EAGAIN`.
 #[test]
 fn renames_elsewhere_hinder_nobody() {
     let scratch = Scratch::new();

@@ -366,7 +366,7 @@ fn regular_there(directory: &OwnedFd, name: &[u8]) -> Result<Option<Mode>, Errno
         Err(Errno::NOENT) => Ok(None),
         Err(errno) => Err(errno),
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
-            // Without set-user-ID and the like: a client that writes the file must not gain its owner's rights.
+            // Without set-user-ID and the like: a client that writes it must not gain its owner's rights.
             Ok(Some(
                 Mode::from_raw_mode(stat.st_mode) & Mode::from_raw_mode(0o777),
             ))

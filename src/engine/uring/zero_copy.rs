@@ -273,8 +273,7 @@ impl ZeroCopy {
     }
 
     fn take_notifications(&mut self) {
-        // A ring that was given up may hold an entry whose header is gone: entering it would submit that
-        // entry.
+        // A ring that was given up may hold an entry whose header is gone; entering it would submit that.
         if self.works && !self.in_flight.is_empty() && advance(&mut self.ring).is_ok() {
             self.take(usize::MAX);
         }

@@ -458,7 +458,7 @@ fn shown(octets: &[u8]) -> String {
 }
 
 fn is_silence(error: &io::Error) -> bool {
-    // A process that is stopped and continued gets an interrupted call.
+    // Stopping and continuing the process interrupts the call.
     matches!(
         error.kind(),
         ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted

@@ -293,8 +293,7 @@ fn tsize_in_netascii(examination: &Examination) -> Result<(), Fault> {
     let name = &examination.target.file;
     dialogue.request(Opcode::Rrq, name, Mode::Netascii, &[("tsize", "0")])?;
     match dialogue.answer()? {
-        // The netascii length may differ from the file's, but the length of the file itself is certainly
-        // wrong.
+        // The server's own variant of netascii may have another length, but the file's is certainly wrong.
         answer if answer.option("tsize").is_some() && answer.number("tsize") != Some(length) => {
             Err(dialogue.differs(&format!(
                 "tsize={length}, or none; the file has {raw} octets"

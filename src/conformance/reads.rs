@@ -179,7 +179,7 @@ const ABOVE: &[u8] = b"../../../../../../../../../../../../etc/passwd";
 const ROLL_OVER_WITHIN: Duration = Duration::from_secs(12);
 /// The number of blocks examined after the roll-over.
 const ROLL_OVER_BLOCKS: usize = 4;
-/// The maximum number of blocks in a transfer whose last full block is followed by an empty one.
+/// The maximum number of blocks in a transfer that consists of whole blocks.
 const EXACT_BLOCKS_MAX: usize = 8_000;
 
 /// Starts a read without options; returns the first block.

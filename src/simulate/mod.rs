@@ -131,8 +131,8 @@ impl Report {
             .count()
     }
 
-    /// Datagrams sent by both ends, relative to the minimum of one per block and one ACK per window: 1.0
-    /// is a transfer without a wasted DATA.
+    /// DATA packets sent by both ends, per block that had to be transferred: 1.0 is a transfer without a
+    /// wasted DATA.
     #[must_use]
     pub fn data_per_block(&self) -> f64 {
         let data = self.server.data + self.client.data;

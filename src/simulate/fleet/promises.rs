@@ -89,7 +89,7 @@ impl Promises {
         self.overdue_before = overdue;
     }
 
-    /// Records how much of a bound was used; a use of 1.0 or more breaks the promise.
+    /// Records how much of a bound was used; exceeding it breaks the promise.
     fn bound(&mut self, promise: &'static str, detail: &str, seen: f64, most: f64) {
         let bound = format!("{promise}{detail}");
         if seen > most {

@@ -124,7 +124,7 @@ fn numbers(report: &Report) -> Vec<(String, String)> {
     numbers
 }
 
-/// The time within which most transfers ended, failed ones included: the fraction for which it is known.
+/// The 99th percentile of transfer times, failed ones included, or only the median if that is unknown.
 fn usual(tally: &Tally) -> Option<(String, String)> {
     let [half, most] = [0.5, 0.99].map(|part| tally.transfer.quantile(part));
     let half_took = told(half, duration);

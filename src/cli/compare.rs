@@ -60,7 +60,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Trouble> {
     trouble?;
     let interrupted = stop.is_stopped() && results.rounds < results.rounds_wanted;
     if interrupted {
-        // The last whole round was shown when it was over.
+        // The last complete round has already been shown.
         show(&results, &outputs)?;
     }
     let measured = results.outcomes.iter().flatten().flatten();

@@ -17,7 +17,7 @@ const NO_RULES: &str = "names are not rewritten; links in ROOT and --case-insens
 const NO_MULTICAST: &str = "there is no multicast; each client is served for itself";
 const NO_REFUSAL: &str = "the option cannot be turned off";
 
-/// The short options of tftpd-hpa that have no other meaning here.
+/// The short options of tftpd-hpa; no option here uses these letters.
 const LETTERS: &[(&str, &str)] = &[
     ("-4", "ipv4"),
     ("-6", "ipv6"),

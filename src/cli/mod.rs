@@ -239,7 +239,7 @@ fn remark(line: impl fmt::Display) {
 enum Trouble {
     /// An error found by clap, or a request for help.
     Clap(clap::Error),
-    /// The arguments contradict each other.
+    /// The combination of arguments is invalid.
     Arguments(String),
     /// The work failed.
     Work(String),

@@ -54,7 +54,7 @@ pub(super) struct Conditions {
     weather: Weather,
     /// How long each ACK is delayed before it is sent.
     slow: Duration,
-    /// Additional delays, as of writes to flash memory.
+    /// The longer delay of some ACKs, as for writes to flash memory.
     flash: Option<Flash>,
 }
 

@@ -34,7 +34,7 @@ pub enum Style {
     Caching,
     /// Supports no options, and acknowledges every DATA packet, as the first RFC 1350 clients did.
     Lockstep512,
-    /// Drops it, and sends every ACK twice, the second time after the next one.
+    /// Drops it, and sends every ACK twice, with the previous ACK in between.
     RepeatsOldAcks,
 }
 

@@ -572,7 +572,7 @@ fn percentiles(report: &Report) -> Plot {
     ];
     let nines = nines.into_iter().enumerate();
     let mut ticks_x: Vec<_> = nines.map(|(decade, text)| (decade as f64, text)).collect();
-    // There is no room for 0 next to 50 unless the space between is otherwise empty.
+    // The tick for 50 replaces the one for 0: there is no room for both.
     ticks_x[0] = (2_f64.log10(), "50");
     ticks_x.retain(|(decade, _)| *decade <= decades);
     Plot {

@@ -1,19 +1,19 @@
 //! bootstorm: TFTP for the moment when a thousand machines power on at once.
 //!
-//! All that the program `bootstorm` does is here for other programs as well: a server for one's own tests,
-//! a client, a load generator, the protocol without any socket. Start at
+//! Everything that the program `bootstorm` does is also available to other programs: a server for tests, a
+//! client, a load generator, the protocol without sockets. Start at
 //!
 //! - [`server::Server`], which serves a directory from a thread per core, as [`server::ServerOptions`] say;
 //! - [`control::serve`], the same with signals, a drain and the admin side;
-//! - [`client::Transfer`], which gets or puts a file;
-//! - [`load`], thousands of clients against any server, and [`conformance`], which examines one;
-//! - [`simulate`], server and clients in a network that a seed makes;
-//! - [`wire`] and [`proto`], packets and transfers that are told the time and do no input or output; [`shard`]
+//! - [`client::Transfer`], which reads or writes a file;
+//! - [`load`], which runs thousands of clients against any server, and [`conformance`], which tests one;
+//! - [`simulate`], which runs server and clients in a simulated network, reproducibly from a seed;
+//! - [`wire`] and [`proto`], packets and transfers without I/O or a clock of their own; [`shard`]
 //!   is the loop that drives them.
 //!
 //! # A server inside a test
 //!
-//! At a port that is free, for as long as it is wanted; `examples/serve.rs` has the same with comments.
+//! On a free port, for as long as the test needs it; `examples/serve.rs` has the same with comments.
 //!
 //! ```
 //! use bootstorm::client::{Job, LocalFile, Offer, Transfer, Turn};

@@ -1,4 +1,4 @@
-//! `check`: a server examined, a line for each case as soon as it is there, and a summary.
+//! `check`: tests a server, with a line for each case as soon as it is done, and a summary.
 
 use std::io::{self, Write as _};
 
@@ -25,7 +25,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Trouble> {
     let mut output = io::stdout();
     let report = examine(&target, &mut |finding| {
         if !arguments.quiet || finding.verdict.differs() {
-            // Whoever reads no more has seen enough, and the exit code tells the rest.
+            // If the output is closed, the exit code still gives the result.
             let _ = writeln!(output, "{finding}");
         }
     });

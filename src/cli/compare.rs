@@ -1,4 +1,4 @@
-//! `load compare`: a plan as written, in TOML, as one that is meant, then tables after each round.
+//! `load compare`: reads a plan in TOML, runs it, and prints tables after each round.
 
 use std::env;
 use std::fs;
@@ -23,21 +23,21 @@ use crate::proto::timing::Patience;
 use crate::shard::Operation;
 use crate::time::Duration;
 
-/// Rounds unless something else is said: the least that has a median with something on either side.
+/// The default number of rounds: the least whose median has a value on either side.
 const ROUNDS: u32 = 3;
-/// How long a server may take until it answers.
+/// The default time limit until a server answers.
 const READY_WITHIN: Duration = Duration::from_secs(10);
-/// When a run is ended that does not come to its end.
+/// The default time limit of a run.
 const LIMIT: Duration = Duration::from_secs(60);
-/// How long a transfer may stand still.
+/// How long a transfer may stall.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a client waits at least before it repeats, as most do.
+/// The minimum time before a client repeats, as in most clients.
 const REPEAT_AFTER_MILLIS: u16 = 1_000;
-/// More clients than this have no addresses of their own.
+/// More clients than this cannot have addresses of their own.
 const CLIENTS_MAX: u32 = 1_000_000;
-/// The largest file: it is held in memory, to compare with what comes.
+/// The largest file: it is kept in memory, for comparison with what is received.
 const SIZE_MAX: u64 = 4 << 30;
-/// What may stand in braces in a command.
+/// The placeholders allowed in a command.
 const PLACEHOLDERS: [&str; 5] = ["{address}", "{bootstorm}", "{plan}", "{port}", "{root}"];
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Trouble> {
@@ -60,7 +60,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Trouble> {
     trouble?;
     let interrupted = stop.is_stopped() && results.rounds < results.rounds_wanted;
     if interrupted {
-        // The last whole round was shown when it was over.
+        // The last complete round has already been shown.
         show(&results, &outputs)?;
     }
     let measured = results.outcomes.iter().flatten().flatten();
@@ -81,8 +81,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Trouble> {
     }
 }
 
-/// A process of its own that outlives this one if this one is killed, to end the servers and remove what is
-/// left of the comparison. It lives as long as this one holds its standard input open.
+/// A separate process that outlives this one if this one is killed. It then ends the servers and removes
+/// the comparison's files. It runs as long as this process holds its standard input open.
 struct Guard(Child);
 
 impl Guard {
@@ -111,13 +111,13 @@ impl Drop for Guard {
     }
 }
 
-/// Is the guard of a comparison, until nobody holds its standard input open.
+/// Runs as the guard of a comparison, until its standard input is closed.
 pub(super) fn guard(arguments: &CompareGuard) -> Result<(), Trouble> {
     io::copy(&mut io::stdin().lock(), &mut io::sink()).map_err(Trouble::work)?;
     compare::clean_up_after(arguments.comparer).map_err(Trouble::work)
 }
 
-/// Ends the comparison at the first signal; at the next, every server and then this process.
+/// Stops the comparison at the first signal; at the second, ends every server and then this process.
 fn stop_on_interrupt(stop: &Arc<Stop>) -> Result<(), Trouble> {
     let stop = stop.clone();
     let action = move || {
@@ -161,7 +161,8 @@ fn tell(event: &Event<'_>, quiet: bool, outputs: &Outputs) -> Result<(), Trouble
     Ok(())
 }
 
-/// Prints the tables and writes the files, so that whoever loses patience has what there is.
+/// Prints the tables and writes the files, so that users who interrupt the comparison have partial
+/// results.
 fn show(results: &Results, outputs: &Outputs) -> Result<(), Trouble> {
     if let Some(output) = &outputs.json {
         output.write(|output| Ok(serde_json::to_writer_pretty(output, results)?))?;
@@ -172,7 +173,7 @@ fn show(results: &Results, outputs: &Outputs) -> Result<(), Trouble> {
     say(format_args!("{}\n", results.tables(Form::Text)))
 }
 
-/// Where results go, besides the tables.
+/// The output files, in addition to the tables.
 struct Outputs {
     json: Option<Output>,
     markdown: Option<Output>,
@@ -188,7 +189,7 @@ impl Outputs {
     }
 }
 
-/// An outcome in a few words.
+/// A short description of an outcome.
 fn brief(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Failed(why) => format!("FAILED: {why}"),
@@ -200,12 +201,12 @@ fn brief(outcome: &Outcome) -> String {
     }
 }
 
-/// A plan as written.
+/// A plan as written in the file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Written {
     rounds: Option<u32>,
-    /// The name of the server that the others are held against; the first if it is not there.
+    /// The name of the server that the others are compared with; by default the first.
     baseline: Option<String>,
     #[serde(default)]
     generator: WrittenGenerator,
@@ -303,7 +304,7 @@ fn read(path: &Path) -> Result<Plan, Trouble> {
     meant(written, &folder).map_err(told)
 }
 
-/// What a plan means that lies in `folder`.
+/// Converts a plan from a file in `folder`.
 fn meant(written: Written, folder: &Path) -> Result<Plan, String> {
     let servers = written.server.into_iter();
     let contenders: Vec<_> = servers
@@ -381,7 +382,7 @@ fn contender(written: WrittenServer, folder: &Path) -> Result<Contender, String>
     })
 }
 
-/// The first thing in braces that is none of what may stand there.
+/// The first text in braces that is not a placeholder.
 fn unknown_placeholder(word: &str) -> Option<&str> {
     let mut rest = word;
     while let Some(open) = rest.find('{') {
@@ -447,7 +448,7 @@ fn workload(written: WrittenWork) -> Result<Workload, String> {
         },
         wanted: Wanted {
             blksize: blksize.transpose()?,
-            // To ask for a window of one is to ask for none.
+            // A window of one block is the default, so it is not requested.
             windowsize: windowsize.transpose()?.filter(|&blocks| blocks > 1),
             timeout: None,
             tsize: None,
@@ -456,7 +457,7 @@ fn workload(written: WrittenWork) -> Result<Workload, String> {
     })
 }
 
-/// Keeps the servers and works whose names hold one of these texts, if there are any.
+/// Keeps the servers and workloads whose names contain one of these texts; all if there are no texts.
 fn keep(plan: &mut Plan, only: &[String], works: &[String]) -> Result<(), Trouble> {
     let holds = |texts: &[String], name: &str| {
         texts.is_empty() || texts.iter().any(|text| name.contains(text.as_str()))
@@ -495,7 +496,7 @@ fn unique<'a>(names: impl Iterator<Item = &'a String>, what: &str) -> Result<(),
 }
 
 fn cores(wanted: Vec<usize>) -> Result<Vec<usize>, String> {
-    // Where the system does not tell, none may be chosen.
+    // If the system does not list the cores, none may be chosen.
     let allowed = processors::allowed().unwrap_or_default();
     match wanted.iter().find(|core| !allowed.contains(core)) {
         None => Ok(wanted),
@@ -591,7 +592,7 @@ mod tests {
             .replace("cores = [1]", "");
         let plan = plan(&anywhere).expect("a plan");
         assert_eq!((plan.contenders.len(), plan.workloads.len()), (7, 8));
-        // All but dnsmasq take uploads.
+        // All but dnsmasq accept uploads.
         let uploads = plan.contenders.iter().filter(|contender| contender.uploads);
         assert_eq!(uploads.count(), 6);
     }

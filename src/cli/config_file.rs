@@ -1,7 +1,7 @@
-//! `serve --config FILE`: what flags say, in a TOML file under the same names.
+//! `serve --config FILE`: the values of flags, in a TOML file under the same names.
 //!
-//! The file's values become the defaults of the flags. So they are checked, and complained about, as if they
-//! had been typed, and both the command line and the environment win over them.
+//! The file's values become the defaults of the flags. So they are checked and reported as if they had
+//! been typed, and both the command line and the environment override them.
 
 use std::fs;
 use std::path::Path;
@@ -11,13 +11,13 @@ use toml::{Table, Value};
 
 use super::Trouble;
 
-/// What a file cannot say: where it is, and what is done instead of serving.
+/// Flags that a file cannot set: its own path, and those that replace serving.
 const ELSEWHERE: [&str; 3] = ["config", "help", "version"];
 
-/// The whole command, with what `file` says as defaults of `serve`.
+/// The whole command, with the values of `file` as defaults of `serve`.
 ///
 /// # Errors
-/// If the file cannot be read, or something in it is not understood.
+/// If the file cannot be read, or something in it is invalid.
 pub(super) fn as_defaults(command: Command, file: &Path) -> Result<Command, Trouble> {
     let shown = file.display();
     let text = fs::read_to_string(file)
@@ -30,7 +30,7 @@ pub(super) fn as_defaults(command: Command, file: &Path) -> Result<Command, Trou
     })
 }
 
-/// The command, with one more default: of a flag of `serve`, or of one that all commands have.
+/// Adds a default to the command: for a flag of `serve`, or for a global one.
 fn set(command: Command, key: &str, value: &Value) -> Result<Command, String> {
     let named = |command: &'_ Command| {
         let mut arguments = command.get_arguments();
@@ -58,7 +58,7 @@ fn is_named(argument: &Arg, key: &str) -> bool {
     name == key && !ELSEWHERE.contains(&key)
 }
 
-/// A value as it would be typed; several, where the flag may be repeated.
+/// A value as it would be typed; several, if the flag may be repeated.
 fn values(argument: &Arg, value: &Value) -> Result<Vec<String>, String> {
     let is_switch = matches!(argument.get_action(), ArgAction::SetTrue);
     let is_repeatable = matches!(argument.get_action(), ArgAction::Append);
@@ -86,7 +86,7 @@ mod tests {
     use super::super::parse;
     use super::*;
 
-    /// What `serve` is told by a file with this text, and by these arguments.
+    /// The result of parsing a file with this text and these arguments for `serve`.
     fn told(text: &str, arguments: &[&str]) -> Result<Serve, String> {
         let folder = tempfile::tempdir().expect("a directory");
         let file = folder.path().join("bootstorm.toml");

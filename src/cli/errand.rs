@@ -1,4 +1,4 @@
-//! What `get` and `put` share: where the file is, a bar while it moves, and a line once it is there.
+//! The common part of `get` and `put`: the file's location, a progress bar, and a final line.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal};
@@ -17,14 +17,14 @@ use crate::shard::Operation;
 use crate::time::Duration;
 use crate::wire::Mode;
 
-/// How often the bar is drawn while nothing moves.
+/// How often the bar is redrawn while there is no progress.
 const BAR_TICK: Duration = Duration::from_millis(200);
 
-/// Where a file is to come from or go to.
+/// The remote location of a file.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) server: Server,
-    /// The name at the server; empty if none was typed.
+    /// The name on the server; empty if none was typed.
     pub(super) name: Vec<u8>,
     mode: Option<Mode>,
 }
@@ -47,7 +47,7 @@ pub(super) fn place(server: &OsStr, name: Option<OsString>) -> Result<Place, Tro
     }
 }
 
-/// Transfers the file; the last line says how it went.
+/// Transfers the file; the last line shows the result.
 pub(super) fn run(
     operation: Operation,
     place: Place,
@@ -85,8 +85,8 @@ pub(super) fn run(
     Ok(())
 }
 
-/// Ends the transfer at the first signal, and the process at the next: a disk or a reader that has
-/// come to a halt would make it wait.
+/// Stops the transfer at the first signal, and ends the process at the second: the transfer may be
+/// blocked by a stalled disk or reader.
 fn stop_on_interrupt() -> Result<Arc<Stop>, Trouble> {
     let stop = Arc::new(Stop::default());
     let stopped = stop.clone();
@@ -130,7 +130,7 @@ const fn offer(terms: &Terms) -> Offer {
     }
 }
 
-/// A progress bar, where somebody sees it.
+/// A progress bar, if the output is visible.
 struct Bar(Option<ProgressBar>);
 
 impl Bar {
@@ -156,7 +156,7 @@ impl Bar {
         bar.set_position(progress.octets);
     }
 
-    /// Prints a line that stays.
+    /// Prints a permanent line above the bar.
     fn above(&self, line: &str) {
         match &self.0 {
             Some(bar) => bar.suspend(|| remark(line)),
@@ -173,14 +173,14 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// How a complete transfer went, in one line.
+/// Describes a complete transfer in one line.
 fn line(operation: Operation, summary: &Summary) -> String {
     let verb = match operation {
         Operation::Read => "got",
         Operation::Write => "put",
     };
     let seconds = summary.elapsed.as_secs_f64();
-    // A transfer that took no time at all has no rate.
+    // A transfer of zero length has no rate.
     let rate = summary.octets as f64 / seconds.max(1e-9) / 1e6;
     format!(
         "{verb} {} in {seconds:.3} s, {rate:.1} MB/s ({} of {}, window {}, {})",

@@ -1,5 +1,5 @@
-//! Options of other servers, for those who move over: what each of them is called here, or why there is
-//! none. The table in the README says the same.
+//! Options of other servers, for users who migrate: the name of each here, or the reason why there is
+//! none. The README has the same table.
 
 use std::ffi::{OsStr, OsString};
 
@@ -17,7 +17,7 @@ const NO_RULES: &str = "names are not rewritten; links in ROOT and --case-insens
 const NO_MULTICAST: &str = "there is no multicast; each client is served for itself";
 const NO_REFUSAL: &str = "the option cannot be turned off";
 
-/// The short letters of tftpd-hpa, which are nobody else's here.
+/// The short options of tftpd-hpa; no option here uses these letters.
 const LETTERS: &[(&str, &str)] = &[
     ("-4", "ipv4"),
     ("-6", "ipv6"),
@@ -37,7 +37,7 @@ const LETTERS: &[(&str, &str)] = &[
     ("-U", "umask"),
 ];
 
-/// What to write instead, if the error is about an option that another server has.
+/// What to write instead, if the error is about an option of another server.
 pub(super) fn advice(error: &Error, command: &Command, typed: &[OsString]) -> Option<String> {
     if error.kind() != ErrorKind::UnknownArgument || !is_serve(command, typed) {
         return None;
@@ -126,7 +126,8 @@ fn dnsmasq(name: &str) -> Option<&'static str> {
     })
 }
 
-/// Whether the first command among the words is `serve`; others have nothing in common with those servers.
+/// Whether the first command among the words is `serve`; the others have nothing in common with those
+/// servers.
 fn is_serve(command: &Command, typed: &[OsString]) -> bool {
     let is_command = |word: &&OsString| command.find_subcommand(word.as_os_str()).is_some();
     let first = typed.iter().skip(1).find(is_command);
@@ -149,7 +150,7 @@ mod tests {
             let is_taken = |(taken, _): &(&str, &str)| Some(*taken) == letter.as_deref();
             assert!(!LETTERS.iter().any(is_taken), "{own}");
             let name = own.get_long().unwrap_or_default();
-            // The same here as there, but for its letter.
+            // It is the same option here, apart from its letter.
             if name != "port-range" {
                 let foreign = [tftpd_hpa(name), atftpd(name), dnsmasq(name)];
                 assert_eq!(foreign, [None; 3], "{own}");

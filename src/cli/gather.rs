@@ -1,7 +1,7 @@
-//! Log lines on their way out: each at once while they are few, many by one write when they pour.
+//! Buffers log lines on their way out: single lines are written immediately, bursts in one write.
 //!
-//! A server that ends ten thousand transfers a second would else make as many system calls for its log. And
-//! whoever reads the log may stop: a pipe that is full makes the thread wait that writes, and nobody else.
+//! Otherwise a server that ends ten thousand transfers per second would make as many system calls for its
+//! log. A reader of the log may also stop: a full pipe then blocks only the thread that writes.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -12,14 +12,14 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// How long a line may wait for others if the last write was no longer ago than that.
 const PAUSE: Duration = Duration::from_millis(5);
-/// Octets written in one go: what a pipe takes at once.
+/// Octets written at once: as much as a pipe accepts.
 const GATHERED_MAX: usize = 64 << 10;
-/// Octets that wait while nobody reads the log, beyond which lines are lost: some ten thousand lines.
+/// Octets buffered while the log is not read, beyond which lines are lost: some ten thousand lines.
 const WAITING_MAX: usize = 4 << 20;
-/// How long the end of the program waits for a reader of its last lines who takes nothing.
+/// How long the program waits at its end for a reader that does not accept its last lines.
 const READER_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Gathers lines for somewhere that may be slow. Clones share what is gathered.
+/// Buffers lines for an output that may be slow. Clones share the buffer.
 #[derive(Debug)]
 pub(super) struct Gather {
     shared: Arc<Shared>,
@@ -28,24 +28,24 @@ pub(super) struct Gather {
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
-    /// Rung when lines begin to wait, and when the last handle is gone.
+    /// Notified when the first lines are buffered, and when the last handle is dropped.
     waiting: Condvar,
-    /// Rung when something was written.
+    /// Notified when something was written.
     written: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
     lines: Vec<u8>,
-    /// Lines for which there was no room.
+    /// Lines lost for lack of room.
     lost: u64,
-    /// Whether the thread has lines in its hands.
+    /// Whether the thread is writing lines.
     writing: bool,
     closed: bool,
 }
 
 impl Gather {
-    /// Gathers for `out`, to which a thread writes.
+    /// Buffers lines for `out`, to which a thread writes.
     ///
     /// # Errors
     /// If no thread can be started.
@@ -58,7 +58,7 @@ impl Gather {
         Ok(Self { shared })
     }
 
-    /// Waits until everything is written, or nobody takes it.
+    /// Waits until everything is written, or the reader accepts nothing more.
     pub(super) fn flush(&self) {
         let mut state = self.shared.lock();
         while state.writing || !state.lines.is_empty() {
@@ -92,7 +92,7 @@ impl Shared {
             state.writing = true;
             drop(state);
             for part in lines.chunks(GATHERED_MAX) {
-                // A log that nobody takes is no reason to stop.
+                // A log that cannot be written is no reason to stop.
                 let _ = out.write_all(part);
                 self.written.notify_all();
             }
@@ -105,7 +105,7 @@ impl Shared {
         }
     }
 
-    /// Says whether there are any; there are none when the last handle is gone.
+    /// Returns whether there are lines; false once the last handle is dropped.
     fn wait_for_lines(&self) -> bool {
         let state = self
             .waiting
@@ -155,7 +155,7 @@ impl Clone for Gather {
 
 impl Drop for Gather {
     fn drop(&mut self) {
-        // The thread has the other one.
+        // The thread has the other reference.
         if Arc::strong_count(&self.shared) <= 2 {
             self.shared.lock().closed = true;
             self.shared.waiting.notify_one();
@@ -163,7 +163,7 @@ impl Drop for Gather {
     }
 }
 
-/// Writes what waits when it goes, if there is a log by then.
+/// On drop, writes the buffered lines, if the log exists by then.
 #[derive(Debug)]
 pub(super) struct WrittenAtLast<'a>(pub(super) &'a OnceLock<Gather>);
 
@@ -182,7 +182,7 @@ mod tests {
 
     use super::*;
 
-    /// Tells each write.
+    /// Reports each write.
     struct Told(Sender<Vec<u8>>);
 
     impl Write for Told {
@@ -217,15 +217,15 @@ mod tests {
         assert!(writes.concat() == expected.as_bytes());
     }
 
-    /// Goal: a log that nobody reads holds nobody up, takes bounded memory, and loses whole lines. Method:
-    /// a place that takes a write only when told to, and more lines than may wait.
+    /// Goal: a log that is not read blocks no caller, takes bounded memory, and loses whole lines only.
+    /// Method: an output that accepts a write only when told to, and more lines than fit in the buffer.
     #[test]
     fn a_reader_who_stops_holds_nobody_up() {
         struct Stopped(mpsc::Receiver<()>, Told);
 
         impl Write for Stopped {
             fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-                // Nobody left to tell it means that it may go on.
+                // If the other end is gone, the write may proceed.
                 let _ = self.0.recv();
                 self.1.write(octets)
             }
@@ -264,13 +264,13 @@ mod tests {
             b"one\n" => assert_eq!(rest(), b"two\n"),
             both => assert_eq!(both, b"one\ntwo\n"),
         }
-        // The thread ends with the last handle, and lets go of what it wrote to.
+        // The thread ends with the last handle, and drops its output.
         drop(gather);
         assert!(writes.recv().is_err());
     }
 
-    /// Goal: the last lines are written although the last handle goes before the thread has seen them.
-    /// Method: lines that follow each other so closely that the second always waits.
+    /// Goal: the last lines are written even if the last handle is dropped before the thread has seen
+    /// them. Method: lines in such quick succession that the second is always buffered.
     #[test]
     fn what_waits_is_written_when_the_last_handle_goes() {
         for _ in 0..100 {
@@ -284,8 +284,8 @@ mod tests {
         }
     }
 
-    /// Goal: the last lines are written although the work panics. Method: so often that the thread cannot
-    /// have written the second line each time.
+    /// Goal: the last lines are written even if the work panics. Method: so many repetitions that the
+    /// thread cannot have written the second line each time.
     #[test]
     fn what_waits_is_written_although_the_work_panics() {
         for _ in 0..100 {

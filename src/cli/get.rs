@@ -1,4 +1,4 @@
-//! `get`: a file from a server.
+//! `get`: fetches a file from a server.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -26,7 +26,7 @@ pub(super) fn run(arguments: Get) -> Result<(), Trouble> {
     errand::run(Operation::Read, place, local, &terms)
 }
 
-/// Where the file goes.
+/// The local destination of the file.
 fn local(output: Option<PathBuf>, name: &[u8]) -> Result<LocalFile, Trouble> {
     match output {
         Some(path) if path.as_os_str() == "-" => Ok(LocalFile::StandardOutput),

@@ -1,4 +1,4 @@
-//! How far a run has come, while it runs: a line that moves on a terminal, or a line now and then.
+//! The progress of a run while it lasts: a line redrawn on a terminal, or a new line at intervals.
 
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal};
@@ -16,15 +16,15 @@ use crate::load::plan::Pace;
 use crate::load::{Group, Live, Load};
 use crate::time::Duration;
 
-/// How often the line is drawn anew.
+/// How often the line is redrawn.
 const LINE_EVERY: Duration = Duration::from_millis(200);
-/// How often there is a new line where none can move.
+/// How often a new line is printed where lines cannot be redrawn.
 const NEXT_LINE_EVERY: Duration = Duration::from_secs(1);
-/// What a rate is taken over. Counts come about as often as the line is drawn: between two drawings there may be
-/// none of them, and nothing would seem to move.
+/// The averaging period of a rate. Counts arrive about as often as the line is redrawn: there may be none
+/// between two drawings, and the rate would seem to be zero.
 const RATE_OVER: Duration = Duration::from_secs(1);
 
-/// When a run is to be over, as far as that is known before.
+/// When a run will be over, as far as that is known in advance.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Goal {
     transfers: Option<u64>,
@@ -32,7 +32,7 @@ pub(super) struct Goal {
 }
 
 impl Goal {
-    /// What all groups of a load are to come to.
+    /// The goal of all groups of a load together.
     pub(super) fn of(load: &Load) -> Self {
         let transfers = |group: &Group| match group.pace {
             Pace::Storm { clients, .. } => Some(clients.into()),
@@ -47,23 +47,23 @@ impl Goal {
     }
 }
 
-/// What shows how far a run has come, until it is dropped.
+/// Shows the progress of a run until it is dropped.
 pub(super) struct View {
     bar: ProgressBar,
-    /// Dropped, it ends the thread.
+    /// Dropping it ends the thread.
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl View {
-    /// A line that moves, if there is a terminal.
+    /// A line that is redrawn, if there is a terminal.
     pub(super) fn line(live: &Arc<Live>, goal: Goal) -> Option<Self> {
         let bar = ProgressBar::no_length();
         let moves = io::stderr().is_terminal();
         moves.then(|| Self::new(live, bar, goal, "{spinner} {elapsed} {msg}"))
     }
 
-    /// A bar that is full when so many are served; without a terminal, lines.
+    /// A bar that is full when this many clients are served; without a terminal, lines.
     pub(super) fn bar(live: &Arc<Live>, clients: u64) -> Self {
         let template = "{bar:20} {pos:>5}/{len} served, {msg}";
         Self::new(live, ProgressBar::new(clients), Goal::default(), template)
@@ -108,7 +108,7 @@ impl View {
 }
 
 impl Goal {
-    /// How far it has come after a time, and how far it has to go.
+    /// The progress after a given time, and what remains.
     fn line(&self, served: &str, under_way: &str, passed: Duration) -> String {
         let mut line = served.to_owned();
         if let Some(transfers) = self.transfers {
@@ -123,15 +123,15 @@ impl Goal {
     }
 }
 
-/// Octets a second.
+/// Octets per second.
 #[derive(Debug)]
 struct Rate {
-    /// What was counted when, the oldest first.
+    /// The counts and their times, the oldest first.
     seen: VecDeque<(Duration, u64)>,
 }
 
 impl Rate {
-    /// Takes down what is counted after a time; says what came in a second of late.
+    /// Records a count at a given time; returns the rate over the last second.
     fn note(&mut self, passed: Duration, octets: u64) -> f64 {
         self.seen.push_back((passed, octets));
         while let Some(&(second, _)) = self.seen.get(1)
@@ -157,7 +157,7 @@ impl Drop for View {
     fn drop(&mut self) {
         self.stop = None;
         if let Some(thread) = self.thread.take() {
-            // It only draws; there is nothing to be told of its end.
+            // The thread only draws; its result does not matter.
             let _ = thread.join();
         }
         self.bar.finish_and_clear();
@@ -168,7 +168,7 @@ impl Drop for View {
 mod tests {
     use super::*;
 
-    /// Goal: what flows evenly is shown so. Method: counts that come every 200 ms, drawn every 190 ms.
+    /// Goal: an even flow is shown as even. Method: counts that arrive every 200 ms, drawn every 190 ms.
     #[test]
     fn a_rate_does_not_fall_to_nothing_between_two_counts() {
         let mut rate = Rate::default();

@@ -1,4 +1,4 @@
-//! `load`: the arguments as a load, a line that moves while it runs, and the report.
+//! `load`: converts the arguments to a load, shows its progress, and prints the report.
 
 mod meaning;
 mod scenario;
@@ -24,7 +24,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Trouble> {
     let outputs = Outputs::open(&run)?;
     let live = Arc::new(Live::default());
     stop_on_interrupt(&live)?;
-    // Of a ramp nobody knows how many steps it will have.
+    // The number of steps of a ramp is not known in advance.
     let goal = ramp.map_or_else(|| Goal::of(&load), |_| Goal::default());
     let view = if run.quiet {
         None
@@ -37,12 +37,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Trouble> {
     }
 }
 
-/// Where reports go, besides the table.
+/// The output files, in addition to the table.
 struct Outputs {
     json: Option<Output>,
     hgrm: Option<Output>,
     html: Option<Output>,
-    /// Whether the table would only be in the way of the numbers on standard output.
+    /// Whether to omit the table, because the numbers go to standard output.
     no_table: bool,
 }
 
@@ -68,7 +68,7 @@ impl Outputs {
         })
     }
 
-    /// Prints the table; first of all, so that a file that cannot be written takes nothing away.
+    /// Prints the table; this comes first, so that a file that cannot be written does not suppress it.
     fn print(&self, table: &impl Display) -> Result<(), Trouble> {
         if self.no_table {
             return Ok(());
@@ -77,7 +77,7 @@ impl Outputs {
     }
 }
 
-/// One run, and its report.
+/// Runs a load once, and reports it.
 fn once(
     load: &Load,
     live: &Arc<Live>,
@@ -100,7 +100,7 @@ fn once(
     good(&report)
 }
 
-/// Whether all went well: nothing failed, and it was not cut short.
+/// Whether the run succeeded: nothing failed, and it was not cut short.
 fn good(report: &Report) -> Result<(), Trouble> {
     if !report.is_good() {
         Err(Trouble::Work(format!(
@@ -118,7 +118,7 @@ fn good(report: &Report) -> Result<(), Trouble> {
     }
 }
 
-/// More and more load, and what came of it.
+/// Runs a ramp, and reports it.
 fn climb(
     load: &Load,
     ramp: Ramp,
@@ -149,7 +149,7 @@ fn climb(
     }
 }
 
-/// `load --check`: what is to be examined.
+/// `load --check`: the target of the test.
 pub(super) fn examination(arguments: &Arguments) -> Result<Check, Trouble> {
     let (server, name) = match arguments.targets.as_slice() {
         [server] => (server, None),
@@ -168,7 +168,7 @@ pub(super) fn examination(arguments: &Arguments) -> Result<Check, Trouble> {
     })
 }
 
-/// `load pattern`: writes a file that `--verify pattern` knows.
+/// `load pattern`: writes a file that `--verify pattern` accepts.
 pub(super) fn pattern(arguments: &Pattern) -> Result<(), Trouble> {
     let Pattern { size, ref file } = *arguments;
     let output = Output::open(file)?;
@@ -184,7 +184,7 @@ pub(super) fn failed(error: &io::Error, load: &Load) -> Trouble {
     }
 }
 
-/// Ends the run at the first signal, and the process at the next.
+/// Stops the run at the first signal, and ends the process at the second.
 pub(super) fn stop_on_interrupt(live: &Arc<Live>) -> Result<(), Trouble> {
     let live = live.clone();
     let action = move || {

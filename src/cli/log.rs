@@ -9,22 +9,22 @@ use super::Trouble;
 use super::args::{Arguments, Command, LogFormat};
 use super::gather::{Gather, WrittenAtLast};
 
-/// The lines that are on their way to standard error.
+/// The buffer for log lines to standard error.
 static LINES: OnceLock<Gather> = OnceLock::new();
 
-/// Sends log lines where the arguments want them.
+/// Sets up logging according to the arguments.
 pub(super) fn set_up(arguments: &Arguments) -> Result<(), Trouble> {
     let log = &arguments.log;
     let level = match (log.verbose, &arguments.command) {
         (0, Command::Serve(_)) => "info",
-        // What breaks in a simulation is meant to.
+        // In a simulation, failures are intended.
         (0, Command::Simulate(_)) => "off",
-        // A client says what happened by itself.
+        // A client reports its results itself.
         (0, _) => "warn",
         (1, _) => "debug",
         _ => "trace",
     };
-    // It was read before; with a level of our own, nothing can be wrong.
+    // The filter was checked before; with our own level it cannot be invalid.
     let filter =
         EnvFilter::try_new(log.log_filter.as_deref().unwrap_or(level)).map_err(Trouble::work)?;
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -39,17 +39,17 @@ pub(super) fn set_up(arguments: &Arguments) -> Result<(), Trouble> {
         LogFormat::Text => subscriber.try_init(),
         LogFormat::Json => subscriber.json().flatten_event(true).try_init(),
     };
-    // Whoever runs the command inside a program of their own may have a log already.
+    // A program that calls this as a library may have set up a log already.
     drop(set);
     Ok(())
 }
 
-/// The log's way to standard error, once it is set up.
+/// The buffer of the log, once it is set up.
 pub(super) fn lines() -> Option<&'static Gather> {
     LINES.get()
 }
 
-/// Has the lines that wait for others written when this goes: at the end of the work, be that a panic.
+/// Writes the buffered lines when the result is dropped: at the end of the work, even after a panic.
 pub(super) fn written_at_last() -> WrittenAtLast<'static> {
     WrittenAtLast(&LINES)
 }

@@ -1,4 +1,5 @@
-//! The command line: arguments as typed, then settings as meant, then the work; one file a subcommand.
+//! The command line: parses arguments, converts them to settings, and does the work; one file per
+//! subcommand.
 
 mod args;
 mod check;
@@ -37,10 +38,10 @@ use args::{Arguments, Command, LoadCommand, Serve};
 
 /// The exit code when the work failed.
 const FAILED: u8 = 1;
-/// The exit code for arguments that make no sense.
+/// The exit code for invalid arguments.
 const BAD_ARGUMENTS: u8 = 2;
 
-/// Does what the arguments say, the first being the program's name; 0 if all went well.
+/// Runs the program with these arguments, the first being its name; returns 0 on success.
 #[must_use]
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let (done, name) = {
@@ -55,7 +56,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let code = match done {
         Ok(()) => 0,
-        // Asking for help is no mistake.
+        // A request for help is not an error.
         Err(Trouble::Clap(message)) if !message.use_stderr() => print(&message),
         Err(Trouble::Clap(message)) => {
             print(&message);
@@ -73,7 +74,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Reads the arguments, and what they leave open from the file that they name, if any.
+/// Parses the arguments, with defaults from the configuration file that they name, if any.
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments, Trouble> {
     let typed: Vec<OsString> = arguments.into_iter().collect();
     let mut matches = Arguments::command()
@@ -85,7 +86,7 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments, Tro
         let command = config_file::as_defaults(Arguments::command(), file)?;
         matches = command
             .try_get_matches_from(&typed)
-            // All that was typed has been understood above.
+            // Everything typed has been parsed successfully above.
             .map_err(|error| {
                 Trouble::Arguments(format!("{}: {}", file.display(), reason(&error)))
             })?;
@@ -98,8 +99,8 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments, Tro
     Ok(arguments)
 }
 
-/// One port for all transfers and a range of ports exclude each other: what was typed counts more than a
-/// variable, and that more than what the file says.
+/// One port for all transfers and a range of ports exclude each other. What was typed takes precedence
+/// over a variable, which takes precedence over the file.
 fn choose_ports(serve: &mut Serve, told: &ArgMatches) {
     let weight = |argument| match told.value_source(argument) {
         Some(ValueSource::CommandLine) => 2,
@@ -114,7 +115,7 @@ fn choose_ports(serve: &mut Serve, told: &ArgMatches) {
     }
 }
 
-/// What to say of arguments that clap did not understand.
+/// The error message for arguments that clap rejected.
 fn misunderstood(error: clap::Error, typed: &[OsString]) -> Trouble {
     let mut command = Arguments::command();
     command.build();
@@ -124,14 +125,14 @@ fn misunderstood(error: clap::Error, typed: &[OsString]) -> Trouble {
     }
 }
 
-/// What clap complains about, without its advice on usage.
+/// clap's error message, without its advice on usage.
 fn reason(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let text = text.split("\n\n").next().unwrap_or_default();
     text.trim_start_matches("error: ").to_owned()
 }
 
-/// What a command is called on the command line; several words of one below another.
+/// A command's name on the command line; several words for a nested one.
 const fn name(command: &Command) -> &'static str {
     match command {
         Command::Demo(_) => "demo",
@@ -151,7 +152,7 @@ const fn name(command: &Command) -> &'static str {
     }
 }
 
-/// The command of this name, which knows its usage.
+/// The command with this name, with its usage set up.
 fn named(name: &str) -> clap::Command {
     let mut command = Arguments::command();
     command.build();
@@ -184,10 +185,10 @@ fn act(arguments: Arguments) -> Result<(), Trouble> {
     }
 }
 
-/// Whether arguments, the first being the program's name, are well formed; nothing is done.
+/// Whether arguments, the first being the program's name, are well-formed; nothing is executed.
 pub(crate) fn is_well_formed(arguments: impl IntoIterator<Item = OsString>) -> bool {
     thread_local! {
-        // Made once: to set it up takes a hundred times as long as to read a line by it.
+        // Built once: that takes a hundred times as long as parsing a line.
         static COMMAND: RefCell<clap::Command> = RefCell::new(Arguments::command());
     }
     COMMAND.with_borrow_mut(|command| {
@@ -196,21 +197,21 @@ pub(crate) fn is_well_formed(arguments: impl IntoIterator<Item = OsString>) -> b
     })
 }
 
-/// Ends the process here and now, as one whose work failed: somebody interrupted it twice.
+/// Ends the process immediately, as failed: the user interrupted it twice.
 fn end_at_once() -> ! {
     drop(log::written_at_last());
     process::exit(FAILED.into())
 }
 
-/// Prints what clap has to say; if nobody takes it, there is nobody else to tell.
+/// Prints clap's message; an error in writing it cannot be reported anywhere.
 fn print(message: &clap::Error) -> u8 {
     u8::from(message.print().is_err())
 }
 
-/// Writes what somebody asked for to standard output.
+/// Writes requested output to standard output.
 ///
 /// # Errors
-/// If that cannot be, unless whoever read it has had enough.
+/// If that fails, unless the reader closed the pipe.
 fn say(text: impl fmt::Display) -> Result<(), Trouble> {
     let mut output = io::stdout().lock();
     match write!(output, "{text}").and_then(|()| output.flush()) {
@@ -219,11 +220,11 @@ fn say(text: impl fmt::Display) -> Result<(), Trouble> {
     }
 }
 
-/// Writes a line besides to standard error; if nobody takes it, there is nobody else to tell.
+/// Writes a remark to standard error; an error in writing it cannot be reported anywhere.
 fn remark(line: impl fmt::Display) {
     let line = format!("{line}\n");
     let _ = match log::lines() {
-        // Behind what the log has to say, and like it without waiting for a reader who stopped.
+        // Queued after the log's lines, and like them without waiting for a reader that has stopped.
         Some(mut lines) => {
             let taken = lines.write_all(line.as_bytes());
             lines.flush();
@@ -233,12 +234,12 @@ fn remark(line: impl fmt::Display) {
     };
 }
 
-/// Why a command came to nothing.
+/// Why a command failed.
 #[derive(Debug)]
 enum Trouble {
-    /// Found by clap, or help that was asked for.
+    /// An error found by clap, or a request for help.
     Clap(clap::Error),
-    /// The arguments make no sense together.
+    /// The combination of arguments is invalid.
     Arguments(String),
     /// The work failed.
     Work(String),

@@ -1,5 +1,5 @@
-//! Where a value that makes no sense came from, if that was an environment variable: nobody should look
-//! for a flag that they did not type.
+//! Finds the environment variable that an invalid value came from, so that users need not look for a flag
+//! that they did not type.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, Command, Error};
 
-/// The error, naming the environment variable beside the flag that it blames and that was not typed.
+/// Names the environment variable in the error, next to the flag if that was not typed.
 pub(super) fn named(mut error: Error, command: &Command, typed: &[OsString]) -> Error {
     let kind = ContextKind::InvalidArg;
     if let Some(ContextValue::String(shown)) = error.get(kind)
@@ -19,7 +19,7 @@ pub(super) fn named(mut error: Error, command: &Command, typed: &[OsString]) -> 
     error
 }
 
-/// The variable that stands in for the argument that clap shows so, if it does.
+/// The variable that set the argument that clap displays this way, if one did.
 fn variable(command: &Command, shown: &str, typed: &[OsString]) -> Option<String> {
     let below = command.get_subcommands();
     let all = below.flat_map(Command::get_arguments);
@@ -32,7 +32,7 @@ fn variable(command: &Command, shown: &str, typed: &[OsString]) -> Option<String
     (is_set && !is_typed).then(|| variable.to_string_lossy().into_owned())
 }
 
-/// Whether a word of the command line names this argument, be it with its value behind.
+/// Whether a word of the command line names this argument, with or without a value.
 fn names(word: &OsStr, argument: &Arg) -> bool {
     let word = word.to_string_lossy();
     let long = word.strip_prefix("--").map(|name| {

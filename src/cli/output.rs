@@ -1,5 +1,5 @@
-//! A file that a command is to write at its end. It is opened at the beginning, so that nobody waits for a
-//! run whose report then has no place to go.
+//! A file that a command writes at its end. It is opened at the start, so that a bad path fails before
+//! the run and not after it.
 
 use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 
 use super::Trouble;
 
-/// The file; what it held before stays until it is written. One that was not there before and is never written
-/// goes with this.
+/// The output file; its old contents stay until it is written. If it did not exist before and is never
+/// written, it is removed on drop.
 #[derive(Debug)]
 pub(super) struct Output {
     path: PathBuf,
     /// `None` for standard output.
     file: Option<File>,
-    /// Whether it would only be an empty file that nobody had before.
+    /// Whether the file is new and still empty.
     is_in_vain: Cell<bool>,
 }
 
@@ -42,7 +42,7 @@ impl Output {
         })
     }
 
-    /// The same, but that `-` is standard output.
+    /// The same, except that `-` means standard output.
     pub(super) fn open_or_standard(path: &Path) -> Result<Self, Trouble> {
         if path == Path::new("-") {
             return Ok(Self {
@@ -54,7 +54,7 @@ impl Output {
         Self::open(path)
     }
 
-    /// Writes it anew.
+    /// Replaces the file's contents.
     pub(super) fn write(
         &self,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
@@ -74,7 +74,7 @@ impl Output {
 impl Drop for Output {
     fn drop(&mut self) {
         if self.is_in_vain.get() {
-            // It is empty, and in nobody's way.
+            // The file is empty, so it does no harm if it stays.
             let _ = fs::remove_file(&self.path);
         }
     }

@@ -1,4 +1,4 @@
-//! The page of a run: what is known of this machine and this command, put beside the report.
+//! The page of a run: adds facts about this machine and this command to the report.
 
 use std::env;
 use std::fs;
@@ -11,7 +11,7 @@ use crate::load::ramp::Climb;
 use crate::load::report::Report;
 use crate::load::report::html::{self, Head};
 
-/// Writes the page of a report, with what else is known of the server.
+/// Writes the page of a report, with other facts about the server.
 pub(super) fn write(
     report: &Report,
     facts: Vec<(&'static str, String)>,
@@ -34,14 +34,14 @@ fn head(mut facts: Vec<(&'static str, String)>) -> Head {
     }
 }
 
-/// What the system says of the machine.
+/// The system's description of the machine.
 fn machine() -> String {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     format!("{} {}, {cores} cores", env::consts::OS, kernel.trim())
 }
 
-/// The command as a shell takes it; of the program, the last part of its path.
+/// The command in shell syntax; the program is shortened to the last component of its path.
 fn command(words: impl Iterator<Item = String>) -> String {
     let words = words.enumerate().map(|(number, word)| {
         let last = word.rsplit('/').next().unwrap_or_default().to_owned();
@@ -50,7 +50,7 @@ fn command(words: impl Iterator<Item = String>) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// A word in quotes, if a shell would make anything of it.
+/// A word, quoted if the shell would interpret it.
 fn quoted(word: String) -> String {
     let plain = |letter: char| letter.is_alphanumeric() || "-_=./:@%+,".contains(letter);
     if !word.is_empty() && word.chars().all(plain) {

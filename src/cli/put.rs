@@ -1,4 +1,4 @@
-//! `put`: a file to a server.
+//! `put`: sends a file to a server.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -20,7 +20,7 @@ pub(super) fn run(arguments: Put) -> Result<(), Trouble> {
     errand::run(Operation::Write, place, LocalFile::Path(file), &terms)
 }
 
-/// Adds the file's own name to one that is none yet, or only a directory's.
+/// Appends the local file's name if the name is empty or ends with a directory.
 fn complete(name: &mut Vec<u8>, file: &Path) -> Result<(), Trouble> {
     if name.is_empty() || name.ends_with(b"/") {
         let own = file.file_name().ok_or_else(|| {

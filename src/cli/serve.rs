@@ -1,4 +1,4 @@
-//! `serve`: the arguments as a server's options.
+//! `serve`: converts the arguments to the server's options.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
@@ -31,7 +31,7 @@ pub(super) fn run(arguments: &Serve, log_format: LogFormat) -> Result<(), Troubl
     control::serve(&options, &control).map_err(|error| failed(&error, &options, admin))
 }
 
-/// The failure, with what to do about it where that is known.
+/// The error, with advice if the cause is known.
 fn failed(error: &io::Error, options: &ServerOptions, admin: Option<SocketAddr>) -> Trouble {
     let clients = options
         .listen
@@ -41,8 +41,8 @@ fn failed(error: &io::Error, options: &ServerOptions, admin: Option<SocketAddr>)
     let told = error.to_string();
     for (side, address) in clients.chain(operators) {
         for errno in [libc::EACCES, libc::EADDRINUSE, libc::EADDRNOTAVAIL] {
-            // The system's own word on this very address, and no more: what else may go wrong there, as
-            // when there is no port to answer from, says by itself what to do.
+            // Only the system's plain error for this very address: other errors, such as having no port
+            // to answer from, already say what to do.
             let refusal = io::Error::from_raw_os_error(errno);
             let transport = side.transport();
             if told == format!("cannot listen on {transport} {address}: {refusal}")
@@ -55,7 +55,7 @@ fn failed(error: &io::Error, options: &ServerOptions, admin: Option<SocketAddr>)
     Trouble::work(error)
 }
 
-/// Who is answered at an address.
+/// The purpose of a listening address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Side {
     Clients,
@@ -92,7 +92,7 @@ fn hint(side: Side, address: SocketAddr, refusal: io::ErrorKind) -> Option<Strin
     }
 }
 
-/// What the arguments mean, on a host with or without IPv6.
+/// Converts the arguments, for a host with or without IPv6.
 fn options(arguments: &Serve, ipv6: bool) -> Result<ServerOptions, Trouble> {
     let mut listen = Vec::new();
     for typed in &arguments.listen {
@@ -101,7 +101,7 @@ fn options(arguments: &Serve, ipv6: bool) -> Result<ServerOptions, Trouble> {
     if listen.is_empty() {
         listen.push(anywhere(PORT, ipv6));
     }
-    // Port 0 is another one each time.
+    // Port 0 is a different port each time.
     let twice = duplicate(listen.iter().filter(|address| address.port() != 0));
     if let Some(address) = twice {
         return Err(Trouble::arguments(format!(
@@ -114,7 +114,7 @@ fn options(arguments: &Serve, ipv6: bool) -> Result<ServerOptions, Trouble> {
             "--subnet has {network}/{prefix} twice: write all its settings into one, with commas between"
         )));
     }
-    // Not left to clap, which takes a variable that says no for one that says something.
+    // Not left to clap, which treats a variable that is set to "no" as given.
     if arguments.single_port && arguments.port_range.is_some() {
         return Err(Trouble::arguments(
             "--single-port cannot be used with --port-range, as it answers from the port that was asked; \
@@ -169,7 +169,7 @@ fn options(arguments: &Serve, ipv6: bool) -> Result<ServerOptions, Trouble> {
     })
 }
 
-/// The first that was there before.
+/// The first element that occurs a second time.
 fn duplicate<T: PartialEq>(all: impl IntoIterator<Item = T>) -> Option<T> {
     let mut seen = Vec::new();
     for one in all {
@@ -198,7 +198,7 @@ fn addresses(listen: &Listen, ipv6: bool) -> Result<Vec<SocketAddr>, Trouble> {
     }
 }
 
-/// Every address of the host: IPv6 sockets take IPv4 too.
+/// The wildcard address of the host: IPv6 sockets take IPv4 too.
 fn anywhere(port: u16, ipv6: bool) -> SocketAddr {
     if ipv6 {
         (Ipv6Addr::UNSPECIFIED, port).into()
@@ -207,7 +207,7 @@ fn anywhere(port: u16, ipv6: bool) -> SocketAddr {
     }
 }
 
-/// Whether this host speaks IPv6.
+/// Whether this host supports IPv6.
 fn has_ipv6() -> bool {
     UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
         || UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok()
@@ -369,7 +369,7 @@ mod tests {
             let told = told(&text, errno);
             assert!(told.contains(hint), "{told}");
         }
-        // What is wrong here is none of what would be advised.
+        // The advice does not apply to these errors.
         for (text, errno) in [
             (format!("{on} udp 127.0.0.1:6969"), libc::EACCES),
             (

@@ -1,4 +1,4 @@
-//! `simulate`: the real shard in a simulated network, and a small table of what came of it.
+//! `simulate`: runs the real shard in a simulated network, and prints a small table of the results.
 
 mod fleet;
 
@@ -18,7 +18,7 @@ pub(super) fn run(arguments: &Simulate) -> Result<(), Trouble> {
     }
     let report = simulate::run(&scenario(arguments));
     match print(&report) {
-        // Whoever read it has had enough.
+        // The reader closed the pipe.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
         printed => printed.map_err(|error| Trouble::Work(format!("cannot print: {error}")))?,
     }

@@ -1,34 +1,34 @@
-//! Where a file is: `tftp://HOST[:PORT]/NAME[;mode=MODE]` (RFC 3617), or `HOST[:PORT]` and a name.
+//! The location of a file: `tftp://HOST[:PORT]/NAME[;mode=MODE]` (RFC 3617), or `HOST[:PORT]` and a name.
 //!
-//! Names are octets; only the host has to be text.
+//! Names are octets; only the host must be text.
 
 use percent_encoding::percent_decode;
 
 use super::values::{PORT, unsigned};
 use crate::wire::Mode;
 
-/// A file at a server.
+/// A file on a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Url {
     pub(crate) server: Server,
-    /// The file's name, without the slash that ends the host; empty if none was given.
+    /// The file's name, without the slash after the host; empty if none was given.
     pub(crate) name: Vec<u8>,
-    /// How the URL wants it written on the wire.
+    /// The transfer mode that the URL specifies.
     pub(crate) mode: Option<Mode>,
 }
 
-/// A server, not yet looked up.
+/// A server whose name has not been resolved yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Server {
     pub(crate) host: String,
     pub(crate) port: u16,
 }
 
-/// Reads a URL; `None` if it is no URL at all.
+/// Reads a URL; `None` if the text is not a URL.
 pub(crate) fn url(octets: &[u8]) -> Option<Result<Url, String>> {
     let separator = octets.windows(3).position(|three| three == b"://")?;
     let (scheme, rest) = (&octets[..separator], &octets[separator + 3..]);
-    // A colon and slashes may stand in a file's name too.
+    // A file's name may also contain a colon and slashes.
     if scheme.is_empty() || !scheme.iter().all(u8::is_ascii_alphanumeric) {
         return None;
     }
@@ -57,7 +57,7 @@ fn after_scheme(octets: &[u8]) -> Result<Url, String> {
     Ok(Url { server, name, mode })
 }
 
-/// Reads `mode=netascii` or `mode=octet`; `None` if it is about something else.
+/// Reads `mode=netascii` or `mode=octet`; `None` if the parameter is another one.
 fn mode(parameter: &[u8]) -> Result<Option<Mode>, String> {
     let parameter = parameter.to_ascii_lowercase();
     match parameter.strip_prefix(b"mode=") {
@@ -81,7 +81,7 @@ fn unescaped(path: &[u8]) -> Result<Vec<u8>, String> {
     checked(name)
 }
 
-/// Makes sure that a request can hold the name.
+/// Checks that the name fits in a request.
 pub(crate) fn checked(name: Vec<u8>) -> Result<Vec<u8>, String> {
     if name.contains(&0) {
         return Err("a name cannot hold a NUL".to_owned());
@@ -89,7 +89,7 @@ pub(crate) fn checked(name: Vec<u8>) -> Result<Vec<u8>, String> {
     Ok(name)
 }
 
-/// Reads `HOST[:PORT]`, where an IPv6 address with a port stands in brackets.
+/// Reads `HOST[:PORT]`; an IPv6 address with a port must be in brackets.
 pub(crate) fn server(octets: &[u8]) -> Result<Server, String> {
     let text = str::from_utf8(octets)
         .map_err(|_| "the name of the server has to be text in UTF-8".to_owned())?;
@@ -106,7 +106,7 @@ pub(crate) fn server(octets: &[u8]) -> Result<Server, String> {
                 None => return Err("a port or nothing is expected after the bracket".to_owned()),
                 port => port,
             };
-            // RFC 6874 writes the percent sign before an interface as an escape.
+            // RFC 6874 escapes the percent sign before an interface.
             (host.replacen("%25", "%", 1), port)
         }
         // Several colons: an IPv6 address without a port.
@@ -134,7 +134,7 @@ pub(crate) fn server(octets: &[u8]) -> Result<Server, String> {
     Ok(Server { host, port })
 }
 
-/// The last component of a name, if a file can be called so.
+/// The last component of a name, if it is a valid file name.
 pub(crate) fn last_component(name: &[u8]) -> Option<&[u8]> {
     name.rsplit(|&octet| octet == b'/')
         .next()

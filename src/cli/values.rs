@@ -16,7 +16,7 @@ use crate::time::Duration;
 /// The port of TFTP (RFC 1350).
 pub(crate) const PORT: u16 = 69;
 
-/// As many as 32 bits hold.
+/// The maximum of a 32-bit number.
 pub(super) const U32_MAX: u64 = u32::MAX as u64;
 
 /// Where to listen, as typed.
@@ -33,7 +33,7 @@ pub(crate) enum Listen {
 /// The largest block size, as typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BlksizeMax {
-    /// What fits the MTU of the way to the client.
+    /// What fits the MTU of the path to the client.
     Mtu,
     /// This many octets.
     Octets(u16),
@@ -57,7 +57,7 @@ pub(crate) fn address(text: &str) -> Result<Listen, String> {
     }
 }
 
-/// Reads where an admin side answers: `ADDR:PORT`, `NAME:PORT`, `:PORT` of this host, or the URL that
+/// Reads the address of an admin side: `ADDR:PORT`, `NAME:PORT`, `:PORT` of this host, or the URL that
 /// `serve` prints.
 pub(crate) fn admin(text: &str) -> Result<String, String> {
     let text = text.strip_prefix("http://").unwrap_or(text);
@@ -102,7 +102,7 @@ pub(crate) fn listen(text: &str) -> Result<Listen, String> {
     }
 }
 
-/// No machine begins more transfers a second.
+/// No machine starts more transfers per second.
 const RATE_MAX: f64 = 1e7;
 
 /// Reads a number of octets: `300`, `64K` (thousands) or `64KiB` (1,024s), up to T and TiB.
@@ -132,7 +132,7 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "that is more than 16 EiB".to_owned())
 }
 
-/// Reads the size of the frame cache: none, or room for a stretch of a file at least.
+/// Reads the size of the frame cache: zero, or at least enough for one stretch of a file.
 pub(super) fn frame_cache(text: &str) -> Result<usize, String> {
     match memory(text)? {
         size if size > 0 && (size as u64) < EXTENT_OCTETS => Err(format!(
@@ -143,7 +143,7 @@ pub(super) fn frame_cache(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Reads a size that memory has to hold.
+/// Reads a size that must fit in memory.
 pub(crate) fn memory(text: &str) -> Result<usize, String> {
     usize::try_from(size(text)?)
         .map_err(|_| "that is more than this machine can address".to_owned())
@@ -186,14 +186,14 @@ pub(crate) fn windowsize(text: &str) -> Result<u16, String> {
     })
 }
 
-/// Reads how many there are of something, one at least.
+/// Reads a count of at least one.
 pub(super) fn count(text: &str) -> Result<u64, String> {
     unsigned(text)
         .filter(|&count| count > 0)
         .ok_or_else(|| "a whole number above zero is expected".to_owned())
 }
 
-/// Reads the time of the `timeout` option.
+/// Reads the value of the `timeout` option.
 pub(crate) fn timeout(text: &str) -> Result<u8, String> {
     within(text, 1, u8::MAX)
 }
@@ -202,7 +202,7 @@ pub(crate) fn timeout(text: &str) -> Result<u8, String> {
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     fraction(text)
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        // A hundred years, which nobody waits for; beyond them sums would overflow.
+        // The limit is a hundred years, longer than any real wait; beyond it sums would overflow.
         .filter(|time| time.as_secs() < 100 * 365 * 86_400)
         .ok_or_else(|| "a number of seconds is expected, as in 30 or 0.5".to_owned())
 }
@@ -222,11 +222,11 @@ pub(crate) fn milliseconds(text: &str) -> Result<Duration, String> {
         .map_err(|_| "a number of milliseconds is expected, as in 250".to_owned())
 }
 
-/// Kinds of clients with their weights, as typed.
+/// Client profiles with their weights, as typed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Profiles(pub(crate) Vec<(Profile, u32)>);
 
-/// Reads the name of a client, or several with weights: `ipxe=5,edk2=3`.
+/// Reads the name of a profile, or several with weights: `ipxe=5,edk2=3`.
 pub(crate) fn profiles(text: &str) -> Result<Profiles, String> {
     let profile = |text: &str| {
         let (name, weight) = text.split_once('=').unwrap_or((text, "1"));
@@ -244,7 +244,7 @@ pub(crate) fn profiles(text: &str) -> Result<Profiles, String> {
     })
 }
 
-/// The least and the most of a delay, as typed.
+/// The minimum and maximum of a delay, as typed.
 pub(super) type Delay = (Duration, Duration);
 
 /// Reads a delay in milliseconds: `5` or `2..10`.
@@ -258,7 +258,7 @@ pub(super) fn delay(text: &str) -> Result<Delay, String> {
     }
 }
 
-/// Reads how long a client stands still after how many blocks: `45:500`.
+/// Reads after how many blocks a client pauses, and for how long: `45:500`.
 pub(super) fn flash(text: &str) -> Result<Flash, String> {
     let expected = "blocks and milliseconds are expected, as in 45:500";
     let (blocks, pause) = text.split_once(':').ok_or(expected)?;
@@ -268,7 +268,7 @@ pub(super) fn flash(text: &str) -> Result<Flash, String> {
     }
 }
 
-/// With more than this the second of many files is asked for once in a million times.
+/// Above this, the second of many files is requested once in a million times.
 const EXPONENT_MAX: f64 = 20.0;
 
 /// Reads the exponent of Zipf's law.
@@ -278,17 +278,17 @@ pub(super) fn exponent(text: &str) -> Result<f64, String> {
         .ok_or_else(|| format!("a number from 0 to {EXPONENT_MAX} is expected, as in 1"))
 }
 
-/// Each step of a ramp has at most so many times the load of the one before: more is a leap.
+/// The maximum ratio of a step's load to that of the step before: more would overshoot.
 const FACTOR_MAX: f64 = 10.0;
 
-/// Reads how many times the load of the one before each step has.
+/// Reads the ratio of a step's load to that of the step before.
 pub(super) fn factor(text: &str) -> Result<f64, String> {
     fraction(text)
         .filter(|factor| (1.01..=FACTOR_MAX).contains(factor))
         .ok_or_else(|| format!("a number from 1.01 to {FACTOR_MAX} is expected, as in 1.5"))
 }
 
-/// Reads a rate: how many a second.
+/// Reads a rate per second.
 pub(crate) fn rate(text: &str) -> Result<f64, String> {
     fraction(text)
         .filter(|rate| *rate > 0.0 && *rate <= RATE_MAX)
@@ -318,7 +318,7 @@ pub(crate) fn probability(text: &str) -> Result<f64, String> {
 /// Reads `CIDR:NAME=VALUE,…`.
 pub(crate) fn subnet(text: &str) -> Result<Subnet, String> {
     let expected = "a subnet and its settings are expected, as in 10.1.0.0/16:max-blksize=1024,max-windowsize=8,retransmit-floor=500";
-    // An IPv6 address holds colons itself; the one that counts comes after the prefix length.
+    // An IPv6 address contains colons itself; the separator comes after the prefix length.
     let (address, rest) = text.split_once('/').ok_or(expected)?;
     let (prefix, settings) = rest.split_once(':').ok_or(expected)?;
     let address: IpAddr = address
@@ -337,7 +337,7 @@ pub(crate) fn subnet(text: &str) -> Result<Subnet, String> {
     };
     let (network, _) = subnet.network();
     if network != address {
-        // Either number may be the one that was mistyped.
+        // Either number may be the mistyped one.
         return Err(format!(
             "{address}/{prefix} is an address within a subnet; write {network}/{prefix}:{settings}"
         ));
@@ -371,7 +371,7 @@ pub(crate) fn subnet(text: &str) -> Result<Subnet, String> {
     Ok(subnet)
 }
 
-/// Reads a number from `LEAST` to `MOST`, which `N` has to hold.
+/// Reads a number from `LEAST` to `MOST`, which must fit in `N`.
 pub(super) fn number<N, const LEAST: u64, const MOST: u64>(text: &str) -> Result<N, String>
 where
     N: TryFrom<u64>,
@@ -380,22 +380,22 @@ where
     N::try_from(number).map_err(|_| format!("{number} is too large"))
 }
 
-/// Reads a number of any size.
+/// Reads an integer of any size.
 pub(super) fn whole(text: &str) -> Result<u64, String> {
     unsigned(text).ok_or_else(|| "a whole number is expected, 0 or above".to_owned())
 }
 
-/// Reads whether something is wanted, where no flag says so by being there.
+/// Reads a yes or no, where a flag cannot express it by its presence.
 pub(super) fn switch(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "1" | "true" | "yes" | "on" => Ok(true),
-        // A variable may be there and empty because nobody filled it in.
+        // A variable may be set to an empty value.
         "0" | "false" | "no" | "off" | "" => Ok(false),
         _ => Err("1, true, yes or on is expected, or 0, false, no or off".to_owned()),
     }
 }
 
-/// Reads which log lines are wanted.
+/// Reads a log filter.
 pub(super) fn log_filter(text: &str) -> Result<String, String> {
     let expected = "a level is expected, or some by module, as in bootstorm::shard=debug";
     match EnvFilter::try_new(text) {
@@ -414,12 +414,12 @@ fn within<N: FromStr + PartialOrd + std::fmt::Display + Copy>(
         .ok_or_else(|| format!("a number from {least} to {most} is expected"))
 }
 
-/// Reads a number that may have a fraction; with a sign before it, it was meant otherwise.
+/// Reads a number that may have a fraction; a sign is an error.
 fn fraction(text: &str) -> Option<f64> {
     text.parse().ok().filter(|_| !text.starts_with(['+', '-']))
 }
 
-/// Reads digits; a number with a sign before it was meant otherwise.
+/// Reads digits; a sign is an error.
 pub(crate) fn unsigned<N: FromStr>(text: &str) -> Option<N> {
     let is_digits = text.bytes().all(|octet| octet.is_ascii_digit());
     text.parse().ok().filter(|_| is_digits)

@@ -1,4 +1,4 @@
-//! One conversation with a server: what is sent and what comes, and a line for each packet.
+//! A dialogue with a server: the packets sent and received, and a log line for each.
 
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -12,35 +12,35 @@ use crate::wire::{
     write_data_header, write_error, write_request,
 };
 
-/// Room for any request that is made here.
+/// Room for any request made here.
 const REQUEST_OCTETS_MAX: usize = 1024;
-/// Lines that are kept from a conversation's beginning, and from its end.
+/// Log lines kept from the start of a dialogue, and from its end.
 const LINES_MAX: [usize; 2] = [6, 12];
 
-/// A conversation. Its end tells the server that nobody waits any more.
+/// A dialogue. When dropped, it tells the server that the client has left.
 #[derive(Debug)]
 pub(super) struct Dialogue {
     socket: UdpSocket,
-    /// The port that takes requests.
+    /// The server's port for requests.
     server: SocketAddr,
-    /// Where the first answer came from.
+    /// The source of the first answer.
     peer: Option<SocketAddr>,
-    /// Whether the server has ended it, or has been told.
+    /// Whether the server has ended the dialogue, or has been told that it is over.
     over: bool,
-    /// Whether the last that happened was that nothing came.
+    /// Whether the last receive timed out.
     silent: bool,
     began: Instant,
     deadline: Instant,
     lines: Vec<String>,
-    /// Lines that were left out.
+    /// The number of lines left out.
     left_out: usize,
-    /// What `rest` has taken so far.
+    /// The octets that `rest` has taken so far.
     taken: Vec<u8>,
-    /// The first DATA, for `rest` to begin with.
+    /// The first DATA payload, from which `rest` starts.
     first: Option<Vec<u8>>,
 }
 
-/// What a server says first.
+/// The server's first answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Answer {
     /// The payload of DATA 1.
@@ -49,13 +49,13 @@ pub(super) enum Answer {
     Oack(Vec<(Vec<u8>, Vec<u8>)>),
     /// ACK 0.
     Ack,
-    /// Its code and text.
+    /// The error code and message.
     Error(u16, String),
     /// Something else.
     Other(String),
 }
 
-/// A datagram that came.
+/// A received datagram.
 #[derive(Debug, Clone)]
 pub(super) struct Datagram {
     pub(super) octets: Vec<u8>,
@@ -67,7 +67,7 @@ impl Datagram {
         Packet::parse(&self.octets).ok()
     }
 
-    /// The payload, if it is this block.
+    /// The payload, if it is DATA with this block number.
     pub(super) fn data(&self, wanted: u16) -> Option<&[u8]> {
         match self.packet()? {
             Packet::Data { block, payload } if block.0 == wanted => Some(payload),
@@ -83,7 +83,7 @@ impl Datagram {
         }
     }
 
-    /// The number, if it is an ACK.
+    /// The block number, if it is an ACK.
     pub(super) fn ack(&self) -> Option<u16> {
         match self.packet()? {
             Packet::Ack { block } => Some(block.0),
@@ -110,24 +110,24 @@ impl Dialogue {
         })
     }
 
-    /// Gives it more time.
+    /// Extends the time limit.
     pub(super) fn extend(&mut self, within: Duration) {
         self.deadline = self.began + within;
     }
 
-    /// Where its packets go after the request.
+    /// Where packets go after the request.
     pub(super) const fn peer(&self) -> Option<SocketAddr> {
         self.peer
     }
 
-    /// Forgets whom it spoke to: the next request begins anew, from the same port.
+    /// Forgets the peer: the next request starts a new dialogue from the same port.
     pub(super) fn again(&mut self) {
         self.peer = None;
         self.first = None;
         self.taken.clear();
     }
 
-    /// Asks for a file.
+    /// Requests a file.
     pub(super) fn read(&mut self, name: &[u8], options: &[(&str, &str)]) -> Result<(), Fault> {
         self.request(Opcode::Rrq, name, Mode::Octet, options)
     }
@@ -161,7 +161,7 @@ impl Dialogue {
         Ok(())
     }
 
-    /// Sends octets to whoever answered; to the port that takes requests while nobody has.
+    /// Sends octets to the peer, or to the request port if nothing has answered yet.
     pub(super) fn send(&mut self, octets: &[u8]) -> Result<(), Fault> {
         self.send_to(self.peer.unwrap_or(self.server), octets)
     }
@@ -173,7 +173,7 @@ impl Dialogue {
         Ok(())
     }
 
-    /// What comes first after a request. An ERROR ends the conversation.
+    /// Receives the first answer to a request. An ERROR ends the dialogue.
     pub(super) fn answer(&mut self) -> Result<Answer, Fault> {
         let Some(datagram) = self.receive(ANSWER_WITHIN)? else {
             let seconds = ANSWER_WITHIN.as_secs();
@@ -198,7 +198,7 @@ impl Dialogue {
         })
     }
 
-    /// The next datagram, if one comes in this time.
+    /// Receives the next datagram, if one arrives within this time.
     pub(super) fn receive(&mut self, within: Duration) -> Result<Option<Datagram>, Fault> {
         let until = self.deadline.min(Instant::now() + within);
         let mut buffer = vec![0; DATAGRAM_OCTETS_MAX];
@@ -211,11 +211,11 @@ impl Dialogue {
             self.socket.set_read_timeout(Some(left))?;
             let (len, from) = match self.socket.recv_from(&mut buffer) {
                 Ok(received) => received,
-                // The time is looked at above.
+                // The loop checks the time limit above.
                 Err(error) if is_silence(&error) => continue,
                 Err(error) => return Err(error.into()),
             };
-            // Somebody else's, on a port that was another program's before.
+            // Meant for another program that used this port before.
             if from.ip().to_canonical() != self.server.ip().to_canonical() {
                 continue;
             }
@@ -236,13 +236,13 @@ impl Dialogue {
         }
     }
 
-    /// The payload of the block that has to come next; repeats of the one before are passed over.
+    /// The payload of this block, which must come next; repeats of the one before are skipped.
     pub(super) fn block(&mut self, block: u16) -> Result<Vec<u8>, Fault> {
         self.block_of_window(block, 1)
     }
 
-    /// The payload of the block that has to come next; repeats of windows before are passed over, for a
-    /// server may send one again just before the ACK reaches it.
+    /// The payload of this block, which must come next. Repeats of previous windows are skipped, because
+    /// a server may send one again just before the ACK reaches it.
     pub(super) fn block_of_window(
         &mut self,
         block: u16,
@@ -270,7 +270,7 @@ impl Dialogue {
         }
     }
 
-    /// The ACK that has to come next; repeats of the one before are passed over.
+    /// Expects this ACK next; repeats of the one before are skipped.
     pub(super) fn acknowledged(&mut self, block: u16) -> Result<(), Fault> {
         loop {
             let Some(datagram) = self.receive(ANSWER_WITHIN)? else {
@@ -284,12 +284,12 @@ impl Dialogue {
         }
     }
 
-    /// Nothing may come for a while.
+    /// Expects silence for a while.
     pub(super) fn quiet(&mut self, expected: &str) -> Result<(), Fault> {
         self.quiet_for(QUIET, expected)
     }
 
-    /// Nothing may come in this time.
+    /// Expects silence for this time.
     pub(super) fn quiet_for(&mut self, within: Duration, expected: &str) -> Result<(), Fault> {
         match self.receive(within)? {
             None => Ok(()),
@@ -297,8 +297,8 @@ impl Dialogue {
         }
     }
 
-    /// Takes the rest of a file, up to so many octets; says too whether that is all of it. An OACK
-    /// that is not acknowledged yet is.
+    /// Takes the rest of a file, up to this many octets, and returns whether that is all of it.
+    /// Acknowledges an OACK that is still unacknowledged.
     pub(super) fn rest(
         &mut self,
         blksize: usize,
@@ -334,17 +334,17 @@ impl Dialogue {
         }
     }
 
-    /// Nothing is left to be told to the server.
+    /// Marks the dialogue as over: the server need not be told.
     pub(super) const fn finish(&mut self) {
         self.over = true;
     }
 
-    /// What `rest` had when it failed.
+    /// The octets that `rest` had when it failed.
     pub(super) fn taken(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.taken)
     }
 
-    /// The verdict that something else was expected.
+    /// The verdict that the server differs from what was expected.
     pub(super) fn differs(&self, expected: &str) -> Fault {
         let mut seen = self.lines.clone();
         if self.left_out > 0 {
@@ -361,7 +361,7 @@ impl Dialogue {
         })
     }
 
-    /// Keeps a line of a packet, as long as there are few.
+    /// Logs a packet, as long as there are few lines.
     fn note(&mut self, direction: char, octets: &[u8], strange: &str) {
         self.silent = false;
         let seconds = self.began.elapsed().as_secs_f64();
@@ -384,7 +384,7 @@ impl Drop for Dialogue {
 }
 
 impl Answer {
-    /// What an option was answered with, whatever the case of its name.
+    /// The value of an option in the answer; the case of its name does not matter.
     pub(super) fn option(&self, wanted: &str) -> Option<&[u8]> {
         let Self::Oack(options) = self else {
             return None;
@@ -394,7 +394,7 @@ impl Answer {
         found.map(|(_, value)| value.as_slice())
     }
 
-    /// That as a number.
+    /// The value as a number.
     pub(super) fn number(&self, wanted: &str) -> Option<u64> {
         str::from_utf8(self.option(wanted)?).ok()?.parse().ok()
     }
@@ -417,7 +417,7 @@ impl fmt::Display for Answer {
     }
 }
 
-/// A request's octets.
+/// Encodes a request.
 pub(super) fn request(
     opcode: Opcode,
     name: &[u8],
@@ -435,13 +435,13 @@ pub(super) fn request(
     Ok(buffer[..len].to_vec())
 }
 
-/// The address to ask `server` from. On loopback it is one that nobody else has, for ports go from one
-/// program to the next there, and what was meant for the last one comes too.
+/// The address to send requests to `server` from. On loopback it is one that no other program uses: ports
+/// are reused quickly there, and packets for the previous user of a port would arrive too.
 fn own_address(server: IpAddr) -> IpAddr {
     match server {
         IpAddr::V4(address) if address.is_loopback() && cfg!(target_os = "linux") => {
             let [.., third, fourth] = fastrand::u32(..).to_be_bytes();
-            // Neither a network's own address nor its broadcast address.
+            // Avoids a network's own address and its broadcast address.
             Ipv4Addr::new(127, 255, third, fourth.clamp(1, 254)).into()
         }
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -449,7 +449,7 @@ fn own_address(server: IpAddr) -> IpAddr {
     }
 }
 
-/// A packet as a line; what is none, as its octets.
+/// A packet as a log line; anything else as octets.
 fn shown(octets: &[u8]) -> String {
     match Packet::parse(octets) {
         Ok(packet) => packet.to_string(),
@@ -458,7 +458,7 @@ fn shown(octets: &[u8]) -> String {
 }
 
 fn is_silence(error: &io::Error) -> bool {
-    // A process that is stopped and goes on is interrupted.
+    // Stopping and continuing the process interrupts the call.
     matches!(
         error.kind(),
         ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted

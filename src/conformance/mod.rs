@@ -1,8 +1,9 @@
-//! A short examination of any TFTP server: one case after the other from the RFCs, each a conversation
-//! of a few packets, and what the server does differently, with the packets.
+//! A short conformance test for any TFTP server: cases from the RFCs, one after the other, each a
+//! dialogue of a few packets. It reports where the server differs, with the packets.
 //!
-//! It is meant for a quiet network, where what is lost is the server's silence. A difference counts when
-//! it shows twice: what a busy machine or a lost packet did once is no fault of the server.
+//! It is meant for a quiet network, where missing packets mean that the server is silent. A difference
+//! counts only if it occurs twice: what a busy machine or a lost packet caused once is not the server's
+//! fault.
 
 mod dialogue;
 mod options;
@@ -21,52 +22,52 @@ use crate::wire::Escaped;
 
 use dialogue::{Answer, Dialogue};
 
-/// How long one case may take in all, but for the roll-over of block numbers.
+/// The time limit for one case, except for the roll-over of block numbers.
 const CASE_WITHIN: Duration = Duration::from_secs(10);
-/// How long an answer may take.
+/// The time limit for an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
-/// For how long nothing has to come where nothing may: less than any server's timer, and more than any
-/// network's round trip.
+/// How long to wait where nothing may arrive: less than any server's retransmission timer, and more than
+/// any network's round trip.
 const QUIET: Duration = Duration::from_millis(250);
-/// Within this a server repeats what is not acknowledged that agreed to a timeout of one second, or has
-/// agreed to none.
+/// The time within which a server must repeat what is not acknowledged: with a negotiated timeout of one
+/// second, and without one.
 const REPEATS_WITHIN: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(6)];
-/// How long is spent on learning what the file holds.
+/// The time limit for fetching the file's contents.
 const FETCH_WITHIN: Duration = Duration::from_secs(8);
-/// Octets of the file that are kept, to compare with.
+/// The maximum number of octets of the file kept for comparison.
 const FETCH_OCTETS_MAX: usize = 64 << 20;
-/// Octets of a file that most cases read at most.
+/// The maximum number of octets that most cases read.
 const READ_OCTETS_MAX: usize = 64 << 10;
-/// The block size unless another one is agreed (RFC 1350 §2).
+/// The block size unless another one is negotiated (RFC 1350 §2).
 const BLKSIZE: usize = 512;
 
-/// What is examined.
+/// The target of the test.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// The server, at the port that takes requests.
+    /// The server's address, with the port that takes requests.
     pub server: SocketAddr,
-    /// A file that it lets everybody read.
+    /// A file that every client may read.
     pub file: Vec<u8>,
-    /// A folder that it lets everybody write to, if there is one; empty for the one above all.
+    /// A folder that every client may write to, if there is one; empty for the root.
     pub folder: Option<Vec<u8>>,
 }
 
-/// How much a rule weighs.
+/// The importance of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
-    /// Without it, clients fail, or get wrong octets.
+    /// If it is broken, clients fail or get wrong contents.
     Must,
     /// An RFC recommends it, or clients in the field rely on it.
     Should,
 }
 
-/// A rule, and the way to see whether it holds.
+/// A rule, and the test for it.
 pub struct Case {
-    /// What holds, in a few words.
+    /// The rule in a few words.
     pub name: &'static str,
-    /// Where that is written.
+    /// The document that states it.
     pub rule: &'static str,
-    /// How much it weighs.
+    /// Its importance.
     pub level: Level,
     examine: fn(&Examination) -> Result<(), Fault>,
 }
@@ -81,26 +82,26 @@ impl fmt::Debug for Case {
     }
 }
 
-/// What was seen of a rule.
+/// The result of a case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// It holds.
+    /// The server follows the rule.
     Pass,
-    /// It does not.
+    /// The server breaks the rule.
     Differs {
         /// What was expected.
         expected: String,
-        /// The packets, a line each.
+        /// The packets, one per line.
         seen: Vec<String>,
     },
-    /// The server does not do such a thing at all: how that shows.
+    /// The server does not support the feature at all: the evidence.
     Unsupported(String),
-    /// This server and this file do not let it be seen: why.
+    /// The rule cannot be tested with this server and this file: the reason.
     Untried(String),
 }
 
 impl Verdict {
-    /// Whether the server does something else than it should.
+    /// Whether the server breaks the rule.
     #[must_use]
     pub const fn differs(&self) -> bool {
         matches!(self, Self::Differs { .. })
@@ -112,52 +113,52 @@ impl Verdict {
 pub struct Finding {
     /// The case.
     pub case: &'static Case,
-    /// What was seen.
+    /// The result.
     pub verdict: Verdict,
 }
 
-/// What was learnt of a server.
+/// The results for a server.
 #[derive(Debug)]
 pub struct Report {
-    /// What is known of it from the beginning.
+    /// The facts learned before the first case.
     pub facts: Facts,
-    /// Each case, in order.
+    /// The findings, in the order of the cases.
     pub findings: Vec<Finding>,
-    /// Whether the server stopped to answer, so that the cases that follow were left out.
+    /// Whether the server stopped answering, so that the remaining cases were skipped.
     pub fell_silent: bool,
 }
 
 impl Report {
-    /// How many rules of this level do not hold.
+    /// How many rules of this level are broken.
     #[must_use]
     pub fn broken(&self, level: Level) -> usize {
         let broken = |finding: &&Finding| finding.case.level == level && finding.verdict.differs();
         self.findings.iter().filter(broken).count()
     }
 
-    /// Whether every rule holds that must.
+    /// Whether every rule of level `Must` is followed.
     #[must_use]
     pub fn is_good(&self) -> bool {
         !self.fell_silent && self.broken(Level::Must) == 0
     }
 }
 
-/// What is known of a server from the beginning.
+/// The facts about a server learned before the first case.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
-    /// The file's octets, as far as they could be fetched.
+    /// The file's contents, as far as they could be fetched.
     contents: Vec<u8>,
-    /// Whether those are all.
+    /// Whether the contents are complete.
     whole: bool,
-    /// Whether it answers from the port that was asked.
+    /// Whether the server answers from its request port.
     single_port: bool,
-    /// The block size that it agrees to when asked for 1428.
+    /// The block size that it accepts when 1428 is requested.
     blksize: Option<u16>,
-    /// The window size that it agrees to when asked for 64.
+    /// The window size that it accepts when 64 is requested.
     windowsize: Option<u16>,
-    /// Whether it agrees to a timeout of one second.
+    /// Whether it accepts a timeout of one second.
     timeout: bool,
-    /// Whether it tells the file's length.
+    /// Whether it reports the file's length.
     tsize: bool,
 }
 
@@ -168,10 +169,10 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
         .flatten()
 }
 
-/// Examines a server, and tells each finding as soon as it is there.
+/// Tests a server, and reports each finding as soon as it is known.
 ///
 /// # Errors
-/// If the file cannot be read in the plainest way, or this system gives no socket.
+/// If a plain read of the file fails, or this system provides no socket.
 pub fn examine(target: &Target, tell: &mut dyn FnMut(&Finding)) -> io::Result<Report> {
     let mut examination = Examination {
         target: target.clone(),
@@ -204,7 +205,7 @@ pub fn examine(target: &Target, tell: &mut dyn FnMut(&Finding)) -> io::Result<Re
     Ok(report)
 }
 
-/// Where two texts differ first, as far as both go; counted from 0.
+/// The first index, from 0, at which two texts differ, within the length of the shorter one.
 fn first_difference(one: &[u8], other: &[u8]) -> Option<usize> {
     one.iter().zip(other).position(|(this, that)| this != that)
 }
@@ -213,7 +214,7 @@ fn first_difference(one: &[u8], other: &[u8]) -> Option<usize> {
 #[derive(Debug)]
 enum Fault {
     Verdict(Verdict),
-    /// Not the server's: this system's.
+    /// This system failed, not the server.
     System(io::Error),
 }
 
@@ -231,14 +232,14 @@ fn untried(why: impl Into<String>) -> Fault {
     Fault::Verdict(Verdict::Untried(why.into()))
 }
 
-/// What cases have to go by.
+/// The input of the cases.
 #[derive(Debug)]
 struct Examination {
     target: Target,
     facts: Facts,
 }
 
-/// What was agreed.
+/// The negotiated terms.
 #[derive(Debug, Clone, Copy)]
 struct Terms {
     blksize: usize,
@@ -246,7 +247,7 @@ struct Terms {
 }
 
 impl Examination {
-    /// What is seen of a case.
+    /// Runs a case.
     fn verdict(&self, case: &Case) -> io::Result<Verdict> {
         match (case.examine)(self) {
             Ok(()) => Ok(Verdict::Pass),
@@ -255,12 +256,12 @@ impl Examination {
         }
     }
 
-    /// A conversation that has not begun.
+    /// A new dialogue.
     fn dialogue(&self) -> Result<Dialogue, Fault> {
         Dialogue::new(self.target.server, CASE_WITHIN)
     }
 
-    /// Asks for the file with these options; what comes first.
+    /// Requests the file with these options; returns the first answer.
     fn read(&self, options: &[(&str, &str)]) -> Result<(Dialogue, Answer), Fault> {
         let mut dialogue = self.dialogue()?;
         dialogue.read(&self.target.file, options)?;
@@ -268,8 +269,8 @@ impl Examination {
         Ok((dialogue, answer))
     }
 
-    /// Asks for the file with options of which `needed` has to be agreed to for the case to make sense,
-    /// and starts the transfer.
+    /// Requests the file with these options and starts the transfer. The case needs the server to accept
+    /// `needed`.
     fn agree(
         &self,
         options: &[(&str, &str)],
@@ -292,7 +293,7 @@ impl Examination {
         Ok((dialogue, answer, terms))
     }
 
-    /// The options that make the server repeat soon, and how soon that is.
+    /// The options that make the server retransmit soon, and how soon that is.
     fn soon(&self) -> (&'static [(&'static str, &'static str)], Duration) {
         if self.facts.timeout {
             (&[("timeout", "1")], REPEATS_WITHIN[0])
@@ -301,7 +302,7 @@ impl Examination {
         }
     }
 
-    /// Makes sure that the file begins with these octets, as far as that is known.
+    /// Checks that the file starts with these octets, as far as its contents are known.
     fn same(&self, dialogue: &Dialogue, octets: &[u8]) -> Result<(), Fault> {
         let known = &self.facts.contents;
         if let Some(place) = first_difference(known, octets) {
@@ -325,7 +326,7 @@ impl Examination {
         }
     }
 
-    /// Makes sure that somebody is there, and lets the file be read: without it, nothing can be learnt.
+    /// Checks that a server answers and lets the file be read: otherwise nothing can be tested.
     fn can_begin(&self) -> io::Result<()> {
         let ask = || self.read(&[]).map(|(_, answer)| answer);
         // One packet may get lost.
@@ -349,7 +350,7 @@ impl Examination {
         }
     }
 
-    /// Learns what there is to know before the first case.
+    /// Learns the facts before the first case.
     fn facts(&self) -> Result<Facts, Fault> {
         let mut facts = Facts::default();
         let (first, answer) = self.read(&[])?;
@@ -388,14 +389,14 @@ impl Examination {
         let began = Instant::now();
         (facts.contents, facts.whole) = match dialogue.rest(blksize, 1, FETCH_OCTETS_MAX) {
             Ok(rest) => rest,
-            // Too large to be fetched in this time; what there is will do.
+            // The file is too large to fetch in this time; a part is enough.
             Err(_) if began.elapsed() >= FETCH_WITHIN => (dialogue.taken(), false),
             Err(fault) => return Err(fault),
         };
         Ok(facts)
     }
 
-    /// Whether the server still answers the plainest request.
+    /// Whether the server still answers the simplest request.
     fn is_alive(&self) -> io::Result<bool> {
         for _ in 0..2 {
             match self.read(&[]) {

@@ -1,4 +1,4 @@
-//! Options of reads: RFC 2347, 2348 and 2349.
+//! Options of read requests: RFC 2347, 2348 and 2349.
 
 use super::Level::{Must, Should};
 use super::dialogue::Answer;
@@ -124,7 +124,7 @@ pub(super) const CASES: &[Case] = &[
     },
 ];
 
-/// An option that nobody has defined.
+/// An undefined option.
 const UNKNOWN: (&str, &str) = ("bootstorm-check", "1");
 
 fn nothing_unasked(examination: &Examination) -> Result<(), Fault> {
@@ -210,7 +210,7 @@ fn blksize_most(examination: &Examination) -> Result<(), Fault> {
     bounded(examination, "65464", 65464)
 }
 
-/// Asks for this block size, and takes a part of the file in it.
+/// Requests this block size, and reads a part of the file with it.
 fn bounded(examination: &Examination, asked: &str, most: usize) -> Result<(), Fault> {
     let (mut dialogue, _, terms) = examination.agree(&[("blksize", asked)], "blksize")?;
     if terms.blksize > most || terms.blksize < 8 {
@@ -222,7 +222,8 @@ fn bounded(examination: &Examination, asked: &str, most: usize) -> Result<(), Fa
     examination.same(&dialogue, &octets)
 }
 
-/// A value that no RFC allows: it may be left out, refused by ERROR 8, or made one that is allowed.
+/// A value that no RFC allows: the server may omit it, refuse it with ERROR 8, or change it to a valid
+/// one.
 pub(super) fn out_of_bounds(
     examination: &Examination,
     name: &str,
@@ -232,7 +233,7 @@ pub(super) fn out_of_bounds(
     let (dialogue, answer) = examination.read(&[(name, value)])?;
     let good = match &answer {
         Answer::Oack(options) if options.is_empty() => false,
-        // A timeout has to be the one that was asked for.
+        // A timeout must be the one that was requested.
         Answer::Oack(_) if name == "timeout" => false,
         Answer::Oack(_) => answer
             .number(name)
@@ -292,7 +293,7 @@ fn tsize_in_netascii(examination: &Examination) -> Result<(), Fault> {
     let name = &examination.target.file;
     dialogue.request(Opcode::Rrq, name, Mode::Netascii, &[("tsize", "0")])?;
     match dialogue.answer()? {
-        // netascii of its own kind may be another length, but the file's is certainly wrong.
+        // The server's own variant of netascii may have another length, but the file's is certainly wrong.
         answer if answer.option("tsize").is_some() && answer.number("tsize") != Some(length) => {
             Err(dialogue.differs(&format!(
                 "tsize={length}, or none; the file has {raw} octets"

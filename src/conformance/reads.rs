@@ -1,4 +1,4 @@
-//! Reads as RFC 1350 and RFC 1123 have them.
+//! Read requests according to RFC 1350 and RFC 1123.
 
 use std::time::Instant;
 
@@ -171,18 +171,18 @@ pub(super) const CASES: &[Case] = &[
     },
 ];
 
-/// Names that no file has.
+/// A name that no file has.
 const MISSING: &[u8] = b"bootstorm-check-of-no-such-name";
-/// Up from any root to the one above all, and down to a file that every Unix has.
+/// Up from any root to the file system's root, and down to a file that every Unix has.
 const ABOVE: &[u8] = b"../../../../../../../../../../../../etc/passwd";
-/// How long the roll-over of block numbers may take.
+/// The time limit for the roll-over of block numbers.
 const ROLL_OVER_WITHIN: Duration = Duration::from_secs(12);
-/// Blocks that lie behind the roll-over and are looked at.
+/// The number of blocks examined after the roll-over.
 const ROLL_OVER_BLOCKS: usize = 4;
-/// Blocks that a transfer of whole blocks may have.
+/// The maximum number of blocks in a transfer that consists of whole blocks.
 const EXACT_BLOCKS_MAX: usize = 8_000;
 
-/// Starts a read without options; the first block.
+/// Starts a read without options; returns the first block.
 fn plain(examination: &Examination) -> Result<(Dialogue, Vec<u8>), Fault> {
     let (dialogue, answer) = examination.read(&[])?;
     match answer {
@@ -191,7 +191,7 @@ fn plain(examination: &Examination) -> Result<(Dialogue, Vec<u8>), Fault> {
     }
 }
 
-/// The same, if there is a second block.
+/// The same, if the file has a second block.
 fn two_blocks(examination: &Examination) -> Result<Dialogue, Fault> {
     let (dialogue, payload) = plain(examination)?;
     if payload.len() < BLKSIZE {
@@ -237,7 +237,7 @@ fn exact_multiple(examination: &Examination) -> Result<(), Fault> {
     if terms != blksize {
         return Err(unsupported(format!("blksize {blksize} became {terms}")));
     }
-    // It fails if the empty block does not come.
+    // This fails if the empty block does not come.
     let (octets, _) = dialogue.rest(blksize, 1, usize::MAX)?;
     examination.same(&dialogue, &octets)
 }
@@ -286,11 +286,11 @@ fn older_ack(examination: &Examination) -> Result<(), Fault> {
     dialogue.block(4).map(drop)
 }
 
-/// Starts a read in blocks so small that there are more than `blocks` of them.
+/// Starts a read with a block size so small that there are more than `blocks` blocks.
 fn small_blocks(examination: &Examination, blocks: usize) -> Result<(Dialogue, usize), Fault> {
     let length = examination.facts.contents.len();
     if length > blocks * BLKSIZE {
-        // The first block waits in the dialogue for an ACK that makes it come once more: begin anew.
+        // The first block in the dialogue waits for an ACK that would make it come again, so start over.
         let mut dialogue = examination.dialogue()?;
         dialogue.read(&examination.target.file, &[])?;
         return Ok((dialogue, BLKSIZE));
@@ -331,7 +331,7 @@ fn error_ends(examination: &Examination) -> Result<(), Fault> {
     dialogue.quiet_for(within.min(Duration::from_millis(2_500)), "nothing more")
 }
 
-/// Sends a packet from another port to a read's, and hands both back.
+/// Sends a packet to a read's port from another port, and returns both dialogues.
 fn stranger(examination: &Examination, octets: &[u8]) -> Result<(Dialogue, Dialogue), Fault> {
     if examination.facts.single_port {
         return Err(untried(
@@ -366,7 +366,7 @@ fn stranger_cannot_end(examination: &Examination) -> Result<(), Fault> {
     let len = write_error(&mut buffer, ErrorCode::UNDEFINED, b"not mine")
         .map_err(std::io::Error::other)?;
     let (mut dialogue, mut stranger) = stranger(examination, &buffer[..len])?;
-    // Its answer, if there is one, is another case's matter.
+    // Another case examines the answer, if there is one.
     stranger.receive(QUIET)?;
     dialogue.ack(1)?;
     dialogue.block(2).map(drop)
@@ -381,7 +381,7 @@ fn repeated_request(examination: &Examination) -> Result<(), Fault> {
         return Err(dialogue.differs("DATA 1"));
     };
     while let Some(next) = dialogue.receive(QUIET)? {
-        // Another transfer, and not the repeat of a timer.
+        // This is another transfer, not a retransmission.
         if next.from != first.from {
             let expected = "DATA 1 from one port, and not a transfer for each repeat";
             return Err(dialogue.differs(expected));
@@ -419,7 +419,7 @@ fn mode_in_any_case(examination: &Examination) -> Result<(), Fault> {
     }
 }
 
-/// Asks for the file in a request that ends so.
+/// Requests the file with a request that ends in these octets.
 fn raw(examination: &Examination, end: &[u8]) -> Result<(Dialogue, Answer), Fault> {
     let mut dialogue = examination.dialogue()?;
     let octets = [b"\0\x01", &examination.target.file[..], b"\0", end].concat();
@@ -461,7 +461,7 @@ fn unterminated(examination: &Examination) -> Result<(), Fault> {
     refused_or_silent(raw(examination, b"octet"), expected)
 }
 
-/// Anything but a transfer.
+/// Accepts anything but a transfer.
 fn refused_or_silent(
     answered: Result<(Dialogue, Answer), Fault>,
     expected: &str,
@@ -535,7 +535,7 @@ fn junk(examination: &Examination) -> Result<(), Fault> {
     for octets in [b"", &b"\0"[..], b"\0\x01", b"\0\x01\0\0", &data, &ack, oack] {
         dialogue.send_to(examination.target.server, octets)?;
     }
-    // Whatever it says to that.
+    // The answer to that does not matter.
     while dialogue.receive(QUIET)?.is_some() {}
     plain(examination).map(drop)
 }
@@ -563,7 +563,7 @@ fn roll_over(examination: &Examination) -> Result<(), Fault> {
     }
     dialogue.extend(ROLL_OVER_WITHIN);
     let began = Instant::now();
-    // Blocks beyond 65535 are 0, 1, and so on, or the transfer stands still.
+    // Either block numbers after 65535 continue with 0, 1, and so on, or the transfer stalls.
     match dialogue.rest(blksize, windowsize, needed) {
         Ok((octets, _)) => examination.same(&dialogue, &octets),
         Err(_) if began.elapsed() >= ROLL_OVER_WITHIN => Err(untried(format!(

@@ -1,10 +1,10 @@
-//! Findings for people.
+//! Findings as text.
 
 use std::fmt;
 
 use super::{Facts, Finding, Level, Report, Verdict};
 
-/// Columns of the verdict, and of the rule.
+/// The widths of the verdict and of the rule.
 const COLUMNS: [usize; 2] = [13, 19];
 
 impl fmt::Display for Finding {
@@ -12,7 +12,7 @@ impl fmt::Display for Finding {
         let [verdict_columns, rule_columns] = COLUMNS;
         let (word, more) = match &self.verdict {
             Verdict::Pass => ("pass", None),
-            // What must be is louder than what should be.
+            // A broken MUST stands out more than a broken SHOULD.
             Verdict::Differs { .. } if self.case.level == Level::Must => ("DIFFERS", None),
             Verdict::Differs { .. } => ("differs", None),
             Verdict::Unsupported(why) => ("not supported", Some(why)),
@@ -66,7 +66,7 @@ impl fmt::Display for Facts {
     }
 }
 
-/// The last line.
+/// The summary line.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = |holds: fn(&Verdict) -> bool| {
@@ -90,7 +90,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// A verdict where there is no table.
+/// A verdict as text outside of a table.
 pub(super) fn in_a_sentence(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Pass => "it passes".to_owned(),

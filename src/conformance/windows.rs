@@ -1,4 +1,4 @@
-//! Windows of reads: RFC 7440.
+//! Windows of read requests: RFC 7440.
 
 use super::Level::{Must, Should};
 use super::dialogue::Dialogue;
@@ -62,17 +62,18 @@ pub(super) const CASES: &[Case] = &[
     },
 ];
 
-/// The window that is asked for, in blocks.
+/// The requested window size, in blocks.
 const WINDOW: u16 = 4;
 
-/// Starts a read in windows of four blocks, of which there are more than `windows`.
+/// Starts a read in windows of four blocks; the file must have more than `windows` of them.
 fn windowed(examination: &Examination, windows: u16) -> Result<(Dialogue, usize), Fault> {
     let blksize = if examination.facts.contents.len() > usize::from(windows * WINDOW) * 512 {
         "512"
     } else {
         "8"
     };
-    // A timeout besides, for without one some servers measure, and repeat after a few milliseconds.
+    // Also requests a timeout: without one, some servers measure the round trip and repeat after a few
+    // milliseconds.
     let mut options = vec![("windowsize", "4"), ("blksize", blksize)];
     options.extend(examination.soon().0);
     let (dialogue, _, terms) = examination.agree(&options, "windowsize")?;
@@ -85,7 +86,7 @@ fn windowed(examination: &Examination, windows: u16) -> Result<(Dialogue, usize)
     Ok((dialogue, terms.blksize))
 }
 
-/// Takes so many blocks, this one first.
+/// Takes this many blocks, starting with block `first`.
 fn take(dialogue: &mut Dialogue, first: u16, count: u16) -> Result<(), Fault> {
     (first..first + count).try_for_each(|block| dialogue.block_of_window(block, WINDOW).map(drop))
 }
@@ -113,7 +114,7 @@ fn partial_ack(examination: &Examination) -> Result<(), Fault> {
     dialogue.ack(0)?;
     take(&mut dialogue, 1, WINDOW)?;
     dialogue.ack(2)?;
-    // Not `take`, which would pass over a repeat of block 2.
+    // Not `take`, which would skip a repeat of block 2.
     let next = dialogue.receive(super::ANSWER_WITHIN)?;
     if next
         .and_then(|datagram| datagram.data(3).map(drop))

@@ -1,4 +1,4 @@
-//! Writes: files of a name of their own in a folder where that is allowed.
+//! Writes: new files with unique names in a folder where writes are allowed.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{process, thread};
@@ -77,10 +77,10 @@ pub(super) const CASES: &[Case] = &[
     },
 ];
 
-/// How often a file is read that was just written: a server may still be putting it into its place.
+/// How often a file just written is read: the server may still be moving it into place.
 const READS_MAX: u32 = 4;
 
-/// A name that no file has yet, in the folder where writes are allowed.
+/// An unused name in the folder where writes are allowed.
 fn name(examination: &Examination) -> Result<Vec<u8>, Fault> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let folder = examination.target.folder.as_ref();
@@ -120,14 +120,14 @@ fn plain(examination: &Examination) -> Result<(Dialogue, Vec<u8>), Fault> {
     }
 }
 
-/// Octets of which no two blocks are the same.
+/// Contents in which no two blocks are the same.
 fn octets(len: usize) -> Vec<u8> {
     let mut octets = vec![0; len];
     fastrand::Rng::with_seed(len as u64).fill(&mut octets);
     octets
 }
 
-/// Sends all blocks, one after the other's ACK.
+/// Sends all blocks, each after the ACK of the one before.
 fn send(dialogue: &mut Dialogue, contents: &[u8]) -> Result<(), Fault> {
     for (block, payload) in (1..).zip(blocks(contents)) {
         dialogue.data(block, payload)?;
@@ -137,7 +137,7 @@ fn send(dialogue: &mut Dialogue, contents: &[u8]) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The blocks of a file, the last of them short.
+/// The blocks of a file; the last one is short.
 fn blocks(contents: &[u8]) -> impl Iterator<Item = &[u8]> {
     (0..=contents.len() / BLKSIZE).map(|number| {
         let rest = &contents[number * BLKSIZE..];
@@ -145,7 +145,7 @@ fn blocks(contents: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// The file at the server has to hold this.
+/// Checks that the file on the server has these contents.
 fn holds(examination: &Examination, name: &[u8], contents: &[u8]) -> Result<(), Fault> {
     let mut read = 0;
     loop {
@@ -193,7 +193,7 @@ fn repeated_block(examination: &Examination) -> Result<(), Fault> {
         dialogue.acknowledged(block)?;
         if block == 1 {
             dialogue.data(block, payload)?;
-            // It is acknowledged again or passed over.
+            // The server may acknowledge it again or ignore it.
             dialogue.receive(QUIET)?;
         }
     }
@@ -224,7 +224,7 @@ fn strangers_block(examination: &Examination) -> Result<(), Fault> {
         let header = write_data_header(WireBlock(1));
         stranger.send_to(peer, &[&header[..], &[0xff; BLKSIZE]].concat())?;
     }
-    // Its ERROR 5, if it is told.
+    // The server may answer with ERROR 5.
     stranger.receive(QUIET)?;
     stranger.finish();
     send(&mut dialogue, &contents)?;
@@ -312,7 +312,7 @@ fn gap(examination: &Examination) -> Result<(), Fault> {
     for block in [3, 4] {
         dialogue.data(block, all[usize::from(block) - 1])?;
     }
-    // It may have reported the gap more than once.
+    // The server may have reported the gap more than once.
     loop {
         match dialogue.receive(super::ANSWER_WITHIN)? {
             Some(datagram) if datagram.ack() == Some(4) => break,

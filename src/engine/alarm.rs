@@ -1,4 +1,4 @@
-//! Ends an engine's wait from any thread; many calls before the wait ends cost one system call.
+//! Wakes an engine's wait from any thread; all calls before the wait ends share one system call.
 
 use std::io;
 use std::sync::Arc;
@@ -6,12 +6,12 @@ use std::task::Wake;
 
 use crate::sync::atomic::{AtomicBool, Ordering};
 
-/// Ends the wait of the engine that it belongs to.
+/// Wakes the engine that it belongs to.
 pub(super) trait Bell: Send + Sync + 'static {
     fn ring(&self) -> io::Result<()>;
 }
 
-/// A bell that is not rung again until it was heard.
+/// A bell that is rung at most once until the engine resets it.
 #[derive(Debug)]
 pub(super) struct Alarm<B> {
     rung: AtomicBool,
@@ -26,13 +26,13 @@ impl<B> Alarm<B> {
         }
     }
 
-    /// What is rung.
+    /// The bell.
     #[cfg(target_os = "linux")]
     pub(super) const fn bell(&self) -> &B {
         &self.bell
     }
 
-    /// Takes the alarm. Who rang before has written before, and who rings later rings anew.
+    /// Resets the alarm. What was written before an earlier ring is visible now; a later one rings again.
     pub(super) fn reset(&self) {
         self.rung.swap(false, Ordering::AcqRel);
     }
@@ -44,7 +44,7 @@ impl<B: Bell> Wake for Alarm<B> {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // If ringing fails, the next one shall try again.
+        // If ringing fails, let the next caller try again.
         if !self.rung.swap(true, Ordering::AcqRel) && self.bell.ring().is_err() {
             self.reset();
         }

@@ -1,40 +1,41 @@
-//! Busy polling: whether a wait is better spent awake. To fall asleep and be woken takes longer than the next
-//! datagram of a single client nearby, and costs as much processor time as asking for it again and again.
+//! Busy polling: decides whether a wait should spin instead of sleeping. Falling asleep and being woken
+//! takes longer than the next datagram of a single nearby client needs to arrive, and costs as much
+//! processor time as polling for it.
 //!
-//! The kernel does the same for virtual machines that go idle (KVM's halt polling) and for receive queues
-//! (`SO_BUSY_POLL`). It is worth it for a single client only: where many keep a shard busy, what arrives during
-//! a sleep is handled together afterwards, which is cheaper.
+//! The kernel does the same for idle virtual machines (KVM's halt polling) and for receive queues
+//! (`SO_BUSY_POLL`). It pays off for a single client only: with many clients, the datagrams that arrive
+//! during a sleep are handled in one batch afterwards, which is cheaper.
 
 use std::net::SocketAddr;
 
 use super::Inbox;
 use crate::time::Duration;
 
-/// The longest that a wait stays awake, and what counts as a short one: a round trip on loopback, to a virtual
-/// machine on the same host or to a neighbour on a fast network, with what a client needs for its answer.
+/// The longest time a wait spins, and the limit of a short wait: a round trip on loopback, to a virtual
+/// machine on the same host or to a neighbour on a fast network, plus the client's processing time.
 const AWAKE_MAX: Duration = Duration::from_micros(50);
 
-/// Short waits in a row before one stays awake, so that a wait that stayed awake in vain costs less than those
-/// had used.
+/// Short waits in a row before one spins, so that a wait that spun in vain costs less than these
+/// waits did.
 const SHORT_WAITS_MIN: u8 = 8;
 
-/// Decides from the waits so far how the next one begins.
+/// Decides from past waits how the next one begins.
 #[derive(Debug, Default)]
 pub(super) struct BusyPoll {
-    /// The peer whose single datagram ended the wait before.
+    /// The peer whose single datagram ended the previous wait.
     peer: Option<SocketAddr>,
-    /// Waits in a row that were short and ended by a single datagram of that peer.
+    /// Consecutive short waits that a single datagram of that peer ended.
     short_waits: u8,
 }
 
 impl BusyPoll {
-    /// How long the next wait stays awake before it sleeps, if it does so at all; it may last for `timeout`.
+    /// How long the next wait spins before it sleeps, if at all; the wait may last for `timeout`.
     pub(super) fn stays_awake(&self, timeout: Duration) -> Option<Duration> {
         let is_due = self.short_waits >= SHORT_WAITS_MIN && !timeout.is_zero();
         is_due.then(|| timeout.min(AWAKE_MAX))
     }
 
-    /// Takes note of a wait: how long it lasted, and what it brought.
+    /// Records a wait: how long it lasted and what it received.
     pub(super) fn note(&mut self, lasted: Duration, inbox: &Inbox) {
         let single = inbox.get(0).filter(|_| inbox.len() == 1);
         let peer = single.map(|datagram| datagram.path.peer);
@@ -53,7 +54,7 @@ pub(super) mod tests {
     use super::super::{Local, Path, SocketId};
     use super::*;
 
-    /// One whose next wait stays awake.
+    /// An instance whose next wait spins.
     pub(in super::super) fn awake() -> BusyPoll {
         let mut busy_poll = BusyPoll::default();
         note(
@@ -65,7 +66,7 @@ pub(super) mod tests {
         busy_poll
     }
 
-    /// Takes note of `count` waits, each ended by a datagram of each of these peers.
+    /// Records `count` waits, each ended by one datagram from each of these peers.
     fn note(busy_poll: &mut BusyPoll, count: usize, lasted: Duration, peers: &[u16]) {
         let mut inbox = Inbox::new();
         for &port in peers {

@@ -1,9 +1,9 @@
 //! The engine for every Unix: readiness from mio, one system call per datagram received and, where the
-//! kernel cuts bursts into datagrams (generic segmentation offload, GSO), one per burst sent.
+//! kernel segments bursts (generic segmentation offload, GSO), one per burst sent.
 //!
-//! Sockets are watched edge-triggered: what became readable is read until it is empty, turn by turn
-//! with the others, and polled for again only then. A plain loop of recvmsg(2) is what measures best;
-//! recvmmsg(2) and a poll per datagram both cost more.
+//! Sockets are watched edge-triggered: a readable socket is read until it is empty, in turns with the
+//! others, and only then polled for again. A plain loop of recvmsg(2) measures best; recvmmsg(2) and a poll
+//! per datagram both cost more.
 
 use std::collections::VecDeque;
 use std::io;
@@ -22,27 +22,27 @@ use super::sockets::{Socket, Sockets, Stopped};
 use super::{Bind, Engine, Inbox, Path, Payload, Sent, SocketId, Statistics};
 use crate::time::{Duration, Instant};
 
-/// Events taken from the system by one poll; more are taken by the next.
+/// Limit of events per poll; the next poll returns the rest.
 const EVENTS_MAX: usize = 256;
 
-/// Longest sleep of one poll: longer ones overflow the milliseconds of epoll_wait(2).
+/// Longest sleep of one poll: a longer one overflows the milliseconds of epoll_wait(2).
 const POLL_MAX: Duration = Duration::from_secs(3600);
 
-/// Calls to receive from a socket before it is another's turn, so that a storm of requests on one
-/// does not keep the acknowledgments on another waiting.
+/// Limit of receive calls on a socket per turn, so that a storm of requests on one socket does not delay the
+/// acknowledgments on another.
 const TURN_CALLS_MAX: usize = 64;
 
-/// Calls to receive in one wait, those that fail (with the ICMP errors of earlier sends) included, so
-/// that it ends whatever the kernel answers.
+/// Limit of receive calls per wait, including failed ones (ICMP errors of earlier sends), so that the wait
+/// ends whatever the kernel returns.
 const RECEIVES_MAX: usize = 2 * Inbox::DATAGRAMS_MAX;
 
-/// Refusals that are kept for who asks for them: as many as a crowd of clients can get in one round.
+/// Limit of stored refusals: as many as a crowd of clients can get in one round.
 const REFUSALS_MAX: usize = 65_536;
 
-/// The token of the waker; sockets have theirs from [`SocketId`], which is shorter.
+/// The waker's token; sockets use their [`SocketId`], which is shorter.
 const WAKER: Token = Token(usize::MAX);
 
-/// Moves datagrams by mio and plain socket calls.
+/// Moves datagrams with mio and plain socket calls.
 #[derive(Debug)]
 pub struct MioEngine {
     poll: Poll,
@@ -51,17 +51,17 @@ pub struct MioEngine {
     sockets: Sockets<Watch>,
     /// Sockets that may have more to receive, in the order of their turns.
     readable: VecDeque<SocketId>,
-    /// Calls that the first of them has left of its turn: an inbox that is full does not end a turn, or the
-    /// clients of a socket would wait a whole round more whenever it happened to be filled there.
+    /// Calls left in the turn of the first of them: a full inbox does not end a turn, or the clients of a
+    /// socket would wait another whole round whenever the inbox filled up there.
     turn_left: usize,
-    /// Whether sockets are to be told what became of earlier sends.
+    /// Whether sockets report the ICMP errors of earlier sends.
     reports: bool,
     noted: Noted,
-    /// Whether datagrams in a row are taken by one call.
+    /// Whether one call receives several coalesced datagrams.
     gro: bool,
     /// Whether waits end on time to within microseconds.
     precise: bool,
-    /// How waits begin, where they may begin awake.
+    /// Decides how waits begin, if they may begin by spinning.
     busy_poll: Option<BusyPoll>,
 }
 
@@ -69,7 +69,7 @@ impl MioEngine {
     /// An engine without sockets, whose epoch is now.
     ///
     /// # Errors
-    /// If the system gives no descriptor.
+    /// If the system provides no descriptor.
     pub fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
         let alarm = mio::Waker::new(poll.registry(), WAKER)?;
@@ -88,15 +88,15 @@ impl MioEngine {
         })
     }
 
-    /// The same engine, which sends every datagram by a call of its own.
+    /// The same engine, but every datagram is sent with its own call.
     #[must_use]
     pub const fn without_gso(mut self) -> Self {
         self.sockets.stop_gso();
         self
     }
 
-    /// The same engine, whose sockets are told by ICMP what became of their datagrams. For a client,
-    /// which has one peer, and need not wait for one that is not there.
+    /// The same engine, but its sockets report ICMP errors for their datagrams. For a client, which has one
+    /// peer and need not wait for one that is not there.
     #[must_use]
     pub fn with_reports(self) -> Self {
         Self {
@@ -105,14 +105,14 @@ impl MioEngine {
         }
     }
 
-    /// The same engine, which takes datagrams that arrive in a row by one call, where the system can
-    /// (generic receive offload, GRO). For a client: a server gets short packets from many.
+    /// The same engine, but one call receives several consecutive datagrams where the system supports it
+    /// (generic receive offload, GRO). For a client: a server receives short packets from many peers.
     #[must_use]
     pub fn with_gro(self) -> Self {
         Self { gro: true, ..self }
     }
 
-    /// The same engine, whose waits end on time to within microseconds, for a system call more each.
+    /// The same engine, but waits end on time to within microseconds, at one more system call each.
     #[must_use]
     pub fn with_precise_waits(self) -> Self {
         Self {
@@ -121,8 +121,8 @@ impl MioEngine {
         }
     }
 
-    /// The same engine, whose waits stay awake for some microseconds where a lone peer answers within these.
-    /// For a server: the peers of a client are one server, and its own work is what it is measured by.
+    /// The same engine, but its waits spin for some microseconds if a lone peer answers that fast. For a
+    /// server: a client's only peer is a server, and a client is measured by its own work.
     #[must_use]
     pub fn with_busy_polling(self) -> Self {
         Self {
@@ -131,25 +131,25 @@ impl MioEngine {
         }
     }
 
-    /// The latest report about an earlier send, as an error number, if one came since this was called.
+    /// The latest report about an earlier send, as an error number, if one came since the last call.
     pub const fn take_report(&mut self) -> Option<i32> {
         self.noted.report.take()
     }
 
-    /// The paths at whose other end nobody listens, as far as it was told since this was called last; some
-    /// are left out where nobody asks for long.
+    /// The paths whose peer port is closed, as reported since the last call; some are dropped if the caller
+    /// does not ask for long.
     pub fn take_refusals(&mut self) -> Vec<(SocketId, Path)> {
         std::mem::take(&mut self.noted.refusals)
     }
 
-    /// What to say when an error ends a send.
+    /// The result of a send that an error ended.
     fn stopped(&mut self, id: SocketId, stopped: &Stopped) -> Sent {
         let watched = stopped.is_full() && self.watch_for_room(id);
         self.sockets.stopped(stopped, watched)
     }
 
-    /// Has the next polls tell when the socket takes more. That is not watched for always, because
-    /// then each datagram that leaves the device would wake the engine.
+    /// Makes the next polls report when the socket has room. It is not always watched for that, because each
+    /// datagram that leaves the device would then wake the engine.
     fn watch_for_room(&mut self, id: SocketId) -> bool {
         let Some(socket) = self.sockets.get_mut(id) else {
             return false;
@@ -164,7 +164,7 @@ impl MioEngine {
         socket.state.full
     }
 
-    /// Asks the system for readiness, and sleeps for it at most until `until`.
+    /// Polls for readiness, and sleeps at most until `until`.
     fn poll(&mut self, until: Option<Instant>) -> io::Result<()> {
         let timeout = if self.readable.is_empty() {
             self.sockets
@@ -202,7 +202,7 @@ impl MioEngine {
                     .registry()
                     .reregister(&mut SourceFd(&fd), token(id), interests)?;
             }
-            // A send may have been told of them already, and then receiving is not.
+            // A send may already have consumed the error, and receiving then does not return it.
             if event.is_error() && self.reports {
                 self.noted.take(socket);
             }
@@ -214,7 +214,7 @@ impl MioEngine {
         Ok(())
     }
 
-    /// Asks for readiness again and again for a while; says whether something came.
+    /// Polls for readiness in a loop for a while; returns whether something came.
     fn poll_busily(&mut self, awake: Duration) -> io::Result<bool> {
         let until = self.now() + awake;
         while self.now() < until {
@@ -226,7 +226,7 @@ impl MioEngine {
         Ok(false)
     }
 
-    /// Asks for readiness, and sleeps until something is ready or the time is over.
+    /// Polls for readiness, and sleeps until something is ready or the timeout expires.
     fn sleep(&mut self, timeout: Duration) -> io::Result<()> {
         let slept =
             self.precise && !timeout.is_zero() && socket::wait_precisely(&self.poll, timeout);
@@ -281,7 +281,7 @@ impl MioEngine {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         socket.state.readable = false;
                     }
-                    // What went wrong with an earlier send; behind it there may be datagrams.
+                    // The error of an earlier send; datagrams may be queued behind it.
                     Err(error) => {
                         self.noted.report = error.raw_os_error();
                         if self.reports {
@@ -335,7 +335,7 @@ impl Engine for MioEngine {
     }
 
     fn close(&mut self, socket: SocketId) {
-        // Dropping it closes it, and that ends the watch.
+        // Dropping the socket closes it, and that ends the watch.
         if self.sockets.remove(socket).is_some() {
             if self.readable.front() == Some(&socket) {
                 self.turn_left = TURN_CALLS_MAX;
@@ -354,7 +354,7 @@ impl Engine for MioEngine {
 
     fn send(&mut self, socket: SocketId, path: &Path, payload: Payload<'_>) -> Sent {
         let sent = match self.sockets.send(socket, path, &payload, |_, _, _, _| None) {
-            // An earlier send's failure, of which this one was only told. It is told once.
+            // The failure of an earlier send, reported by this one. It is reported once, so send again.
             Err(Stopped { sent: 0, error }) if self.reports && is_report(&error) => {
                 self.noted.report = error.raw_os_error();
                 self.sockets.send(socket, path, &payload, |_, _, _, _| None)
@@ -379,10 +379,10 @@ impl Engine for MioEngine {
         Waker::from(Arc::clone(&self.alarm))
     }
 
-    /// Forgets what the inbox held, then fills it.
+    /// Clears the inbox, then fills it.
     ///
-    /// The system sleeps by whole milliseconds, rounded up: a wait that ends by the time ends up to
-    /// 1 ms late, and does not spin before. A signal or a datagram that proves broken ends it early.
+    /// The system sleeps in whole milliseconds, rounded up: a wait that times out ends up to 1 ms late, and
+    /// does not spin before. A signal or a malformed datagram ends it early.
     fn wait(&mut self, until: Option<Instant>, inbox: &mut Inbox) -> io::Result<()> {
         inbox.clear();
         let began = self.now();
@@ -411,12 +411,12 @@ impl Engine for MioEngine {
     }
 }
 
-/// What ICMP said about earlier sends, since somebody asked.
+/// ICMP errors of earlier sends, kept on request.
 #[derive(Debug, Default)]
 struct Noted {
     /// The latest error number.
     report: Option<i32>,
-    /// Where nobody listens.
+    /// Paths whose peer port is closed.
     refusals: Vec<(SocketId, Path)>,
 }
 
@@ -432,7 +432,7 @@ impl Noted {
     }
 }
 
-/// What is watched of a socket.
+/// What the engine tracks per socket.
 #[derive(Debug, Default)]
 struct Watch {
     /// Whether it is in the queue of turns.
@@ -441,7 +441,7 @@ struct Watch {
     full: bool,
 }
 
-/// Whether an error is what ICMP said about an earlier datagram.
+/// Whether an error is an ICMP report about an earlier datagram.
 fn is_report(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ECONNREFUSED)
 }
@@ -495,7 +495,7 @@ mod tests {
         if !engine.gso() {
             return skip("this kernel does not cut bursts");
         }
-        // The kernel now believes in a narrow path, of which the interface's MTU tells nothing.
+        // The kernel now assumes a narrow path, which the interface's MTU does not show.
         socket::narrow(&engine.sockets.get(id).expect("open").udp, MTU_MIN_IPV6)
             .expect("an IPv6 socket");
         let octets: Vec<u8> = (0..10_000).map(|place| (place % 251) as u8).collect();
@@ -572,7 +572,7 @@ mod tests {
         assert!(inbox.is_empty());
         assert!(!engine.sockets.get(id).expect("open").state.full);
 
-        // What is sent now wakes nobody when it has left.
+        // What is sent now must not wake the engine when it has left.
         let elsewhere = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         let peer = elsewhere.local_addr().expect("bound");
         engine.send(id, &Path { peer, ..path }, Payload::Packet(b"x"));
@@ -583,8 +583,8 @@ mod tests {
         assert!(engine.now() >= until);
     }
 
-    /// Goal: a wait that begins awake ends on time, by a datagram and by the waker as any other, and then sleeps
-    /// unless it was short.
+    /// Goal: a wait that begins by spinning ends on time, on a datagram and on the waker like any other, and
+    /// then sleeps unless it was short.
     #[test]
     fn a_wait_that_begins_awake_is_a_wait() {
         let (engine, id, path) = engine_and_socket("127.0.0.1");
@@ -626,8 +626,8 @@ mod tests {
             .expect("a working engine");
     }
 
-    /// Goal: a socket whose turn a full inbox cuts short goes on with it in the next wait.
-    /// Method: more datagrams than fit wait on many sockets, fewer on each than its turn takes.
+    /// Goal: a socket whose turn is cut short by a full inbox continues it in the next wait. Method: more
+    /// datagrams than fit, queued on many sockets, fewer on each than its turn takes.
     #[test]
     fn a_full_inbox_ends_nobodys_turn() {
         const EACH: usize = 40;

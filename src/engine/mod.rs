@@ -1,13 +1,13 @@
-//! The seam between the shard and the world: an engine moves datagrams and tells the time, and knows
-//! no protocol.
+//! The interface between a shard and the outside world: an engine moves datagrams and tells the time; it
+//! knows nothing of the protocol.
 //!
-//! What an engine owes the shard:
-//! - [`Engine::now`] never goes back, and does not move between two calls of [`Engine::wait`] unless
+//! Every engine guarantees the shard:
+//! - [`Engine::now`] never goes back, and does not advance between two calls of [`Engine::wait`] unless
 //!   time really passed;
-//! - [`Engine::wait`] returns when something arrived, when the given time has come, when the engine's
-//!   waker was woken, or when a socket that had answered [`Sent::Full`] may take more; and never later;
+//! - [`Engine::wait`] returns as soon as a datagram arrived, the given time has come, the engine's waker
+//!   was woken, or a socket that had answered [`Sent::Full`] may take more;
 //! - [`Engine::send`] never blocks, and sends the datagrams of a call in order;
-//! - an answer leaves from the local address that the question came to.
+//! - a response leaves from the local address that the request was sent to.
 
 mod alarm;
 mod busy_poll;
@@ -32,17 +32,17 @@ use crate::proto::block::BlockIndex;
 use crate::store::Frames;
 use crate::time::Instant;
 
-/// Names a socket of one engine.
+/// Identifies a socket within its engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SocketId(pub u32);
 
-/// The local end of a datagram's path: the address it came to (or is to leave from), and the
-/// interface, 0 where that is not known.
+/// The local end of a datagram's path: the address it was sent to (or is to leave from), and the interface,
+/// 0 if unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Local {
     /// The address; `None` lets the kernel choose.
     pub address: Option<IpAddr>,
-    /// The interface's index.
+    /// The interface index.
     pub interface: u32,
 }
 
@@ -55,19 +55,19 @@ pub struct Path {
     pub local: Local,
 }
 
-/// How a socket is to be opened.
+/// How to open a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bind {
-    /// Address and port; port 0 picks one. `[::]` takes IPv4 as well.
+    /// Address and port; port 0 picks a free one. `[::]` accepts IPv4 as well.
     pub address: SocketAddr,
     /// Whether other shards of this process listen on the same address (SO_REUSEPORT).
     pub shared: bool,
-    /// Whether only a datagram's peer matters: its local end is not told then, which is cheaper.
+    /// Whether only a datagram's peer matters: its local end is then not reported, which is cheaper.
     pub peers_only: bool,
 }
 
 impl Bind {
-    /// A socket of this engine alone that is told everything.
+    /// A socket that is not shared with other shards and reports both ends of each path.
     #[must_use]
     pub const fn to(address: SocketAddr) -> Self {
         Self {
@@ -83,20 +83,20 @@ impl Bind {
 pub enum Payload<'a> {
     /// One datagram.
     Packet(&'a [u8]),
-    /// Datagrams of `segment` octets each, one behind the other, the last of them perhaps shorter.
+    /// Back-to-back datagrams of `segment` octets each; the last may be shorter.
     Segments {
-        /// All of them.
+        /// All of the datagrams.
         octets: &'a [u8],
-        /// Length of each but the last, in octets; never 0.
+        /// Length of each segment but the last, in octets; never 0.
         segment: usize,
     },
-    /// DATA packets that many share. They never change, so the device may take them from where they lie.
+    /// Shared DATA packets. They are immutable, so the device may read them in place.
     Frames {
-        /// Them and their neighbours.
+        /// The extent that contains the packets.
         frames: &'a Arc<Frames>,
-        /// The first of them.
+        /// The first packet to send.
         first: BlockIndex,
-        /// How many; those beyond the end of `frames` do not count.
+        /// How many packets; those beyond the end of `frames` are ignored.
         count: u64,
     },
 }
@@ -117,28 +117,28 @@ impl<'a> Payload<'a> {
     }
 }
 
-/// What became of a send.
+/// The result of a send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sent {
-    /// This many datagrams left, from the front; fewer than given means that no more fit just now.
+    /// This many datagrams were sent, from the front; fewer than given means that no more fit for now.
     Datagrams(usize),
-    /// None left: the queue is full. [`Engine::wait`] returns once it is worth another try.
+    /// None was sent: the queue is full. [`Engine::wait`] returns once a retry is worthwhile.
     Full,
-    /// None left, and none will by trying again: the system's error number.
-    /// To the protocol this is a lost datagram.
+    /// None was sent, and a retry would not help: the system's error number. The protocol treats this as a
+    /// lost datagram.
     Failed(i32),
 }
 
-/// A datagram that arrived.
+/// A received datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Datagram<'a> {
     /// The socket it arrived on.
     pub socket: SocketId,
-    /// Where it came from and where it arrived.
+    /// The path it took.
     pub path: Path,
     /// Whether it was sent to a broadcast or multicast address.
     pub broadcast: bool,
-    /// What it holds.
+    /// The payload.
     pub octets: &'a [u8],
 }
 
@@ -147,13 +147,13 @@ pub trait Engine {
     /// A short name for logs and metrics: `mio`, `uring`, `sim`.
     fn name(&self) -> &'static str;
 
-    /// The time.
+    /// The current time.
     fn now(&self) -> Instant;
 
     /// Opens a UDP socket.
     ///
     /// # Errors
-    /// Whatever the system says: address in use, not permitted, not available.
+    /// The system's error: address in use, not permitted, not available.
     fn open(&mut self, bind: Bind) -> io::Result<SocketId>;
 
     /// Closes a socket.
@@ -165,48 +165,48 @@ pub trait Engine {
     /// If the socket is not open.
     fn local_addr(&self, socket: SocketId) -> io::Result<SocketAddr>;
 
-    /// The largest IP packet that leaves the interface whole, in octets; `None` if not known.
+    /// The largest IP packet that the interface sends unfragmented, in octets; `None` if unknown.
     fn mtu(&mut self, interface: u32) -> Option<u32>;
 
     /// Sends without blocking.
     fn send(&mut self, socket: SocketId, path: &Path, payload: Payload<'_>) -> Sent;
 
-    /// Whether it makes packets of this socket wait itself, on purpose: then how long answers take cannot be told
-    /// from the times at which packets are given to it and taken from it.
+    /// Whether the engine delays packets of this socket on purpose: then response times cannot be derived
+    /// from the times at which packets pass through the engine.
     fn holds_back(&self, _socket: SocketId) -> bool {
         false
     }
 
-    /// Whether a socket that answered [`Sent::Full`] is worth another try by now.
+    /// Whether a retry is now worthwhile for a socket that answered [`Sent::Full`].
     fn has_room(&self, socket: SocketId) -> bool;
 
     /// Wakes [`Engine::wait`] from any thread.
     fn waker(&self) -> Waker;
 
-    /// Waits until something happens, at most until `until` (for ever if `None`), and fills `inbox`.
+    /// Waits for an event, at most until `until` (indefinitely if `None`), and fills `inbox`.
     ///
     /// # Errors
-    /// Only what makes the engine unusable.
+    /// Only errors that make the engine unusable.
     fn wait(&mut self, until: Option<Instant>, inbox: &mut Inbox) -> io::Result<()>;
 
-    /// Datagrams that the kernel dropped because a receive queue was full, since the start.
+    /// Number of datagrams that the kernel has dropped since the start because a receive queue was full.
     fn receive_drops(&self) -> u64;
 
-    /// Whether the kernel, if there is one, cuts bursts into datagrams.
+    /// Whether the kernel, if there is one, segments bursts into datagrams.
     fn gso(&self) -> bool;
 
-    /// What it has done so far, if there is a kernel to ask.
+    /// Counters of the engine's work, if it uses a kernel.
     fn statistics(&self) -> Statistics;
 
-    /// The size of a socket's receive queue in octets, as the system grants it. What is less than
-    /// [what was asked for](RECEIVE_BUFFER_OCTETS) loses requests in a storm of them.
+    /// The size of a socket's receive queue in octets, as the system grants it. A queue smaller than
+    /// [requested](RECEIVE_BUFFER_OCTETS) drops requests during a boot storm.
     ///
     /// # Errors
     /// If the socket is not open, or its queue has no such size.
     fn receive_buffer(&self, socket: SocketId) -> io::Result<usize>;
 }
 
-/// Datagrams that arrived together, in one stretch of memory that is used again and again.
+/// Datagrams received together, in one buffer that is reused.
 #[derive(Debug)]
 pub struct Inbox {
     arena: Box<[u8]>,
@@ -224,12 +224,11 @@ struct Entry {
 }
 
 impl Inbox {
-    /// Memory for arriving datagrams: room for a storm of small ones, and for sixteen of the largest.
+    /// Memory for received datagrams: room for a storm of small ones, and for sixteen of the largest.
     const ARENA_OCTETS: usize = 16 * Self::DATAGRAM_OCTETS_MAX;
-    /// The largest datagram that can arrive.
+    /// The largest datagram that can be received.
     pub const DATAGRAM_OCTETS_MAX: usize = 65_536;
-    /// Datagrams taken in one go, so that none waits long for its answer; a row that arrives as one may
-    /// go beyond it.
+    /// Limit of datagrams per wait, so that none waits long for its answer; a coalesced batch may exceed it.
     pub const DATAGRAMS_MAX: usize = 512;
 
     /// An empty inbox.
@@ -242,13 +241,13 @@ impl Inbox {
         }
     }
 
-    /// Forgets everything.
+    /// Removes all datagrams.
     pub fn clear(&mut self) {
         self.used = 0;
         self.entries.clear();
     }
 
-    /// How many datagrams it holds.
+    /// The number of datagrams in it.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -260,8 +259,8 @@ impl Inbox {
         self.entries.is_empty()
     }
 
-    /// Room for one more datagram of any size, or `None` when the inbox is full. What the engine
-    /// writes there becomes a datagram by [`Inbox::push`].
+    /// Room for one more datagram of any size, or `None` if the inbox is full. [`Inbox::push`] turns what
+    /// the engine writes there into a datagram.
     pub fn room(&mut self) -> Option<&mut [u8]> {
         let room = self
             .arena
@@ -269,7 +268,7 @@ impl Inbox {
         (self.entries.len() < Self::DATAGRAMS_MAX).then_some(room)
     }
 
-    /// Takes the first `len` octets of the [room](Inbox::room) as a datagram.
+    /// Adds the first `len` octets of the [room](Inbox::room) as a datagram.
     pub fn push(&mut self, socket: SocketId, path: Path, broadcast: bool, len: usize) {
         let start = self.used;
         let end = (start + len).min(self.arena.len());
@@ -283,8 +282,8 @@ impl Inbox {
         self.used = end;
     }
 
-    /// Takes the first `len` octets of the [room](Inbox::room) as datagrams of `segment` octets each, the
-    /// last perhaps shorter.
+    /// Adds the first `len` octets of the [room](Inbox::room) as datagrams of `segment` octets each; the
+    /// last may be shorter.
     pub fn push_row(
         &mut self,
         socket: SocketId,
@@ -301,7 +300,7 @@ impl Inbox {
         }
     }
 
-    /// Forgets the datagrams that `stays` does not want.
+    /// Removes the datagrams for which `stays` returns false.
     pub fn retain(&mut self, mut stays: impl FnMut(&Datagram<'_>) -> bool) {
         let arena = &self.arena;
         self.entries.retain(|entry| {
@@ -311,7 +310,7 @@ impl Inbox {
         });
     }
 
-    /// The datagram at `place`, counted from 0 in the order of arrival.
+    /// The datagram at index `place`, in order of arrival.
     #[must_use]
     pub fn get(&self, place: usize) -> Option<Datagram<'_>> {
         self.entries.get(place)?.datagram(&self.arena)

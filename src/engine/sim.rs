@@ -1,7 +1,7 @@
-//! The engine of the simulator: virtual time, and a network with seeded weather.
+//! The engine of the simulator: virtual time, and a network with seeded impairments ("weather").
 //!
-//! All engines of a [`Network`] share it. Nobody ever waits: [`Engine::wait`] takes what has arrived,
-//! and whoever runs the simulation moves the clock from one event to the next.
+//! All engines of a [`Network`] share it. No call blocks: [`Engine::wait`] returns what has arrived, and the
+//! simulation's driver moves the clock from one event to the next.
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
@@ -16,32 +16,32 @@ use super::{Bind, Engine, Inbox, Local, Path, Payload, Sent, SocketId, Statistic
 use crate::time::{Duration, Instant};
 use crate::wire::Packet;
 
-/// What a network does to datagrams. Probabilities are from 0 to 1, for each datagram.
+/// What a network does to datagrams. Probabilities are per datagram, from 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Weather {
-    /// Least time on the way.
+    /// Minimum one-way delay.
     pub delay: Duration,
-    /// On top of it, for each datagram anew, up to this much: enough of it, and datagrams overtake each other.
+    /// Random extra delay per datagram, up to this much; large values make datagrams overtake each other.
     pub jitter: Duration,
-    /// Lost.
+    /// Probability of loss.
     pub loss: f64,
-    /// A stretch of loss begins: everything is lost until it ends.
+    /// Probability that a loss burst begins: everything is lost until it ends.
     pub burst: f64,
-    /// A stretch of loss ends.
+    /// Probability that a loss burst ends.
     pub burst_end: f64,
-    /// Delivered twice, each copy with its own delay.
+    /// Probability of duplication; each copy has its own delay.
     pub duplicate: f64,
-    /// By how much more the second copy comes late.
+    /// Additional delay of the second copy.
     pub duplicate_delay: Duration,
-    /// Held back by [`Weather::reorder_delay`], so that later ones overtake it.
+    /// Probability of being delayed by [`Weather::reorder_delay`], so that later datagrams overtake it.
     pub reorder: f64,
-    /// How long.
+    /// Length of that delay.
     pub reorder_delay: Duration,
-    /// Garbled on the way: the checksum does not hold, and the receiver's kernel drops it.
+    /// Probability of corruption: the checksum fails, and the receiver's kernel drops it.
     pub corrupt: f64,
-    /// Datagrams with more octets of payload than this are lost.
+    /// Datagrams with a larger payload than this are lost.
     pub datagram_octets_max: usize,
-    /// A send finds the queue full; there is room again a little later.
+    /// Probability that a send finds the queue full; there is room again shortly after.
     pub full: f64,
     /// Every send fails, as where a firewall forbids it.
     pub forbidden: bool,
@@ -66,14 +66,14 @@ impl Weather {
     };
 }
 
-/// What a node's processor takes for each datagram. While it works, what arrives waits in a queue.
+/// A node's processing time per datagram. While it is busy, arriving datagrams queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
-    /// To take one that has arrived.
+    /// To receive a datagram.
     pub receive: Duration,
-    /// To send one.
+    /// To send a datagram.
     pub send: Duration,
-    /// Datagrams that wait at the most; what arrives beyond is lost.
+    /// Limit of queued datagrams; further arrivals are dropped.
     pub queue_max: usize,
 }
 
@@ -86,12 +86,12 @@ impl Pace {
     };
 }
 
-/// How long a queue that was full stays so.
+/// How long a full queue stays full.
 const FULL_FOR: Duration = Duration::from_micros(200);
-/// Sockets that ask for port 0 are numbered from here.
+/// First port for sockets that ask for port 0.
 const EPHEMERAL_FIRST: u16 = 32_768;
 
-/// A network in virtual time. Clones are handles to the same one.
+/// A network in virtual time. Clones are handles to the same network.
 #[derive(Debug, Clone)]
 pub struct Network(Rc<RefCell<State>>);
 
@@ -103,18 +103,18 @@ struct State {
     in_burst: bool,
     nodes: Vec<Node>,
     sockets: HashMap<SocketAddr, (NodeId, SocketId), BuildHasherDefault<Mix>>,
-    /// Datagrams under way: when they arrive, the order in which they left, and their place in `flights`.
+    /// Datagrams in flight: arrival time, departure order, and index in `flights`.
     flying: BinaryHeap<Reverse<(Instant, u64, u32)>>,
     flights: Vec<Flight>,
-    /// Places in `flights` that are free.
+    /// Free indices of `flights`.
     free: Vec<u32>,
     departures: u64,
-    /// Memory of datagrams that have arrived, for those that leave.
+    /// Buffers of delivered datagrams, for reuse.
     spare: Vec<Vec<u8>>,
     trace: Option<Vec<String>>,
 }
 
-/// A datagram under way.
+/// A datagram in flight.
 #[derive(Debug)]
 struct Flight {
     from: SocketAddr,
@@ -122,7 +122,7 @@ struct Flight {
     octets: Vec<u8>,
 }
 
-/// Mixes the few words of an address. Nobody in a simulated network picks addresses that collide.
+/// Hashes the few words of an address. A simulated network has no adversary that picks colliding addresses.
 #[derive(Debug, Default)]
 struct Mix(u64);
 
@@ -170,36 +170,36 @@ struct Node {
     bound: HashMap<SocketId, SocketAddr>,
     arrived: VecDeque<(SocketId, Path, Vec<u8>)>,
     full_until: Option<Instant>,
-    /// Nothing leaves it or comes to it any more.
+    /// Whether the node is disconnected: it neither sends nor receives.
     cut_off: bool,
     pace: Pace,
-    /// What its processor has worked since the clock last moved.
+    /// Processor time spent since the clock last moved.
     spent: Duration,
-    /// Until when that keeps it busy.
+    /// When the processor becomes idle.
     busy_until: Instant,
     overflowed: u64,
     sent: Traffic,
     addressed: Traffic,
 }
 
-/// Names a node of one network.
+/// Identifies a node of one network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct NodeId(usize);
 
-/// What a node has sent, whether it arrived or not.
+/// What a node has sent, delivered or not.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Datagrams of any kind.
     pub datagrams: u64,
-    /// DATA packets among them.
+    /// DATA packets among the datagrams.
     pub data: u64,
-    /// ACK packets among them.
+    /// ACK packets among the datagrams.
     pub acks: u64,
-    /// Octets, without any header below TFTP's.
+    /// Octets of TFTP packets, without lower-layer headers.
     pub octets: u64,
-    /// Datagrams that the weather took.
+    /// Datagrams lost to the weather.
     pub lost: u64,
-    /// Datagrams that the weather held back, or delivered twice.
+    /// Datagrams that the weather delayed or duplicated.
     pub disturbed: u64,
 }
 
@@ -223,7 +223,7 @@ impl Network {
         })))
     }
 
-    /// Adds a node; `name` stands for it in traces.
+    /// Adds a node; traces show it as `name`.
     #[must_use]
     pub fn add_node(&self, name: &str, address: IpAddr, mtu: u32) -> NodeId {
         let mut state = self.0.borrow_mut();
@@ -256,7 +256,7 @@ impl Network {
         }
     }
 
-    /// The time.
+    /// The current virtual time.
     #[must_use]
     pub fn now(&self) -> Instant {
         self.0.borrow().now
@@ -274,8 +274,8 @@ impl Network {
         }
     }
 
-    /// Moves the clock to `now`, and delivers what arrives until then. Names the nodes that have
-    /// something to do.
+    /// Moves the clock to `now` and delivers what arrives until then. Returns the nodes that have work to
+    /// do.
     pub fn advance(&self, now: Instant) -> Vec<NodeId> {
         let state = &mut *self.0.borrow_mut();
         state.now = state.now.max(now);
@@ -287,7 +287,7 @@ impl Network {
             state.free.push(place);
             let flight = &mut state.flights[place as usize];
             let octets = std::mem::take(&mut flight.octets);
-            // Nobody listens there: the datagram is gone.
+            // No socket is bound there: drop the datagram.
             let Some(&(id, socket)) = state.sockets.get(&flight.to) else {
                 state.spare.push(octets);
                 continue;
@@ -321,19 +321,19 @@ impl Network {
         woken
     }
 
-    /// From now on, a node's processor takes its time.
+    /// Sets a node's processing time from now on.
     pub fn set_pace(&self, node: NodeId, pace: Pace) {
         self.0.borrow_mut().nodes[node.0].pace = pace;
     }
 
-    /// Stops a node until a time, as a machine that is suspended: what arrives meanwhile waits, as far as
-    /// there is room for it.
+    /// Suspends a node until the given time, like a suspended machine: arriving datagrams queue as far as
+    /// there is room.
     pub fn suspend(&self, node: NodeId, until: Instant) {
         let node = &mut self.0.borrow_mut().nodes[node.0];
         node.busy_until = node.busy_until.max(until);
     }
 
-    /// A round of a node's work is over: what it took keeps its processor busy from now on.
+    /// Ends a round of a node's work: the time it took keeps its processor busy from now on.
     pub fn work_done(&self, node: NodeId) {
         let state = &mut *self.0.borrow_mut();
         let node = &mut state.nodes[node.0];
@@ -342,19 +342,19 @@ impl Network {
         }
     }
 
-    /// Until when a node's processor is busy.
+    /// When a node's processor becomes idle.
     #[must_use]
     pub fn busy_until(&self, node: NodeId) -> Instant {
         self.0.borrow().nodes[node.0].busy_until
     }
 
-    /// Datagrams that found a node's queue full.
+    /// Datagrams dropped because a node's queue was full.
     #[must_use]
     pub fn overflowed(&self, node: NodeId) -> u64 {
         self.0.borrow().nodes[node.0].overflowed
     }
 
-    /// Takes all sockets from a node, with what has arrived for them: the process that had them is gone.
+    /// Removes all sockets of a node and the datagrams queued for them, as if its process had exited.
     pub fn restart(&self, node: NodeId) {
         let state = &mut *self.0.borrow_mut();
         let own = &mut state.nodes[node.0];
@@ -365,7 +365,7 @@ impl Network {
         own.full_until = None;
     }
 
-    /// Lets the clock leap ahead: what is under way arrives when it would have, or at once if that is past.
+    /// Makes the clock jump forward: datagrams in flight arrive when due, or at once if that is past.
     pub fn leap(&self, by: Duration) {
         let mut state = self.0.borrow_mut();
         state.now += by;
@@ -378,12 +378,12 @@ impl Network {
         state.in_burst = false;
     }
 
-    /// Pulls a node's plug: what it sends is lost from now on, and what is sent to it.
+    /// Disconnects a node: from now on, what it sends and what is sent to it is lost.
     pub fn cut_off(&self, node: NodeId) {
         self.0.borrow_mut().nodes[node.0].cut_off = true;
     }
 
-    /// Whether something has arrived at a node that it has not taken yet.
+    /// Whether a node has datagrams that it has not received yet.
     #[must_use]
     pub fn has_arrived(&self, node: NodeId) -> bool {
         !self.0.borrow().nodes[node.0].arrived.is_empty()
@@ -395,24 +395,24 @@ impl Network {
         self.0.borrow().nodes[node.0].sent
     }
 
-    /// What was sent to a node so far, whether it arrived or not.
+    /// What was sent to a node so far, delivered or not.
     #[must_use]
     pub fn addressed(&self, node: NodeId) -> Traffic {
         self.0.borrow().nodes[node.0].addressed
     }
 
-    /// Datagrams under way.
+    /// Number of datagrams in flight.
     #[must_use]
     pub fn flying(&self) -> usize {
         self.0.borrow().flying.len()
     }
 
-    /// Writes a line for every datagram that is sent, from now on.
+    /// From now on, records a line for every datagram sent.
     pub fn trace(&self) {
         self.0.borrow_mut().trace = Some(Vec::new());
     }
 
-    /// The lines written so far: time, who to whom, what, and what became of it if it was not delivered.
+    /// The lines so far: time, sender, receiver, content, and, if it was not delivered, its fate.
     #[must_use]
     pub fn take_trace(&self) -> Vec<String> {
         self.0
@@ -422,17 +422,17 @@ impl Network {
             .unwrap_or_default()
     }
 
-    /// Sends a datagram from any address, as somebody who runs no shard would.
+    /// Sends a datagram from any address, like a host that runs no shard.
     pub fn inject(&self, from: SocketAddr, to: SocketAddr, octets: &[u8]) {
         let mut state = self.0.borrow_mut();
         let sender = state.node_at(from);
         state.fly(sender, from, to, octets);
     }
 
-    /// Lets a node that runs no shard have a socket.
+    /// Binds a socket on a node that runs no shard.
     ///
     /// # Panics
-    /// If the port is taken: the simulation is at fault.
+    /// If the port is taken, which is an error in the simulation.
     pub fn bind(&self, node: NodeId, port: u16) -> (SocketId, SocketAddr) {
         let mut state = self.0.borrow_mut();
         let address = SocketAddr::new(state.nodes[node.0].address, port);
@@ -440,12 +440,12 @@ impl Network {
         (socket, state.nodes[node.0].bound[&socket])
     }
 
-    /// Takes a socket from a node that runs no shard.
+    /// Closes a socket of a node that runs no shard.
     pub fn unbind(&self, node: NodeId, socket: SocketId) {
         self.0.borrow_mut().unbind(node, socket);
     }
 
-    /// What has arrived at a node that runs no shard.
+    /// Receives the next datagram at a node that runs no shard.
     #[must_use]
     pub fn receive(&self, node: NodeId) -> Option<(SocketId, Path, Vec<u8>)> {
         self.0.borrow_mut().nodes[node.0].arrived.pop_front()
@@ -464,7 +464,7 @@ impl State {
                 own.port_next = own.port_next.checked_add(1).unwrap_or(EPHEMERAL_FIRST);
             }
             address.set_port(own.port_next);
-            // A port that has become free is not taken again at once: it may still be talked to.
+            // Do not reuse a freed port at once: peers may still send to it.
             own.port_next = own.port_next.checked_add(1).unwrap_or(EPHEMERAL_FIRST);
         } else if self.sockets.contains_key(&address) {
             return Err(io::ErrorKind::AddrInUse.into());
@@ -486,7 +486,7 @@ impl State {
         probability > 0.0 && self.random.f64() < probability
     }
 
-    /// Sends a datagram through the weather.
+    /// Sends a datagram through the network's impairments.
     fn fly(&mut self, sender: Option<NodeId>, from: SocketAddr, to: SocketAddr, octets: &[u8]) {
         let weather = self.weather;
         self.in_burst = if self.in_burst {
@@ -606,7 +606,7 @@ impl State {
     }
 }
 
-/// One node's engine.
+/// The engine of one node.
 #[derive(Debug)]
 pub struct SimEngine {
     network: Network,
@@ -694,7 +694,7 @@ impl Engine for SimEngine {
     }
 
     fn waker(&self) -> Waker {
-        // Nobody sleeps.
+        // No engine ever sleeps.
         Waker::noop().clone()
     }
 

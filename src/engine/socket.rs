@@ -1,9 +1,8 @@
-//! UDP sockets that know at which of their addresses a datagram arrived, and send it from there.
+//! UDP sockets that report the local address of a received datagram, and send from a given one.
 //!
-//! Linux tells and takes these things as control messages of recvmsg(2) and sendmsg(2), which no safe
-//! crate offers without an allocation per call. What this file shows to the engines is safe, knows no
-//! readiness and keeps no state. Elsewhere plain calls do: answers then leave from the address that
-//! the system picks.
+//! Linux passes these as control messages of recvmsg(2) and sendmsg(2), which no safe crate offers without
+//! an allocation per call. The interface of this file is safe, knows nothing of readiness and keeps no
+//! state. Other systems use plain calls: answers then leave from the address that the system picks.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
@@ -19,33 +18,33 @@ use linux as platform;
 #[cfg(not(target_os = "linux"))]
 use plain as platform;
 
-/// Receive buffer asked for, in octets. The kernel doubles it and charges each datagram with 768 to
-/// 1,280 octets however short it is, so that 10,000 requests that come at once fit.
+/// Requested receive buffer, in octets. The kernel doubles it and charges each datagram, however short, with
+/// 768 to 1,280 octets, so that 10,000 simultaneous requests fit.
 pub const RECEIVE_BUFFER_OCTETS: usize = 8 << 20;
 
-/// Send buffer asked for, in octets. The kernel doubles it and charges each packet with 2,304 octets, so that
-/// no more than some nine hundred are on their way to the device, or thirty of the largest bursts. The queue of
-/// a device takes a thousand as a rule (`txqueuelen`) and drops what is more, without telling who sent it;
-/// a full send buffer is told, and waits.
+/// Requested send buffer, in octets. The kernel doubles it and charges each packet with 2,304 octets, so
+/// that at most some nine hundred packets, or thirty of the largest bursts, are on their way to the device.
+/// A device queue usually holds a thousand (`txqueuelen`) and drops any excess without telling the sender; a
+/// full send buffer is reported, so the sender waits.
 const SEND_BUFFER_OCTETS: usize = 1 << 20;
 
-/// What is known about a datagram that was received.
+/// What is known about a received datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Received {
     /// Its length in octets.
     pub(super) len: usize,
-    /// Where it came from and where it arrived.
+    /// The path it took.
     pub(super) path: Path,
     /// Whether it was sent to a broadcast or multicast address.
     pub(super) broadcast: bool,
-    /// The length in octets of each datagram but the last, if it is a row of several from the same peer.
+    /// The length in octets of each datagram but the last, if several from the same peer were coalesced.
     pub(super) segment: Option<usize>,
 }
 
-/// Opens a socket that never blocks and, where the system can and the caller wants it, tells all that
+/// Opens a non-blocking socket that, where the system can and the caller wants it, reports everything that
 /// [`Received`] holds.
 ///
-/// SO_REUSEADDR stays off: it would let two servers share a port without a word.
+/// SO_REUSEADDR stays off: it would let two servers share a port silently.
 pub(super) fn open(bind: &Bind) -> io::Result<UdpSocket> {
     let ipv6 = bind.address.is_ipv6();
     let socket = Socket::new(
@@ -60,7 +59,7 @@ pub(super) fn open(bind: &Bind) -> io::Result<UdpSocket> {
     if bind.shared {
         socket.set_reuse_port(true)?;
     }
-    // Smaller buffers than asked for lose more in a storm and break nothing.
+    // Smaller buffers than requested drop more in a storm but break nothing.
     if !platform::force_receive_buffer(&socket, RECEIVE_BUFFER_OCTETS) {
         let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER_OCTETS);
     }
@@ -70,29 +69,29 @@ pub(super) fn open(bind: &Bind) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// Has receiving tell what ICMP says about datagrams that were sent.
+/// Makes receiving report the ICMP errors of sent datagrams.
 pub(super) fn report_errors(socket: &UdpSocket, ipv6: bool) -> io::Result<()> {
     platform::report_errors(socket, ipv6)
 }
 
-/// Takes one of the [reports](report_errors): an error number, and the path of the datagram that it is about.
+/// Takes one of the [reports](report_errors): an error number, and the path of the datagram it concerns.
 pub(super) fn report(socket: &UdpSocket) -> Option<(i32, Path)> {
     platform::report(socket)
 }
 
-/// Has the kernel hand over datagrams that arrived in a row from the same peer as one (generic receive
-/// offload, GRO); [`Received::segment`] tells where to cut. Kernels that cannot are left as they are.
+/// Makes the kernel coalesce consecutive datagrams from the same peer (generic receive offload, GRO);
+/// [`Received::segment`] tells where to split. On kernels without GRO this does nothing.
 pub(super) fn receive_rows(socket: &UdpSocket) {
     platform::receive_rows(socket);
 }
 
 /// Waits for `source` to become readable, or for `timeout` to pass, to within microseconds where
-/// epoll_wait(2) counts in milliseconds; says whether it can.
+/// epoll_wait(2) counts in milliseconds; returns whether the system can do that.
 pub(super) fn wait_precisely(source: &impl AsRawFd, timeout: Duration) -> bool {
     platform::wait_precisely(source, timeout)
 }
 
-/// Opens a socket that only serves to ask the kernel.
+/// Opens a socket that is used only for queries to the kernel.
 pub(super) fn unbound() -> io::Result<UdpSocket> {
     let open = |domain| Socket::new(domain, Type::DGRAM, Some(Protocol::UDP));
     open(Domain::IPV4)
@@ -100,19 +99,19 @@ pub(super) fn unbound() -> io::Result<UdpSocket> {
         .map(UdpSocket::from)
 }
 
-/// Takes one datagram from the socket's queue.
+/// Receives one datagram.
 pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
     platform::receive(socket, buffer)
 }
 
-/// Takes one datagram, of which only the peer matters. Without a header and control messages that go
-/// to the kernel and back, a call costs an eighth less.
+/// Receives one datagram, of which only the peer matters. Without a header and control messages to pass to
+/// the kernel and back, a call costs an eighth less.
 pub(super) fn receive_plainly(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
     plain::receive(socket, buffer)
 }
 
-/// Sends `octets` along `path`, cut into datagrams of `segment` octets if that is given. `ipv6` says
-/// of which family the socket is.
+/// Sends `octets` along `path`, split into datagrams of `segment` octets if that is given. `ipv6` is whether
+/// the socket is of that family.
 pub(super) fn send(
     socket: &UdpSocket,
     ipv6: bool,
@@ -127,15 +126,15 @@ pub(super) fn send(
     platform::send(socket, ipv6, peer, &path.local, octets, segment)
 }
 
-/// How many datagrams the socket had no room for so far.
+/// How many datagrams the socket has dropped because its queue was full.
 pub(super) fn drops(socket: &UdpSocket) -> u32 {
     platform::drops(socket)
 }
 
-/// The receive buffer that the system granted, in octets as they are asked for.
+/// The receive buffer that the system granted, in the units of the request.
 pub(super) fn receive_buffer(socket: &UdpSocket) -> io::Result<usize> {
     let granted = SockRef::from(socket).recv_buffer_size()?;
-    // Linux shows what it made of the number: twice that.
+    // Linux reports twice the number that was set.
     Ok(if cfg!(target_os = "linux") {
         granted / 2
     } else {
@@ -143,17 +142,17 @@ pub(super) fn receive_buffer(socket: &UdpSocket) -> io::Result<usize> {
     })
 }
 
-/// Whether the kernel cuts a burst into datagrams by itself.
+/// Whether the kernel segments a burst into datagrams by itself.
 pub(super) fn cuts_segments(socket: &UdpSocket) -> bool {
     platform::cuts_segments(socket)
 }
 
-/// The largest IP packet that leaves the interface whole, asked of the kernel through any socket.
+/// The largest IP packet that the interface sends unfragmented; any socket will do for the query.
 pub(super) fn mtu(socket: &UdpSocket, interface: u32) -> Option<u32> {
     platform::mtu(socket, interface)
 }
 
-/// The largest IP packet that leaves towards `peer` whole, as far as the kernel knows the way there.
+/// The largest IP packet that reaches `peer` unfragmented, as far as the kernel knows the route.
 #[must_use]
 pub fn route_mtu(peer: SocketAddr) -> Option<u32> {
     let any: IpAddr = match peer {
@@ -161,20 +160,20 @@ pub fn route_mtu(peer: SocketAddr) -> Option<u32> {
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
     let socket = UdpSocket::bind((any, 0)).ok()?;
-    // Sends nothing: it only has the kernel look for a route.
+    // Sends nothing: it only makes the kernel look up a route.
     socket.connect(peer).ok()?;
     platform::route_mtu(&socket, peer.is_ipv6())
 }
 
-/// Has the kernel take `octets` for the MTU of every path of an IPv6 socket, as a narrow link on the
-/// way would.
+/// Makes the kernel use `octets` as the MTU of every path of an IPv6 socket, as a narrow link on the path
+/// would.
 #[cfg(all(test, target_os = "linux"))]
 pub(super) fn narrow(socket: &UdpSocket, octets: u32) -> io::Result<()> {
     let octets = octets.try_into().unwrap_or(i32::MAX);
     linux::set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU, octets)
 }
 
-/// The address as an IPv6 socket takes it.
+/// The address in the form that an IPv6 socket takes.
 pub(super) fn mapped(address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) => SocketAddrV6::new(ip.to_ipv6_mapped(), address.port(), 0, 0).into(),
@@ -182,7 +181,7 @@ pub(super) fn mapped(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// The address as people know it: IPv4 even if an IPv6 socket received it.
+/// The address in its usual form: IPv4 even if an IPv6 socket received it.
 fn unmapped(address: SocketAddr) -> SocketAddr {
     match address.ip().to_canonical() {
         IpAddr::V4(ip) => SocketAddr::new(ip.into(), address.port()),
@@ -190,7 +189,7 @@ fn unmapped(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Everything by control messages.
+/// Uses control messages for everything.
 #[cfg(target_os = "linux")]
 pub(super) mod linux {
     use std::ffi::c_int;
@@ -203,16 +202,16 @@ pub(super) mod linux {
 
     use super::*;
 
-    /// Room for the name of a socket: a sockaddr_in6, and what keeps the control messages aligned.
+    /// Room for a socket name: a sockaddr_in6, padded to keep the control messages aligned.
     pub(crate) const NAME_OCTETS: usize = 32;
 
     /// Room for the control messages of one call: 96 octets at most are received (IP_PKTINFO,
     /// IPV6_PKTINFO and UDP_GRO), and fewer are sent.
     pub(crate) const CONTROL_OCTETS: usize = 128;
 
-    /// Numbers that SO_MEMINFO tells about a socket (linux/sock_diag.h).
+    /// Number of values that SO_MEMINFO reports for a socket (linux/sock_diag.h).
     const MEMORY_NUMBERS: usize = 9;
-    /// The place of the dropped datagrams among them.
+    /// The index of the dropped datagrams among them.
     const DROPS: usize = 8;
 
     pub(super) fn force_receive_buffer(socket: &Socket, octets: usize) -> bool {
@@ -222,17 +221,17 @@ pub(super) mod linux {
 
     pub(super) fn prepare(socket: &Socket, ipv6: bool, peers_only: bool) -> io::Result<()> {
         let told = c_int::from(!peers_only);
-        // An IPv6 socket wants the IPv4 options too, for its IPv4 peers: only IP_PKTINFO tells a
-        // broadcast address from one of the host's own.
+        // An IPv6 socket needs the IPv4 options too, for its IPv4 peers: only IP_PKTINFO tells a broadcast
+        // address from one of the host's own.
         set_option(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, told)?;
-        // Never "don't fragment": a block above the MTU goes out as fragments. And whoever sends an ICMP
-        // message, true or forged, makes no packet smaller and no burst fail (Linux 3.15; before, "don't"
-        // is all there is).
+        // Never set "don't fragment": a block above the MTU is sent in fragments. And an ICMP message, true
+        // or forged, then shrinks no packet and makes no burst fail (Linux 3.15; older kernels offer only
+        // IP_PMTUDISC_DONT).
         let discover = |how| set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, how);
         discover(libc::IP_PMTUDISC_OMIT).or_else(|_| discover(libc::IP_PMTUDISC_DONT))?;
         if ipv6 {
             set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, told)?;
-            // Here routers cut nothing up, so what they say of the path counts.
+            // IPv6 routers do not fragment, so their reports about the path count.
             let never = libc::IPV6_PMTUDISC_DONT;
             set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, never)?;
         }
@@ -248,7 +247,7 @@ pub(super) mod linux {
     }
 
     pub(super) fn report(socket: &UdpSocket) -> Option<(i32, Path)> {
-        // Of the datagram itself nothing is wanted.
+        // The datagram itself is not needed.
         receive_with(socket, &mut [], libc::MSG_ERRQUEUE, |name, control, _| {
             let mut path = Path {
                 peer: unmapped(address(name).ok_or(io::ErrorKind::InvalidData)?),
@@ -257,7 +256,7 @@ pub(super) mod linux {
             let mut errno = 0;
             for (level, kind, data) in messages(control) {
                 match (level, kind) {
-                    // Where the ICMP message went is where the datagram had left.
+                    // The ICMP message went to the address that the datagram had left from.
                     (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                         let info = read::<libc::in_pktinfo>(data);
                         let address = info.map(|info| info.ipi_addr.s_addr.to_ne_bytes());
@@ -294,7 +293,7 @@ pub(super) mod linux {
         };
         // SAFETY: there is one pollfd, which outlives the call like the timeout; no mask is given.
         unsafe { libc::ppoll(&raw mut source, 1, &raw const timeout, ptr::null()) };
-        // Whatever ended the wait, what follows finds out.
+        // The caller finds out what ended the wait.
         true
     }
 
@@ -306,7 +305,7 @@ pub(super) mod linux {
         receive_with(socket, buffer, 0, told)
     }
 
-    /// Receives, and has `tell` make something of name, control messages and the number of octets.
+    /// Receives, and calls `tell` with the name, the control messages and the number of octets.
     fn receive_with<T>(
         socket: &UdpSocket,
         buffer: &mut [u8],
@@ -327,8 +326,8 @@ pub(super) mod linux {
         header.msg_iovlen = 1;
         header.msg_control = control.octets.as_mut_ptr().cast();
         header.msg_controllen = CONTROL_OCTETS as _;
-        // SAFETY: all that `header` points to is owned by this function or borrowed by it mutably,
-        // and as long as it says.
+        // SAFETY: all that `header` points to is owned by this function or borrowed by it mutably, and has
+        // the length that it gives.
         let len = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
         let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
         let name = &name[..NAME_OCTETS.min(header.msg_namelen as usize)];
@@ -336,7 +335,7 @@ pub(super) mod linux {
         tell(name, control, len.min(buffer.len()))
     }
 
-    /// What the kernel tells with a datagram of `len` octets by name and control messages.
+    /// What the kernel reports in name and control messages about a datagram of `len` octets.
     pub(crate) fn told(name: &[u8], control: &[u8], len: usize) -> io::Result<Received> {
         let peer = address(name).ok_or(io::ErrorKind::InvalidData)?;
         let mut received = Received {
@@ -354,7 +353,7 @@ pub(super) mod linux {
         Ok(received)
     }
 
-    /// The address in a socket's name.
+    /// The address in a socket name.
     fn address(name: &[u8]) -> Option<SocketAddr> {
         let family: libc::sa_family_t = read(name)?;
         match c_int::from(family) {
@@ -372,7 +371,7 @@ pub(super) mod linux {
         }
     }
 
-    /// Takes down what a control message tells.
+    /// Records what a control message reports.
     fn note(received: &mut Received, level: c_int, kind: c_int, data: &[u8]) {
         let local = &mut received.path.local;
         match (level, kind) {
@@ -384,7 +383,7 @@ pub(super) mod linux {
                 let asked = Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes());
                 local.address = (!own.is_unspecified()).then_some(own.into());
                 local.interface = u32::try_from(info.ipi_ifindex).unwrap_or(0);
-                // A datagram to one of the host's own addresses names the same one twice.
+                // For a datagram to one of the host's own addresses, both fields are equal.
                 received.broadcast = own != asked;
             }
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
@@ -392,7 +391,7 @@ pub(super) mod linux {
                     return;
                 };
                 let asked = Ipv6Addr::from(info.ipi6_addr.s6_addr);
-                // Of an IPv4 datagram IP_PKTINFO knows more.
+                // For an IPv4 datagram, IP_PKTINFO tells more.
                 if asked.to_ipv4_mapped().is_none() {
                     received.broadcast = asked.is_multicast();
                     local.address = (!received.broadcast).then_some(asked.into());
@@ -407,7 +406,7 @@ pub(super) mod linux {
         }
     }
 
-    /// The control messages laid out in `octets`: level, type and data of each.
+    /// The control messages in `octets`: level, type and data of each.
     fn messages(mut octets: &[u8]) -> impl Iterator<Item = (c_int, c_int, &[u8])> {
         // SAFETY: plain arithmetic.
         let header_octets = unsafe { libc::CMSG_LEN(0) } as usize;
@@ -421,10 +420,10 @@ pub(super) mod linux {
         })
     }
 
-    /// What the kernel writes into names and control messages.
+    /// Types that the kernel writes into names and control messages.
     ///
     /// # Safety
-    /// Any octets make a value: it is made of numbers.
+    /// Any octets must be a valid value: the type consists of numbers.
     unsafe trait Numbers: Copy {}
     // SAFETY: made of numbers.
     unsafe impl Numbers for libc::cmsghdr {}
@@ -444,7 +443,7 @@ pub(super) mod linux {
     /// The value that `octets` begin with, if they are long enough.
     fn read<T: Numbers>(octets: &[u8]) -> Option<T> {
         let octets = octets.get(..size_of::<T>())?;
-        // SAFETY: the octets are as many as the value has, and any make one.
+        // SAFETY: there are as many octets as the value has, and any octets are a valid value.
         Some(unsafe { octets.as_ptr().cast::<T>().read_unaligned() })
     }
 
@@ -458,7 +457,7 @@ pub(super) mod linux {
     ) -> io::Result<()> {
         let message = Message::new(ipv6, peer, local, segment)?;
         message.with(octets, |header| {
-            // SAFETY: all that `header` points to lives during this call, is as long as it says, and
+            // SAFETY: all that `header` points to lives during this call, has the length that it gives, and
             // is only read by the kernel.
             let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), header, 0) };
             if sent < 0 {
@@ -469,7 +468,7 @@ pub(super) mod linux {
         })
     }
 
-    /// Where a datagram or a burst goes, as sendmsg(2) is told it.
+    /// The destination of a datagram or a burst, in the form that sendmsg(2) takes.
     pub(crate) struct Message {
         peer: SockAddr,
         control: Control,
@@ -489,7 +488,7 @@ pub(super) mod linux {
                         IpAddr::V4(address) => address.to_ipv6_mapped(),
                         IpAddr::V6(address) => address,
                     };
-                    // Only a link-local address needs its interface; elsewhere routing stays free.
+                    // Only a link-local address needs its interface; otherwise leave the choice to routing.
                     let interface = if address.is_unicast_link_local() {
                         local.interface
                     } else {
@@ -578,7 +577,7 @@ pub(super) mod linux {
                 &raw mut length,
             )
         };
-        // What the kernel does not tell stays 0.
+        // A value that the kernel does not report stays 0.
         if answer == 0 { numbers[DROPS] } else { 0 }
     }
 
@@ -588,7 +587,7 @@ pub(super) mod linux {
         u32::try_from(unsafe { answer.ifr_ifru.ifru_mtu }).ok()
     }
 
-    /// Whether what is sent to the interface comes back from it.
+    /// Whether the interface loops back what is sent to it.
     pub(crate) fn is_loopback(socket: &UdpSocket, interface: u32) -> bool {
         let Some(answer) = ask(socket, interface, libc::SIOCGIFFLAGS) else {
             return false;
@@ -598,15 +597,15 @@ pub(super) mod linux {
         c_int::from(flags) & libc::IFF_LOOPBACK != 0
     }
 
-    /// Asks the kernel something about an interface, by a call that takes an ifreq with a name.
+    /// Queries the kernel about an interface, with a call that takes an ifreq with a name.
     fn ask(socket: &UdpSocket, interface: u32, call: libc::c_ulong) -> Option<libc::ifreq> {
         let index = c_int::try_from(interface).ok().filter(|&index| index > 0)?;
         // SAFETY: an ifreq of zeros is one with an empty name.
         let mut request: libc::ifreq = unsafe { mem::zeroed() };
         request.ifr_ifru.ifru_ifindex = index;
         for call in [libc::SIOCGIFNAME, call] {
-            // SAFETY: the first call reads the index and writes the name, the second reads the name
-            // and writes what it tells; both stay within the ifreq.
+            // SAFETY: the first call reads the index and writes the name, the second reads the name and
+            // writes its result; both stay within the ifreq.
             let answer = unsafe { libc::ioctl(socket.as_raw_fd(), call as _, &raw mut request) };
             if answer < 0 {
                 return None;
@@ -661,7 +660,7 @@ pub(super) mod linux {
         }
     }
 
-    /// Control messages, aligned as their headers ask.
+    /// Control messages, aligned as their headers require.
     #[repr(C)]
     struct Control {
         alignment: [libc::cmsghdr; 0],
@@ -678,7 +677,7 @@ pub(super) mod linux {
             }
         }
 
-        /// Adds a message. All that are ever sent together fit.
+        /// Adds a message. There is room for all messages that are ever sent together.
         fn push<T: Copy>(&mut self, level: c_int, kind: c_int, value: T) {
             let len = size_of::<T>() as u32;
             // SAFETY: plain arithmetic.
@@ -698,7 +697,7 @@ pub(super) mod linux {
     }
 }
 
-/// What every Unix can do. Where it does, it is the cheapest on Linux too.
+/// What every Unix can do. Where it suffices, it is the cheapest on Linux too.
 #[cfg_attr(target_os = "linux", allow(dead_code))]
 mod plain {
     use super::*;

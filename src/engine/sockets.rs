@@ -1,6 +1,6 @@
-//! The open sockets of an engine on the kernel, and sending through them: a burst by one system call
-//! where the kernel cuts it into datagrams (generic segmentation offload, GSO), datagram by datagram
-//! where it or the path does not.
+//! The open sockets of a kernel-based engine, and sending through them: a burst takes one system call where
+//! the kernel segments it (generic segmentation offload, GSO); where it or the path cannot, datagrams are
+//! sent one by one.
 
 use std::collections::HashMap;
 use std::io;
@@ -12,13 +12,13 @@ use super::socket;
 use super::{Bind, Path, Payload, Sent, SocketId, Statistics};
 use crate::time::{Duration, Instant};
 
-/// Datagrams in one burst: what kernels took when they learned to cut bursts (128 since Linux 6.9).
+/// Datagrams per burst: the kernel's limit when GSO was introduced (128 since Linux 6.9).
 const SEGMENTS_MAX: usize = 64;
 
-/// Octets in one burst to an IPv4 peer: 65,535 less the headers.
+/// Octets per burst to an IPv4 peer: 65,535 less the headers.
 const BURST_OCTETS_MAX_IPV4: usize = 65_535 - HEADERS_OCTETS_IPV4;
 
-/// Octets in one burst to an IPv6 peer.
+/// Octets per burst to an IPv6 peer.
 const BURST_OCTETS_MAX_IPV6: usize = 65_535 - HEADERS_OCTETS_IPV6;
 
 /// Octets of the IPv4 and UDP headers.
@@ -27,76 +27,76 @@ const HEADERS_OCTETS_IPV4: usize = 20 + 8;
 /// Octets of the IPv6 and UDP headers.
 const HEADERS_OCTETS_IPV6: usize = 40 + 8;
 
-/// How long what failed for want of memory, of which no readiness will tell, waits for another try.
+/// Delay before retrying what failed for lack of memory, since no readiness event reports that.
 pub(super) const RETRY_AFTER: Duration = Duration::from_millis(1);
 
-/// How long the MTU of an interface is believed.
+/// How long an interface's MTU is cached.
 const MTU_LIFE: Duration = Duration::from_secs(5);
 
-/// Peers remembered as beyond the reach of bursts; when there are more, all are forgotten and learned
-/// anew, at one failed call each.
+/// Limit of peers remembered as not accepting bursts; beyond it, all are forgotten and learned again, at one
+/// failed call each.
 const REFUSALS_MAX: usize = 4096;
 
-/// How long a peer is remembered as that: routes and devices change.
+/// How long such a peer is remembered: routes and devices change.
 const REFUSAL_LIFE: Duration = Duration::from_secs(600);
 
-/// Bits of a socket's number for its place in the table: as many as a process may have descriptors
-/// unless told otherwise (2^20).
+/// Bits of a socket's number for its index in the table: the default limit of descriptors per process
+/// (2^20).
 const PLACE_BITS: u32 = 20;
 
-/// The sockets of one engine, each with a state of the engine's own, and what was learned by sending.
+/// The sockets of one engine, each with engine-specific state, and what sending has taught about paths.
 #[derive(Debug)]
 pub(super) struct Sockets<S> {
     epoch: std::time::Instant,
     table: Slab<Socket<S>>,
-    /// Counts the sockets ever opened, to tell one from another that had its place before.
+    /// Counts the sockets ever opened, to tell a socket from an earlier one with the same index.
     generation: u32,
-    /// An unbound socket, to ask the kernel about interfaces.
+    /// An unbound socket for asking the kernel about interfaces.
     probe: UdpSocket,
     mtus: HashMap<u32, Mtu>,
     gso: bool,
     /// Peers to which bursts failed.
     refusals: HashMap<IpAddr, Refusal>,
-    /// When to try again what failed for want of memory.
+    /// When to retry what failed for lack of memory.
     retry_at: Option<Instant>,
-    /// Datagrams that the queues of sockets since closed had no room for.
+    /// Datagrams dropped by full queues of sockets closed since.
     drops: u64,
     pub(super) statistics: Statistics,
 }
 
-/// A socket that is open.
+/// An open socket.
 #[derive(Debug)]
 pub(super) struct Socket<S> {
     pub(super) id: SocketId,
     pub(super) udp: UdpSocket,
-    /// Whether its addresses are IPv6, those of IPv4 peers mapped.
+    /// Whether its addresses are IPv6; those of IPv4 peers are then mapped.
     pub(super) ipv6: bool,
-    /// Whether it has one local address, from which all leaves anyway.
+    /// Whether it is bound to one local address, so that all its datagrams leave from there anyway.
     bound: bool,
-    /// Whether it tells of a datagram no more than its peer.
+    /// Whether it reports only a datagram's peer.
     pub(super) peers_only: bool,
-    /// What the engine wants to know of it.
+    /// The engine's own state for it.
     pub(super) state: S,
 }
 
 /// A send that ended early.
 #[derive(Debug)]
 pub(super) struct Stopped {
-    /// Datagrams that had left before.
+    /// Datagrams sent before the error.
     pub(super) sent: usize,
-    /// Why no more did.
+    /// The error that ended the send.
     pub(super) error: io::Error,
 }
 
 impl Stopped {
-    /// Whether the socket's send buffer is full, so that the kernel tells when it has room.
+    /// Whether the socket's send buffer is full, so that the kernel will report when it has room.
     pub(super) fn is_full(&self) -> bool {
         self.error.kind() == io::ErrorKind::WouldBlock
     }
 }
 
 impl<S> Sockets<S> {
-    /// None, with an epoch that is now.
+    /// An empty table, whose epoch is now.
     pub(super) fn new() -> io::Result<Self> {
         let probe = socket::unbound()?;
         Ok(Self {
@@ -113,12 +113,12 @@ impl<S> Sockets<S> {
         })
     }
 
-    /// Sends every datagram by a call of its own from now on.
+    /// From now on, sends every datagram with its own call.
     pub(super) const fn stop_gso(&mut self) {
         self.gso = false;
     }
 
-    /// Whether the kernel cuts bursts into datagrams.
+    /// Whether the kernel segments bursts into datagrams.
     pub(super) const fn gso(&self) -> bool {
         self.gso
     }
@@ -146,7 +146,7 @@ impl<S> Sockets<S> {
         }))
     }
 
-    /// Forgets a socket; dropping it closes it.
+    /// Removes a socket; dropping it closes it.
     pub(super) fn remove(&mut self, id: SocketId) -> Option<Socket<S>> {
         self.drops += u64::from(socket::drops(&self.get(id)?.udp));
         self.table.try_remove(place(id))
@@ -171,14 +171,14 @@ impl<S> Sockets<S> {
         socket::receive_buffer(&self.get(id).ok_or_else(not_open)?.udp)
     }
 
-    /// Datagrams that receive queues had no room for. The kernel counts to 2^32 for each socket.
+    /// Datagrams dropped by full receive queues. The kernel counts up to 2^32 for each socket.
     pub(super) fn drops(&self) -> u64 {
         let sockets = self.table.iter();
         let open = sockets.map(|(_, socket)| u64::from(socket::drops(&socket.udp)));
         self.drops + open.sum::<u64>()
     }
 
-    /// The largest IP packet that leaves the interface whole, in octets.
+    /// The largest IP packet that the interface sends unfragmented, in octets.
     pub(super) fn mtu(&mut self, interface: u32) -> Option<u32> {
         if interface == 0 {
             return None;
@@ -187,7 +187,7 @@ impl<S> Sockets<S> {
         if let Some(mtu) = self.mtus.get(&interface).filter(|mtu| mtu.until > now) {
             return mtu.octets;
         }
-        // Interfaces that are gone are forgotten here.
+        // This also removes interfaces that no longer exist.
         self.mtus.retain(|_, mtu| mtu.until > now);
         let octets = socket::mtu(&self.probe, interface);
         let until = now + MTU_LIFE;
@@ -195,8 +195,8 @@ impl<S> Sockets<S> {
         octets
     }
 
-    /// Sends; says how many datagrams left. `other` may send a burst in a way of its own, and leaves
-    /// it to sendmsg(2) by `None`.
+    /// Sends; returns how many datagrams were sent. `other` may send a burst in its own way, or return
+    /// `None` to leave it to sendmsg(2).
     pub(super) fn send(
         &mut self,
         id: SocketId,
@@ -218,8 +218,8 @@ impl<S> Sockets<S> {
         self.send_segments(id, path, octets, segment, &mut other)
     }
 
-    /// What to say when an error ends a send, having made sure that the next wait ends when it is
-    /// worth another try. `watched` says that the kernel will tell when the socket has room.
+    /// The result of a send that an error ended; makes the next wait end when a retry is worthwhile.
+    /// `watched` means that the kernel will report when the socket has room.
     pub(super) fn stopped(&mut self, stopped: &Stopped, watched: bool) -> Sent {
         let errno = stopped.error.raw_os_error().unwrap_or(libc::EIO);
         let full = stopped.is_full();
@@ -233,36 +233,36 @@ impl<S> Sockets<S> {
         }
     }
 
-    /// Has the next wait end soon, because something is worth another try then.
+    /// Makes the next wait end soon, for a retry.
     pub(super) fn retry_soon(&mut self) {
         let retry_at = self.now() + RETRY_AFTER;
         self.retry_at.get_or_insert(retry_at);
     }
 
-    /// How long a wait may last at most that is to end by `until`: not beyond the next retry.
+    /// Limit for a wait that is to end by `until`: it does not go beyond the next retry.
     pub(super) fn timeout(&self, until: Option<Instant>) -> Option<Duration> {
         let deadline = [until, self.retry_at].into_iter().flatten().min()?;
         Some(deadline.since(self.now()))
     }
 
-    /// Whether something waits for another try.
+    /// Whether a retry is pending.
     pub(super) const fn is_retrying(&self) -> bool {
         self.retry_at.is_some()
     }
 
-    /// When the next wait ends although nothing arrives.
+    /// When the next wait ends even if nothing arrives.
     #[cfg(test)]
     pub(super) const fn retry_at(&self) -> Option<Instant> {
         self.retry_at
     }
 
-    /// Ends the waiting for a retry whose time has come, and says whether it had.
+    /// Clears a retry that is due; returns whether one was.
     pub(super) fn is_time_to_retry(&mut self) -> bool {
         let now = self.now();
         self.retry_at.take_if(|retry_at| *retry_at <= now).is_some()
     }
 
-    /// Sends the segments, as many as possible by one call.
+    /// Sends the segments, with as few calls as possible.
     fn send_segments(
         &mut self,
         id: SocketId,
@@ -284,7 +284,7 @@ impl<S> Sockets<S> {
                 Ok(()) => {
                     sent += front.len().div_ceil(segment);
                     rest = back;
-                    // Only now is it known that it was the burst that was refused.
+                    // Only now is it known that the burst itself was refused, not its contents.
                     if let Some(refused_from) = refusal.take() {
                         self.remember_refusal(path.peer.ip(), refused_from);
                     }
@@ -299,7 +299,7 @@ impl<S> Sockets<S> {
         Ok(sent)
     }
 
-    /// How many segments may go by one call.
+    /// How many segments one call may send.
     fn segments_per_call(&mut self, path: &Path, segment: usize) -> usize {
         let peer = path.peer.ip().to_canonical();
         let refused = self
@@ -313,7 +313,7 @@ impl<S> Sockets<S> {
             IpAddr::V4(_) => (HEADERS_OCTETS_IPV4, BURST_OCTETS_MAX_IPV4),
             IpAddr::V6(_) => (HEADERS_OCTETS_IPV6, BURST_OCTETS_MAX_IPV6),
         };
-        // The kernel cuts into whole packets only; what needs fragments goes singly.
+        // The kernel segments only into unfragmented packets; datagrams that need fragments are sent singly.
         let whole = self
             .mtu(path.local.interface)
             .is_none_or(|mtu| segment.saturating_add(headers) <= mtu as usize);
@@ -327,7 +327,7 @@ impl<S> Sockets<S> {
     fn remember_refusal(&mut self, peer: IpAddr, refused_from: usize) {
         self.statistics.gso_fallbacks += 1;
         if self.statistics.gso_fallbacks == 1 {
-            // Others may follow; the counters tell.
+            // Others may follow; the counters show them.
             tracing::info!(%peer, octets = refused_from, "bursts are refused on a path: datagrams that long go singly");
         }
         if self.refusals.len() >= REFUSALS_MAX {
@@ -384,8 +384,8 @@ impl<S> Sockets<S> {
     }
 }
 
-/// The number of a socket: its place in the table, and above that the last bits of its generation, so
-/// that the number of one long closed is not taken for another's.
+/// A socket's number: its index in the table, with the low bits of its generation above, so that the number
+/// of a closed socket is not mistaken for another's.
 fn number(place: usize, generation: u32) -> Option<SocketId> {
     let place = u32::try_from(place)
         .ok()
@@ -393,34 +393,34 @@ fn number(place: usize, generation: u32) -> Option<SocketId> {
     Some(SocketId(generation << PLACE_BITS | place))
 }
 
-/// The place of the socket with this number.
+/// The index of the socket with this number.
 const fn place(id: SocketId) -> usize {
     (id.0 & ((1 << PLACE_BITS) - 1)) as usize
 }
 
-/// The MTU of an interface, as the kernel told.
+/// The MTU of an interface, as reported by the kernel.
 #[derive(Debug, Clone, Copy)]
 struct Mtu {
     octets: Option<u32>,
     until: Instant,
 }
 
-/// That bursts to a peer are not taken.
+/// Records that a peer's path refuses bursts.
 #[derive(Debug, Clone, Copy)]
 struct Refusal {
-    /// The length, in octets, from which segments go singly.
+    /// The segment length, in octets, from which datagrams are sent singly.
     from: usize,
     until: Instant,
 }
 
-/// The error of a socket that is closed or never was.
+/// The error for a socket that is closed or never existed.
 fn not_open() -> io::Error {
     io::Error::from_raw_os_error(libc::EBADF)
 }
 
-/// From which length on a peer's segments should go singly after this error, if it may be about
-/// the burst and not about what is in it: one packet above the path's MTU (EMSGSIZE), or a device or
-/// a kernel that cannot cut at all.
+/// The length from which a peer's segments should be sent singly after this error, if the error may concern
+/// the burst and not its contents: a packet above the path's MTU (EMSGSIZE), or a device or a kernel that
+/// cannot segment at all.
 fn refused_from(error: &io::Error, segment: usize) -> Option<usize> {
     match error.raw_os_error()? {
         libc::EMSGSIZE => Some(segment),
@@ -482,7 +482,7 @@ mod tests {
         }
         assert_eq!(sockets.segments_per_call(&path, 900), 1);
         assert_eq!(sockets.segments_per_call(&path, 899), SEGMENTS_MAX);
-        // In time they are forgotten.
+        // Refusals expire.
         let refusal = sockets
             .refusals
             .get_mut(&path.peer.ip())

@@ -1,9 +1,9 @@
-//! The engine for Linux with io_uring: datagrams arrive by requests that stay and fill lent buffers, so
-//! that one system call both waits and receives; bursts leave without being copied where the device can.
+//! The engine for Linux with io_uring: multishot receive requests fill lent buffers, so that one system call
+//! both waits and receives; bursts leave without a copy where the device supports it.
 //!
-//! What is copied anyway leaves by plain sendmsg(2), which a ring does not make cheaper. Sockets are not
-//! registered as fixed files: a request to receive looks its file up once and then stays for thousands of
-//! datagrams. Everything of an engine belongs to the thread that made it.
+//! Copied sends use plain sendmsg(2), which a ring does not make cheaper. Sockets are not registered as
+//! fixed files: a receive request looks its file up once and then serves thousands of datagrams. All parts
+//! of an engine belong to the thread that created it.
 
 mod buffers;
 mod registered;
@@ -34,64 +34,63 @@ use buffers::Buffers;
 use ring::{Disabled, advance, next};
 use zero_copy::{Route, ZeroCopy};
 
-/// Requests queued between two system calls: with more, one is made in between.
+/// Submission queue size: a full queue costs an extra system call.
 const SUBMISSIONS: u32 = 64;
 
-/// Datagrams that the kernel delivers to one request before it turns to something else.
+/// Datagrams that the kernel delivers to one request before it turns to other work.
 const DELIVERED_MAX: usize = 32;
 
-/// Completions held: one for each buffer, and for each of some hundred sockets that want to be armed
-/// anew or have room. More are kept by the kernel, at a cost.
+/// Completion queue size: one per buffer, plus one for each of some hundred sockets that must be re-armed or
+/// have room. The kernel stores any excess, at a cost.
 const COMPLETIONS: u32 = 1024;
 
-/// How often the ring is asked for the last completions when it ends; once does, unless a signal
-/// interrupts.
+/// How often the ring is polled for the last completions on drop; once suffices unless a signal interrupts.
 const LAST_TRIES: u32 = 10;
 
-/// What a completion is about; a socket's number is below these bits.
+/// The kind of a completion; the bits below hold the socket's number.
 const KIND_SHIFT: u32 = 32;
 const RECEIVED: u64 = 1 << KIND_SHIFT;
 const ROOM: u64 = 2 << KIND_SHIFT;
 const WOKEN: u64 = 3 << KIND_SHIFT;
 const CANCELLED: u64 = 4 << KIND_SHIFT;
 
-/// Moves datagrams by io_uring.
+/// Moves datagrams with io_uring.
 pub struct UringEngine {
     ring: IoUring,
     buffers: Buffers,
-    /// What a request to receive leaves room for in front of a datagram: name and control messages.
+    /// Tells a receive request how much room to leave before a datagram: name and control messages.
     header: Box<libc::msghdr>,
-    /// The same for sockets that tell no more than the peer.
+    /// The same for sockets that report only the peer.
     short_header: Box<libc::msghdr>,
     alarm: Arc<Alarm<OwnedFd>>,
-    /// Whether a request stays that tells when the alarm is rung.
+    /// Whether a request that reports the alarm is armed.
     listening: bool,
     sockets: Sockets<Watch>,
-    /// Sockets that have no request to receive.
+    /// Sockets without a receive request.
     idle: Vec<SocketId>,
-    /// Sockets whose request failed, which get another one after a while.
+    /// Sockets whose request failed; they are re-armed after a delay.
     failed: Vec<SocketId>,
-    /// Requests to receive that are under way, those of closed sockets included.
+    /// Receive requests in progress, including those of closed sockets.
     receiving: usize,
-    /// `None` where the kernel gives no second ring; then all bursts are copied.
+    /// `None` if the kernel provides no second ring; then all bursts are copied.
     zero_copy: Option<ZeroCopy>,
-    /// How waits begin, where they may begin awake.
+    /// Decides how waits begin, if they may begin by spinning.
     busy_poll: Option<BusyPoll>,
 }
 
-/// What is watched of a socket.
+/// What the engine tracks per socket.
 #[derive(Debug, Default)]
 struct Watch {
-    /// Whether a request tells when it has room to send.
+    /// Whether a request will report room to send.
     full: bool,
 }
 
 impl UringEngine {
-    /// An engine without sockets, whose epoch is now, for the thread that calls this.
+    /// An engine without sockets, whose epoch is now, for the calling thread.
     ///
     /// # Errors
-    /// If the kernel, or who watches over this process, gives no ring: the text says why, and another
-    /// engine will do.
+    /// If the kernel, or a supervisor of this process, refuses a ring: the text says why; use another
+    /// engine then.
     pub fn new() -> io::Result<Self> {
         let disabled = Disabled::new(SUBMISSIONS, COMPLETIONS)?;
         let buffers = Buffers::new(disabled.ring()).map_err(|error| ring::refused(&error))?;
@@ -125,33 +124,33 @@ impl UringEngine {
         })
     }
 
-    /// The same engine, which sends every datagram by a call of its own.
+    /// The same engine, but every datagram is sent with its own call.
     #[must_use]
     pub fn without_gso(mut self) -> Self {
         self.sockets.stop_gso();
         self
     }
 
-    /// The same engine, whose waits stay awake for some microseconds where a lone peer answers within these.
+    /// The same engine, but its waits spin for some microseconds if a lone peer answers that fast.
     #[must_use]
     pub fn with_busy_polling(mut self) -> Self {
         self.busy_poll = Some(BusyPoll::default());
         self
     }
 
-    /// Whether bursts may leave without a copy, which then is for the device to do.
+    /// Whether bursts may leave without a copy, if the device supports it.
     #[must_use]
     pub fn can_zero_copy(&self) -> bool {
         self.sockets.gso() && self.zero_copy.as_ref().is_some_and(ZeroCopy::works)
     }
 
-    /// What to say when an error ends a send.
+    /// The result of a send that an error ended.
     fn stopped(&mut self, id: SocketId, stopped: &Stopped) -> Sent {
         let watched = stopped.is_full() && self.watch_for_room(id);
         self.sockets.stopped(stopped, watched)
     }
 
-    /// Has the next waits tell when the socket takes more.
+    /// Makes the next waits report when the socket has room.
     fn watch_for_room(&mut self, id: SocketId) -> bool {
         let Some(socket) = self.sockets.get_mut(id) else {
             return false;
@@ -160,13 +159,13 @@ impl UringEngine {
             let entry = opcode::PollAdd::new(Fd(socket.udp.as_raw_fd()), libc::POLLOUT as u32)
                 .build()
                 .user_data(ROOM | u64::from(id.0));
-            // SAFETY: the request has no memory.
+            // SAFETY: the request refers to no memory.
             socket.state.full = unsafe { queue(&mut self.ring, &entry) };
         }
         socket.state.full
     }
 
-    /// Queues what is to stay under way: a request to receive for each socket, one for the alarm.
+    /// Queues the persistent requests: a receive request for each socket, and one for the alarm.
     fn arm(&mut self) {
         if !self.listening {
             let fd = Fd(self.alarm.bell().as_raw_fd());
@@ -174,7 +173,7 @@ impl UringEngine {
                 .multi(true)
                 .build()
                 .user_data(WOKEN);
-            // SAFETY: the request has no memory.
+            // SAFETY: the request refers to no memory.
             self.listening = unsafe { queue(&mut self.ring, &entry) };
         }
         while let Some(id) = self.idle.pop() {
@@ -190,8 +189,8 @@ impl UringEngine {
             let entry = opcode::RecvMsgMulti::new(fd, header, Buffers::GROUP)
                 .build()
                 .user_data(RECEIVED | u64::from(id.0));
-            // SAFETY: the headers live as long as the ring, and the buffers until no request to
-            // receive is under way, which `receiving` counts.
+            // SAFETY: the headers live as long as the ring, and the buffers until no receive request is in
+            // progress, which `receiving` counts.
             if unsafe { queue(&mut self.ring, &entry) } {
                 self.receiving += 1;
             } else {
@@ -217,7 +216,7 @@ impl UringEngine {
             }
         };
         match entered {
-            // The time has come, a signal, or completions that must be taken first.
+            // The timeout expired, a signal came, or completions must be taken first.
             Err(error)
                 if matches!(
                     error.raw_os_error(),
@@ -226,7 +225,7 @@ impl UringEngine {
             {
                 Ok(())
             }
-            // No memory for requests. They stay queued; to ask again at once would only take the processor.
+            // No memory for requests. They stay queued; retrying at once would only burn processor time.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOMEM)) => {
                 thread::sleep(RETRY_AFTER);
                 Ok(())
@@ -235,7 +234,7 @@ impl UringEngine {
         }
     }
 
-    /// Enters again and again where that beats a sleep; says whether something came.
+    /// Polls in a loop if that beats sleeping; returns whether something came.
     fn poll_busily(&mut self, until: Option<Instant>) -> io::Result<bool> {
         let timeout = self.sockets.timeout(until).unwrap_or(Duration::MAX);
         let busy_poll = self.busy_poll.as_ref();
@@ -252,7 +251,7 @@ impl UringEngine {
         Ok(false)
     }
 
-    /// Takes a completion.
+    /// Handles a completion.
     fn complete(&mut self, completion: &cqueue::Entry, inbox: &mut Inbox) {
         let (tag, ends) = (completion.user_data(), !cqueue::more(completion.flags()));
         let id = SocketId(tag as u32);
@@ -268,7 +267,7 @@ impl UringEngine {
                     self.receiving = self.receiving.saturating_sub(1);
                 }
                 if ends && self.sockets.get(id).is_some() {
-                    // It ends when all buffers are filled; other errors may last.
+                    // A receive request ends when all buffers are full; other errors may last.
                     let lasting = completion.result() < 0 && completion.result() != -libc::ENOBUFS;
                     if lasting {
                         self.failed.push(id);
@@ -291,7 +290,7 @@ impl UringEngine {
         }
     }
 
-    /// Copies a datagram from a filled buffer; what belongs to a closed socket or is broken is left.
+    /// Copies a datagram from a filled buffer; ignores it if it is malformed or its socket is closed.
     fn take_datagram(&self, id: SocketId, number: u16, len: usize, inbox: &mut Inbox) {
         let Some(socket) = self.sockets.get(id) else {
             return;
@@ -317,7 +316,7 @@ impl UringEngine {
             len,
             path,
             broadcast,
-            // Rows are not asked for.
+            // GRO is not enabled.
             segment: _,
         } = received;
         let len = len.min(room.len());
@@ -325,13 +324,13 @@ impl UringEngine {
         inbox.push(id, path, broadcast, len);
     }
 
-    /// Has the kernel end requests, and let go of their sockets.
+    /// Makes the kernel cancel requests and release their sockets.
     fn cancel(&mut self, which: CancelBuilder) {
         let entry = opcode::AsyncCancel2::new(which)
             .build()
             .flags(Flags::SKIP_SUCCESS)
             .user_data(CANCELLED);
-        // SAFETY: the request has no memory.
+        // SAFETY: the request refers to no memory.
         if unsafe { queue(&mut self.ring, &entry) } {
             // If that fails, they end with the next wait.
             let _ = advance(&mut self.ring);
@@ -358,7 +357,7 @@ impl Engine for UringEngine {
         if let Some(closed) = self.sockets.remove(socket) {
             self.idle.retain(|&id| id != socket);
             self.failed.retain(|&id| id != socket);
-            // The requests would keep its port.
+            // Requests in progress would keep its port bound.
             self.cancel(CancelBuilder::fd(Fd(closed.udp.as_raw_fd())).all());
         }
     }
@@ -404,8 +403,8 @@ impl Engine for UringEngine {
         Waker::from(Arc::clone(&self.alarm))
     }
 
-    /// Forgets what the inbox held, then fills it; what does not fit is taken by the next wait. A
-    /// signal or a datagram that proves broken ends it early.
+    /// Clears the inbox, then fills it; the next wait takes what does not fit. A signal or a malformed
+    /// datagram ends the wait early.
     fn wait(&mut self, until: Option<Instant>, inbox: &mut Inbox) -> io::Result<()> {
         inbox.clear();
         let began = self.now();
@@ -424,8 +423,8 @@ impl Engine for UringEngine {
             {
                 self.complete(&completion, inbox);
             }
-            // The kernel delivers so many at a time, however many wait: in a crowd, ACKs that are left
-            // behind let timers run out.
+            // The kernel delivers only this many at a time, however many wait: under load, ACKs left in the
+            // queue would let timers expire.
             if inbox.len() - before < DELIVERED_MAX || inbox.room().is_none() {
                 break;
             }
@@ -469,8 +468,8 @@ impl Engine for UringEngine {
 }
 
 impl Drop for UringEngine {
-    /// A ring ends some time after it is closed; until then its requests would keep the ports, and
-    /// fill the buffers.
+    /// The kernel ends a ring some time after it is closed; until then its requests would keep the ports
+    /// bound and fill the buffers.
     fn drop(&mut self) {
         self.cancel(CancelBuilder::any());
         for _ in 0..LAST_TRIES {
@@ -505,12 +504,12 @@ impl Bell for OwnedFd {
     }
 }
 
-/// Puts a request in the queue, and makes room for it if need be; says whether there was any.
+/// Queues a request, making room first if needed; returns whether it was queued.
 ///
 /// # Safety
-/// What the request points to lives until it has ended.
+/// The memory that the request points to must live until the request has ended.
 unsafe fn queue(ring: &mut IoUring, entry: &squeue::Entry) -> bool {
-    // SAFETY: given by the caller, here and below.
+    // SAFETY: guaranteed by the caller, here and below.
     if unsafe { ring.submission().push(entry) }.is_ok() {
         return true;
     }
@@ -533,14 +532,14 @@ mod tests {
     use crate::testing::skip;
     use crate::wire::Mode;
 
-    /// The number of a device that swallows what it is sent.
+    /// Index of a device that discards what it is sent.
     const SWALLOW: u32 = 77;
 
     fn zero_copy(engine: &mut UringEngine) -> &mut ZeroCopy {
         engine.zero_copy.as_mut().expect("a second ring")
     }
 
-    /// An engine with a socket at an address, and a path from there to itself; `None`, said aloud, without io_uring.
+    /// An engine, a socket at an address and a path from it to itself; skips without io_uring (`None`).
     fn engine_and_socket(address: [u8; 4]) -> Option<(UringEngine, SocketId, Path)> {
         let mut engine = match UringEngine::new() {
             Ok(engine) => engine,
@@ -556,7 +555,7 @@ mod tests {
         Some((engine, id, Path { peer, local }))
     }
 
-    /// The longest burst of blocks of 1428, amid a file that is large enough for memory that lasts.
+    /// The longest burst of 1428-octet blocks, from inside a file large enough for lasting memory.
     pub(super) fn longest_burst() -> (Arc<Frames>, BlockIndex, u64) {
         let (len, blksize, first) = (3 << 20, 1428, BlockIndex::FIRST.plus(100));
         let memory = Memory::new(Writes::Off);
@@ -585,8 +584,8 @@ mod tests {
         }
     }
 
-    /// Goal: what the kernel copies after all arrives all the same, and its interface is left alone.
-    /// Method: the loopback, which always copies, taken for an interface that does not.
+    /// Goal: bursts that the kernel copies after all still arrive, and their interface is then avoided.
+    /// Method: the loopback, which always copies, marked as an interface that does not.
     #[test]
     fn an_interface_that_copies_is_found_out() {
         let Some((mut engine, id, mut path)) = engine_and_socket([127, 0, 0, 1]) else {
@@ -632,10 +631,10 @@ mod tests {
         }
     }
 
-    /// Goal: a device that takes memory where it lies gets the octets of a burst, from memory that the
-    /// kernel knows in advance where it can, and nothing is copied. Method: a device that swallows what
-    /// it is sent, in a network of its own. Whoever watches what leaves has it copied, so that is done
-    /// with a second burst.
+    /// Goal: a device that reads memory in place gets the octets of a burst, from registered memory where
+    /// the kernel supports it, and nothing is copied. Method: a device that discards what it is sent, in a
+    /// network namespace of its own. A packet socket that captures a burst causes a copy, so capturing uses
+    /// a second burst.
     #[test]
     fn a_device_takes_bursts_from_where_they_lie() {
         with_device_that_swallows("", || {
@@ -648,9 +647,9 @@ mod tests {
         });
     }
 
-    /// Goal: a device that takes bursts without a copy is not taken for one that copies because it is slow:
-    /// of a send for which there is no room the kernel says that it copied. Method: the same device behind
-    /// a queue that lets little through, filled time and again.
+    /// Goal: a device that takes bursts without a copy is not mistaken for one that copies because it is
+    /// slow: for a send without room, the kernel reports a copy. Method: the same device behind a queue with
+    /// a low rate, filled repeatedly.
     #[test]
     fn a_device_that_is_slow_is_not_taken_for_one_that_copies() {
         let slow = "&& tc qdisc add dev swallow root tbf rate 400mbit burst 128k limit 64m";
@@ -682,8 +681,8 @@ mod tests {
         });
     }
 
-    /// Goal: who tells the kernel of a narrow path, by ICMP true or forged, has no burst refused and no block cut
-    /// up. Method: a route that is as narrow as such a message makes it.
+    /// Goal: an ICMP message about a narrow path, true or forged, makes no burst fail and fragments no
+    /// block. Method: a route as narrow as such a message makes it.
     #[test]
     fn a_path_that_is_said_to_be_narrow_takes_bursts() {
         let narrow = "&& ip route change 10.1.0.0/24 dev swallow src 10.1.0.1 mtu 600";
@@ -705,15 +704,15 @@ mod tests {
         });
     }
 
-    /// Does `work` in a network of its own, whose one device swallows what it is sent; `then` is what else is
-    /// to be set up. Skips aloud where that is not to be had.
+    /// Runs `work` in a network namespace whose one device discards what it is sent; `then` is additional
+    /// setup. Skips with a message where that is not possible.
     fn with_device_that_swallows(then: &str, work: impl FnOnce() + Send + 'static) {
         let set_up = format!(
             "ip link add swallow index {SWALLOW} type ifb && ip addr add 10.1.0.1/24 dev swallow \
              && ip link set swallow up {then}"
         );
         let alone = thread::spawn(move || {
-            // SAFETY: only this thread moves, and it takes no descriptors along that others use.
+            // SAFETY: only this thread changes namespace, and it takes no descriptors along that others use.
             let moved = unsafe { unshare_unsafe(UnshareFlags::NEWNET) };
             if moved.is_err() {
                 return skip("network namespaces are not permitted here");
@@ -774,7 +773,7 @@ mod tests {
         while arrived.len() < expected.len()
             && let Ok(len) = io::Read::read(&mut &watcher, &mut packet)
         {
-            // Behind the headers of IPv4 and UDP, however the burst was cut by then.
+            // Skip the IPv4 and UDP headers, whether or not the burst was segmented by then.
             arrived.extend_from_slice(&packet[28..len]);
         }
         assert!(
@@ -790,7 +789,7 @@ mod tests {
         let Some((engine, ..)) = engine_and_socket([127, 0, 0, 1]) else {
             return;
         };
-        // A ring that has just been made works; what it sends are bursts that the kernel cuts.
+        // A new ring works; it sends bursts, which need GSO.
         assert_eq!(engine.can_zero_copy(), engine.gso());
         assert!(!engine.without_gso().can_zero_copy());
     }
@@ -818,7 +817,7 @@ mod tests {
         }
     }
 
-    /// Goal: a wait that begins awake ends on time, by a datagram and by the waker as any other.
+    /// Goal: a wait that begins by spinning ends on time, on a datagram and on the waker like any other.
     #[test]
     fn a_wait_that_begins_awake_is_a_wait() {
         let Some((engine, id, path)) = engine_and_socket([127, 0, 0, 1]) else {

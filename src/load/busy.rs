@@ -1,20 +1,20 @@
-//! How busy a thread was in its busiest second.
+//! The CPU utilization of a thread in its busiest second.
 //!
-//! Not on the whole: a run goes on until its last client has lost patience, and a generator that had no time
-//! left for as long as clients came has plenty while it waits for those.
+//! The average would mislead: a run lasts until its last client gives up. A generator that was saturated
+//! while clients arrived has plenty of idle time while it waits for those.
 
 use crate::time::{Duration, Instant};
 
-/// How long the times are that are told apart: long enough that work which comes in bursts is no lack of time.
+/// The length of a measurement window: long enough that bursts of work do not look like saturation.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// How busy a thread was.
+/// The CPU utilization of a thread.
 #[derive(Debug)]
 pub(super) struct Busy {
     window_began: Instant,
-    /// What the thread had used by then.
+    /// The thread's CPU time at the start of the window.
     used: Duration,
-    /// Of the windows that are over, the busiest.
+    /// The highest utilization of the completed windows.
     most: Option<f64>,
 }
 
@@ -27,7 +27,7 @@ impl Busy {
         }
     }
 
-    /// Ends the window if it is over; `used` says what the thread has used so far.
+    /// Ends the window if it is over; `used` returns the thread's CPU time so far.
     pub(super) fn note(&mut self, now: Instant, used: impl FnOnce() -> Duration) {
         let passed = now - self.window_began;
         if passed >= WINDOW {
@@ -39,7 +39,8 @@ impl Busy {
         }
     }
 
-    /// The part of its busiest second that the thread was busy; of a run that lasted no second, of all of it.
+    /// The thread's utilization in its busiest second; over the whole run if that was shorter than a
+    /// second.
     pub(super) fn most(&self, elapsed: Duration, used: Duration) -> f64 {
         self.most.unwrap_or_else(|| part(used, elapsed))
     }
@@ -47,7 +48,7 @@ impl Busy {
 
 fn part(used: Duration, of: Duration) -> f64 {
     if of.is_zero() {
-        // Nothing began that could have ended.
+        // The run was empty.
         return 0.0;
     }
     used.as_secs_f64() / of.as_secs_f64()
@@ -61,8 +62,8 @@ mod tests {
         Instant::ZERO + Duration::from_millis(millis)
     }
 
-    /// Goal: an overload is seen however long everybody waits afterwards. Method: two seconds without a pause,
-    /// then ten with hardly any work.
+    /// Goal: overload is detected however long the run waits afterwards. Method: two seconds without a
+    /// pause, then ten with hardly any work.
     #[test]
     fn patience_hides_no_overload() {
         let mut busy = Busy::new(at(0));

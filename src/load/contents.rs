@@ -1,15 +1,15 @@
-//! Files that anybody can make and know again: the pattern that `--verify pattern` compares with, of any
-//! length, in memory, written to somewhere, or told from other octets.
+//! Reproducible file contents: the pattern that `--verify pattern` compares with, at any length, in
+//! memory, written to an output, or checked against an input.
 
 use std::io;
 
 use crate::shard::PATTERN_SEED;
 use crate::store::memory::{pattern_fill, pattern_holds};
 
-/// Octets that are made or compared at a time, so that a file of any length costs little memory.
+/// Octets generated or compared at a time, so that a file of any length takes little memory.
 const STRETCH_OCTETS: usize = 1 << 16;
 
-/// A file of so many octets.
+/// A file of this many octets.
 #[must_use]
 pub fn octets(len: usize) -> Vec<u8> {
     let mut octets = vec![0; len];
@@ -17,10 +17,10 @@ pub fn octets(len: usize) -> Vec<u8> {
     octets
 }
 
-/// Writes a file of so many octets.
+/// Writes a file of this many octets.
 ///
 /// # Errors
-/// If `output` takes them not.
+/// If `output` fails.
 pub fn write(len: u64, mut output: impl io::Write) -> io::Result<()> {
     let mut stretch = vec![0; STRETCH_OCTETS];
     let mut offset = 0;
@@ -34,7 +34,7 @@ pub fn write(len: u64, mut output: impl io::Write) -> io::Result<()> {
     output.flush()
 }
 
-/// Whether a file is this, of so many octets.
+/// Whether the input is this file, of this many octets.
 ///
 /// # Errors
 /// If it cannot be read.

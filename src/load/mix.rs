@@ -1,6 +1,6 @@
-//! A choice among several things, some of which come more often than others.
+//! A weighted choice among several things.
 
-/// Weights, ready to be drawn from.
+/// Weights, prepared for drawing.
 #[derive(Debug, Clone)]
 pub(super) struct Mix {
     /// The sum of the weights up to each.
@@ -19,10 +19,10 @@ impl Mix {
         }
     }
 
-    /// One of them, by its place; the first if none has a weight.
+    /// Draws an index; the first if nothing has a weight.
     pub(super) fn draw(&self, random: &mut fastrand::Rng) -> usize {
         match self.sums.last() {
-            // The usual case costs nothing.
+            // The usual case, a single choice, costs nothing.
             Some(&total) if self.sums.len() > 1 && total > 0 => {
                 let drawn = random.u64(0..total);
                 self.sums.partition_point(|&sum| sum <= drawn)

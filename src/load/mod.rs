@@ -1,11 +1,11 @@
-//! The load generator: thousands of clients at once against any TFTP server, and an honest account of
-//! what they saw.
+//! The load generator: runs thousands of concurrent clients against any TFTP server and reports what they
+//! saw.
 //!
-//! A [`Load`] is made of [`Group`]s of clients. [`plan`] says when their transfers begin, [`profile`] how
-//! they ask and wait, `weather` what befalls their packets; `run` drives them on shards of this program's
-//! own engine, [`ramp`] has more and more of them come, and [`report`] tells how they went. `places` gives
-//! each client an address or a socket, so that ten thousand need few descriptors. [`compare`] has several
-//! servers bear the same by turns.
+//! A [`Load`] consists of [`Group`]s of clients. [`plan`] schedules when their transfers start,
+//! [`profile`] describes how they request and retry, and `weather` impairs their packets. `run` drives
+//! them in shards on this program's own engine, [`ramp`] raises the load step by step, and [`report`]
+//! presents the results. `places` gives each client an address or a socket, so that ten thousand clients
+//! need few descriptors. [`compare`] runs the same workloads against several servers in turn.
 
 mod busy;
 pub mod compare;
@@ -41,26 +41,26 @@ pub use weather::{Disturbed, Weather};
 use plan::{Bounds, Pace};
 use profile::Profile;
 
-/// What is to be done to a server.
+/// A load to run against a server.
 #[derive(Debug, Clone)]
 pub struct Load {
-    /// The server, at the port that takes requests.
+    /// The server's address, with the port that takes requests.
     pub server: SocketAddr,
-    /// Those who do it, all at the same time.
+    /// The groups of clients; all run at the same time.
     pub groups: Vec<Group>,
     /// Threads that drive clients, each with its share; at least 1.
     pub threads: usize,
-    /// Makes the same run again, as far as the clock allows.
+    /// The random seed: reproduces the same run, as far as the clock allows.
     pub seed: u64,
-    /// Whether datagrams that arrive in a row are taken by one call. Without it, loopback makes the
-    /// server's core cut what a network card would cut.
+    /// Whether to receive consecutive datagrams with one call (GRO). Without it, on loopback the server's
+    /// core does the segmentation that a network card would do.
     pub gro: bool,
-    /// The server's process, to be watched.
+    /// The server's process ID, if it is to be monitored.
     pub server_pid: Option<u32>,
 }
 
 impl Load {
-    /// These groups, driven by one thread.
+    /// A load of these groups, driven by one thread.
     #[must_use]
     pub const fn new(server: SocketAddr, groups: Vec<Group>) -> Self {
         Self {
@@ -74,29 +74,29 @@ impl Load {
     }
 }
 
-/// Clients that have something in common.
+/// A group of clients with the same settings.
 #[derive(Debug, Clone)]
 pub struct Group {
-    /// What the report calls it; may be empty where there is one group alone.
+    /// The group's name in the report; may be empty if there is only one group.
     pub name: String,
-    /// Which way the files go.
+    /// The direction of the transfers.
     pub work: Work,
     /// The files.
     pub files: Vec<File>,
-    /// How clients ask and wait, and how many of them do so, against the others.
+    /// The client profiles, with their relative weights.
     pub profiles: Vec<(Profile, u32)>,
-    /// When transfers begin.
+    /// When transfers start.
     pub pace: Pace,
-    /// When no more begin.
+    /// When no more transfers start.
     pub bounds: Bounds,
-    /// What befalls their packets.
+    /// The impairment of the clients' packets.
     pub weather: Weather,
-    /// The probability that a client vanishes amid its transfer.
+    /// The probability that a client vanishes in the middle of its transfer.
     pub abandon: f64,
 }
 
 impl Group {
-    /// So many clients, each of which reads one of the files, once.
+    /// This many clients, each of which reads one of the files, once.
     #[must_use]
     pub fn new(files: Vec<File>, clients: u32) -> Self {
         Self {
@@ -118,7 +118,7 @@ impl Group {
     }
 }
 
-/// Which way the files go.
+/// The direction of the transfers.
 #[derive(Debug, Clone)]
 pub enum Work {
     /// From the server.
@@ -127,13 +127,13 @@ pub enum Work {
     Write(Contents),
 }
 
-/// A file at the server.
+/// A file on the server.
 #[derive(Debug, Clone)]
 pub struct File {
-    /// Its name; `{number}` stands for the transfer's number.
+    /// The file's name; `{number}` stands for the transfer's number.
     pub name: Vec<u8>,
-    /// How often it is asked for, against the others.
+    /// How often the file is requested, relative to the others.
     pub weight: u32,
-    /// What a read of it should bring.
+    /// What a read of the file should return.
     pub expected: Arc<Expected>,
 }

@@ -1,5 +1,5 @@
-//! Where clients ask from. On loopback each has an address of its own, behind a few sockets; elsewhere
-//! each has a socket, which the next one takes over.
+//! The source addresses of clients. On loopback each client has its own address, behind a few shared
+//! sockets; elsewhere each has a socket, which it passes on to the next client.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,21 +11,21 @@ use super::weather::{Conditions, Weathered};
 use crate::engine::{Bind, Engine, SocketId};
 use crate::shard::{Origin, Shard};
 
-/// Sockets that clients with addresses of their own share, for each shard. One would do, but for its
+/// Sockets per shard that clients with their own addresses share. One would do, were it not for its
 /// receive queue.
 const SOCKETS: u32 = 32;
-/// Where clients of many kinds divide them, each kind has so many at least.
+/// Where profiles divide these sockets, each gets at least this many.
 const SOCKETS_MIN: u32 = 4;
-/// The first address of a client: 127.1.0.0, above those that servers listen on.
+/// The first client address: 127.1.0.0, above those that servers listen on.
 const ADDRESS_FIRST: u32 = 0x7f01_0000;
-/// How many addresses there are: up to 127.254.255.255.
+/// The number of addresses: up to 127.254.255.255.
 const ADDRESSES: u32 = 254 << 16;
 
-/// What gives clients of one kind their places.
+/// Allocates places for clients of one profile.
 #[derive(Debug)]
 pub(super) struct Places {
     any: IpAddr,
-    /// The ports that they ask from, but for those that were tried.
+    /// The client ports that have not been tried yet.
     ports: Option<RangeInclusive<u16>>,
     conditions: Conditions,
     supply: Supply,
@@ -33,20 +33,20 @@ pub(super) struct Places {
 
 #[derive(Debug)]
 enum Supply {
-    /// Sockets by turns, and each time the next address, so that a server sees the same one again only
-    /// after millions of others.
+    /// Sockets in rotation, each time with the next address, so that a server sees the same address again
+    /// only after millions of others.
     Addresses {
         sockets: Vec<SocketId>,
         next: u32,
         last: u32,
         first: u32,
     },
-    /// Sockets that nobody uses now, the one longest unused first.
+    /// Unused sockets, the one unused for longest first.
     Sockets(VecDeque<SocketId>),
 }
 
 impl Places {
-    /// Places to ask `server` from, for one of the shards and one of the kinds of clients.
+    /// The places for one shard and one profile, to send requests to `server`.
     pub(super) fn new<E: Engine>(
         shard: &mut Shard<Weathered<E>>,
         server: SocketAddr,
@@ -82,8 +82,8 @@ impl Places {
         Ok(places)
     }
 
-    /// Opens a socket: on the next port that is free, if the clients have ports of their own; on any once
-    /// all of those are taken, as machines with other addresses take none from each other.
+    /// Opens a socket on the next free port, if the clients have ports of their own. Once all of those
+    /// are taken, uses any port, because machines with other addresses would not compete for ports.
     fn open<E: Engine>(
         &mut self,
         shard: &mut Shard<Weathered<E>>,
@@ -106,7 +106,7 @@ impl Places {
         }
     }
 
-    /// A place for one more client.
+    /// Allocates a place for one more client.
     pub(super) fn take<E: Engine>(
         &mut self,
         shard: &mut Shard<Weathered<E>>,
@@ -140,7 +140,7 @@ impl Places {
         }
     }
 
-    /// A client is done with its place.
+    /// Releases a client's place.
     pub(super) fn give_back(&mut self, origin: Origin) {
         if let (Supply::Sockets(free), Origin::Shared(socket, None)) = (&mut self.supply, origin) {
             free.push_back(socket);

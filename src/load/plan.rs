@@ -1,51 +1,51 @@
-//! When transfers begin: each client as soon as it has done with the last (closed loop), at a rate
-//! whatever the server does (open loop), or all at once (storm).
+//! When transfers start: each client as soon as its last transfer is done (closed loop), at a rate
+//! independent of the server (open loop), or all at once (storm).
 //!
-//! A transfer's start is *intended* at a time. In an open loop and in a storm that time does not depend
-//! on the server, and latencies count from it: a server that stalls cannot hide behind clients that
-//! wait for it before they ask again.
+//! Each transfer has an *intended* start. In an open loop and in a storm it does not depend on the
+//! server, and latencies count from it. This avoids coordinated omission: a stalled server cannot hide
+//! behind clients that wait for it before they send the next request.
 
 use std::collections::VecDeque;
 
 use crate::time::{Duration, Instant};
 
-/// How transfers follow each other.
+/// The arrival process of transfers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Pace {
-    /// So many clients, each of which begins anew when it is done.
+    /// A fixed number of clients, each of which starts its next transfer when the last is done.
     Closed {
-        /// How many.
+        /// The number of clients.
         clients: u32,
-        /// How long each pauses in between.
+        /// How long each client pauses between transfers.
         think: Duration,
     },
-    /// So many new clients a second.
+    /// A fixed rate of new clients.
     Open {
-        /// How many.
+        /// New clients per second.
         per_second: f64,
-        /// Whether each comes the same time after the one before. Else they come at random times (a
-        /// Poisson process), like machines that know nothing of each other.
+        /// Whether clients arrive at equal intervals. If not, they arrive at random times (a Poisson
+        /// process), like machines that are independent of each other.
         even: bool,
     },
-    /// So many clients, each once, spread evenly over a time.
+    /// A fixed number of clients, each with one transfer, spread evenly over a period.
     Storm {
-        /// How many.
+        /// The number of clients.
         clients: u32,
-        /// How long.
+        /// The length of the period.
         within: Duration,
     },
 }
 
-/// When no more transfers begin; those that run go on to their end.
+/// When no more transfers start; running transfers continue to their end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// After so many.
+    /// The maximum number of transfers.
     pub transfers: Option<u64>,
-    /// After this time.
+    /// The time after which none start.
     pub duration: Option<Duration>,
 }
 
-/// A part of what all clients of a run divide: which of how many.
+/// One share of what all clients of a run divide: its index, and the number of shares.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Share {
     pub(super) number: usize,
@@ -53,7 +53,7 @@ pub(super) struct Share {
 }
 
 impl Share {
-    /// What it has of `count` things: one of each round that is dealt.
+    /// How many of `count` things this share gets if they are dealt in turn.
     fn count(self, count: u64) -> u64 {
         let (number, of) = (self.number as u64, self.of.max(1) as u64);
         count / of + u64::from(number < count % of)
@@ -64,7 +64,7 @@ impl Share {
 #[derive(Debug)]
 pub(super) struct Schedule {
     source: Source,
-    /// How many may begin yet.
+    /// How many more transfers may start.
     left: u64,
     until: Option<Instant>,
 }
@@ -79,23 +79,23 @@ enum Source {
     Open {
         next: Instant,
         per_second: f64,
-        /// Where the times between come from; `None` has them all the same.
+        /// The source of random intervals; `None` makes all intervals equal.
         random: Option<fastrand::Rng>,
     },
     Storm {
         begin: Instant,
-        /// Of all threads.
+        /// The number of clients of all threads.
         clients: u32,
         within: Duration,
-        /// Which of them is the next,
+        /// The index of the next client of this thread,
         next: u64,
-        /// and how many are between two of this thread's.
+        /// and the distance between the indices of two of its clients.
         of: u64,
     },
 }
 
 impl Schedule {
-    /// The share of one thread: threads take turns, so that what is even in each is even in all.
+    /// The share of one thread. Threads take turns, so that even arrivals in each are even overall.
     pub(super) fn new(pace: Pace, bounds: Bounds, share: Share, seed: u64, begin: Instant) -> Self {
         let mut left = bounds.transfers.map_or(u64::MAX, |most| share.count(most));
         let source = match pace {
@@ -134,7 +134,7 @@ impl Schedule {
         }
     }
 
-    /// When the next transfer is to begin, as far as that is known.
+    /// When the next transfer is to start, if that is known yet.
     pub(super) fn next(&self) -> Option<Instant> {
         if self.left == 0 {
             return None;
@@ -153,10 +153,10 @@ impl Schedule {
         (self.until.is_none_or(|until| next < until)).then_some(next)
     }
 
-    /// Takes the next start, if its time has come; says which time that was.
+    /// Takes the next start if it is due, and returns its intended time.
     pub(super) fn take(&mut self, now: Instant) -> Option<Instant> {
         let next = self.next().filter(|&next| next <= now)?;
-        // However late the loop is, nothing begins after the end.
+        // However late the loop is, nothing starts after the end.
         if self.until.is_some_and(|until| now >= until) && self.is_closed() {
             self.stop();
             return None;
@@ -176,14 +176,14 @@ impl Schedule {
         Some(next)
     }
 
-    /// A transfer is over: in a closed loop, its client begins anew.
+    /// Records the end of a transfer: in a closed loop, its client becomes free for the next one.
     pub(super) fn ended(&mut self, now: Instant) {
         if let Source::Closed { due, think } = &mut self.source {
             due.push_back(now + *think);
         }
     }
 
-    /// Begins nothing more.
+    /// Starts no more transfers.
     pub(super) const fn stop(&mut self) {
         self.left = 0;
     }
@@ -193,7 +193,7 @@ impl Schedule {
     }
 }
 
-/// The time to the next of events that come at a rate: evenly, or knowing nothing of each other.
+/// The time until the next event of a given rate: a fixed interval, or a random one (Poisson).
 fn pause(random: Option<&mut fastrand::Rng>, per_second: f64) -> Duration {
     let part = random.map_or(1.0, |random| -(1.0 - random.f64()).ln());
     Duration::try_from_secs_f64(part / per_second).unwrap_or(Duration::MAX)
@@ -289,7 +289,8 @@ mod tests {
         assert_eq!(starts, (0..10).map(|n| at(10 * n)).collect::<Vec<_>>());
     }
 
-    /// Goal: several threads begin what one would, when it would. Method: a clock and a storm, shared out.
+    /// Goal: several threads start the same transfers at the same times as one would. Method: an open
+    /// loop and a storm, shared out.
     #[test]
     fn threads_take_turns() {
         let clock = Pace::Open {

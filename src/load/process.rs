@@ -1,4 +1,4 @@
-//! What the system tells of the server's process: processor time, memory, context switches.
+//! The system's data on the server's process: CPU time, memory, context switches.
 
 use std::fs;
 use std::io;
@@ -8,21 +8,21 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::time::Duration;
 
-/// A process's use of the machine so far, with that of its children.
+/// The resource usage of a process so far, including its children.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
-    /// Processor time, of the children that ended and of those that run too.
+    /// CPU time, including that of ended and running children.
     pub processor: Duration,
-    /// The most memory that it held, in octets.
+    /// The peak memory, in octets.
     pub memory_max: u64,
     /// Context switches of its threads.
     pub switches: u64,
-    /// Whether children may have ended that nobody saw, so that it used more than this.
+    /// Whether children may have ended unseen, so that the actual usage may be higher.
     pub at_least: bool,
 }
 
 impl Usage {
-    /// What was used since `earlier`; of memory, the most ever.
+    /// The usage since `earlier`; for memory, the overall peak.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         Self {
@@ -34,7 +34,7 @@ impl Usage {
     }
 }
 
-/// What these processes use, and what their children that ended did.
+/// The usage of these processes and of their ended children.
 pub(super) fn usage_of(processes: &[Process]) -> Usage {
     let ticks: u64 = processes
         .iter()
@@ -54,12 +54,12 @@ pub(super) fn usage_of(processes: &[Process]) -> Usage {
     }
 }
 
-/// The kernel's ticks as time.
+/// Converts the kernel's ticks to a duration.
 pub(super) fn time(ticks: u64) -> Duration {
     Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
-/// The processes that descend from this one; from 0, all that are in sight.
+/// The descendants of this process; for 0, all visible processes.
 pub(super) fn descendants(ancestor: u32) -> Vec<Process> {
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     let mut others: Vec<Process> = all
@@ -77,8 +77,8 @@ pub(super) fn descendants(ancestor: u32) -> Vec<Process> {
     found
 }
 
-/// How long the threads of a process have run that have not ended: to the nanosecond, where its ticks lose up to
-/// two of ten milliseconds for each process. Zero where that is not told.
+/// The run time of a process's live threads, to the nanosecond; its ticks lose up to two of ten
+/// milliseconds for each process. Zero where the system does not provide it.
 pub(super) fn ran(pid: u32) -> Duration {
     let threads = fs::read_dir(format!("/proc/{pid}/task"));
     let threads = threads.into_iter().flatten().flatten();
@@ -88,51 +88,52 @@ pub(super) fn ran(pid: u32) -> Duration {
         .sum()
 }
 
-/// What the calling thread has used.
+/// The CPU time of the calling thread.
 pub(super) fn processor_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
-/// How long the calling thread has waited for a processor that others had; zero where that is not told.
+/// How long the calling thread has waited for a CPU that others were using; zero where that is not
+/// provided.
 pub(super) fn starved() -> Duration {
     let told = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    // Nanoseconds on a processor, nanoseconds waiting for one, turns.
+    // Nanoseconds on a CPU, nanoseconds waiting for one, time slices.
     Duration::from_nanos(number(&told, 1))
 }
 
-/// The number at this place of a line, 0 if there is none.
+/// The number in this field of a line, 0 if there is none.
 fn number(line: &str, place: usize) -> u64 {
     let word = line.split_ascii_whitespace().nth(place);
     word.and_then(|word| word.parse().ok()).unwrap_or_default()
 }
 
-/// A process, with processor time in the kernel's ticks.
+/// A process, with CPU time in the kernel's ticks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Process {
     pub(super) number: u32,
-    /// Its program's name, cut to what the kernel keeps.
+    /// The program's name, truncated as the kernel keeps it.
     pub(super) name: String,
-    /// Whether it has ended, and nobody has asked yet how.
+    /// Whether it has ended and has not been reaped yet.
     pub(super) ended: bool,
     pub(super) parent: u32,
     pub(super) own: u64,
-    /// What children used that have ended, if it has waited for them.
+    /// The usage of ended children that the process has waited for.
     pub(super) ended_children: u64,
-    /// When it began: with the number, it tells it from all others.
+    /// The start time: together with the process ID, it identifies the process.
     pub(super) began: u64,
 }
 
-/// What the system tells of a process in words; nothing of one that has ended.
+/// The data in a process's status file; none for a process that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Status {
-    /// The most memory that it held, in octets.
+    /// The peak memory, in octets.
     pub(super) memory_max: u64,
-    /// What it holds now.
+    /// The current memory.
     pub(super) memory: u64,
-    /// Whether it ignores the signal that children send when they end. Nobody waits for those, and the system
-    /// adds what they used to nothing.
+    /// Whether it ignores SIGCHLD. The system then reaps its children itself and does not add their usage
+    /// to anything.
     pub(super) ignores_children: bool,
 }
 
@@ -142,7 +143,7 @@ impl Status {
         told.map_or_else(|_| Self::default(), |text| Self::parsed(&text))
     }
 
-    /// What proc_pid_status(5) says.
+    /// Parses the file described in proc_pid_status(5).
     fn parsed(text: &str) -> Self {
         let octets = |name| field(text, name).unwrap_or_default() * 1024;
         let ignored = text.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -155,8 +156,8 @@ impl Status {
     }
 }
 
-/// What a process holds, in octets: of what it shares with others, its part. Without the right to ask for that,
-/// all of it.
+/// The memory of a process, in octets, with its proportional share of shared memory. Without permission
+/// to read that, its whole resident memory.
 pub(super) fn memory(pid: u32) -> u64 {
     let told = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
     let part = told.ok().and_then(|text| field(&text, "Pss:"));
@@ -168,7 +169,7 @@ pub(super) fn lists_children() -> bool {
     Path::new("/proc/thread-self/children").exists()
 }
 
-/// The children of a process, where the system keeps lists of them. Those that end meanwhile may hide others.
+/// The children of a process, where the system lists them. Children that end meanwhile may hide others.
 pub(super) fn children(pid: u32) -> Option<Vec<u32>> {
     let mut found = Vec::new();
     for thread in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
@@ -182,8 +183,7 @@ pub(super) fn children(pid: u32) -> Option<Vec<u32>> {
     Some(found)
 }
 
-/// The folder of the control group that a process is in, where there are such of the second version; `self` is
-/// this process.
+/// The directory of the control group of a process, where version 2 groups exist; `self` is this process.
 pub(super) fn control_group(process: &str) -> io::Result<Option<PathBuf>> {
     Ok(folder(
         &fs::read_to_string("/proc/self/mountinfo")?,
@@ -191,7 +191,7 @@ pub(super) fn control_group(process: &str) -> io::Result<Option<PathBuf>> {
     ))
 }
 
-/// Where a process's group lies, by what cgroups(7) has of mounts and of the process.
+/// The directory of a process's group, from the mounts and the groups as described in cgroups(7).
 fn folder(mounts: &str, groups: &str) -> Option<PathBuf> {
     let mount = mounts.lines().find_map(|line| {
         let (place, kind) = line.split_once(" - ")?;
@@ -202,7 +202,7 @@ fn folder(mounts: &str, groups: &str) -> Option<PathBuf> {
     Some(Path::new(mount).join(own))
 }
 
-/// The processor time of all that ever ran in the group of this folder.
+/// The CPU time of everything that ever ran in the group of this directory.
 pub(super) fn group_time(folder: &Path) -> io::Result<Duration> {
     let told = fs::read_to_string(folder.join("cpu.stat"))?;
     let micros = told
@@ -217,7 +217,7 @@ pub(super) fn stat(pid: u32) -> io::Result<Process> {
         .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// The line of proc_pid_stat(5). The name in parentheses may hold anything.
+/// Parses the line of proc_pid_stat(5). The name in parentheses may contain anything.
 fn parsed(line: &str) -> Option<Process> {
     let (number, rest) = line.split_once(" (")?;
     let (name, rest) = rest.rsplit_once(')')?;

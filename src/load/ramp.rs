@@ -1,5 +1,5 @@
-//! More and more load, step by step, until the server no longer keeps up, and then loads between what held
-//! and what did not: the highest that held is what the server is good for.
+//! Raises the load step by step until the server no longer keeps up, then bisects between the loads that
+//! held and those that did not. The highest load that held is the server's capacity.
 
 use std::fmt;
 use std::io;
@@ -12,34 +12,34 @@ use super::report::words::{counted, grouped};
 use super::{Live, Load, Waits, Work};
 use crate::time::Duration;
 
-/// How near the highest load that held and the lowest that did not come to each other, as a part: runs of
-/// the same load differ by nearly as much, so that more steps would tell no more.
+/// How close the highest load that held and the lowest that did not get, as a fraction. Runs of the same
+/// load differ by nearly as much, so more steps would reveal no more.
 pub const PRECISION: f64 = 0.1;
-/// How often a pause between steps looks for the end of it all.
+/// How often a pause between steps checks whether to stop.
 const PAUSE_PART: Duration = Duration::from_millis(50);
 
-/// How the load is raised, and what it may cost.
+/// How the load is raised, within which limits.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ramp {
-    /// How many times the load of the step before each step has; above 1.
+    /// The ratio of each step's load to that of the step before; above 1.
     pub factor: f64,
-    /// How long new transfers begin in each step.
+    /// How long new transfers start in each step.
     pub step: Duration,
-    /// How long the server is left alone after a step that did not hold, so that what it still does for
-    /// clients that have given up is not counted against the next.
+    /// How long the server rests after a step that did not hold, so that the work it still does for
+    /// clients that have given up does not count against the next step.
     pub rest: Duration,
-    /// Most clients, or new ones a second.
+    /// The maximum number of clients, or of new clients per second.
     pub most: f64,
-    /// What 99 of 100 transfers may take, from their intended start, to the first block of a read or to
-    /// the end of a write.
+    /// The bound on the 99th percentile: from the intended start to the first block of a read or to the
+    /// end of a write.
     pub bound_p99: Duration,
-    /// The part of the transfers that may fail.
+    /// The maximum fraction of transfers that may fail.
     pub bound_failures: f64,
 }
 
 impl Ramp {
-    /// What holds unless something else is said: steps that are seen on a scale of powers, long enough for
-    /// some of what may go wrong, and the second after which most clients ask again.
+    /// The defaults: steps that are distinct on a logarithmic scale and long enough for some faults to
+    /// show, and as the bound the one second after which most clients retry.
     pub const DEFAULT: Self = Self {
         factor: 1.5,
         step: Duration::from_secs(5),
@@ -50,46 +50,46 @@ impl Ramp {
     };
 }
 
-/// How a ramp went.
+/// The results of a ramp.
 #[derive(Debug, Clone)]
 pub struct Climb {
-    /// What was to be done.
+    /// The ramp's settings.
     pub ramp: Ramp,
-    /// Its steps, in the order in which they were tried.
+    /// The steps, in the order in which they were tried.
     pub steps: Vec<Step>,
 }
 
 /// One step of a ramp.
 #[derive(Debug, Clone)]
 pub struct Step {
-    /// Its load.
+    /// The step's load.
     pub pace: Pace,
-    /// How it went.
+    /// The step's results.
     pub report: Report,
-    /// Why it did not hold.
+    /// Why the step did not hold.
     pub broken: Option<Broken>,
 }
 
 /// Why a step did not hold.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Broken {
-    /// Too many transfers failed: this part of them.
+    /// Too many transfers failed: this fraction of them.
     Failures(f64),
-    /// Too many took too long: 99 of 100 took up to this.
+    /// Too many transfers were slow: this is the 99th percentile.
     P99(Duration),
-    /// Fewer than 99 of 100 came to what is held against the bound: this part did not.
+    /// Fewer than 99 of 100 transfers reached the event that the bound applies to: this fraction did not.
     InVain(f64),
-    /// This end could not keep up, so nothing is known of the server.
+    /// The generator could not keep up, so the step says nothing about the server.
     Bottleneck,
-    /// It was ended before its time.
+    /// The step was stopped early.
     Interrupted,
 }
 
-/// Raises the load, which has one group, until a step does not hold; then tries loads between the highest
+/// Raises the load, which has one group, until a step does not hold. Then tries loads between the highest
 /// that held and the lowest that did not, until they are within [`PRECISION`] of each other.
 ///
 /// # Errors
-/// If the system is out of something, or there is no process to be watched.
+/// If the system runs out of a resource, or the process to monitor does not exist.
 pub fn run(load: &Load, ramp: Ramp, live: &Arc<Live>) -> io::Result<Climb> {
     let mut load = load.clone();
     let mut steps: Vec<Step> = Vec::new();
@@ -125,7 +125,7 @@ pub fn run(load: &Load, ramp: Ramp, live: &Arc<Live>) -> io::Result<Climb> {
     Ok(Climb { ramp, steps })
 }
 
-/// Waits; says whether nobody ended it all meanwhile.
+/// Waits; returns whether the wait was not interrupted.
 fn has_rested(rest: Duration, live: &Live) -> bool {
     let mut left = rest;
     while !left.is_zero() && !live.is_stopped() {
@@ -143,26 +143,27 @@ struct Known {
     broken: Option<f64>,
 }
 
-/// To three digits, as people say it: finer than any two steps differ.
+/// Rounds to three digits, which is finer than any two steps differ.
 fn rounded(load: f64) -> f64 {
     format!("{load:.2e}").parse().unwrap_or(load)
 }
 
 impl Ramp {
-    /// The load to try next, of the same kind as `pace`; `None` if all is known that can be.
+    /// The load to try next, of the same kind as `pace`; `None` if the search is complete.
     fn next(&self, pace: Pace, known: Known) -> Option<Pace> {
-        // A storm has no load, and neither has a server that does not bear the first step.
+        // A storm has no load level, and a server that fails the first step has no capacity to search
+        // for.
         let held = known.held?;
         let whole = matches!(pace, Pace::Closed { .. });
         let most = if whole { self.most.floor() } else { self.most };
         let next = match known.broken {
             None if held >= most => return None,
-            // Whole clients, and at least one more.
+            // A whole number of clients, and at least one more.
             None if whole => (held * self.factor).round().max(held + 1.0).min(most),
             None => rounded(held * self.factor).min(most),
             Some(broken) if broken <= held * (1.0 + PRECISION) => return None,
             Some(broken) if whole && broken - held <= 1.0 => return None,
-            // In the middle of a scale of powers, as the steps before.
+            // The middle on a logarithmic scale, like the steps before.
             Some(broken) if whole => (held * broken)
                 .sqrt()
                 .round()
@@ -193,7 +194,7 @@ impl Ramp {
         let broken = match waits.exact_quantile(0.99) {
             _ if failed > self.bound_failures => Broken::Failures(failed),
             Some(p99) if p99 > self.bound_p99 => Broken::P99(p99),
-            // However many may fail, 99 of 100 are to be in time.
+            // Whatever fraction may fail, 99 of 100 must be in time.
             None if waits.all() > 0 => Broken::InVain(1.0 - waits.part_that_came()),
             _ => return None,
         };
@@ -205,7 +206,7 @@ impl Ramp {
     }
 }
 
-/// How many clients, or new ones a second; a storm has no level that could be raised.
+/// The number of clients, or of new clients per second; a storm has no level that could be raised.
 #[must_use]
 pub const fn level(pace: Pace) -> Option<f64> {
     match pace {
@@ -215,7 +216,7 @@ pub const fn level(pace: Pace) -> Option<f64> {
     }
 }
 
-/// The times that are held against the bound.
+/// The times that the bound applies to.
 #[must_use]
 pub fn first_answers(report: &Report) -> &Waits {
     let mut groups = report.load.groups.iter();
@@ -234,14 +235,14 @@ impl Climb {
         held.max_by(by_level)
     }
 
-    /// The lowest step that did not, of those that had their time.
+    /// The lowest step that did not hold, of those that ran to their end.
     #[must_use]
     pub fn not_held(&self) -> Option<&Step> {
         let broken = |step: &&Step| !matches!(step.broken, None | Some(Broken::Interrupted));
         self.steps.iter().filter(broken).min_by(by_level)
     }
 
-    /// Why the numbers may mislead.
+    /// Warnings about results that may mislead.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
@@ -304,7 +305,7 @@ mod tests {
     use super::super::{Failure, Group, Tally};
     use super::*;
 
-    /// The loads that are tried on a server that bears so much, and the highest that held.
+    /// The loads tried on a server with this capacity, and the highest that held.
     fn tried(ramp: Ramp, mut pace: Pace, borne: f64) -> (Vec<f64>, Option<f64>) {
         let (mut known, mut levels) = (Known::default(), Vec::new());
         loop {
@@ -321,7 +322,7 @@ mod tests {
         }
     }
 
-    /// What came of a step of a hundred clients, of which some failed and the others took so long.
+    /// The report of a step of a hundred clients: some failed, and each of the others took this long.
     fn report(failed: u64, took: Duration) -> Report {
         let mut tally = Tally {
             begun: 100,
@@ -354,7 +355,7 @@ mod tests {
         assert_eq!(failed, Some(Broken::Failures(0.05)));
         let slow = ramp.broken(&report(0, Duration::from_secs(2)));
         assert!(matches!(slow, Some(Broken::P99(_))), "{slow:?}");
-        // Nor is a server blamed for what this end had no time for, or began late.
+        // Nor is a server blamed if the generator was too busy, or started transfers late.
         let mut busy = report(5, quick);
         busy.tally.busiest = 0.99;
         assert_eq!(ramp.broken(&busy), Some(Broken::Bottleneck));
@@ -423,8 +424,8 @@ mod tests {
         assert_eq!(tried(ramp, ONE_CLIENT, 0.0), (vec![1.0], None));
     }
 
-    /// Goal: what is named is borne, and what is borne is hardly more. Method: servers of any capacity, each
-    /// of which costs few steps.
+    /// Goal: the load found is within the server's capacity, and close to it. Method: servers of any
+    /// capacity, each of which takes few steps.
     #[test]
     fn the_load_that_is_named_is_within_the_precision() {
         for borne in [10.0, 10.1, 14.9, 15.0, 123.4, 9_999.0, 700_000.0] {
@@ -445,7 +446,7 @@ mod tests {
                 );
                 let raised = levels.iter().position(|&load| load > borne);
                 let between = levels.len() - 1 - raised.expect("it does not bear the top");
-                // A bracket of ten times is halved, on a scale of powers, as often.
+                // This many bisections on a logarithmic scale narrow a bracket of a factor of ten.
                 assert!(between <= 5, "{borne} by {factor}: {levels:?}");
             }
         }

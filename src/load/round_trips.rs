@@ -1,5 +1,6 @@
-//! Round trips of blocks where this end holds packets back itself: from the time that a packet really left
-//! to the one at which its answer really came, so that they are the server's and the network's.
+//! Round trips of blocks when the clients hold packets back themselves: from the time a packet was
+//! actually sent to the time its answer actually arrived, so that they measure the server and the network
+//! only.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,32 +9,33 @@ use crate::engine::{Path, SocketId};
 use crate::metrics::Latency;
 use crate::time::Instant;
 
-/// What clients wait for, and how long the answers took.
+/// The clients' outstanding packets, and the response times.
 #[derive(Debug, Default)]
 pub(super) struct RoundTrips {
     waiting: HashMap<Client, Waiting>,
     took: Latency,
 }
 
-/// Where the packets of a client leave from, and those of nobody else meanwhile.
+/// The source of a client's packets, which no other client uses meanwhile.
 type Client = (SocketId, Option<IpAddr>);
 
-/// A client whose request has left.
+/// A client whose request has been sent.
 #[derive(Debug, Clone, Copy, Default)]
 struct Waiting {
     /// The newest of its blocks, or of its ACKs.
     newest: Option<u16>,
-    /// When that left. `None` if it was answered, or left again: nobody knows which of the two is answered then.
+    /// When that was sent. `None` if it was answered, or sent again: an answer could then belong to
+    /// either.
     left: Option<Instant>,
 }
 
 impl RoundTrips {
-    /// How long answers took.
+    /// The response times.
     pub(super) const fn took(&self) -> &Latency {
         &self.took
     }
 
-    /// A packet has left.
+    /// Records a sent packet.
     pub(super) fn left(&mut self, socket: SocketId, path: &Path, packet: &[u8], now: Instant) {
         let client = (socket, path.local.address);
         let sent = match packet {
@@ -44,11 +46,11 @@ impl RoundTrips {
             [0, 3 | 4, high, low, ..] => u16::from_be_bytes([*high, *low]),
             _ => return,
         };
-        // Repeats of a client that is done are nobody's.
+        // Repeats from a finished client are ignored.
         let Some(waiting) = self.waiting.get_mut(&client) else {
             return;
         };
-        // Numbers wrap: what is behind by less than half of them is older.
+        // Numbers wrap: one that is behind by less than half of the range is older.
         let ahead = |newest: u16| (1..0x8000).contains(&sent.wrapping_sub(newest));
         if waiting.newest.is_none_or(ahead) {
             *waiting = Waiting {
@@ -60,10 +62,10 @@ impl RoundTrips {
         }
     }
 
-    /// A packet has come.
+    /// Records a received packet.
     pub(super) fn came(&mut self, socket: SocketId, path: &Path, packet: &[u8], now: Instant) {
         let answers = match packet {
-            // A block answers the ACK of the one before.
+            // A block answers the ACK of the block before it.
             [0, 3, high, low, ..] => u16::from_be_bytes([*high, *low]).wrapping_sub(1),
             [0, 4, high, low, ..] => u16::from_be_bytes([*high, *low]),
             _ => return,
@@ -76,7 +78,7 @@ impl RoundTrips {
         }
     }
 
-    /// The client is done.
+    /// Forgets a finished client.
     pub(super) fn forget(&mut self, socket: SocketId, address: Option<IpAddr>) {
         self.waiting.remove(&(socket, address));
     }
@@ -92,7 +94,8 @@ mod tests {
         Instant::ZERO + Duration::from_millis(millis)
     }
 
-    /// What was measured of a dialogue: when each packet passed, whether it came, its opcode and its number.
+    /// The measurements of a dialogue: when each packet passed, whether it was received, its opcode and
+    /// number.
     fn measured(dialogue: &[(u64, bool, u8, u16)]) -> Vec<u64> {
         let socket = SocketId(0);
         let path = Path {
@@ -128,7 +131,7 @@ mod tests {
             (108, true, 3, 2),
         ];
         assert_eq!(measured(&read), [7]);
-        // Whose request was never seen to leave is nobody.
+        // A client whose request was not seen is ignored.
         assert_eq!(measured(&read[1..]), [0; 0]);
     }
 

@@ -1,4 +1,4 @@
-//! A run: shards on threads of their own, each driving its share of the clients until all are done.
+//! A run: each shard drives its share of the clients on a thread of its own, until all are done.
 
 use std::collections::HashMap;
 use std::io;
@@ -31,19 +31,19 @@ use crate::store::{Store, StoreOptions, Writes};
 use crate::time::{Duration, Instant};
 use crate::wire::Mode;
 
-/// Memory for the DATA packets of what is written: they are the same for all clients.
+/// Memory for the DATA packets of writes, which all clients share.
 const FRAME_CACHE_OCTETS: usize = 64 << 20;
-/// How often those who watch are told how far it has come.
+/// How often progress is published to observers.
 const LIVE_EVERY: Duration = Duration::from_millis(200);
-/// How long a client waits that found no socket, or nobody at the server's port.
+/// How long a client waits before it retries, if it found no socket or the server's port was closed.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
-/// How long a client that is done answers repeats of the server's last packet where ACKs may get lost.
-/// On loopback they do not, and millions of clients that linger would be in each other's way.
+/// How long a finished client still answers repeats of the server's last packet, where ACKs may get lost.
+/// On loopback ACKs are not lost, and millions of lingering clients would get in each other's way.
 const LINGER: Duration = Duration::from_secs(3);
-/// How many places are tried for a client: those behind slow transfers may still be taken.
+/// How many places are tried for a client: places last used by slow transfers may still be occupied.
 const PLACES_TRIED_MAX: usize = 64;
 
-/// How far a run has come, and the way to end it, from another thread.
+/// The progress of a run, and a way to stop it from another thread.
 #[derive(Debug, Default)]
 pub struct Live {
     stopped: AtomicBool,
@@ -56,18 +56,18 @@ pub struct Live {
 }
 
 impl Live {
-    /// Begins nothing more, and ends what runs.
+    /// Starts no more transfers, and ends the running ones.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
         self.wakers().iter().for_each(Waker::wake_by_ref);
     }
 
-    /// Has the run say how far it has come.
+    /// Asks the run to publish its progress.
     pub fn watch(&self) {
         self.watched.store(true, Ordering::Relaxed);
     }
 
-    /// Transfers that completed, that failed and that run, and the octets that were transferred.
+    /// The numbers of completed, failed and running transfers, and the octets transferred.
     #[must_use]
     pub fn counts(&self) -> [u64; 4] {
         self.totals().map(|total| total.load(Ordering::Relaxed))
@@ -77,7 +77,7 @@ impl Live {
         [&self.complete, &self.failed, &self.running, &self.octets]
     }
 
-    /// Whether the run was told to end.
+    /// Whether the run was told to stop.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::SeqCst)
@@ -88,11 +88,11 @@ impl Live {
     }
 }
 
-/// Does what `load` says, and reports. This process may have as many descriptors as its hard limit allows
-/// from then on: off loopback, each client takes one.
+/// Runs `load` and reports the results. Raises this process's descriptor limit to its hard limit for
+/// good: off loopback, each client takes one descriptor.
 ///
 /// # Errors
-/// If the system is out of something, or there is no process to be watched.
+/// If the system runs out of a resource, or the process to monitor does not exist.
 pub fn run(load: &Load, live: &Arc<Live>) -> io::Result<Report> {
     descriptors::raise_limit();
     let watch = load.server_pid.map(Watch::begin).transpose()?;
@@ -126,7 +126,7 @@ pub fn run(load: &Load, live: &Arc<Live>) -> io::Result<Report> {
         }
         elapsed = elapsed.max(part.elapsed);
     }
-    // A server that has ended meanwhile tells nothing more.
+    // If the server has ended meanwhile, there is no usage to report.
     let server = watch.and_then(Watch::end);
     Ok(Report {
         load: load.clone(),
@@ -139,16 +139,16 @@ pub fn run(load: &Load, live: &Arc<Live>) -> io::Result<Report> {
     })
 }
 
-/// What one thread brought.
+/// The results of one thread.
 struct Part {
     tally: Tally,
-    /// What is counted of each group alone.
+    /// The counts of each group.
     groups: Vec<Tally>,
-    /// From the beginning to the end of the last transfer.
+    /// The time from the start of the run to the end of the last transfer.
     elapsed: Duration,
 }
 
-/// One thread's share.
+/// One thread's share of the run.
 struct Driver {
     load: Load,
     number: usize,
@@ -156,51 +156,51 @@ struct Driver {
     shard: Shard<Weathered<MioEngine>>,
     crowds: Vec<Crowd>,
     running: HashMap<SlotId, Begun>,
-    /// Transfers that were to begin.
+    /// Transfers that were due to start.
     begun: u64,
-    /// What is counted of all crowds together.
+    /// The counts of all crowds together.
     tally: Tally,
     begin: Instant,
     /// When the last transfer ended.
     end: Instant,
-    /// What the timeline has of octets.
+    /// The octets that the timeline already includes.
     passed: Passed,
     told_at: Instant,
-    /// What was told so far.
+    /// The progress published so far.
     told: [u64; 4],
 }
 
 /// One thread's share of a group.
 struct Crowd {
     group: Group,
-    /// What the body of its writes is called in the store.
+    /// The name in the store of the body of its writes.
     body: Vec<u8>,
     schedule: Schedule,
     files: Mix,
     profiles: Mix,
-    /// Places for each of the profiles.
+    /// The places, by profile.
     places: Vec<Places>,
     random: fastrand::Rng,
     linger: Duration,
     tally: Tally,
 }
 
-/// A transfer that runs.
+/// A running transfer.
 #[derive(Debug, Clone, Copy)]
 struct Begun {
     intended: Instant,
     late: Duration,
     origin: Origin,
     number: u64,
-    /// Which of the crowds asks,
+    /// The index of its crowd,
     crowd: usize,
-    /// which of its profiles it has,
+    /// of its profile in the crowd,
     profile: usize,
-    /// and for which of its files.
+    /// and of its file.
     file: usize,
-    /// Whether it only asks for the length, and the file comes with another request.
+    /// Whether it only asks for the length, and a second request fetches the file.
     probe: bool,
-    /// Whether the server's host said that nobody is there.
+    /// Whether the server's host reported the port as closed.
     refused: bool,
 }
 
@@ -246,7 +246,7 @@ impl Driver {
         })
     }
 
-    /// Drives until nothing runs and nothing is to begin.
+    /// Drives clients until nothing is running and nothing is left to start.
     fn run(mut self) -> io::Result<Part> {
         let mut stopped = false;
         let mut busy = Busy::new(self.begin);
@@ -275,7 +275,7 @@ impl Driver {
             self.refused();
             self.collect();
         }
-        // Whoever watches several runs, one after the other, sees that this one is over.
+        // An observer of several runs in sequence sees that this one is over.
         self.tell_counts();
         let elapsed = self.end - self.begin;
         let metrics = self.shard.metrics();
@@ -300,9 +300,9 @@ impl Driver {
         })
     }
 
-    /// Begins nothing more, and ends what runs.
+    /// Starts no more transfers, and ends the running ones.
     fn stop(&mut self) {
-        // What has ended before was not interrupted.
+        // Transfers that ended before this do not count as interrupted.
         self.collect();
         for begun in self.running.values() {
             self.crowds[begun.crowd].tally.interrupted += 1;
@@ -312,7 +312,7 @@ impl Driver {
         self.shard.stop();
     }
 
-    /// Begins a transfer that was meant to begin at `intended`.
+    /// Starts the transfer whose intended start is `intended`.
     fn begin(&mut self, crowd: usize, intended: Instant) {
         let number = self.begun * self.load.threads.max(1) as u64 + self.number as u64;
         self.begun += 1;
@@ -342,7 +342,7 @@ impl Driver {
         self.ask(begun);
     }
 
-    /// Sends the request of a transfer, the first or the second one.
+    /// Sends the first or second request of a transfer.
     fn ask(&mut self, begun: Begun) {
         let (server, shard) = (self.load.server, &mut self.shard);
         let crowd = &mut self.crowds[begun.crowd];
@@ -383,7 +383,7 @@ impl Driver {
         }
     }
 
-    /// Ends the transfers to whose packets the server's host answered that nobody is there.
+    /// Ends the transfers for whose packets the server's host reported a closed port.
     fn refused(&mut self) {
         for (socket, path) in self.shard.engine_mut().inner_mut().take_refusals() {
             if let Some(id) = self.shard.unreachable(socket, &path)
@@ -394,7 +394,7 @@ impl Driver {
         }
     }
 
-    /// Counts what has ended.
+    /// Counts the transfers that have ended.
     fn collect(&mut self) {
         for (id, ending) in self.shard.take_endings() {
             let Some(begun) = self.running.remove(&id) else {
@@ -433,7 +433,7 @@ impl Driver {
         }
     }
 
-    /// Puts down what has passed since the last time, and how many run.
+    /// Records in the timeline what passed since the last call, and how many transfers are running.
     fn note(&mut self, now: Instant) {
         let passed = self.shard.engine().passed();
         let before = std::mem::replace(&mut self.passed, passed);
@@ -443,7 +443,7 @@ impl Driver {
         point.active = self.running.len() as u64;
     }
 
-    /// Tells those who watch.
+    /// Publishes the progress to observers.
     fn tell(&mut self, now: Instant) {
         if !self.live.watched.load(Ordering::Relaxed) || now - self.told_at < LIVE_EVERY {
             return;
@@ -466,7 +466,7 @@ impl Driver {
         ];
         let told = std::mem::replace(&mut self.told, counts);
         for ((total, now), before) in self.live.totals().into_iter().zip(counts).zip(told) {
-            // Wrapping, for those that run become fewer too.
+            // The addition wraps, because the number of running transfers also decreases.
             total.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
         }
     }
@@ -510,7 +510,7 @@ impl Crowd {
         } else {
             None
         };
-        // Crowds that come at random must not come at the same random times.
+        // Crowds with random arrivals must not share the same random times.
         let seed = load.seed.wrapping_add((thread + index * threads) as u64);
         Ok(Self {
             body: body(index),
@@ -525,12 +525,12 @@ impl Crowd {
         })
     }
 
-    /// Whether clients of this profile ask for options.
+    /// Whether clients of this profile request options.
     fn asks_options(&self, profile: usize) -> bool {
         self.group.profiles[profile].0.wanted != Wanted::default()
     }
 
-    /// What to ask the server for, but for the place to ask from.
+    /// The plan of a request, without the place to send it from.
     fn plan(&mut self, server: SocketAddr, begun: &Begun) -> Plan {
         let Group {
             files,
@@ -570,12 +570,12 @@ impl Crowd {
     }
 }
 
-/// What the body of a group's writes is called in the store.
+/// The name in the store of the body of a group's writes.
 fn body(group: usize) -> Vec<u8> {
     group.to_string().into_bytes()
 }
 
-/// How far a client goes: some vanish, somewhere amid the file.
+/// How far a client goes: some vanish at a random point in the file.
 fn manner(random: &mut fastrand::Rng, abandon: f64, probe: bool) -> Manner {
     if probe {
         Manner::Probe
@@ -586,7 +586,7 @@ fn manner(random: &mut fastrand::Rng, abandon: f64, probe: bool) -> Manner {
     }
 }
 
-/// The name, with the transfer's number in the place of `{number}`.
+/// The name, with `{number}` replaced by the transfer's number.
 fn numbered(name: &[u8], number: u64) -> Vec<u8> {
     const MARK: &[u8] = b"{number}";
     match name.windows(MARK.len()).position(|window| window == MARK) {

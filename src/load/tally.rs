@@ -1,4 +1,4 @@
-//! What is counted while a run lasts; the counts of several threads add up.
+//! The counters of a run; those of several threads add up.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,22 +17,23 @@ use crate::wire::{ErrorCode, Escaped};
 pub enum Failure {
     /// The server never answered.
     Unanswered,
-    /// The server fell silent.
+    /// The server stopped responding.
     TimedOut,
-    /// The server's host said that nobody listens there.
+    /// The server's host reported the port as closed.
     Refused,
     /// The server sent ERROR.
     ErrorCode(u16),
-    /// The wrong octets came, or too few, or too many.
+    /// The contents were wrong, too short or too long.
     Flawed(Flaw),
-    /// This end could not take what the server answered.
+    /// The client could not accept the server's answer.
     BadAnswer,
-    /// The system gave no socket: its error number.
+    /// The system provided no socket: its error number.
     NotBegun(i32),
 }
 
 impl Failure {
-    /// Why a transfer that ended so failed; `None` if it did not, or was ended on purpose.
+    /// The failure that corresponds to an ending; `None` if the transfer succeeded or was ended on
+    /// purpose.
     fn of(ending: &Ending) -> Option<Self> {
         if let Some(flaw) = ending.flaw {
             return Some(Self::Flawed(flaw));
@@ -68,12 +69,12 @@ impl fmt::Display for Failure {
     }
 }
 
-/// A transfer that failed, for somebody to look into.
+/// Details of a failed transfer, for diagnosis.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FirstFailure {
     /// The file's name.
     pub file: String,
-    /// What the server's ERROR said.
+    /// The message in the server's ERROR.
     pub said: Option<String>,
 }
 
@@ -87,71 +88,73 @@ impl FirstFailure {
     }
 }
 
-/// What is counted.
+/// The counters.
 #[derive(Debug, Clone, Default)]
 pub struct Tally {
-    /// Transfers that were to begin.
+    /// Transfers that were due to start.
     pub begun: u64,
     /// Transfers that completed.
     pub complete: u64,
-    /// Transfers that this end left on purpose: their clients were to vanish, or the run was interrupted.
+    /// Transfers that the generator ended on purpose: their clients were to vanish, or the run was
+    /// interrupted.
     pub left: u64,
     /// Those of them that were interrupted.
     pub interrupted: u64,
     /// Requests for the length alone, before transfers.
     pub probes: u64,
-    /// What this end did to packets on purpose.
+    /// Packets impaired on purpose by the clients.
     pub disturbed: Disturbed,
-    /// Transfers that failed, by why.
+    /// Failed transfers, by reason.
     pub failures: BTreeMap<Failure, u64>,
-    /// The first transfer that failed of each why, where it got so far.
+    /// The first failed transfer for each reason, if it got far enough to have details.
     pub first_failures: BTreeMap<Failure, FirstFailure>,
-    /// Octets of files that were transferred, in transfers complete or not.
+    /// Octets of files transferred, in complete and incomplete transfers.
     pub octets: u64,
-    /// Blocks that were.
+    /// Blocks transferred.
     pub blocks: u64,
-    /// Datagrams that this end sent again.
+    /// Datagrams that the clients sent again.
     pub retransmissions: u64,
-    /// Blocks that came more than once.
+    /// Blocks that arrived more than once.
     pub duplicates: u64,
-    /// Block size and window size that were agreed, by how often.
+    /// How often each pair of block size and window size was negotiated.
     pub terms: BTreeMap<(u16, u16), u64>,
-    /// From the intended start to the first OACK. Servers need not acknowledge options, so that nobody waits for
-    /// it in vain to whom a block came without.
+    /// From the intended start to the first OACK. Servers need not acknowledge options, so a client that
+    /// received a block without an OACK does not count as having waited in vain.
     pub oack: Waits,
     /// From the intended start to the first block of a read.
     pub first_block: Waits,
-    /// From an ACK to the block that it asks for, or from a block to its ACK, of those that came.
+    /// From an ACK to the block that it asks for, or from a block to its ACK, for those that arrived.
     pub round_trip: Waits,
-    /// What a block took on average, one count for each transfer.
+    /// The average time per block, one value for each transfer.
     pub block: Waits,
     /// From the intended start to the end.
     pub transfer: Waits,
-    /// How much later than intended transfers began: this end's own slowness.
+    /// How much later than intended transfers started: the generator's own delay.
     pub lateness: Waits,
-    /// Datagrams in.
+    /// Datagrams received.
     pub received: Packets,
-    /// Datagrams out.
+    /// Datagrams sent.
     pub sent: Packets,
-    /// Datagrams that this end's kernel dropped because a receive queue was full.
+    /// Datagrams that the clients' kernel dropped because a receive queue was full.
     pub receive_drops: u64,
-    /// Processor time of the threads that drive clients.
+    /// CPU time of the threads that drive clients.
     pub processor: Duration,
-    /// How long they had to wait for a processor that others had.
+    /// How long these threads waited for a CPU that others were using.
     pub starved: Duration,
-    /// The most that one of them was busy, as a part of its busiest second.
+    /// The highest CPU utilization of any of these threads in its busiest second, as a fraction.
     pub busiest: f64,
-    /// What happened when.
+    /// The counts over time.
     pub timeline: Timeline,
 }
 
 impl Tally {
-    /// Counts the OACK, if there was one, to a client's first request, which left `late` and asked for options.
+    /// Counts the OACK, or its absence, for a client's first request, which was sent `late` and asked for
+    /// options.
     pub(super) fn agreed(&mut self, ending: &Ending, late: Duration, was_cut: bool) {
         if let Some(oack) = ending.oack {
             self.oack.record(late + oack);
         } else if ending.blocks > 0 || ending.outcome == Outcome::Complete {
-            // The server does without.
+            // The server does not support options.
         } else if ending.outcome != Outcome::Stopped {
             self.oack.fail(1);
         } else if was_cut {
@@ -159,8 +162,8 @@ impl Tally {
         }
     }
 
-    /// Counts a transfer that is over at `time` in the run, and that began `late`. One that this end has ended
-    /// either `was_cut` or was to vanish.
+    /// Counts a transfer that ended at `time` in the run and started `late`. If the generator ended it,
+    /// it either `was_cut` or was meant to vanish.
     pub(super) fn count(&mut self, ending: &Ending, late: Duration, time: Duration, was_cut: bool) {
         self.octets += ending.octets;
         self.blocks += ending.blocks;
@@ -191,17 +194,18 @@ impl Tally {
         }
     }
 
-    /// Counts that a transfer was cut off that had waited so long.
+    /// Counts a transfer that was cut off after it had waited this long.
     fn cut_off(&mut self, ending: &Ending, waited: Duration) {
         self.transfer.cut_off(waited);
-        // What its blocks would have taken on average, nobody knows.
+        // The average time that its blocks would have taken is unknown.
         self.block.fail(1);
         if lacks_block(ending) {
             self.first_block.cut_off(waited);
         }
     }
 
-    /// Counts a failure at `time` in the run, of a transfer that may have been a read whose first block never came.
+    /// Counts a failure at `time` in the run; the transfer may have been a read whose first block never
+    /// came.
     pub(super) fn fail(&mut self, failure: Failure, time: Duration, lacks_block: bool) {
         self.transfer.fail(1);
         self.block.fail(1);
@@ -211,7 +215,7 @@ impl Tally {
         *self.failures.entry(failure).or_default() += 1;
     }
 
-    /// Transfers that failed.
+    /// Failed transfers.
     #[must_use]
     pub fn failed(&self) -> u64 {
         self.failures.values().sum()
@@ -256,7 +260,7 @@ impl Tally {
     }
 }
 
-/// Whether it was a read to which no block came.
+/// Whether it was a read that received no block.
 pub(super) fn lacks_block(ending: &Ending) -> bool {
     ending.operation == Operation::Read && ending.first_block.is_none()
 }

@@ -1,37 +1,37 @@
-//! What happened when: a row of intervals, each with what was counted in it. They are short at first, and
-//! grow wide as a run grows long, so that a run of any length fits the same memory.
+//! Counts over time: a series of intervals. They are short at first and widen as a run gets longer, so
+//! that a run of any length fits in the same memory.
 
 use std::collections::BTreeMap;
 
 use super::Failure;
 use crate::time::Duration;
 
-/// The first width of intervals: short enough to show the course of a storm that is over in a second.
+/// The initial width of intervals: short enough to resolve a storm that is over in a second.
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
-/// The most intervals; when they are used up, two become one.
+/// The maximum number of intervals; when it is reached, pairs are merged.
 const POINTS_MAX: usize = 1024;
 
-/// What happened when.
+/// The counts over time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeline {
     interval: Duration,
     points: Vec<Point>,
 }
 
-/// What was counted in an interval.
+/// The counts of one interval.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Point {
-    /// Octets of blocks that came, repeats included.
+    /// Octets of blocks received, repeats included.
     pub received: u64,
-    /// Octets of blocks that left, repeats included.
+    /// Octets of blocks sent, repeats included.
     pub sent: u64,
-    /// Transfers that began.
+    /// Transfers that started.
     pub begun: u64,
     /// Transfers that completed.
     pub complete: u64,
-    /// Transfers that failed, by why.
+    /// Failed transfers, by reason.
     pub failures: BTreeMap<Failure, u64>,
-    /// Transfers that ran at the end of the interval.
+    /// Transfers running at the end of the interval.
     pub active: u64,
 }
 
@@ -42,13 +42,13 @@ impl Timeline {
         self.interval
     }
 
-    /// The intervals, from the beginning on; never none.
+    /// The intervals, from the start of the run; at least one.
     #[must_use]
     pub fn points(&self) -> &[Point] {
         &self.points
     }
 
-    /// The same in `max` intervals at the most.
+    /// The same, merged into at most `max` intervals.
     #[must_use]
     pub fn in_at_most(&self, max: usize) -> Self {
         let mut wider = self.clone();
@@ -58,15 +58,15 @@ impl Timeline {
         wider
     }
 
-    /// Goes on to a time, counted from the beginning of the run; what is counted from now on counts there.
+    /// Advances to a time, relative to the start of the run; what is counted from now on counts there.
     pub(super) fn at(&mut self, time: Duration) -> &mut Point {
         while self.index(time) >= POINTS_MAX {
             self.widen();
         }
         let last = self.points.len() - 1;
-        // Time never goes back, but what comes from two clocks might.
+        // Time never goes back, but readings of two clocks might.
         let index = self.index(time).max(last);
-        // What ran at the end of an interval ran on in those that passed in silence.
+        // Transfers running at the end of an interval kept running through intervals without events.
         let silent = Point {
             active: self.points[last].active,
             ..Point::default()
@@ -75,7 +75,7 @@ impl Timeline {
         &mut self.points[index]
     }
 
-    /// Adds what happened on another thread at the same time.
+    /// Adds the counts of another thread over the same period.
     pub(super) fn merge(&mut self, other: &Self) {
         let mut other = other.clone();
         while self.interval < other.interval {
@@ -105,7 +105,7 @@ impl Timeline {
         usize::try_from(index).unwrap_or(usize::MAX)
     }
 
-    /// Makes one interval of each two.
+    /// Merges each pair of intervals into one.
     fn widen(&mut self) {
         self.interval *= 2;
         for index in 0..self.points.len().div_ceil(2) {
@@ -129,13 +129,13 @@ impl Default for Timeline {
 }
 
 impl Point {
-    /// Transfers that failed.
+    /// Failed transfers.
     #[must_use]
     pub fn failed(&self) -> u64 {
         self.failures.values().sum()
     }
 
-    /// Adds what was counted later.
+    /// Adds the counts of the following interval.
     fn add(&mut self, later: &Self) {
         self.received += later.received;
         self.sent += later.sent;
@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(begun(&timeline), [2, 0, 0, 6], "time does not go back");
     }
 
-    /// Goal: memory is bounded, and nothing is lost for it. Method: a day, with one start a second.
+    /// Goal: memory is bounded, and no counts are lost. Method: a day, with one start per second.
     #[test]
     fn a_day_fits_the_same_memory() {
         let mut timeline = Timeline::default();

@@ -1,37 +1,37 @@
-//! How long something took, and who waited for it in vain: percentiles are of all of them.
+//! How long something took, and who waited for it in vain; percentiles include both.
 
 use crate::metrics::Latency;
 use crate::time::Duration;
 
-/// How long something took those to whom it came, and to whom it did not come.
+/// The waiting times of those that got what they waited for, and the number of those that did not.
 ///
-/// Percentiles are of all of them. Were they of those alone to whom it came, then a server that lets the slow
-/// ones fail would look quicker than one that serves everybody, and one that has come to a halt would show
-/// nothing at all. Whoever failed counts as slower than anybody. Whoever was cut off would have waited for a
-/// time that nobody knows, but for no less than it had: so it counts among the slowest too, and where the
-/// others do not reach, there is a least time.
+/// Percentiles include both. If they covered only successes, a server that lets the slow transfers fail
+/// would look faster than one that serves all of them, and a stalled server would show no numbers at all.
+/// A failed wait therefore counts as slower than any other. A wait that was cut off would have taken an
+/// unknown time, but no less than it had taken so far: it also counts among the slowest, and percentiles
+/// that fall among these have a lower bound only.
 #[derive(Debug, Clone, Default)]
 pub struct Waits {
     came: Latency,
     failed: u64,
-    /// How long each had waited that was cut off, of the few that were under way together.
+    /// How long each wait that was cut off had lasted; only the few that were in progress together.
     cut: Vec<Duration>,
 }
 
-/// What a part of a whole number may be more than it is, for parts are told in binary: 0.56 of 100 are 56.
+/// The tolerance for a fraction of an integer, as binary fractions are inexact: 0.56 of 100 is 56.
 const ROUNDING: f64 = 1e-6;
 
-/// What a part of all took at most.
+/// The value of a percentile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Quantile {
-    /// This.
+    /// Exactly this.
     Exactly(Duration),
-    /// This or more: some of them were cut off.
+    /// At least this: some of the waits were cut off.
     AtLeast(Duration),
 }
 
 impl Quantile {
-    /// The time, if it is known.
+    /// The exact time, if it is known.
     #[must_use]
     pub const fn exactly(self) -> Option<Duration> {
         match self {
@@ -42,37 +42,38 @@ impl Quantile {
 }
 
 impl Waits {
-    /// How long it took those to whom it came.
+    /// The distribution of the successful waits.
     #[must_use]
     pub const fn came(&self) -> &Latency {
         &self.came
     }
 
-    /// How many failed before.
+    /// How many waits ended in failure.
     #[must_use]
     pub const fn failed(&self) -> u64 {
         self.failed
     }
 
-    /// How many were cut off before.
+    /// How many were cut off.
     #[must_use]
     pub const fn cut(&self) -> u64 {
         self.cut.len() as u64
     }
 
-    /// How many waited for it, in vain or not.
+    /// The number of all waits, successful or not.
     #[must_use]
     pub fn all(&self) -> u64 {
         self.came.count() + self.failed + self.cut()
     }
 
-    /// The part of all to whom it came.
+    /// The fraction of all waits that succeeded.
     #[must_use]
     pub fn part_that_came(&self) -> f64 {
         self.came.count() as f64 / self.all().max(1) as f64
     }
 
-    /// What this part of all, from 0 to 1, took at most; `None` if that is not known, or there were none.
+    /// The quantile at this fraction of all, from 0 to 1; `None` if it is unknown, or there were no
+    /// waits.
     #[must_use]
     pub fn quantile(&self, part: f64) -> Option<Quantile> {
         let rank = ((part * self.all() as f64 - ROUNDING).ceil() as u64).max(1);
@@ -87,18 +88,18 @@ impl Waits {
         Some(Quantile::AtLeast(at_rank(&so_far, rank)))
     }
 
-    /// What this part of all took at most, if that is known.
+    /// The quantile at this fraction of all, if it is known exactly.
     #[must_use]
     pub fn exact_quantile(&self, part: f64) -> Option<Duration> {
         self.quantile(part)?.exactly()
     }
 
-    /// It came after so long.
+    /// Records a success after this long.
     pub(super) fn record(&mut self, took: Duration) {
         self.came.record(took);
     }
 
-    /// It came to these.
+    /// The waits if all succeeded, with this distribution.
     pub(super) fn all_came(came: Latency) -> Self {
         Self {
             came,
@@ -106,17 +107,17 @@ impl Waits {
         }
     }
 
-    /// So many failed before.
+    /// Records this many failures.
     pub(super) const fn fail(&mut self, count: u64) {
         self.failed += count;
     }
 
-    /// One that had waited so long was cut off.
+    /// Records a wait that was cut off after this long.
     pub(super) fn cut_off(&mut self, waited: Duration) {
         self.cut.push(waited);
     }
 
-    /// Adds what another counted.
+    /// Adds another thread's counts.
     pub(super) fn merge(&mut self, other: &Self) {
         self.came.merge(&other.came);
         self.failed += other.failed;
@@ -124,9 +125,9 @@ impl Waits {
     }
 }
 
-/// The time of the one of this rank, from 1 on.
+/// The time at this rank, counted from 1.
 fn at_rank(latency: &Latency, rank: u64) -> Duration {
-    // Amid the part that it has, for what is computed may lie on either side of the border.
+    // Aims at the middle of the rank's interval, because rounding may fall on either side of its border.
     latency.quantile((rank as f64 - 0.5) / latency.count() as f64)
 }
 
@@ -134,7 +135,7 @@ fn at_rank(latency: &Latency, rank: u64) -> Duration {
 mod tests {
     use super::*;
 
-    /// It came to some after 1 ms, 2 ms and so on.
+    /// Waits that succeeded after 1 ms, 2 ms and so on.
     fn waits(came: u64, failed: u64, cut: &[u64]) -> Waits {
         let mut waits = Waits::default();
         (1..=came).for_each(|millis| waits.record(Duration::from_millis(millis)));
@@ -144,7 +145,7 @@ mod tests {
         waits
     }
 
-    /// In milliseconds, with a sign before what is a least time.
+    /// The quantile in milliseconds, with a sign before a lower bound.
     fn told(waits: &Waits, part: f64) -> String {
         let millis = |time: Duration| (time.as_secs_f64() * 1e3).round();
         match waits.quantile(part) {
@@ -180,7 +181,7 @@ mod tests {
         assert_eq!(told(&halted, 0.5), ">700");
         assert!(matches!(halted.quantile(1.0), Some(Quantile::AtLeast(_))));
         assert_eq!(halted.exact_quantile(0.5), None);
-        // Those that had hardly begun make nothing quicker.
+        // Waits cut off right after their start do not improve any percentile.
         let young = waits(10, 0, &[0, 0, 0, 0, 0]);
         assert_eq!(told(&young, 0.5), "8");
         let both = waits(1, 1, &[7]);

@@ -1,5 +1,5 @@
-//! The server's process, watched in the course of a run with all that descends from it: once a child has
-//! ended for which nobody waits, the system tells nothing of it.
+//! Monitors the server's process and its descendants during a run: once a child has ended without being
+//! waited for, the system has no data on it.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -15,14 +15,15 @@ use super::process::{
 };
 use crate::time::Duration;
 
-/// How often it is looked at: a child that serves one file lives longer, as a rule.
+/// How often the processes are sampled: a child that serves one file usually lives longer.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// Looks at many processes cost processor time; at least so many times as much passes until the next one.
+/// Sampling many processes costs CPU time; the pause until the next sample is at least this many times as
+/// long.
 const PAUSE_PER_LOOK: u32 = 9;
-/// Memory is weighed at one look of so many: it changes slowly, and to ask for it costs most.
+/// Memory is measured in one of this many samples: it changes slowly and is the most costly to read.
 const LOOKS_PER_WEIGHING: u32 = 4;
 
-/// A process that is watched, by a thread of its own.
+/// A process monitored by a dedicated thread.
 #[derive(Debug)]
 pub(super) struct Watch {
     end: mpsc::Sender<()>,
@@ -30,10 +31,10 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Looks for the first time, and from now on again and again.
+    /// Takes the first sample, then samples periodically.
     ///
     /// # Errors
-    /// If there is no process of this number, or the system has no `/proc`.
+    /// If there is no process with this ID, or the system has no `/proc`.
     pub(super) fn begin(pid: u32) -> io::Result<Self> {
         let mut family = Family::new(pid)?;
         let (end, ended) = mpsc::channel();
@@ -56,50 +57,50 @@ impl Watch {
         Ok(Self { end, thread })
     }
 
-    /// Looks for the last time: what was used since the first; `None` if the process has ended.
+    /// Takes the last sample and returns the usage since the first; `None` if the process has ended.
     pub(super) fn end(self) -> Option<Usage> {
         drop(self.end);
         self.thread.join().ok().flatten()
     }
 }
 
-/// A process's number, and when it began: together there are none such twice.
+/// A process's ID and its start time: together they are unique.
 type Identity = (u32, u64);
 
-/// A process and its descendants, as they were last seen.
+/// A process and its descendants, as last seen.
 #[derive(Debug)]
 struct Family {
     root: Identity,
     members: HashMap<Identity, Member>,
-    /// What those used that have ended, and whose parents are none of these.
+    /// The CPU time of ended processes whose parents are not among these.
     gone: Duration,
-    /// Context switches of those that have ended.
+    /// Context switches of ended processes.
     gone_switches: u64,
     memory_max: u64,
     ignores_children: bool,
     looks: u32,
-    /// Processor time and switches at the first look.
+    /// CPU time and switches at the first sample.
     at_first: (Duration, u64),
-    /// The control group that they have for themselves, and its processor time at the first look.
+    /// The control group that contains only these processes, and its CPU time at the first sample.
     group: Option<(PathBuf, Duration)>,
 }
 
-/// One of them that runs.
+/// A running member.
 #[derive(Debug)]
 struct Member {
     process: Process,
-    /// What it used itself.
+    /// Its own CPU time.
     own: Duration,
     switches: u64,
-    /// What its children had used that ended before it was seen first,
+    /// The CPU time of its children that ended before it was first seen,
     ended_before: Duration,
-    /// and what those had that were seen to end.
+    /// and of those that were seen to end.
     seen_to_end: Duration,
 }
 
 impl Member {
-    /// What it used, and its children that have ended. If it has waited for these, the system knows
-    /// better; if not, what was seen is all that there is.
+    /// Its CPU time, including that of its ended children. If it has waited for them, the system's value
+    /// is better; if not, only what was seen is known.
     fn used(&self) -> Duration {
         let seen = self.ended_before + self.seen_to_end;
         self.own + time(self.process.ended_children).max(seen)
@@ -126,7 +127,7 @@ impl Family {
         Ok(family)
     }
 
-    /// Takes note of all that run, and of those that do no more.
+    /// Records the running processes and those that have ended.
     fn look(&mut self) {
         let found = self.found();
         let gone: Vec<_> = self
@@ -145,7 +146,7 @@ impl Family {
             });
             member.process = process.clone();
             member.own = member.own.max(time(process.own)).max(ran(process.number));
-            // A thread that has ended takes its own with it.
+            // The counts of a thread are lost when it ends.
             member.switches = member.switches.max(switches(process.number));
         }
         self.part_with(gone);
@@ -155,7 +156,7 @@ impl Family {
         self.looks += 1;
     }
 
-    /// Those that run: known ones, and their descendants.
+    /// The running processes: known ones, and their descendants.
     fn found(&self) -> HashMap<Identity, Process> {
         let mut found = HashMap::new();
         let known = self.members.keys().map(|&(pid, _)| pid);
@@ -173,7 +174,7 @@ impl Family {
             let is_another = self.members.keys().any(|member| member.0 == pid)
                 && !self.members.contains_key(&identity);
             if is_another || (pid == self.root.0 && identity != self.root) {
-                // The number is somebody else's now.
+                // Another process has this ID now.
                 continue;
             }
             left.extend(children(pid).unwrap_or_default());
@@ -182,8 +183,8 @@ impl Family {
         found
     }
 
-    /// Adds what those used that have ended to what their parents' children did; the youngest first, for their
-    /// parents may have ended too.
+    /// Adds the CPU time of ended processes to that of their parents' children; the youngest first,
+    /// because their parents may have ended too.
     fn part_with(&mut self, mut gone: Vec<Identity>) {
         gone.sort_unstable_by_key(|&(pid, began)| std::cmp::Reverse((began, pid)));
         for identity in gone {
@@ -203,7 +204,7 @@ impl Family {
         }
     }
 
-    /// Takes note of the memory that they hold together.
+    /// Records the total memory of the processes.
     fn weigh(&mut self) {
         let mut together = 0;
         for &(pid, _) in self.members.keys() {
@@ -226,7 +227,7 @@ impl Family {
         self.gone_switches + running.sum::<u64>()
     }
 
-    /// The control group that these processes have for themselves, if there is one.
+    /// The control group that contains only these processes, if there is one.
     fn own_group(&self) -> Option<(PathBuf, Duration)> {
         let folder = control_group(&self.root.0.to_string()).ok()??;
         let mut members = Vec::new();
@@ -239,7 +240,7 @@ impl Family {
         Some((folder, used))
     }
 
-    /// What was used since the first look; `None` if the process has ended.
+    /// The usage since the first sample; `None` if the process has ended.
     fn usage(&self) -> Option<Usage> {
         self.members.get(&self.root)?;
         let (used, switches) = self.at_first;
@@ -260,7 +261,7 @@ const fn identity(process: &Process) -> Identity {
     (process.number, process.began)
 }
 
-/// The processes of a control group, and of those below it.
+/// Collects the processes of a control group and of the groups below it.
 fn collect_members(folder: &Path, members: &mut Vec<u32>) -> io::Result<()> {
     let listed = fs::read_to_string(folder.join("cgroup.procs"))?;
     members.extend(listed.lines().filter_map(|pid| pid.parse::<u32>().ok()));
@@ -279,7 +280,7 @@ mod tests {
 
     use super::*;
 
-    /// A server that has children, one after the other, each of which says at its end how many seconds it used.
+    /// A server that runs children in sequence; each prints at its end how many seconds of CPU it used.
     const FORKING: &str = r#"
         $SIG{CHLD} = shift;
         $| = 1;
@@ -299,11 +300,11 @@ mod tests {
         print "done\n";
         <STDIN>;
     "#;
-    /// What the watcher may miss of each child: what it did since the last look.
+    /// The fraction that the watcher may miss of each child: its usage since the last sample.
     const SEEN_PART: f64 = 0.2;
 
-    /// Goal: what children used is told, whether their parent waits for them or not, and that it may be more
-    /// in the latter case alone. Method: the children count it too.
+    /// Goal: the usage of children is reported, whether their parent waits for them or not, and is marked
+    /// as a minimum only in the latter case. Method: the children measure it too.
     #[test]
     fn children_that_nobody_waits_for_are_counted() {
         for (manner, at_least) in [("IGNORE", true), ("DEFAULT", false)] {
@@ -319,7 +320,8 @@ mod tests {
         }
     }
 
-    /// What is told of a server that does so with its children, and what these tell, in seconds.
+    /// The reported usage of a server that handles its children this way, and the children's own sum, in
+    /// seconds.
     fn watched(manner: &str) -> Option<(Usage, f64)> {
         let mut server = Command::new("perl")
             .args(["-e", FORKING, manner])

@@ -1,5 +1,5 @@
-//! Bad weather and slowness that the clients make themselves, so that any server can be tried without a
-//! hand on the network: an engine around another one.
+//! Impairments and slowness that the clients simulate themselves, so that any server can be tested
+//! without touching the network: an engine that wraps another one.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -13,7 +13,7 @@ use crate::engine::{Bind, Datagram, Engine, Inbox, Path, Payload, Sent, SocketId
 use crate::proto::timing::earlier;
 use crate::time::{Duration, Instant};
 
-/// What befalls the packets of clients, on either way.
+/// The impairment of the clients' packets, in both directions.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Weather {
     /// The probability that a DATA or ACK packet is lost.
@@ -22,12 +22,12 @@ pub struct Weather {
     pub duplicate: f64,
     /// The probability that a DATA or ACK packet is held back for 2 ms, so that later ones overtake it.
     pub reorder: f64,
-    /// How long every packet is on its way, beyond what the network takes: at least, and at most.
+    /// The minimum and maximum delay of every packet, in addition to the network's.
     pub delay: (Duration, Duration),
 }
 
 impl Weather {
-    /// Nothing happens to any packet.
+    /// No impairment.
     pub const FAIR: Self = Self {
         loss: 0.0,
         duplicate: 0.0,
@@ -36,13 +36,13 @@ impl Weather {
     };
 }
 
-/// How long a packet is held back that others are to overtake: a burst on a fast network is over by then.
+/// How long a reordered packet is held back: by then, a burst on a fast network is over.
 const REORDERED_FOR: Duration = Duration::from_millis(2);
-/// How long a server may take until it has read the last ACK, and repeats nothing any more.
+/// How long a server may take to read the last ACK and stop retransmitting.
 const SERVER_TAKES: Duration = Duration::from_millis(100);
-/// The first octets of ACK.
+/// The first octets of an ACK packet.
 const ACK: [u8; 2] = [0, 4];
-/// The first octets of DATA.
+/// The first octets of a DATA packet.
 const DATA: [u8; 2] = [0, 3];
 
 /// Octets of a DATA packet before its block.
@@ -52,14 +52,14 @@ const DATA_HEADER_OCTETS: usize = 4;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Conditions {
     weather: Weather,
-    /// How long an ACK waits before it leaves.
+    /// How long each ACK is delayed before it is sent.
     slow: Duration,
-    /// And some wait longer.
+    /// The longer delay of some ACKs, as for writes to flash memory.
     flash: Option<Flash>,
 }
 
 impl Conditions {
-    /// What clients of this kind meet.
+    /// The conditions for clients of this profile.
     pub(super) const fn new(weather: Weather, profile: &Profile) -> Self {
         Self {
             weather,
@@ -68,13 +68,13 @@ impl Conditions {
         }
     }
 
-    /// Whether nothing happens to any packet.
+    /// Whether no packet is affected.
     pub(super) fn are_fair(&self) -> bool {
         self.weather == Weather::FAIR && self.slow.is_zero() && self.flash.is_none()
     }
 
-    /// How long after a client's last ACK packets of its transfer may still come, on a network that loses
-    /// and delays nothing itself; `None` if the ACK may be lost, and so be asked for again.
+    /// How long after a client's last ACK packets of its transfer may still arrive, if the network itself
+    /// loses and delays nothing. `None` if the ACK may be lost, so that the server retransmits.
     pub(super) fn aftermath(&self) -> Option<Duration> {
         if self.are_fair() {
             return Some(Duration::ZERO);
@@ -84,30 +84,30 @@ impl Conditions {
         (self.weather.loss == 0.0).then(|| self.slow + flash + way * 2 + SERVER_TAKES)
     }
 
-    /// How long this end takes before a packet leaves.
+    /// How long the client delays a packet before it is sent.
     fn pause(&self, packet: &[u8]) -> Duration {
         let Some((&ACK, &[high, low, ..])) = packet.split_first_chunk() else {
             return Duration::ZERO;
         };
         let block = u16::from_be_bytes([high, low]);
         let flash = self.flash.filter(|flash| {
-            // Block 0 acknowledges an OACK, before there is anything to write.
+            // ACK 0 acknowledges an OACK, before there is anything to write.
             block > 0 && block.is_multiple_of(flash.blocks.max(1))
         });
         self.slow + flash.map_or(Duration::ZERO, |flash| flash.pause)
     }
 }
 
-/// What was done to packets, by how many.
+/// How many packets were affected, by impairment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Disturbed {
     /// Lost.
     pub lost: u64,
     /// Sent or delivered twice.
     pub duplicated: u64,
-    /// Held back for others to overtake.
+    /// Held back so that later packets overtake them.
     pub reordered: u64,
-    /// Made to wait, by the weather.
+    /// Delayed by the configured impairment.
     pub delayed: u64,
 }
 
@@ -121,20 +121,20 @@ impl Disturbed {
     }
 }
 
-/// An engine whose sockets have their weather; it counts what passes.
+/// An engine that impairs the packets of its sockets and counts what passes.
 #[derive(Debug)]
 pub(super) struct Weathered<E> {
     engine: E,
-    /// Those of the sockets to whose packets something happens.
+    /// The conditions of the sockets whose packets are affected.
     conditions: HashMap<SocketId, Conditions>,
     random: fastrand::Rng,
-    /// Packets that wait, those first that wait the shortest.
+    /// Held packets, the earliest due first.
     held: BinaryHeap<Reverse<Held>>,
-    /// Counts packets held, so that those that are due together go in order.
+    /// Counts held packets, so that packets due at the same time stay in order.
     number: u64,
     disturbed: Disturbed,
     passed: Passed,
-    /// Of those whose packets are held back.
+    /// Round trips of the clients whose packets are held back.
     round_trips: RoundTrips,
 }
 
@@ -145,19 +145,20 @@ pub(super) struct Passed {
     pub(super) sent: u64,
 }
 
-/// A packet that waits.
+/// A held packet.
 #[derive(Debug)]
 struct Held {
     due: Instant,
     number: u64,
-    /// Whether it came, and waits to be delivered; else it waits to leave.
+    /// Whether it was received and waits for delivery; otherwise it waits to be sent.
     came: bool,
     socket: SocketId,
     path: Path,
     octets: Box<[u8]>,
 }
 
-/// What is to happen to a packet: after how long it goes on, unless it is lost, and its second copy.
+/// What is to happen to a packet: the delay of the packet, unless it is lost, and that of its second
+/// copy.
 #[derive(Debug, Clone, Copy)]
 struct Fate {
     first: Option<Duration>,
@@ -188,32 +189,32 @@ impl<E: Engine> Weathered<E> {
         }
     }
 
-    /// Octets of blocks that came and left so far.
+    /// Octets of blocks received and sent so far.
     pub(super) const fn passed(&self) -> Passed {
         self.passed
     }
 
-    /// What was done so far.
+    /// The packets affected so far.
     pub(super) const fn disturbed(&self) -> Disturbed {
         self.disturbed
     }
 
-    /// Round trips of blocks of those whose packets are held back.
+    /// The round trips of clients whose packets are held back.
     pub(super) const fn round_trips(&mut self) -> &mut RoundTrips {
         &mut self.round_trips
     }
 
-    /// Whether packets wait.
+    /// Whether packets are held.
     pub(super) fn holds_any(&self) -> bool {
         !self.held.is_empty()
     }
 
-    /// The engine underneath, for what only it can do.
+    /// The wrapped engine, for what only it can do.
     pub(super) const fn inner_mut(&mut self) -> &mut E {
         &mut self.engine
     }
 
-    /// What is to happen to a packet.
+    /// Decides what is to happen to a packet.
     fn fate(&mut self, weather: &Weather, packet: &[u8]) -> Fate {
         let random = &mut self.random;
         let mut disturbed = Disturbed::default();
@@ -248,7 +249,7 @@ impl<E: Engine> Weathered<E> {
         }
     }
 
-    /// Lets a packet wait.
+    /// Holds a packet back.
     fn hold(&mut self, after: Duration, came: bool, datagram: (SocketId, &Path, &[u8])) {
         self.number += 1;
         let (socket, path, octets) = datagram;
@@ -262,7 +263,7 @@ impl<E: Engine> Weathered<E> {
         }));
     }
 
-    /// Takes the times of answers, before the weather has its way with them.
+    /// Measures response times, before the impairments apply.
     fn time(&mut self, inbox: &Inbox) {
         let now = self.engine.now();
         let came = (0..inbox.len()).filter_map(|place| inbox.get(place));
@@ -272,7 +273,7 @@ impl<E: Engine> Weathered<E> {
         }
     }
 
-    /// Lets the weather loose on what came; what is to wait is taken out.
+    /// Applies impairments to received packets; removes those that are to be held back.
     fn disturb(&mut self, inbox: &mut Inbox) {
         inbox.retain(|datagram| {
             let &Datagram {
@@ -298,7 +299,7 @@ impl<E: Engine> Weathered<E> {
         });
     }
 
-    /// Sends, and counts what left.
+    /// Sends packets, and counts them.
     fn pass(&mut self, socket: SocketId, path: &Path, payload: Payload<'_>) -> Sent {
         let sent = self.engine.send(socket, path, payload);
         if let Sent::Datagrams(count) = sent {
@@ -309,7 +310,7 @@ impl<E: Engine> Weathered<E> {
         sent
     }
 
-    /// Lets go what has waited long enough.
+    /// Releases packets that are due.
     fn release(&mut self, inbox: &mut Inbox) {
         let now = self.engine.now();
         while let Some(Reverse(held)) = self.held.peek()
@@ -329,7 +330,7 @@ impl<E: Engine> Weathered<E> {
                 room[..octets.len()].copy_from_slice(octets);
                 inbox.push(*socket, *path, false, octets.len());
             } else {
-                // What finds no room is lost, as it would be on the way.
+                // A packet for which there is no room is lost, as on the network.
                 if let Sent::Datagrams(_) = self.engine.send(*socket, path, Payload::Packet(octets))
                 {
                     self.passed.sent += block_octets(octets, octets.len());
@@ -464,7 +465,7 @@ impl Ord for Held {
     }
 }
 
-/// How much of DATA packets, `segment` octets each but the last, is blocks; nothing of other packets is.
+/// The octets of blocks in DATA packets of `segment` octets each but the last; other packets have none.
 fn block_octets(octets: &[u8], segment: usize) -> u64 {
     if !octets.starts_with(&DATA) {
         return 0;

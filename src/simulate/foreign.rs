@@ -1,7 +1,7 @@
-//! Receivers of other makes: plain clients with the habits, good and bad, of those seen in the wild.
+//! Third-party receivers: simple clients that imitate those in the field, bugs included.
 //!
-//! They run no shard. Each is a node of the network with a socket, a timer of its own, and as little
-//! protocol as their models have.
+//! They run no shard. Each is a node of the network with a socket, its own timer, and as little protocol
+//! as the client it imitates.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,33 +12,34 @@ use crate::engine::sim::NodeId;
 use crate::time::{Duration, Instant};
 use crate::wire::{self, Mode, Opcode, Packet};
 
-/// After so much silence they say again what they said last.
+/// They repeat their last packet after this much silence.
 const SILENCE: Duration = Duration::from_secs(1);
-/// So many silences in a row, and they give up.
+/// They give up after this many consecutive silences.
 const SILENCES_MAX: u32 = 30;
 /// Octets of their longest request.
 const REQUEST_OCTETS_MAX: usize = 256;
 
-/// What a receiver does when a block comes that it did not wait for.
+/// How a receiver reacts to an unexpected block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
-    /// Drops it, and acknowledges the last block in order whenever one comes that is ahead: RFC 7440 read
-    /// to the letter.
+    /// Drops it, and acknowledges the last block in order whenever the new one is ahead: a literal
+    /// reading of RFC 7440.
     StrictGoBack,
-    /// The same for blocks that it has already, as EDK2 does.
+    /// The same, also for blocks that it already has, as EDK2 does.
     Edk2,
-    /// Drops it and says nothing: only its timer speaks.
+    /// Drops it without a reply: only its timer makes it send.
     Silent,
-    /// Keeps it, says nothing, and acknowledges a window's worth once the gap has closed, as barebox does.
+    /// Keeps it without a reply, and acknowledges a window's worth once the gap has closed, as barebox
+    /// does.
     Caching,
-    /// Knows no options, and acknowledges every DATA that comes, as RFC 1350's first readers did.
+    /// Supports no options, and acknowledges every DATA packet, as the first RFC 1350 clients did.
     Lockstep512,
-    /// Drops it, and sends every ACK twice, the second time after the one before it.
+    /// Drops it, and sends every ACK twice, with the previous ACK in between.
     RepeatsOldAcks,
 }
 
 impl Style {
-    /// All of them.
+    /// All styles.
     pub const ALL: [Self; 6] = [
         Self::StrictGoBack,
         Self::Edk2,
@@ -49,7 +50,7 @@ impl Style {
     ];
 }
 
-/// One such receiver, reading one file.
+/// A third-party receiver that reads one file.
 #[derive(Debug)]
 pub struct Foreign {
     style: Style,
@@ -60,11 +61,11 @@ pub struct Foreign {
     request: Vec<u8>,
     blksize: usize,
     windowsize: u64,
-    /// Whether it takes its time before each ACK.
+    /// The pause before each ACK, if any.
     pause: Duration,
-    /// An ACK that waits for the pause to be over.
+    /// An ACK that is held until the pause is over.
     held: Option<(Instant, u64)>,
-    /// The port that the server answers from, once it has.
+    /// The server's port for this transfer, once it has answered.
     peer: Option<SocketAddr>,
     received: u64,
     acked: u64,
@@ -78,7 +79,7 @@ pub struct Foreign {
 }
 
 impl Foreign {
-    /// Joins the world, and asks the server for a file at once.
+    /// Joins the world and immediately requests a file from the server.
     #[must_use]
     pub fn request(
         world: &mut World,
@@ -99,7 +100,7 @@ impl Foreign {
                 }
                 Ok(writer.len())
             });
-        // A name that does not fit makes an empty request, which nobody answers.
+        // A name that does not fit makes an empty request, which gets no answer.
         let request = buffer[..written.unwrap_or(0)].to_vec();
         let mut foreign = Self {
             style,
@@ -127,20 +128,21 @@ impl Foreign {
         foreign
     }
 
-    /// The same, but with so much time before each ACK.
+    /// Sets a pause before each ACK.
     #[must_use]
     pub const fn with_pause(mut self, pause: Duration) -> Self {
         self.pause = pause;
         self
     }
 
-    /// Its socket: what arrives there is for [`Foreign::handle`], where several share a node.
+    /// Its socket: if several receivers share a node, datagrams that arrive here go to
+    /// [`Foreign::handle`].
     #[must_use]
     pub const fn socket(&self) -> SocketId {
         self.socket
     }
 
-    /// When it wants [`Foreign::expire`] to be called, if nothing arrives before.
+    /// When [`Foreign::expire`] must be called, if nothing arrives before.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
         let held = self.held.map(|(at, _)| at);
@@ -151,25 +153,25 @@ impl Foreign {
         }
     }
 
-    /// The file, once it is whole.
+    /// The file, once it is complete.
     #[must_use]
     pub fn body(&self) -> Option<&[u8]> {
         self.whole.then_some(&self.body)
     }
 
-    /// When it had everything.
+    /// When the file was complete.
     #[must_use]
     pub const fn ended_at(&self) -> Option<Instant> {
         self.ended_at
     }
 
-    /// Whether it still waits for something.
+    /// Whether the transfer is still running.
     #[must_use]
     pub const fn is_waiting(&self) -> bool {
         !self.whole && !self.failed
     }
 
-    /// Reads what has arrived at the node, which is this receiver's alone, and looks at the clock.
+    /// Reads what has arrived at the node, which only this receiver uses, and checks the timer.
     pub fn turn(&mut self, world: &mut World) {
         while let Some((_, path, octets)) = world.network().receive(self.node) {
             self.handle(world, path.peer, &octets);
@@ -177,7 +179,7 @@ impl Foreign {
         self.expire(world);
     }
 
-    /// A datagram came.
+    /// Handles a received datagram.
     pub fn handle(&mut self, world: &mut World, from: SocketAddr, octets: &[u8]) {
         if *self.peer.get_or_insert(from) != from {
             return;
@@ -190,7 +192,7 @@ impl Foreign {
         }
     }
 
-    /// Looks at the clock.
+    /// Checks the timer.
     pub fn expire(&mut self, world: &mut World) {
         let now = world.now();
         if let Some((_, block)) = self.held.take_if(|(at, _)| *at <= now) {
@@ -225,7 +227,7 @@ impl Foreign {
         }
         let is_ahead = ahead > 1 && ahead < 0x8000;
         match self.style {
-            // All of them answer repeats of the last block, so that the server learns of the end.
+            // All styles answer repeats of the last block, so that the server learns of the end.
             _ if self.whole && ahead == 0 => self.acknowledge(world, self.received),
             _ if self.whole => {}
             Style::StrictGoBack | Style::RepeatsOldAcks if is_ahead => {
@@ -278,7 +280,7 @@ impl Foreign {
         self.send(world, &wire::write_ack(wire::WireBlock(block as u16)));
     }
 
-    /// Says what it said last: the request, or an ACK of what it has.
+    /// Repeats its last packet: the request, or an ACK of what it has.
     fn speak(&mut self, world: &mut World) {
         if self.peer.is_none() {
             self.send(world, &self.request);

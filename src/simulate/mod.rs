@@ -1,4 +1,4 @@
-//! The real shard in a simulated network: a world in virtual time, which the same seed makes the same again.
+//! The real shard in a simulated network, in virtual time; the same seed reproduces the same run.
 
 pub mod fleet;
 mod foreign;
@@ -28,50 +28,50 @@ pub const SERVER: SocketAddr =
 pub const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
 /// The MTU of every interface.
 const MTU: u32 = 1500;
-/// Virtual time after which a simulation is called hung.
+/// Virtual time after which a simulation counts as hung.
 const ELAPSED_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// What may go wrong in the middle of everything.
+/// What may fail in the middle of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Calamity {
-    /// The clients are heard no more, and hear nothing.
+    /// The clients are disconnected.
     ClientsVanish,
-    /// The server's files cannot be read any more.
+    /// The server can no longer read its files.
     ReadsFail,
     /// The server's disk is full.
     DiskFull,
-    /// The server ends every transfer and takes no requests.
+    /// The server ends every transfer and takes no more requests.
     ServerStops,
-    /// The server is heard no more, and hears nothing.
+    /// The server is disconnected.
     ServerVanishes,
 }
 
-/// What is to be simulated: some clients that all want the same of one server.
+/// The scenario to simulate: several clients that make the same request to one server.
 #[derive(Debug, Clone)]
 pub struct Scenario {
-    /// The same seed makes the same run.
+    /// The random seed: the same seed reproduces the same run.
     pub seed: u64,
-    /// What happens to datagrams.
+    /// The impairment of datagrams.
     pub weather: Weather,
-    /// How many clients.
+    /// The number of clients.
     pub clients: u32,
-    /// All clients begin within this time.
+    /// The time within which all clients start.
     pub within: Duration,
-    /// Which way the files go.
+    /// The direction of the transfers.
     pub operation: Operation,
-    /// Octets of the file.
+    /// The file's length in octets.
     pub len: u64,
-    /// Block size to ask for; `None` asks for no options at all.
+    /// The block size to request; `None` requests no options at all.
     pub blksize: Option<u16>,
-    /// Window size to ask for.
+    /// The window size to request.
     pub windowsize: u16,
-    /// How long the disk takes for anything.
+    /// The latency of every disk operation.
     pub disk: Duration,
-    /// What goes wrong, and when.
+    /// What fails, and when.
     pub calamity: Option<(Duration, Calamity)>,
     /// The server's settings.
     pub settings: Settings,
-    /// Whether every datagram is written down.
+    /// Whether to record every datagram.
     pub trace: bool,
 }
 
@@ -94,7 +94,7 @@ impl Default for Scenario {
     }
 }
 
-/// What came of it.
+/// The outcome of a simulation.
 #[derive(Debug, Clone)]
 pub struct Report {
     /// Virtual time from the first request to the last ending at a client.
@@ -103,26 +103,26 @@ pub struct Report {
     pub settled: Duration,
     /// How each client's transfer ended.
     pub endings: Vec<Ending>,
-    /// Completed transfers whose octets are not those of the file.
+    /// Completed transfers with wrong contents.
     pub corrupt: usize,
-    /// What the server sent.
+    /// The traffic that the server sent.
     pub server: Traffic,
-    /// What the clients sent.
+    /// The traffic that the clients sent.
     pub client: Traffic,
-    /// What the server counted.
+    /// The server's metrics.
     pub metrics: Metrics,
-    /// Slots left in any table when nothing more could happen.
+    /// Slots left in any table after the last event.
     pub left_over: usize,
-    /// Work that any store had left when nothing more could happen.
+    /// Work left in any store after the last event.
     pub work_left: usize,
     /// Blocks in the file, the last one included.
     pub blocks: u64,
-    /// Every datagram, if that was asked for.
+    /// Every datagram, if requested.
     pub trace: Vec<String>,
 }
 
 impl Report {
-    /// How many transfers completed.
+    /// The number of completed transfers.
     #[must_use]
     pub fn complete(&self) -> usize {
         self.endings
@@ -131,8 +131,8 @@ impl Report {
             .count()
     }
 
-    /// Datagrams sent by both ends for each block that had to arrive and be acknowledged by window:
-    /// 1.0 is a transfer without a wasted DATA.
+    /// DATA packets sent by both ends, per block that had to be transferred: 1.0 is a transfer without a
+    /// wasted DATA.
     #[must_use]
     pub fn data_per_block(&self) -> f64 {
         let data = self.server.data + self.client.data;
@@ -240,7 +240,7 @@ pub fn run(scenario: &Scenario) -> Report {
         .filter(|ending| ending.outcome == Outcome::Complete)
         .count()
         .saturating_sub(copies.len());
-    // The server may have agreed to smaller blocks than were asked for.
+    // The server may have negotiated smaller blocks than requested.
     let agreed = endings.iter().find(|ending| ending.blocks > 0);
     let asked = scenario.blksize.unwrap_or(512);
     let blksize = agreed.map_or(asked, |ending| ending.params.blksize());
@@ -259,24 +259,24 @@ pub fn run(scenario: &Scenario) -> Report {
     }
 }
 
-/// What came of serving a receiver of another make.
+/// The outcome of serving a third-party receiver.
 #[derive(Debug, Clone)]
 pub struct Served {
-    /// Whether it has the file, every octet of it.
+    /// Whether the receiver has the complete and correct file.
     pub complete: bool,
-    /// Virtual time until then.
+    /// The virtual time until then.
     pub elapsed: Duration,
-    /// What the server sent.
+    /// The traffic that the server sent.
     pub server: Traffic,
-    /// What the receiver sent.
+    /// The traffic that the receiver sent.
     pub client: Traffic,
-    /// Slots left in the server's table when nothing more could happen.
+    /// Slots left in the server's table after the last event.
     pub left_over: usize,
-    /// Every datagram, if that was asked for.
+    /// Every datagram, if requested.
     pub trace: Vec<String>,
 }
 
-/// Serves a scenario's file to one receiver of another make.
+/// Serves a scenario's file to one third-party receiver.
 #[must_use]
 pub fn serve(scenario: &Scenario, style: Style) -> Served {
     let mut world = World::new(scenario.seed, scenario.weather, scenario.disk);

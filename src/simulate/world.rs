@@ -1,4 +1,4 @@
-//! A world of hosts: each a real shard with a store of its own, driven from one event to the next.
+//! A simulated world of hosts: each runs a real shard with its own store, driven event by event.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -15,10 +15,10 @@ use crate::shard::{Census, Ending, Holdings, Plan, Shard, SlotId};
 use crate::store::{Backend, Store, StoreOptions};
 use crate::time::{Duration, Instant};
 
-/// Memory for frames at each host.
+/// Memory for frames on each host.
 const FRAME_CACHE_OCTETS: usize = 64 << 20;
 
-/// Names a host of one world.
+/// Identifies a host within one world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Host(usize);
 
@@ -27,7 +27,7 @@ pub struct Host(usize);
 pub struct World {
     network: Network,
     hosts: Vec<Running>,
-    /// How long a disk takes for anything.
+    /// The latency of every disk operation.
     disk: Duration,
     agenda: BinaryHeap<Reverse<Entry>>,
     entries: u64,
@@ -38,13 +38,13 @@ struct Running {
     node: NodeId,
     shard: Shard<SimEngine>,
     store: Arc<Store>,
-    /// Whether the agenda holds the disk's next visit.
+    /// Whether the disk's next event is on the agenda.
     disk_due: bool,
-    /// Whether something came while its processor was busy.
+    /// Whether something arrived while its processor was busy.
     turn_due: bool,
 }
 
-/// What is to happen at a time; ordered by it, then by the order of entry.
+/// A scheduled event; ordered by time, then by the order of entry.
 #[derive(Debug)]
 struct Entry {
     at: Instant,
@@ -54,11 +54,11 @@ struct Entry {
 
 #[derive(Debug)]
 enum What {
-    /// The host's disk has done its work.
+    /// The host's disk has completed its work.
     Disk(Host),
     /// The host starts a transfer.
     Start(Host, Box<Plan>),
-    /// Somebody who is no host wants to be woken.
+    /// Something other than a host asked to be woken.
     Alarm,
 }
 
@@ -101,10 +101,10 @@ impl World {
         Host(self.hosts.len() - 1)
     }
 
-    /// Lets a host take requests.
+    /// Makes a host take requests.
     ///
     /// # Panics
-    /// If the address is taken: the simulation is at fault.
+    /// If the address is taken: a bug in the simulation.
     pub fn listen(&mut self, host: Host, address: SocketAddr) {
         self.hosts[host.0]
             .shard
@@ -112,12 +112,12 @@ impl World {
             .expect("the address is free");
     }
 
-    /// Lets a host start a transfer at a time.
+    /// Makes a host start a transfer at a given time.
     pub fn start_at(&mut self, at: Instant, host: Host, plan: Plan) {
         self.enter(at, What::Start(host, Box::new(plan)));
     }
 
-    /// Starts a transfer at once.
+    /// Starts a transfer immediately.
     ///
     /// # Errors
     /// If the host has no port left.
@@ -127,17 +127,17 @@ impl World {
         Ok(id)
     }
 
-    /// Lets [`World::step`] stop at a time, for whoever acts from outside.
+    /// Makes [`World::step`] stop at a given time, for callers that act from outside.
     pub fn alarm_at(&mut self, at: Instant) {
         self.enter(at, What::Alarm);
     }
 
-    /// Pulls a host's plug: it goes on, but nobody hears it and it hears nobody.
+    /// Disconnects a host: it keeps running, but none of its packets arrive, and none reach it.
     pub fn cut_off(&self, host: Host) {
         self.network.cut_off(self.hosts[host.0].node);
     }
 
-    /// A host's process ends without a word, and another one begins, with these files and settings.
+    /// Ends a host's process without notice, and starts a new one with these files and settings.
     pub fn restart(&mut self, host: Host, files: impl Backend, settings: Settings) {
         let running = &mut self.hosts[host.0];
         self.network.restart(running.node);
@@ -148,12 +148,12 @@ impl World {
         running.turn_due = false;
     }
 
-    /// From now on, disks take so long for anything.
+    /// Sets the latency of every disk operation from now on.
     pub const fn set_disk(&mut self, disk: Duration) {
         self.disk = disk;
     }
 
-    /// Does what the stores of all hosts still have to do; says how much that was.
+    /// Completes the outstanding work of all hosts' stores; returns how much there was.
     pub fn finish_store_work(&self) -> usize {
         let stores = self.hosts.iter().map(|host| &host.store);
         stores
@@ -165,7 +165,7 @@ impl World {
             .sum()
     }
 
-    /// Moves on to the next thing that happens; false if nothing ever will.
+    /// Advances to the next event; false if there is none left.
     pub fn step(&mut self) -> bool {
         let Some(next) = self.next_event() else {
             return false;
@@ -184,7 +184,7 @@ impl World {
                 What::Disk(host) => self.visit_disk(host),
                 What::Alarm => {}
                 What::Start(host, plan) => {
-                    // The simulated network has a port for everybody.
+                    // The simulated network never runs out of ports.
                     let _ = self.start(host, *plan);
                 }
             }
@@ -199,8 +199,8 @@ impl World {
         true
     }
 
-    /// Lets time pass that nobody notices, as on machines that were suspended: what has arrived meanwhile
-    /// is read at its end, and timers fire late.
+    /// Advances the clock unnoticed, as if the machines were suspended: what arrived meanwhile is read
+    /// afterwards, and timers fire late.
     pub fn sleep(&mut self, time: Duration) {
         let woken = self.network.advance(self.network.now() + time);
         for index in 0..self.hosts.len() {
@@ -210,7 +210,7 @@ impl World {
         }
     }
 
-    /// When the next thing happens, if anything ever will.
+    /// The time of the next event, if there is one.
     #[must_use]
     pub fn next_event(&self) -> Option<Instant> {
         let agenda = self.agenda.peek().map(|Reverse(entry)| entry.at);
@@ -225,7 +225,7 @@ impl World {
             .min()
     }
 
-    /// When a host next has something to do: what has arrived waits for its processor.
+    /// The time of a host's next event: packets that have arrived wait for its processor.
     fn host_event(&self, host: &Running) -> Option<Instant> {
         let wake = if host.turn_due || self.network.has_arrived(host.node) {
             Some(Instant::ZERO)
@@ -235,8 +235,8 @@ impl World {
         wake.map(|at| at.max(self.network.busy_until(host.node)))
     }
 
-    /// One round of a host's loop, or as many as it takes to read all that has arrived, if that takes its
-    /// processor no time.
+    /// Runs one iteration of a host's loop, or, if that takes its processor no time, as many as it takes
+    /// to read everything that has arrived.
     fn turn(&mut self, host: Host) {
         let running = &mut self.hosts[host.0];
         running.turn_due = self.network.busy_until(running.node) > self.network.now();
@@ -284,7 +284,7 @@ impl World {
         }));
     }
 
-    /// The time.
+    /// The current time.
     #[must_use]
     pub fn now(&self) -> Instant {
         self.network.now()
@@ -296,41 +296,42 @@ impl World {
         &self.network
     }
 
-    /// From now on, a host's processor takes its time.
+    /// Sets the pace of a host's processor from now on.
     pub fn set_pace(&self, host: Host, pace: Pace) {
         self.network.set_pace(self.hosts[host.0].node, pace);
     }
 
-    /// What a host has sent.
+    /// The traffic that a host has sent.
     #[must_use]
     pub fn sent(&self, host: Host) -> Traffic {
         self.network.sent(self.hosts[host.0].node)
     }
 
-    /// What a host's shard counted.
+    /// The counters of a host's shard.
     #[must_use]
     pub fn metrics(&self, host: Host) -> Metrics {
         self.hosts[host.0].shard.metrics()
     }
 
-    /// The transfers that a host asked for and that have ended since the last call.
+    /// The transfers requested by a host that have ended since the last call.
     pub fn take_endings(&mut self, host: Host) -> Vec<Ending> {
         let endings = self.take_named_endings(host).into_iter();
         endings.map(|(_, ending)| ending).collect()
     }
 
-    /// The same, each with the name that [`World::start`] gave it.
+    /// The same, each with the name that [`World::start`] returned.
     pub fn take_named_endings(&mut self, host: Host) -> Vec<(SlotId, Ending)> {
         self.hosts[host.0].shard.take_endings()
     }
 
-    /// What a host's shard holds.
+    /// The contents of a host's shard.
     #[must_use]
     pub fn holdings(&self, host: Host) -> Holdings {
         self.hosts[host.0].shard.holdings()
     }
 
-    /// How long any transfer has been past its idle time, at the hosts whose processors are not busy.
+    /// The longest time that any transfer is past its idle deadline, on hosts whose processors are not
+    /// busy.
     #[must_use]
     pub fn overdue(&self) -> Duration {
         let idle = self
@@ -342,26 +343,26 @@ impl World {
             .unwrap_or_default()
     }
 
-    /// Frames that are being made at any host.
+    /// The number of frames being made on all hosts.
     #[must_use]
     pub fn frames_pending(&self) -> u64 {
         let stores = self.hosts.iter().map(|host| &host.store);
         stores.map(|store| store.statistics().pending).sum()
     }
 
-    /// The node that a host is in the network.
+    /// The host's node in the network.
     #[must_use]
     pub fn node(&self, host: Host) -> NodeId {
         self.hosts[host.0].node
     }
 
-    /// Slots in the tables of all hosts.
+    /// The number of slots in the tables of all hosts.
     #[must_use]
     pub fn slots(&self) -> usize {
         self.hosts.iter().map(|host| host.shard.len()).sum()
     }
 
-    /// A host's shard.
+    /// The shard of a host.
     pub fn shard_mut(&mut self, host: Host) -> &mut Shard<SimEngine> {
         &mut self.hosts[host.0].shard
     }

@@ -1,17 +1,17 @@
-//! Memory for frames: a bounded region of equal cells that are used again and again, and the heap for
-//! what is small.
+//! Memory for frames: a bounded region of equal, reusable cells, and the heap for small chunks.
 //!
-//! The first touch of a page costs more than framing what goes into it, so a cell that is given back
-//! keeps its memory and goes to the next who asks. Cells lie side by side in one mapping, which the
-//! kernel is asked to back with huge pages; without them, all works the same. What takes less than half a
-//! cell (small files and the ends of large ones) comes from the heap instead, which is cleared first:
-//! that costs little where little is asked for, and no chunk wastes more than it holds.
+//! The first touch of a page costs more than framing its contents, so a freed cell keeps its memory and is
+//! reused next. Cells are adjacent in one mapping, for which the kernel is asked to use huge pages;
+//! everything works without them too. A chunk smaller than half a cell (small files and the ends of large
+//! ones) comes from the heap instead, which is cleared first: that costs little for small sizes, and no
+//! chunk wastes more than it holds.
 //!
-//! Who wants the kernel to know the memory of cells in advance, to send from it without a copy, sees by a
-//! token whether a cell still has the memory it had: a [`Stay`] ends when that goes back to the system.
+//! A caller that registers cell memory with the kernel, to send from it without a copy, uses a token to
+//! check whether a cell still has the same memory: a [`Stay`] ends when the memory is returned to the
+//! system.
 //!
-//! All memory counts against one bound, cells at rest included. Where it leaves no room, nothing is had
-//! within it; who cannot wait for room may exceed it.
+//! All memory counts against one bound, free cells included. When the bound is reached, allocation within it
+//! fails; a caller that cannot wait for room may exceed it.
 
 #![allow(unsafe_code)]
 
@@ -20,14 +20,14 @@ use std::sync::{Arc, PoisonError};
 
 use crate::sync::{Mutex, MutexGuard};
 
-/// Octets in a cell, which is what most extents of a large file take.
+/// Octets in a cell, the size of most extents of a large file.
 pub(super) const CELL_OCTETS: usize = 1024 * 1024;
 
-/// What a chunk of the heap costs beside its octets, about, with all that the cache notes of it:
-/// without it, a great many tiny files would take far more memory than the bound says.
+/// Approximate overhead of a heap chunk, including the cache's bookkeeping: without it, very many tiny files
+/// would take far more memory than the bound allows.
 const CHUNK_OCTETS: usize = 256;
 
-/// Where chunks come from and go back to.
+/// Allocates chunks and takes them back.
 pub(super) struct Arena {
     octets_max: usize,
     region: Option<region::Region>,
@@ -35,9 +35,9 @@ pub(super) struct Arena {
 }
 
 struct State {
-    /// Free cells with memory behind them, the one that was given back last at the end.
+    /// Free cells that keep their memory, the most recently freed at the end.
     warm: VecDeque<Warm>,
-    /// Free cells without, the next to be used at the end.
+    /// Free cells without memory, the next to be used at the end.
     cold: Vec<usize>,
     /// Octets of all chunks and warm cells.
     resident: usize,
@@ -49,21 +49,21 @@ struct Warm {
     stay: Arc<Stay>,
 }
 
-/// Lives as long as a cell keeps the same memory, whoever uses it.
+/// Lives as long as a cell keeps the same memory, whichever chunk uses it.
 #[derive(Debug, Default)]
 pub struct Stay(());
 
-/// Memory that stays what it is for longer than the frames in it.
+/// Memory that outlives the frames in it.
 #[derive(Debug, Clone, Copy)]
 pub struct Lasting<'a> {
-    /// All of it: the frames, and what room is left behind them.
+    /// The whole range: the frames and the unused room behind them.
     pub octets: &'a [u8],
-    /// For how long: once this is gone, other memory may lie at the same address.
+    /// Its lifetime: once this is gone, other memory may lie at the same address.
     pub stay: &'a Arc<Stay>,
 }
 
 impl Arena {
-    /// An arena that keeps within `octets_max`; none of it is taken yet.
+    /// An arena bounded by `octets_max`; nothing is allocated yet.
     pub(super) fn new(octets_max: usize) -> Arc<Self> {
         let cells = octets_max / CELL_OCTETS;
         let region = region::Region::new(cells);
@@ -79,12 +79,12 @@ impl Arena {
         })
     }
 
-    /// Whether a chunk of `octets` can ever be had within the bound.
+    /// Whether a chunk of `octets` can ever fit within the bound.
     pub(super) fn fits(&self, octets: usize) -> bool {
         self.cost(octets) <= self.octets_max
     }
 
-    /// A chunk of `octets`, whatever they are; `None` if the bound leaves no room now.
+    /// A chunk of `octets` with unspecified contents; `None` if the bound leaves no room now.
     pub(super) fn take(self: &Arc<Self>, octets: usize) -> Option<Chunk> {
         let cost = self.cost(octets);
         let mut state = self.lock();
@@ -117,14 +117,14 @@ impl Arena {
         Some(self.chunk(memory, cost, false))
     }
 
-    /// A chunk of `octets` beyond the bound.
+    /// A chunk of `octets` in excess of the bound.
     pub(super) fn exceed(self: &Arc<Self>, octets: usize) -> Chunk {
         let cost = octets + CHUNK_OCTETS;
         self.lock().resident += cost;
         self.chunk(Memory::Heap(vec![0; octets].into()), cost, true)
     }
 
-    /// Octets of memory taken, free cells that keep theirs included.
+    /// Octets of memory in use, including free cells that keep theirs.
     pub(super) fn resident(&self) -> usize {
         self.lock().resident
     }
@@ -146,7 +146,7 @@ impl Arena {
         }
     }
 
-    /// Gives the memory behind a free cell back to the system.
+    /// Returns the memory of a free cell to the system.
     fn cool(&self, state: &mut State, Warm { cell, stay }: Warm) {
         drop(stay);
         if let Some(region) = &self.region {
@@ -165,7 +165,7 @@ fn wants_cell(octets: usize) -> bool {
     (CELL_OCTETS / 2..=CELL_OCTETS).contains(&octets)
 }
 
-/// A piece of memory; it goes back when it is dropped.
+/// A piece of memory, returned to the arena when dropped.
 pub(super) struct Chunk {
     memory: Memory,
     cost: usize,
@@ -176,7 +176,7 @@ pub(super) struct Chunk {
 enum Memory {
     Cell {
         cell: region::Cell,
-        /// How much of it was asked for.
+        /// The requested size.
         octets: usize,
         stay: Arc<Stay>,
     },
@@ -184,12 +184,12 @@ enum Memory {
 }
 
 impl Chunk {
-    /// What it counts for against the bound.
+    /// Its cost against the bound.
     pub(super) const fn cost(&self) -> usize {
         self.cost
     }
 
-    /// Whether it is beyond the bound, so that nobody should keep it.
+    /// Whether it exceeds the bound, so that it should not be cached.
     pub(super) const fn is_excess(&self) -> bool {
         self.excess
     }
@@ -201,7 +201,7 @@ impl Chunk {
         }
     }
 
-    /// The memory, if it outlasts the chunk.
+    /// The memory, if it outlives the chunk.
     pub(super) fn lasting(&self) -> Option<Lasting<'_>> {
         match &self.memory {
             Memory::Cell { cell, stay, .. } => Some(Lasting {
@@ -254,22 +254,22 @@ mod region {
     /// Length and alignment of a huge page, on the machines that have them.
     const HUGE_OCTETS: usize = 2 * 1024 * 1024;
 
-    /// Address space, which takes memory where it is touched.
+    /// Address space; pages are allocated when touched.
     pub(super) struct Region {
         mapping: NonNull<u8>,
         mapped: usize,
-        /// Where the first cell begins: a huge page's boundary.
+        /// Start of the first cell, on a huge page boundary.
         cells: NonNull<u8>,
     }
 
-    // SAFETY: the region only names memory; each part of it is read and written through the one cell
-    // that stands for it.
+    // SAFETY: the region only holds addresses; each part of the memory is read and written only through the
+    // one cell that represents it.
     unsafe impl Send for Region {}
     // SAFETY: as above; no method reads or writes the memory.
     unsafe impl Sync for Region {}
 
     impl Region {
-        /// Room for `cells` cells; `None` for none, or if the system gives none.
+        /// Room for `cells` cells; `None` if that is zero or the system provides none.
         pub(super) fn new(cells: usize) -> Option<Self> {
             if cells == 0 {
                 return None;
@@ -278,15 +278,15 @@ mod region {
             let mapped = length.checked_add(HUGE_OCTETS)?;
             let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
             let protection = ProtFlags::READ | ProtFlags::WRITE;
-            // SAFETY: a new mapping, at an address of the kernel's choice, disturbs no other.
+            // SAFETY: a new mapping, at an address that the kernel chooses, affects no other mapping.
             let address =
                 unsafe { mmap_anonymous(ptr::null_mut(), mapped, protection, flags) }.ok()?;
             let mapping = NonNull::new(address.cast::<u8>())?;
             let skipped = mapping.align_offset(HUGE_OCTETS);
-            // SAFETY: the mapping is longer than its cells by what the alignment skips at most.
+            // SAFETY: the mapping exceeds the length of its cells by the most that alignment can skip.
             let cells = unsafe { mapping.add(skipped) };
-            // SAFETY: the advice changes no contents, and the stretch lies within the mapping.
-            // A kernel without huge pages refuses it, and all works without.
+            // SAFETY: the advice changes no contents, and the range lies within the mapping. A kernel
+            // without huge pages rejects it, which is harmless.
             let _ = unsafe { madvise(cells.as_ptr().cast(), length, Advice::LinuxHugepage) };
             Some(Self {
                 mapping,
@@ -295,31 +295,31 @@ mod region {
             })
         }
 
-        /// The cell of this index, which must be below the number of cells and not be in use.
+        /// The cell with this index, which must be below the number of cells and not be in use.
         pub(super) fn cell(&self, index: usize) -> Cell {
-            // SAFETY: the index is that of a cell, and so within the mapping.
+            // SAFETY: the index is that of a cell, and so the address is within the mapping.
             let address = unsafe { self.cells.add(index * CELL_OCTETS) };
             Cell { address, index }
         }
 
-        /// Gives the memory of a cell that is not in use back to the system.
+        /// Returns the memory of an unused cell to the system.
         pub(super) fn release(&self, index: usize) {
             let address = self.cell(index).address.as_ptr().cast();
-            // SAFETY: the cell lies within the mapping and nobody refers to it. Its contents are
-            // lost, and read as zeros from now on. If the kernel refuses, it only keeps the memory.
+            // SAFETY: the cell lies within the mapping and nothing refers to it. Its contents are lost and
+            // read as zeros from now on. If the kernel refuses, it merely keeps the memory.
             let _ = unsafe { madvise(address, CELL_OCTETS, Advice::LinuxDontNeed) };
         }
     }
 
     impl Drop for Region {
         fn drop(&mut self) {
-            // SAFETY: the mapping is this region's own, and no cell outlives the arena that holds
-            // the region, since every chunk holds the arena.
+            // SAFETY: the mapping is owned by this region, and no cell outlives the arena that holds the
+            // region, since every chunk holds the arena.
             let _ = unsafe { munmap(self.mapping.as_ptr().cast(), self.mapped) };
         }
     }
 
-    /// A part of a region, owned by the one chunk that it was taken for.
+    /// A part of a region, owned by the one chunk that it was allocated for.
     pub(super) struct Cell {
         address: NonNull<u8>,
         index: usize,
@@ -336,9 +336,8 @@ mod region {
         }
 
         pub(super) const fn octets(&self) -> &[u8] {
-            // SAFETY: the memory is mapped as long as the chunk that owns the cell holds the arena;
-            // no other cell covers it; and it is initialised, by the kernel with zeros or by whoever
-            // wrote to it since.
+            // SAFETY: the memory stays mapped while the chunk that owns the cell holds the arena; no other
+            // cell covers it; and it is initialised, by the kernel with zeros or by an earlier writer.
             unsafe { slice::from_raw_parts(self.address.as_ptr(), CELL_OCTETS) }
         }
 
@@ -392,7 +391,7 @@ mod region {
 mod tests {
     use super::*;
 
-    /// The address of a chunk's octets tells whether memory is used again.
+    /// The address of a chunk's octets, which tells whether memory was reused.
     fn address(chunk: &Chunk) -> usize {
         chunk.octets().as_ptr().addr()
     }

@@ -1,7 +1,7 @@
-//! Bodies: what is read, opened once and shared by all who read it.
+//! Bodies: files opened once and shared by all their readers.
 //!
-//! A body lives as long as somebody reads it, and its frames with it. The last few are held beyond that,
-//! for machines boot one after the other as well, and each would find the image cold again.
+//! A body and its frames live as long as a reader holds it. The last few bodies are held beyond that,
+//! because machines that boot one after the other would each find the image cold again.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -13,9 +13,9 @@ use super::{Identity, Opened, ReadFailure, Source};
 use crate::sync::{Mutex, MutexGuard};
 use crate::wire::Mode;
 
-/// An open file as it goes over the wire in one mode.
+/// An open file in its on-the-wire form for one mode.
 pub struct Body {
-    /// Never used twice, so that frames of a body that is gone are never taken for another's.
+    /// Never reused, so that frames of a dropped body are never mistaken for another's.
     id: u64,
     len: u64,
     identity: Identity,
@@ -40,14 +40,14 @@ impl Body {
         }
     }
 
-    /// Octets on the wire.
+    /// Length on the wire, in octets.
     #[must_use]
     #[allow(clippy::len_without_is_empty)] // A body is not a collection; an empty one is sent like any other.
     pub const fn len(&self) -> u64 {
         self.len
     }
 
-    /// What makes two openings one body.
+    /// Two openings with equal identities share one body.
     #[must_use]
     pub const fn identity(&self) -> Identity {
         self.identity
@@ -57,7 +57,7 @@ impl Body {
         self.id
     }
 
-    /// Fills `buffer` from `offset` on, and makes sure that the file is still the one that was opened.
+    /// Fills `buffer` from `offset` on, and checks that the file is still the one that was opened.
     pub(super) fn read(&self, buffer: &mut [u8], offset: u64) -> Result<(), ReadFailure> {
         if self.source.read_at(buffer, offset)? < buffer.len() {
             return Err(ReadFailure::Changed);
@@ -83,23 +83,23 @@ impl fmt::Debug for Body {
     }
 }
 
-/// The bodies that somebody holds.
+/// The bodies in use.
 pub(super) struct Bodies {
     known: Mutex<Known>,
 }
 
 struct Known {
     bodies: HashMap<(Identity, Mode), Weak<Body>>,
-    /// The last ones asked for, the very last at the end.
+    /// The bodies requested last, the most recent at the end.
     held: VecDeque<Arc<Body>>,
-    /// Dead entries are swept when the table has grown to this many, which makes a sweep as good as free.
+    /// Table size at which dead entries are swept; chosen so that the cost of a sweep is negligible.
     sweep_at: usize,
 }
 
 impl Bodies {
     /// Tables smaller than this are not worth sweeping.
     const SWEEP_MIN: usize = 64;
-    /// Bodies held although nobody may be reading them: a descriptor each.
+    /// Limit of bodies held without readers: each costs a descriptor.
     pub(super) const HELD_MAX: usize = 64;
 
     pub(super) fn new() -> Self {
@@ -112,7 +112,7 @@ impl Bodies {
         }
     }
 
-    /// The body of this file in this mode, if somebody holds it.
+    /// The body of this file in this mode, if it is in use.
     pub(super) fn find(&self, identity: Identity, mode: Mode) -> Option<Arc<Body>> {
         let mut known = self.lock();
         let body = known.bodies.get(&(identity, mode))?.upgrade()?;
@@ -122,7 +122,7 @@ impl Bodies {
         Some(body)
     }
 
-    /// The body of this file: the one that somebody holds, or else a new one.
+    /// The body of this file: the existing one if it is in use, or else a new one.
     pub(super) fn share(&self, opened: Opened, mode: Mode, cache: &Arc<FrameCache>) -> Arc<Body> {
         let key = (opened.identity, mode);
         let mut known = self.lock();
@@ -140,13 +140,13 @@ impl Bodies {
         known.bodies.insert(key, Arc::downgrade(&body));
         let displaced = known.hold(&body);
         drop(known);
-        // What dies here asks the cache to forget it, and closes its file.
+        // Dropping the displaced body makes the cache forget it and closes its file.
         drop(displaced);
         body
     }
 
-    /// Lets go of bodies whose files nobody can ask for any more, so that their disk space is not held
-    /// back. This asks the system about each, which is why nobody else waits for it.
+    /// Releases bodies whose files no client can request any more, to free their disk space. This asks the
+    /// system about each body, so it does not hold the lock meanwhile.
     pub(super) fn release_nameless(&self) {
         let mut gone: Vec<Arc<Body>> = self.lock().held.iter().cloned().collect();
         gone.retain(|body| body.source.is_nameless());
@@ -156,7 +156,7 @@ impl Bodies {
         }
     }
 
-    /// Lets go of all bodies that nobody reads, and of their descriptors.
+    /// Releases all bodies without readers, and their descriptors.
     pub(super) fn release_held(&self) {
         let held = std::mem::take(&mut self.lock().held);
         drop(held);
@@ -173,7 +173,7 @@ impl Bodies {
 }
 
 impl Known {
-    /// Holds the body as the last one asked for; gives back the one that had to go for it.
+    /// Holds the body as the most recent one; returns the one it displaced.
     fn hold(&mut self, body: &Arc<Body>) -> Option<Arc<Body>> {
         match self.held.iter().rposition(|held| Arc::ptr_eq(held, body)) {
             Some(place) => {

@@ -1,4 +1,4 @@
-//! A directory tree that is served: names as clients write them, found under its root and nowhere else.
+//! A served directory tree: resolves names as clients write them, only under its root.
 
 use std::borrow::Cow;
 use std::io;
@@ -13,8 +13,8 @@ use super::file::{FileSink, Terms, name_refusal, opened, write_refusal};
 use super::resolve::{Resolver, Tree};
 use super::{Backend, OpenError, Opened, Patience, Refusal, Sink, Writes};
 
-/// How often a look-up without regard to case comes to where nothing is called so before it gives up: a bound on
-/// the work that one name can cause where directories differ in case alone.
+/// How many dead ends a case-insensitive lookup meets before it gives up: limits the work that one name can
+/// cause where directories differ only in case.
 const DEAD_ENDS_MAX: usize = 32;
 
 /// How a directory is served.
@@ -22,22 +22,22 @@ const DEAD_ENDS_MAX: usize = 32;
 pub struct DirectoryOptions {
     /// What clients may write.
     pub writes: Writes,
-    /// Whether a name that is not found is looked for without regard to ASCII case.
+    /// Whether a name that is not found is looked up again ignoring ASCII case.
     pub case_insensitive: bool,
-    /// Most octets of an upload.
+    /// Limit of octets per upload.
     pub upload_octets_max: Option<u64>,
 }
 
 /// Serves the regular files under a directory.
 ///
-/// A name is a path under the root; leading and repeated slashes and `.` mean nothing, and `..` stops
-/// at the root. A slash at the end makes it a directory's name, and those are neither read nor written. Only
-/// where all that finds nothing, the name is tried as one that begins with the root's own path, then with `\`
-/// for `/` and without a drive letter, both ways again, and at last, if wanted, without regard to case.
+/// A name is a path under the root; leading and repeated slashes and `.` are ignored, and `..` stops at the
+/// root. A trailing slash means a directory, and those are neither read nor written. Only if all that finds
+/// nothing, the name is tried as one that begins with the root's own path, then with `\` for `/` and without
+/// a drive letter, both ways again, and finally, if enabled, ignoring case.
 #[derive(Debug)]
 pub struct Directory {
     tree: Tree,
-    /// The root's own path, as given and as it really is, without the leading slash.
+    /// The root's own path, as given and canonical, without the leading slash.
     own_paths: Vec<Vec<u8>>,
     options: DirectoryOptions,
     unnamed: bool,
@@ -52,7 +52,7 @@ impl Directory {
         Self::with_resolver(root, options, Resolver::Kernel)
     }
 
-    /// The same, with the way of looking paths up.
+    /// The same, with the given way of resolving paths.
     pub(crate) fn with_resolver(
         root: &Path,
         options: DirectoryOptions,
@@ -71,7 +71,7 @@ impl Directory {
             )
         };
         let tree = Tree::open(root, resolver)
-            // A directory that may not be entered can be opened as a starting point, and serves nothing.
+            // A directory without search permission can be opened as a starting point, but serves nothing.
             .and_then(|tree| tree.directory(b"").map(|_| tree))
             .map_err(io::Error::from)
             .map_err(clear)?;
@@ -102,8 +102,8 @@ impl Directory {
         opened(file).map_err(|error| write_refusal(&error).into())
     }
 
-    /// What a client may mean by `plain`, and by `slashed`, the same as a Windows client means it: the path
-    /// itself, or what follows the root's own where it begins so.
+    /// The possible meanings of `plain`, and of `slashed`, its form from a Windows client: the path itself,
+    /// or, if it begins with the root's own path, the rest.
     fn meanings<'a>(
         &self,
         plain: &'a [u8],
@@ -126,15 +126,15 @@ impl Directory {
         self.own_paths.iter().find_map(stripped)
     }
 
-    /// The path that is there and differs from `path` in case alone. Each component is tried as it is first,
-    /// and then in each spelling that is there, for what is sought may be in any of them.
+    /// The existing path that differs from `path` only in case. Each component is tried as it is first, then
+    /// in each existing spelling, because the file may be in any of those directories.
     fn spelled_as_there(&self, path: &[u8]) -> Result<Vec<u8>, Errno> {
         let components: Vec<&[u8]> = path
             .split(|&octet| octet == b'/')
             .filter(|component| !component.is_empty())
             .collect();
         let mut found: Vec<Vec<u8>> = Vec::new();
-        // For each component of what was found, and for the next, the spellings that are still to be tried.
+        // For each component found so far, and for the next, the spellings still to try.
         let mut untried: Vec<Vec<Vec<u8>>> = Vec::new();
         let mut failure = Errno::NOENT;
         let mut dead_ends = 0;
@@ -147,9 +147,9 @@ impl Directory {
                     .and_then(|directory| names_as_there(&directory, component)),
             };
             let spellings = spellings.or_else(|errno| match errno {
-                // Nobody looked what is there.
+                // The lookup was not made.
                 Errno::MFILE | Errno::NFILE => Err(errno),
-                // A directory that is in the way tells more than one that is not there.
+                // A directory in the way says more than a missing file.
                 _ => {
                     if failure == Errno::NOENT {
                         failure = errno;
@@ -199,7 +199,7 @@ impl Directory {
         } else {
             (self.tree.directory(parent)?, Cow::Borrowed(name))
         };
-        // A link has the name, wherever it leads.
+        // A link occupies the name, wherever it leads.
         if !terms.replaces && is_link(&directory, &name) {
             return Err(Errno::EXIST);
         }
@@ -221,14 +221,14 @@ impl Backend for Directory {
             }
         }
         if self.options.case_insensitive {
-            // Directories have to be read through for this.
+            // This has to read directories.
             if patience == Patience::Now {
                 return Err(OpenError::WouldBlock);
             }
             for path in self.meanings(&plain, slashed.as_deref()) {
                 match self.spelled_as_there(path) {
                     Ok(path) => return self.open_path(&path, patience),
-                    // Nobody looked whether it is there.
+                    // Whether it exists was not checked.
                     Err(errno @ (Errno::MFILE | Errno::NFILE)) => {
                         return Err(name_refusal(errno).into());
                     }
@@ -239,9 +239,9 @@ impl Backend for Directory {
         Err(Refusal::NotFound.into())
     }
 
-    /// A name for writing means the same as one for reading, except that `\` always separates: nobody
-    /// wants a new file with a backslash in its name. Nor does anybody want one that was meant to stand
-    /// outside the root, so `..` at the root is refused. Directories are never made.
+    /// A name for writing means the same as one for reading, except that `\` always separates: a backslash
+    /// in a new file's name is never intended. Nor is a file outside the root meant to end up inside, so
+    /// `..` at the root is refused. Directories are never created.
     fn create(&self, name: &[u8], announced: Option<u64>) -> Result<Box<dyn Sink>, Refusal> {
         if self.options.writes == Writes::Off {
             return Err(Refusal::Denied);
@@ -273,8 +273,8 @@ const fn is_not_found(result: &Result<Opened, OpenError>) -> bool {
     matches!(result, Err(OpenError::Refused(Refusal::NotFound)))
 }
 
-/// `path` without the components that mean nothing, and without a slash before the first; one behind the last
-/// says that a directory is meant.
+/// `path` without components that mean nothing and without leading slashes; a trailing slash, which means a
+/// directory, stays.
 fn normal(path: &[u8]) -> Vec<u8> {
     let means_nothing = |component: &&[u8]| matches!(*component, b"" | b".");
     let components = path.split(|&octet| octet == b'/');
@@ -292,7 +292,7 @@ fn normal(path: &[u8]) -> Vec<u8> {
     normal
 }
 
-/// Whether `..` in `path` asks for what is above the root.
+/// Whether `..` in `path` leads above the root.
 fn climbs_out(path: &[u8]) -> bool {
     let mut components = path.split(|&octet| octet == b'/');
     let depth = components.try_fold(0_usize, |depth, component| match component {
@@ -302,7 +302,7 @@ fn climbs_out(path: &[u8]) -> bool {
     depth.is_none()
 }
 
-/// `path` as a Windows client means it; `None` if that is the same.
+/// `path` in the form that a Windows client means; `None` if that is the same.
 fn slashed(path: &[u8]) -> Option<Vec<u8>> {
     let slashes: Vec<u8> = path
         .iter()
@@ -322,9 +322,8 @@ fn is_link(directory: &OwnedFd, name: &[u8]) -> bool {
         .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
 }
 
-/// The names in `directory` that equal `wanted` but for ASCII case, the first to be tried at the end: that
-/// which equals it, or else the least, so that the answer does not depend on the order that a directory
-/// happens to have.
+/// The names in `directory` that equal `wanted` except for ASCII case, the first to try at the end: an exact
+/// match, or else the least, so that the result does not depend on the order of directory entries.
 fn names_as_there(directory: &OwnedFd, wanted: &[u8]) -> Result<Vec<Vec<u8>>, Errno> {
     let exact = match statat(directory, wanted, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(_) => Some(wanted.to_vec()),
@@ -345,7 +344,7 @@ fn names_as_there(directory: &OwnedFd, wanted: &[u8]) -> Result<Vec<Vec<u8>>, Er
         Ok(names)
     };
     let mut names = match list() {
-        // What may be entered but not read shows no others.
+        // Search permission without read permission reveals no other names.
         Err(Errno::ACCESS) if exact.is_some() => Vec::new(),
         names => names?,
     };

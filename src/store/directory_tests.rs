@@ -1,5 +1,5 @@
-//! Tests of the served directory: what is found, what is not, and what an upload leaves. Each runs
-//! with both ways of looking paths up.
+//! Tests of the served directory: what is found, what is not, and what an upload leaves. Each runs with both
+//! ways of resolving paths.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
@@ -23,7 +23,7 @@ use crate::wire::{Mode, write_data_header};
 
 const RESOLVERS: [Resolver; 2] = [Resolver::Kernel, Resolver::Walk];
 
-/// A root with files in it, and a secret beside it.
+/// A root with files in it, and a secret file next to it.
 struct Scratch {
     scratch: tempfile::TempDir,
 }
@@ -59,7 +59,7 @@ impl Scratch {
         Directory::with_resolver(&self.root(), options, resolver).expect("the root is there")
     }
 
-    /// Everything under the root, hidden files too.
+    /// Everything under the root, including hidden files.
     fn listing(&self) -> Vec<String> {
         let mut names: Vec<String> = fs::read_dir(self.root())
             .expect("listed")
@@ -132,7 +132,7 @@ fn names_are_found_as_clients_write_them() {
             refused(&root, Refusal::Denied),
             refused(&format!("{root}/"), Refusal::Denied),
             refused(&backslashed, Refusal::Denied),
-            // What ends with a slash is a directory, there or not.
+            // A trailing slash means a directory, whether it exists or not.
             refused("sub/", Refusal::Denied),
             refused("link/", Refusal::Denied),
             refused("sub/.", Refusal::Denied),
@@ -146,7 +146,7 @@ fn names_are_found_as_clients_write_them() {
             refused("....//outside/secret", Refusal::NotFound),
             refused("/etc/passwd", Refusal::NotFound),
             refused("/proc/self/environ", Refusal::NotFound),
-            // The link leads to `/root/x` as seen from the root.
+            // Seen from the root, the link leads to `/root/x`.
             refused("sub/up", Refusal::NotFound),
             refused("X", Refusal::NotFound),
             refused("x/y", Refusal::NotFound),
@@ -198,7 +198,7 @@ fn links_never_lead_out() {
     }
 }
 
-/// Goal: a directory that is exchanged for a link, in a loop, never lets anybody out.
+/// Goal: a directory that is repeatedly exchanged for a link never lets a client out of the root.
 #[test]
 fn exchanged_directories_never_lead_out() {
     let scratch = Scratch::new();
@@ -235,8 +235,8 @@ fn exchanged_directories_never_lead_out() {
         for resolver in RESOLVERS {
             let directory = scratch.serve(options, resolver);
             let mut inside = 0;
-            // At least so many tries, and more on a busy machine, where one thread may have the
-            // processor to itself for long.
+            // At least this many tries, and more on a busy machine, where one thread may have the processor
+            // to itself for long.
             for tries in 0..1_000_000 {
                 if tries >= 3_000 && inside > 0 {
                     break;
@@ -265,12 +265,12 @@ fn exchanged_directories_never_lead_out() {
     );
 }
 
-/// Goal: `..` is found its way back from, however much is renamed meanwhile, even elsewhere: for that
-/// alone the kernel says `EAGAIN`.
+/// Goal: a lookup through `..` succeeds, however much is renamed meanwhile, even elsewhere: that alone makes
+/// the kernel return `EAGAIN`.
 #[test]
 fn renames_elsewhere_hinder_nobody() {
     let scratch = Scratch::new();
-    // So many that something is renamed between the first and the last of them, time and again.
+    // So many that renames happen between the first and the last of them, repeatedly.
     symlink("sub/../".repeat(500), scratch.root().join("and-back")).expect("linked");
     let (name, new_file) = (
         "and-back/and-back/and-back/x",
@@ -286,7 +286,7 @@ fn renames_elsewhere_hinder_nobody() {
         ..DirectoryOptions::default()
     };
     let directory = scratch.serve(options, Resolver::Kernel);
-    // How many renames are still to come: they shall not be over before the look-ups are.
+    // How many renames are left: they must outlast the lookups.
     let left = AtomicU32::new(5_000);
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -394,8 +394,8 @@ fn case_is_looked_up_where_wanted() {
     }
 }
 
-/// Goal: what is sought may be in any of several directories that differ in case alone, and looking for it has an
-/// end. Method: files in some of them; then a tree of such pairs, in which nothing is.
+/// Goal: a file may be in any of several directories that differ only in case, and the search for it is
+/// bounded. Method: files in some of them; then a tree of such pairs without files.
 #[test]
 fn directories_that_differ_in_case_alone_are_all_looked_into() {
     let scratch = Scratch::new();
@@ -445,7 +445,7 @@ fn directories_that_differ_in_case_alone_are_all_looked_into() {
     }
 }
 
-/// Goal: a writer's name means what it means to a reader, of directories too.
+/// Goal: a name means the same for writing as for reading, also for directories.
 #[test]
 fn names_to_write_mean_what_they_mean_to_readers() {
     let scratch = Scratch::new();
@@ -490,9 +490,8 @@ fn names_to_write_mean_what_they_mean_to_readers() {
     assert_eq!(scratch.listing(), ["dangling", "link", "sub", "x"]);
 }
 
-/// Goal: a name that no file can have is that of no file, for reading and for writing. Method: names too
-/// long by component and as a whole, and of octets that are no text; what file systems of other kinds
-/// say about such names.
+/// Goal: a name that no file can have is not found, for reading and for writing. Method: names too long by
+/// component and as a whole, and invalid text; the errors of other file systems for such names.
 #[test]
 fn odd_names_are_not_found() {
     let scratch = Scratch::new();
@@ -573,7 +572,7 @@ fn upload(
     sink.publish()
 }
 
-/// Both ways of looking up with both kinds of temporary file.
+/// Both ways of resolving paths with both kinds of temporary file.
 fn upload_directories(scratch: &Scratch, options: DirectoryOptions) -> Vec<Directory> {
     RESOLVERS
         .into_iter()
@@ -733,8 +732,8 @@ fn what_is_no_file_is_not_replaced_when_it_comes_late() {
     }
 }
 
-/// Goal: what a killed server left goes with the next upload of that name. What another works at stays, and so
-/// does what is no file.
+/// Goal: the leftover of a killed server is removed by the next upload of that name. A file in use by
+/// another server stays, and so does anything that is not a file.
 #[test]
 fn what_is_left_over_goes_and_what_is_in_use_stays() {
     let scratch = Scratch::new();
@@ -808,7 +807,7 @@ fn too_long_uploads_are_refused_and_leave_nothing() {
     assert_eq!(scratch.listing(), before);
 }
 
-/// Goal: a disk that fills up is told as such, early where the length was announced, and nothing stays.
+/// Goal: a full disk is reported as such, early if the length was announced, and nothing is left.
 #[test]
 fn a_full_disk_is_told_and_nothing_is_left() {
     struct Mounted(PathBuf);
@@ -845,7 +844,8 @@ fn a_full_disk_is_told_and_nothing_is_left() {
             Err(Refusal::DiskFull)
         );
         assert_eq!(fs::read_dir(&root).expect("listed").count(), 0);
-        // An announcement takes nothing; the first data takes it all, or says that it is gone by now.
+        // An announcement reserves nothing; the first data reserves it all, or reports that the space is
+        // gone.
         let free = || rustix::fs::statvfs(&root).expect("mounted").f_bfree;
         let empty = free();
         let mut one = directory
@@ -929,7 +929,7 @@ impl Served {
     }
 }
 
-/// Goal: a transfer sees the file as it was when opened, or an end; never a mixture.
+/// Goal: a transfer sees the file as it was when opened, or ends; it never sees a mixture.
 #[test]
 fn files_that_change_while_read_are_noticed() {
     let scratch = Scratch::new();
@@ -979,7 +979,7 @@ fn files_that_change_while_read_are_noticed() {
     assert_eq!(whole(&body), Err(ReadFailure::Changed), "written over");
 }
 
-/// Goal: numbers and octets are right far beyond block 65,535, and only what is asked for is read.
+/// Goal: block numbers and octets are right far beyond block 65,535, and only what is requested is read.
 #[test]
 fn a_large_sparse_file_is_read_where_asked() {
     const LEN: u64 = (5 << 30) + 7;

@@ -1,4 +1,4 @@
-//! Regular files: reading one as it was when opened, and writing one that appears whole or not at all.
+//! Regular files: reading one as it was when opened, and writing one that appears complete or not at all.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -15,22 +15,22 @@ use super::sample::Sample;
 use super::{Identity, Opened, ReadFailure, Refusal, Sink, Source};
 use crate::sync::{Mutex, MutexGuard};
 
-/// Longest name of a file, in octets, on any file system worth the name.
+/// Longest file name, in octets, on any common file system.
 const NAME_OCTETS_MAX: usize = 255;
 
 /// How many hidden names are tried before giving up.
 const HIDDEN_ATTEMPTS_MAX: u32 = 16;
 
-/// How many of them are the same each time, so that what a server left that was killed is found again.
-/// The others are random: whoever fills these few keeps nobody from uploading.
+/// How many of them are fixed, so that a later server finds the file of a killed one. The others are random,
+/// so that occupying the fixed names cannot block uploads.
 const HIDDEN_FIXED: u32 = 8;
 
-/// What a system error means to a client.
+/// The refusal that a system error means for a client.
 pub(super) fn refusal(errno: Errno) -> Refusal {
     match errno {
         // No file can have a name that is too long or not in the file system's encoding.
         Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG | Errno::ILSEQ => Refusal::NotFound,
-        // ENXIO is what opening a socket gives.
+        // Opening a socket fails with ENXIO.
         Errno::ACCESS
         | Errno::PERM
         | Errno::LOOP
@@ -44,8 +44,8 @@ pub(super) fn refusal(errno: Errno) -> Refusal {
     }
 }
 
-/// What a system error means to a client that named a file: some file systems answer names that they
-/// cannot have with `EINVAL`, which says something else where no name is given.
+/// The same for a client that named a file: some file systems answer names that they cannot store with
+/// `EINVAL`, which means something else where no name is given.
 pub(super) fn name_refusal(errno: Errno) -> Refusal {
     match errno {
         Errno::INVAL => Refusal::NotFound,
@@ -53,7 +53,7 @@ pub(super) fn name_refusal(errno: Errno) -> Refusal {
     }
 }
 
-/// Makes a source of an open regular file.
+/// Wraps an open regular file as a source.
 pub(super) fn opened(file: File) -> io::Result<Opened> {
     let identity = identity(&file)?;
     Ok(Opened {
@@ -83,8 +83,8 @@ fn identity(file: &File) -> io::Result<Identity> {
 struct FileSource {
     file: File,
     opened: Identity,
-    /// The file as it was when its octets were last found to be the old ones; `None` once they were not,
-    /// whatever it becomes later: what was read in between may be of either kind.
+    /// The file's identity when its contents were last verified; `None` once they have changed, whatever the
+    /// file becomes later: octets read in between may be old or new.
     trusted: Mutex<Option<Identity>>,
     sample: Sample,
 }
@@ -106,9 +106,9 @@ impl FileSource {
         Ok(filled)
     }
 
-    /// Whether the file can be the one that was opened. Longer, it may have grown, or be another that was
-    /// copied over it; with the old length and time stamp, it may have a new name or none, or be another
-    /// with the time stamp of the old: what was read tells.
+    /// Whether the file can be the one that was opened. If longer, it has grown or another was copied over
+    /// it; with the old length and time stamp, it was renamed or deleted, or is another with the old time
+    /// stamp: the sample of what was read decides.
     fn may_be(&self, now: Identity) -> Result<bool, ReadFailure> {
         let is_old = now.len == self.opened.len && now.modified == self.opened.modified;
         let may_be = is_old || now.len > self.opened.len;
@@ -130,7 +130,7 @@ impl Source for FileSource {
             *self.trusted() = None;
             return Err(ReadFailure::Changed);
         }
-        // Not at the beginning, for which a client waits.
+        // Not at the beginning, which a client waits for.
         if offset > 0 {
             self.sample
                 .look_ahead(|buffer, offset| self.fill(buffer, offset));
@@ -146,7 +146,7 @@ impl Source for FileSource {
         }
         let holds = trusted.is_some() && self.may_be(now)?;
         let mut trusted = self.trusted();
-        // Somebody else may have found it changed meanwhile.
+        // Another thread may have found a change meanwhile.
         *trusted = trusted.filter(|_| holds).map(|_| now);
         trusted.map(drop).ok_or(ReadFailure::Changed)
     }
@@ -165,34 +165,34 @@ fn read_failure(error: &io::Error) -> ReadFailure {
 /// What an upload may do.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Terms {
-    /// Whether a file of that name is replaced.
+    /// Whether an existing file of that name is replaced.
     pub(super) replaces: bool,
-    /// The length that was announced.
+    /// The announced length.
     pub(super) announced: Option<u64>,
-    /// Most octets.
+    /// Limit of octets.
     pub(super) octets_max: Option<u64>,
-    /// Whether the file may be one without a name until it is published.
+    /// Whether the file may be unnamed until it is published.
     pub(super) unnamed: bool,
 }
 
-/// A file under way in the directory where it will appear.
+/// A file being written in the directory where it will appear.
 pub(super) struct FileSink {
     directory: OwnedFd,
     name: Vec<u8>,
     file: File,
-    /// The name of the temporary file, which goes when this does; `None` as long as it has none.
+    /// The temporary file's name, which is removed on drop; `None` while it has none.
     hidden: Option<Vec<u8>>,
     terms: Terms,
-    /// The permissions of the file that is replaced.
+    /// The permissions of the file being replaced.
     permissions: Option<Mode>,
     written: u64,
-    /// Whether the disk has set aside what was announced.
+    /// Whether disk space for the announced length was reserved.
     reserved: bool,
 }
 
 impl FileSink {
-    /// Begins the file `name`, one component, in `directory`. That takes no disk yet, however long it
-    /// was announced: the sender's address may be forged.
+    /// Begins the file `name`, one component, in `directory`. This reserves no disk space yet, whatever
+    /// length was announced: the sender's address may be forged.
     pub(super) fn create(directory: OwnedFd, name: &[u8], terms: Terms) -> Result<Self, Errno> {
         let permissions = match regular_there(&directory, name)? {
             Some(_) if !terms.replaces => return Err(Errno::EXIST),
@@ -219,12 +219,12 @@ impl FileSink {
         })
     }
 
-    /// Takes the disk that was announced, once, or says that it is not there.
+    /// Reserves the announced disk space, once, or reports that there is too little.
     fn reserve(&mut self) -> Result<(), Errno> {
         if let Some(announced) = self.terms.announced
             && !std::mem::replace(&mut self.reserved, true)
         {
-            // Looked at again: others may have taken it since.
+            // Check again: other uploads may have taken the space since.
             require_free(&self.file, announced)?;
             allocate(&self.file, announced)?;
         }
@@ -232,7 +232,7 @@ impl FileSink {
     }
 
     fn settle(&mut self) -> Result<(), Errno> {
-        // What was reserved beyond the end is given back; the file may be as long as announced until then.
+        // Free what was reserved beyond the end; until then the file may be as long as announced.
         ftruncate(&self.file, self.written)?;
         if let Some(permissions) = self.permissions {
             fchmod(&self.file, permissions)?;
@@ -243,8 +243,8 @@ impl FileSink {
         } else {
             self.appear()?;
         }
-        // The file is there and whole; that its name outlives a power cut is the best that can be
-        // tried, and not every file system can.
+        // The file is there and complete; syncing the directory, so that the name survives a power cut, is
+        // best effort, since not every file system supports it.
         if let Ok(directory) = openat(
             &self.directory,
             ".",
@@ -256,7 +256,7 @@ impl FileSink {
         Ok(())
     }
 
-    /// Takes the name unless another has it. A link, unlike a rename, never replaces.
+    /// Publishes under the name unless it is taken. A link, unlike a rename, never replaces.
     fn appear(&mut self) -> Result<(), Errno> {
         let Some(hidden) = &self.hidden else {
             return self.link(&self.name);
@@ -271,11 +271,11 @@ impl FileSink {
         ) {
             #[cfg(target_os = "linux")]
             Err(Errno::PERM | Errno::OPNOTSUPP) => {
-                // A file system without links.
+                // A file system without hard links.
                 let flags = rustix::fs::RenameFlags::NOREPLACE;
                 let name = self.name.as_slice();
                 rustix::fs::renameat_with(directory, hidden, directory, name, flags)?;
-                // The next upload may have the hidden name by now.
+                // The next upload may use the hidden name by now.
                 self.hidden = None;
                 Ok(())
             }
@@ -283,10 +283,10 @@ impl FileSink {
         }
     }
 
-    /// Takes the name from whoever has it.
+    /// Publishes under the name, replacing an existing file.
     fn replace(&mut self) -> Result<(), Errno> {
         if self.hidden.is_none() {
-            // Before it has a name, so that nobody takes it for left over.
+            // Lock it before it has a name, so that no server takes it for a leftover.
             mark_as_ours(&self.file)?;
             let (directory, link) = (&self.directory, |hidden: &[u8]| self.link(hidden));
             self.hidden = Some(try_hidden(directory, &self.name, link)?.0);
@@ -330,7 +330,7 @@ impl Sink for FileSink {
         if self.terms.octets_max.is_some_and(|most| written > most) {
             return Err(Refusal::DiskFull);
         }
-        // Whoever sends data has shown that its address is its own.
+        // A sender of data has proved that its address is its own.
         if !octets.is_empty() {
             self.reserve().map_err(refusal)?;
         }
@@ -349,24 +349,24 @@ impl Sink for FileSink {
 impl Drop for FileSink {
     fn drop(&mut self) {
         if let Some(hidden) = &self.hidden {
-            // Nobody is left to be told.
+            // There is no caller left to report an error to.
             let _ = unlinkat(&self.directory, hidden.as_slice(), AtFlags::empty());
         }
     }
 }
 
-/// What a failed write means to a client.
+/// The refusal that a failed write means for a client.
 pub(super) fn write_refusal(error: &io::Error) -> Refusal {
     Errno::from_io_error(error).map_or(Refusal::Failed(libc::EIO), refusal)
 }
 
-/// The permissions of the regular file `name`, `None` if nothing is there, `EACCES` if anything else is.
+/// The permissions of the regular file `name`; `None` if it does not exist, `EACCES` if it is anything else.
 fn regular_there(directory: &OwnedFd, name: &[u8]) -> Result<Option<Mode>, Errno> {
     match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => Ok(None),
         Err(errno) => Err(errno),
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
-            // Without set-user-ID and its like: who could write the octets does not become the owner.
+            // Without set-user-ID and the like: a client that writes it must not gain its owner's rights.
             Ok(Some(
                 Mode::from_raw_mode(stat.st_mode) & Mode::from_raw_mode(0o777),
             ))
@@ -375,8 +375,8 @@ fn regular_there(directory: &OwnedFd, name: &[u8]) -> Result<Option<Mode>, Errno
     }
 }
 
-/// An empty file in `directory`: unnamed where that is possible, which leaves nothing even if this
-/// process is killed, else hidden. Readable by all, less the process's umask.
+/// An empty file in `directory`: unnamed where possible, which leaves nothing even if this process is
+/// killed, otherwise hidden. Readable by all, subject to the process's umask.
 fn temporary(
     directory: &OwnedFd,
     name: &[u8],
@@ -388,7 +388,7 @@ fn temporary(
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         match openat(directory, ".", flags, permissions) {
             Ok(file) => return Ok((file.into(), None)),
-            // What file systems and kernels without it say.
+            // Errors of file systems and kernels without support.
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => {}
             Err(errno) => return Err(errno),
         }
@@ -397,7 +397,7 @@ fn temporary(
     let make = |hidden: &[u8]| {
         let file = openat(directory, hidden, flags, permissions)?;
         mark_as_ours(&file)?;
-        // Before it was marked, somebody may have removed it.
+        // Another server may have removed it before it was locked.
         if fstat(&file)?.st_nlink == 0 {
             return Err(Errno::EXIST);
         }
@@ -407,7 +407,7 @@ fn temporary(
     Ok((file.into(), Some(hidden)))
 }
 
-/// Does `make` with hidden names made from `name` until one is free; returns that one.
+/// Calls `make` with hidden names derived from `name` until one is free; returns that one.
 fn try_hidden<T>(
     directory: &OwnedFd,
     name: &[u8],
@@ -431,26 +431,26 @@ fn try_hidden<T>(
             made => return made.map(|made| (hidden, made)),
         }
     }
-    // Not EEXIST, which would say something about the name that was asked for.
+    // Not EEXIST, which would be about the requested name.
     Err(Errno::AGAIN)
 }
 
-/// Locks a temporary file for as long as it is open, which is no longer than this process lives: that
-/// tells it from one that is left over. `EEXIST` if somebody takes it for such a one just now.
+/// Locks a temporary file while it is open, so at most for this process's lifetime: the lock distinguishes
+/// it from a leftover. `EEXIST` if another process is just removing it as one.
 fn mark_as_ours(file: impl AsFd) -> Result<(), Errno> {
     match flock(file, FlockOperation::NonBlockingLockExclusive) {
         Err(Errno::WOULDBLOCK) => Err(Errno::EXIST),
-        // A file system without locks: nothing is ever taken for left over there.
+        // A file system without locks: no file is ever taken for a leftover there.
         _ => Ok(()),
     }
 }
 
-/// Removes a temporary file whose server is no more; fails if it has one, or is something else.
+/// Removes a temporary file whose server is gone; fails if its server is alive or it is something else.
 fn remove_left_over(directory: &OwnedFd, hidden: &[u8]) -> Result<(), Errno> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = openat(directory, hidden, flags, Mode::empty())?;
     flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-    // Whoever had the lock until now may have published the file, and another taken the name.
+    // The lock's last holder may have published the file, and another file may have taken the name.
     let (locked, named) = (
         fstat(&file)?,
         statat(directory, hidden, AtFlags::SYMLINK_NOFOLLOW)?,
@@ -459,13 +459,13 @@ fn remove_left_over(directory: &OwnedFd, hidden: &[u8]) -> Result<(), Errno> {
     if !is_file || (locked.st_dev, locked.st_ino) != (named.st_dev, named.st_ino) {
         return Err(Errno::BUSY);
     }
-    // As long as the lock is held here, nobody else does this.
+    // While the lock is held here, no other process removes it.
     unlinkat(directory, hidden, AtFlags::empty())
 }
 
-/// Makes sure that the disk that `place` is on has `octets` to give.
+/// Checks that the disk of `place` has `octets` free.
 fn require_free(place: impl AsFd, octets: u64) -> Result<(), Errno> {
-    // File systems that do not know their size say 0 blocks.
+    // File systems that do not know their size report 0 blocks.
     let disk = fstatvfs(place)?;
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
     if disk.f_blocks > 0 && octets > free {
@@ -474,8 +474,8 @@ fn require_free(place: impl AsFd, octets: u64) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Takes `octets` of disk for `file`, where the file system can. Some take what there is before they
-/// notice that it is too little, so look first.
+/// Reserves `octets` on disk for `file`, where the file system can. Some use up all free space before they
+/// notice that it is too little, so check first.
 fn allocate(file: &File, octets: u64) -> Result<(), Errno> {
     #[cfg(target_os = "linux")]
     if octets > 0 {
@@ -499,7 +499,7 @@ mod tests {
         source: Box<dyn Source>,
     }
 
-    /// Octets of the files below.
+    /// Length of the files below, in octets.
     const LEN: usize = 3 << 20;
 
     impl Case {
@@ -511,7 +511,7 @@ mod tests {
             Self { folder, source }
         }
 
-        /// Writes the file anew, until the kernel's clock has moved on: it may tick slowly.
+        /// Rewrites the file until its change time differs: the kernel's clock may tick slowly.
         fn write(&self, octets: &[u8]) {
             let path = self.folder.path().join("file");
             let changed = || identity(&File::open(&path).expect("it")).map(|now| now.changed);
@@ -521,7 +521,7 @@ mod tests {
             }
         }
 
-        /// Reads `len` octets and looks whether the file is well, as framing does.
+        /// Reads `len` octets and checks the file, as framing does.
         fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, ReadFailure> {
             let mut buffer = vec![0; len];
             let filled = self.source.read_at(&mut buffer, offset)?;
@@ -536,7 +536,7 @@ mod tests {
         octets
     }
 
-    /// Goal: a file that is appended to ends where it ended, and what has happened to its name does not matter.
+    /// Goal: a file that is appended to is read up to its old end, whatever happens to its name.
     #[test]
     fn what_was_there_is_read_on_while_it_stays() {
         let whole = octets(1, LEN);
@@ -558,9 +558,9 @@ mod tests {
         }
     }
 
-    /// Goal: another file copied over the one that is read is told from one that has grown, at whatever moment
-    /// of copying it is looked at, and for good. Method: files that begin alike as far as they were read,
-    /// longer ones and such as have the old length; the last look is after the old time stamp was set again.
+    /// Goal: another file copied over the one being read is distinguished from one that has grown, at any
+    /// moment of the copy, and permanently. Method: files with the same beginning as far as it was read,
+    /// longer or of the old length; the last check is after the old time stamp was restored.
     #[test]
     fn what_is_copied_over_is_told_from_what_has_grown() {
         let whole = octets(1, LEN);
@@ -586,8 +586,8 @@ mod tests {
         }
     }
 
-    /// What is the disk's fault is told as such, a quota that is used up included; what is broken is
-    /// not blamed on the client's name or its upload's length.
+    /// Disk errors are reported as such, including an exhausted quota; other faults are not blamed on the
+    /// client's name or its upload's length.
     #[test]
     fn clients_learn_whose_fault_it_is() {
         for errno in [Errno::NOSPC, Errno::DQUOT, Errno::FBIG] {

@@ -1,13 +1,12 @@
-//! DATA packets laid out once and shared by all who send them, and the cache that keeps them.
+//! DATA packets framed once and shared by all transfers that send them, and the cache that keeps them.
 //!
-//! Everything goes through the cache, where all who ask for the same cold extent meet. For one client alone
-//! that is dearer than to have the kernel gather headers and payload, by a third or more for blocks of 1428
-//! octets; the third client has made up for it (`benches/policy.rs`). What must not happen is that a
-//! large file that one client reads once flushes the image that everybody boots. So an extent that
-//! was asked for once is on probation, and goes before any that was asked for again; those are
-//! protected, up to a share of the cache, beyond which the one that was used longest ago is back on
-//! probation. In either group the one used longest ago goes first, but for those that somebody still sends
-//! from: to let go of them would give no memory back.
+//! All requests go through the cache, so that requests for the same cold extent are merged. For a single
+//! client that costs more than letting the kernel gather headers and payload, by a third or more for blocks
+//! of 1428 octets; the third client makes up for it (`benches/policy.rs`). A large file that one client
+//! reads once must not flush the image that every client boots. So an extent requested once is on probation,
+//! and is evicted before any that was requested again; those are protected, up to a share of the cache,
+//! beyond which the least recently used one returns to probation. In either group the least recently used
+//! extent is evicted first, except those still being sent: evicting them would free no memory.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,26 +20,26 @@ use crate::proto::block::{BlockIndex, Rollover};
 use crate::sync::{Mutex, MutexGuard};
 use crate::wire::{HEADER_OCTETS, write_data_header};
 
-/// Octets in an extent, about: large enough that reading it is one good disk request and that few
-/// bursts are cut short by its end, small enough that clients at many places of many files fit.
+/// Approximate octets per extent: large enough that reading it is one efficient disk request and few bursts
+/// are cut short by its end, small enough to serve clients at many places of many files.
 pub const EXTENT_OCTETS: u64 = CELL_OCTETS as u64;
 
-/// Octets in the first extent, about: a window or so, since a client waits for all of it before the
-/// first block comes.
+/// Approximate octets of the first extent: a window or so, since a client waits for all of it before it gets
+/// the first block.
 pub(super) const FIRST_EXTENT_OCTETS: u64 = 64 * 1024;
 
-/// Extents that are read ahead of the first to ask: one to hide a disk that is faster than the client,
-/// and one more for when it stumbles.
+/// Extents read ahead of the first client: one to hide a disk that is faster than the client, and one more
+/// for when the disk stalls.
 const EXTENTS_AHEAD: u64 = 2;
 
-/// What part of the cache may be read ahead and not asked for yet: one in so many, which is half of
-/// what is on probation at the least, lest it flush what was asked for once.
+/// Limit of unrequested read-ahead, as a fraction (one in this many) of the cache: at most half of the
+/// probation share, so that it does not flush extents requested once.
 const AHEAD_SHARE: usize = 8;
 
-/// Names a run of DATA packets: what they hold, and how they are cut and numbered.
+/// Identifies a run of DATA packets: their contents, block size and numbering.
 #[derive(Debug, Clone)]
 pub struct FramesKey {
-    /// Whose octets.
+    /// The body they carry.
     pub body: Arc<Body>,
     /// Octets in every block but the last.
     pub blksize: u16,
@@ -51,7 +50,7 @@ pub struct FramesKey {
 }
 
 impl FramesKey {
-    /// The first block of the extent, and how many blocks it holds; `None` if it lies past the end.
+    /// The first block of the extent and its number of blocks; `None` if it lies past the end.
     fn blocks(&self) -> Option<(BlockIndex, u64)> {
         let (before, count) = match self.extent.checked_sub(1) {
             None => (0, blocks_within(FIRST_EXTENT_OCTETS, self.blksize)),
@@ -66,7 +65,7 @@ impl FramesKey {
         (first <= last).then(|| (first, count.min(last.past(first) + 1)))
     }
 
-    /// How much memory the frames take.
+    /// Memory that the frames take, in octets.
     pub(super) fn octets(&self) -> usize {
         let Some((first, blocks)) = self.blocks() else {
             return 0;
@@ -101,7 +100,7 @@ impl Hash for FramesKey {
     }
 }
 
-/// A run of immutable DATA packets, one behind the other, headers included.
+/// A run of immutable, contiguous DATA packets, headers included.
 pub struct Frames {
     first: BlockIndex,
     blocks: u64,
@@ -110,7 +109,7 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// The extent that holds `block`.
+    /// The extent that contains `block`.
     #[must_use]
     pub fn extent_of(block: BlockIndex, blksize: u16) -> u64 {
         let before = block.before().0;
@@ -120,14 +119,14 @@ impl Frames {
         }
     }
 
-    /// Length of every packet but the last of the transfer.
+    /// Length of every packet except the transfer's last.
     #[must_use]
     pub const fn segment(&self) -> usize {
         self.segment
     }
 
-    /// Up to `count` packets from block `first` on, and how many they are: fewer at the end of the
-    /// extent, none if it does not hold `first`.
+    /// Up to `count` packets from block `first` on, and their number: fewer at the end of the extent, none
+    /// if it does not contain `first`.
     #[must_use]
     pub fn slice(&self, first: BlockIndex, count: u64) -> (&[u8], u64) {
         let skipped = first.past(self.first);
@@ -143,22 +142,22 @@ impl Frames {
             .map_or((&[], 0), |octets| (octets, count))
     }
 
-    /// The memory that they lie in, if it outlasts them: the next frames there will have the same.
+    /// Their memory, if it outlives them: later frames in the same cell share it.
     #[must_use]
     pub fn lasting(&self) -> Option<Lasting<'_>> {
         self.chunk.lasting()
     }
 
-    /// Reads an extent into `chunk`, which has the length that the key says, and frames it there.
+    /// Reads an extent into `chunk`, whose length is the one the key gives, and frames it in place.
     pub(super) fn read(key: &FramesKey, mut chunk: Chunk) -> Result<Self, ReadFailure> {
         let blksize = usize::from(key.blksize);
         let segment = blksize + HEADER_OCTETS;
         let (first, blocks) = key.blocks().unwrap_or((BlockIndex::FIRST, 0));
         if blocks > 0 {
             let octets = chunk.octets_mut();
-            // The payload is read in one go to the far end, and each block then moved forward to its
-            // place. No block is written over before it is moved: block `i` of `n` ends, in its place,
-            // 4(i+1) octets after the payload before it, and the next one begins 4n after the same.
+            // The payload is read at once into the far end, and each block is then moved forward to its
+            // place. No block is overwritten before it is moved: block `i` of `n` ends, in its place, 4(i+1)
+            // octets after the payload before it, and the next one begins 4n after the same point.
             let unmoved = blocks as usize * HEADER_OCTETS;
             key.body
                 .read(&mut octets[unmoved..], first.offset(key.blksize))?;
@@ -194,7 +193,7 @@ fn blocks_within(octets: u64, blksize: u16) -> u64 {
     (octets / (u64::from(blksize) + HEADER_OCTETS as u64)).max(1)
 }
 
-/// A key as the cache keeps it: it does not hold the body, or no body would ever end.
+/// A key as the cache keeps it: it does not hold the body, or no body would ever be dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Slot {
     body: u64,
@@ -203,7 +202,7 @@ struct Slot {
     extent: u64,
 }
 
-/// Frames that were used of late, and those that are being made.
+/// Recently used frames, and those being made.
 pub(super) struct FrameCache {
     octets_max: usize,
     arena: Arc<Arena>,
@@ -213,14 +212,14 @@ pub(super) struct FrameCache {
 #[derive(Default)]
 struct State {
     entries: BTreeMap<Slot, Entry>,
-    /// Ready entries that were asked for once or never, by their last use, the oldest first.
+    /// Ready entries requested once or never, least recently used first.
     probation: BTreeMap<u64, Slot>,
-    /// Ready entries that were asked for again, by their last use, the oldest first.
+    /// Ready entries requested more than once, least recently used first.
     protected: BTreeMap<u64, Slot>,
-    /// Octets of the protected ones.
+    /// Octets of the protected entries.
     protected_octets: usize,
     uses: u64,
-    /// Octets, ready or pending, that were read ahead and that nobody has asked for yet.
+    /// Octets, ready or pending, that were read ahead and not requested yet.
     ahead: usize,
     hits: u64,
     misses: u64,
@@ -236,17 +235,17 @@ struct Entry {
     progress: Progress,
 }
 
-/// How often an entry was asked for.
+/// How often an entry was requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asks {
-    /// It was read ahead.
+    /// Read ahead only.
     Never,
     Once,
     Again,
 }
 
 enum Progress {
-    /// A job makes them; these wait for it, each once.
+    /// A job is making them; each waiting mailbox is listed once.
     Pending(Vec<Mailbox>),
     Ready {
         frames: Arc<Frames>,
@@ -255,7 +254,7 @@ enum Progress {
     },
 }
 
-/// What the cache says to one who asks.
+/// The cache's answer to a request.
 pub(super) enum Asked {
     Ready(Arc<Frames>),
     Waiting,
@@ -265,9 +264,9 @@ pub(super) enum Asked {
 /// Why frames are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Why {
-    /// Somebody waits.
+    /// A transfer is waiting.
     Asked,
-    /// Somebody will probably ask soon.
+    /// A request is expected soon.
     Ahead,
 }
 
@@ -280,11 +279,11 @@ impl FrameCache {
         }
     }
 
-    /// Looks `key` up. If nobody has asked for it before, it and the extents behind it are put to
-    /// `queue`, which says whether it took them.
+    /// Looks `key` up. On the first request for it, passes it and the extents behind it to `queue`, which
+    /// returns whether it accepted them.
     ///
-    /// The queue is filled under the lock: an entry that the queue refuses is then gone before
-    /// anybody can wait for it.
+    /// The queue is filled under the lock: an entry that the queue refuses is gone before anyone can wait
+    /// for it.
     pub(super) fn ask(
         &self,
         key: &FramesKey,
@@ -304,15 +303,15 @@ impl FrameCache {
         asked
     }
 
-    /// Memory for `octets` of frames. What was used longest ago makes room for them; if nothing can go, or
-    /// they never fit, they are for those who wait alone.
+    /// Memory for `octets` of frames. Evicts the least recently used entries to make room; if none can be
+    /// evicted, or the frames never fit, they serve only their current waiters.
     pub(super) fn room(&self, octets: usize) -> Chunk {
         if self.arena.fits(octets) {
             loop {
                 if let Some(chunk) = self.arena.take(octets) {
                     return chunk;
                 }
-                // Memory goes back once the lock is no longer held, since others wait for it.
+                // Free the memory after releasing the lock, since others wait for it.
                 let evicted = self.lock().evict();
                 if evicted.is_none() {
                     break;
@@ -322,7 +321,7 @@ impl FrameCache {
         self.arena.exceed(octets)
     }
 
-    /// Takes what a job made; returns it with those who wait for it.
+    /// Stores a job's result; returns it with its waiters.
     pub(super) fn finish(
         &self,
         key: &FramesKey,
@@ -335,7 +334,7 @@ impl FrameCache {
         (result, waiting)
     }
 
-    /// Drops everything of a body that is gone.
+    /// Removes all entries of a dropped body.
     pub(super) fn forget(&self, body: u64) {
         let mut state = self.lock();
         let least = Slot {
@@ -382,8 +381,8 @@ impl FrameCache {
         self.lock().entries.len()
     }
 
-    /// Most octets of protected entries: the rest is left to what is new, which could otherwise never
-    /// stay long enough to be asked for again.
+    /// Limit of protected octets: the rest is left to new entries, which could otherwise never stay long
+    /// enough to be requested again.
     const fn protected_max(&self) -> usize {
         self.octets_max / 4 * 3
     }
@@ -394,7 +393,7 @@ impl FrameCache {
 }
 
 impl State {
-    /// The answer, and whether it is the first time that anybody asks for this extent.
+    /// The answer, and whether this is the first request for this extent.
     fn ask(
         &mut self,
         key: &FramesKey,
@@ -434,7 +433,7 @@ impl State {
         (asked, first_time)
     }
 
-    /// Queues the extents behind `key`, as long as what nobody has asked for stays within its share.
+    /// Queues the extents behind `key`, as long as unrequested read-ahead stays within its share.
     fn read_ahead(
         &mut self,
         key: &FramesKey,
@@ -472,8 +471,8 @@ impl State {
         );
     }
 
-    /// Those who wait for frames that have been made, or could not be. They stay if they are within the
-    /// bound.
+    /// Returns the waiters for frames that have been made or have failed. The frames are kept if they are
+    /// within the bound.
     fn finish(
         &mut self,
         key: &FramesKey,
@@ -510,7 +509,7 @@ impl State {
         waiting
     }
 
-    /// Makes a ready entry the one that was used last of the group that it belongs to.
+    /// Makes a ready entry the most recently used one of its group.
     fn touch(&mut self, slot: Slot, protected_max: usize) {
         self.uses += 1;
         let Some(Entry {
@@ -549,7 +548,7 @@ impl State {
         }
     }
 
-    /// Puts an entry that is no longer among the protected ones back on probation.
+    /// Puts an entry that was removed from the protected ones back on probation.
     fn demote(&mut self, slot: Slot) {
         self.uses += 1;
         if let Some(Entry {
@@ -571,7 +570,7 @@ impl State {
         }
     }
 
-    /// Removes the entry that is missed least of those whose memory that gives back, if there is one.
+    /// Evicts the least valuable entry whose eviction frees memory, if there is one.
     fn evict(&mut self) -> Option<Entry> {
         let mut slots = self.probation.values().chain(self.protected.values());
         let slot = *slots.find(|slot| self.is_idle(slot))?;
@@ -579,8 +578,8 @@ impl State {
         self.remove(slot)
     }
 
-    /// Whether nobody but the cache holds these frames just now. A transfer that knows them may take hold of
-    /// them before they are gone, or let go a moment later: then one more has to go, or another.
+    /// Whether only the cache holds these frames right now. A transfer may take them before they are
+    /// evicted, or release them just after; then another entry, or one more, is evicted.
     fn is_idle(&self, slot: &Slot) -> bool {
         matches!(
             self.entries.get(slot),

@@ -1,4 +1,4 @@
-//! Files of whoever runs the command line client: any path, read as it is and replaced in one go.
+//! Files of the command line client's user: any path, read as it is and replaced atomically.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -14,9 +14,9 @@ use super::{Backend, OpenError, Opened, Patience, Refusal, Sink};
 /// Opens the regular file at `path` for reading.
 ///
 /// # Errors
-/// Whatever the system says; also if it is no regular file.
+/// The system's error; also if it is not a regular file.
 pub fn source(path: &Path) -> io::Result<Opened> {
-    // Looked at first: opening a FIFO would wait for a writer.
+    // Check first: opening a FIFO would wait for a writer.
     if !path.metadata()?.is_file() {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
@@ -26,12 +26,12 @@ pub fn source(path: &Path) -> io::Result<Opened> {
     opened(File::open(path)?)
 }
 
-/// Begins a file that will appear at `path` once it is whole, in place of the one that is there.
+/// Begins a file that replaces the one at `path` once it is complete.
 ///
-/// A link is followed. What is no regular file, such as `/dev/null`, is written to as it is.
+/// Links are followed. Anything but a regular file, such as `/dev/null`, is written to directly.
 ///
 /// # Errors
-/// Whatever the system says.
+/// The system's error.
 pub fn sink(path: &Path, announced: Option<u64>) -> io::Result<Box<dyn Sink>> {
     let followed = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     if followed
@@ -64,7 +64,7 @@ pub fn sink(path: &Path, announced: Option<u64>) -> io::Result<Box<dyn Sink>> {
     )?))
 }
 
-/// Names are paths, as the shell means them.
+/// Names are paths, as in a shell.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Local;
 
@@ -81,7 +81,7 @@ impl Backend for Local {
     }
 }
 
-/// Something that octets are poured into, with nothing to publish.
+/// A target that is written to directly, with nothing to publish.
 struct Straight(File);
 
 impl Sink for Straight {

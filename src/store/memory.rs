@@ -1,4 +1,4 @@
-//! Files in memory, with faults that can be switched on: for the simulator and for tests.
+//! Files in memory, with switchable faults: for the simulator and for tests.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::sync::{Mutex, MutexGuard};
 
-/// Files by name. Clones are handles of the same files.
+/// Files by name. Clones are handles to the same files.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
     state: Arc<Mutex<State>>,
@@ -30,37 +30,37 @@ struct File {
     inode: u64,
 }
 
-/// What a file holds.
+/// The contents of a file.
 #[derive(Debug, Clone)]
 pub enum Contents {
     /// These octets.
     Octets(Arc<[u8]>),
-    /// The octets that [`pattern_octet`] gives: a file of any size costs nothing.
+    /// The octets that [`pattern_octet`] gives: a file of any size takes no memory.
     Pattern {
-        /// What tells one pattern from another.
+        /// Selects the pattern.
         seed: u64,
         /// Length in octets.
         len: u64,
     },
 }
 
-/// What goes wrong.
+/// Faults to simulate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Faults {
-    /// Every read fails so, of files that are open already too.
+    /// Every read fails with this, also of files already open.
     pub read: Option<ReadFailure>,
-    /// Every read gives less than was asked for, as of a file that has been cut.
+    /// Every read returns less than requested, as from a truncated file.
     pub short_reads: bool,
     /// The disk is full once an upload is longer than this.
     pub disk_octets: Option<u64>,
-    /// Nothing can be opened without waiting.
+    /// Nothing can be opened without blocking.
     pub open_would_block: bool,
-    /// No upload can be begun.
+    /// Every new upload is refused with this.
     pub create: Option<Refusal>,
 }
 
 impl Memory {
-    /// No files; uploads are as `writes` says.
+    /// No files yet; `writes` says which uploads are allowed.
     #[must_use]
     pub fn new(writes: Writes) -> Self {
         let memory = Self::default();
@@ -68,7 +68,7 @@ impl Memory {
         memory
     }
 
-    /// Puts a file there; one of the same name is replaced, and stays as it was for who has it open.
+    /// Adds a file, replacing one of the same name; readers that have that open still see the old contents.
     pub fn insert(&self, name: &[u8], contents: Contents) {
         let mut state = self.lock();
         state.files_made += 1;
@@ -78,23 +78,23 @@ impl Memory {
             .insert(plain(name).to_vec(), File { contents, inode });
     }
 
-    /// Takes a file away.
+    /// Removes a file.
     pub fn remove(&self, name: &[u8]) {
         self.lock().files.remove(plain(name));
     }
 
-    /// Sets what goes wrong from now on.
+    /// Sets the faults from now on.
     pub fn set_faults(&self, faults: Faults) {
         self.lock().faults = faults;
     }
 
-    /// The uploads that were published.
+    /// The published uploads.
     #[must_use]
     pub fn uploads(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
         self.lock().uploads.clone()
     }
 
-    /// How often anything was read.
+    /// The number of reads so far.
     #[must_use]
     pub fn reads(&self) -> u64 {
         self.lock().reads
@@ -116,7 +116,7 @@ impl Contents {
         }
     }
 
-    /// Fills `buffer` from `offset` on; says how many octets there were.
+    /// Fills `buffer` from `offset` on; returns how many octets there were.
     fn read(&self, buffer: &mut [u8], offset: u64) -> usize {
         let rest = self.len().saturating_sub(offset);
         let count = usize::try_from(rest).map_or(buffer.len(), |rest| rest.min(buffer.len()));
@@ -132,7 +132,7 @@ impl Contents {
     }
 }
 
-/// The octet at `offset` of the pattern `seed`: any stretch can be checked without the rest.
+/// The octet at `offset` of the pattern `seed`: any range can be checked without the rest.
 #[must_use]
 pub const fn pattern_octet(seed: u64, offset: u64) -> u8 {
     pattern_octets(seed, offset / 8)[(offset % 8) as usize]
@@ -152,16 +152,16 @@ pub fn pattern_fill(seed: u64, offset: u64, buffer: &mut [u8]) {
     }
 }
 
-/// Whether `octets` are the pattern `seed` from `offset` on.
+/// Whether `octets` equal the pattern `seed` from `offset` on.
 #[must_use]
 pub fn pattern_holds(seed: u64, offset: u64, octets: &[u8]) -> bool {
-    // Up to the next whole word, by words, and what is left.
+    // Octets up to the next whole word, then whole words, then the rest.
     let head = ((8 - offset % 8) % 8).min(octets.len() as u64) as usize;
     let (head, rest) = octets.split_at(head);
     let (words, tail) = rest.as_chunks::<8>();
     let first = (offset + head.len() as u64) / 8;
     let mut word = seed.wrapping_add(first.wrapping_mul(PATTERN_STEP));
-    // No early end: what is checked is nearly always right, and the loop is the faster for it.
+    // No early exit: the data is nearly always right, and the loop is faster without one.
     let mut differences = 0;
     for octets in words {
         differences |= u64::from_ne_bytes(*octets) ^ u64::from_ne_bytes(pattern_word(word));
@@ -182,12 +182,12 @@ const fn pattern_octets(seed: u64, index: u64) -> [u8; 8] {
     pattern_word(seed.wrapping_add(index.wrapping_mul(PATTERN_STEP)))
 }
 
-/// From each word of a pattern to the next, before [`pattern_word`]: odd, so that each place among 2^64 has
-/// a word of its own, and in no ratio to anything (2^64 divided by the golden ratio).
+/// Step between words of a pattern, before [`pattern_word`]: odd, so that each of 2^64 positions has a word
+/// of its own, and not in a simple ratio to anything (2^64 divided by the golden ratio).
 const PATTERN_STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The octets of a word: sums and shifts alone, which processors do several of at a time, for verification
-/// should cost little.
+/// The octets of a word: only sums and shifts, of which processors do several at a time, because
+/// verification should cost little.
 const fn pattern_word(word: u64) -> [u8; 8] {
     (word ^ (word >> 32)).to_le_bytes()
 }
@@ -244,7 +244,7 @@ impl Backend for Memory {
     }
 }
 
-/// A file that is open.
+/// An open file.
 struct Reader {
     memory: Memory,
     contents: Contents,
@@ -272,7 +272,7 @@ impl Source for Reader {
     }
 }
 
-/// An upload under way.
+/// An upload in progress.
 struct Writer {
     memory: Memory,
     name: Vec<u8>,

@@ -1,10 +1,10 @@
-//! Names to bodies: what a shard asks for, and gets without ever waiting for a disk.
+//! From names to bodies: the store answers a shard's requests without ever making it wait for a disk.
 //!
-//! Whatever may block is done by a few threads; the shard gets the result at once when it is at hand
-//! ([`Answer::Now`]), or later through its [`Mailbox`]. Work has three lanes, each with a bounded queue
-//! and threads of its own: opening and framing, which a booting machine waits for, is held up neither
-//! by uploads and their `fsync` nor by long texts that are read through for their length. One opening is
-//! shared by all who read the same file, and so are the DATA packets made from it ([`Frames`]).
+//! A few threads do whatever may block; the shard gets the result at once if it is available
+//! ([`Answer::Now`]), or later through its [`Mailbox`]. Work has three lanes, each with a bounded queue and
+//! its own threads: opening and framing, which a booting machine waits for, is delayed neither by uploads
+//! and their `fsync` nor by scans of long texts for their length. All readers of a file share one opening,
+//! and the DATA packets made from it ([`Frames`]).
 
 mod arena;
 mod body;
@@ -45,27 +45,27 @@ use crate::wire::{ErrorCode, Mode};
 /// Threads that open and frame: enough to keep a disk busy, few enough to leave the cores to the shards.
 pub const THREADS_DEFAULT: usize = 4;
 
-/// Threads that scan long texts: these share a disk, and take turns anyway.
+/// Threads that scan long texts: more would only compete for one disk.
 const SCAN_THREADS_MAX: usize = 1;
 
-/// A text up to this length is scanned where it is opened: that takes no longer than to frame a stretch of
-/// a file, and its reader need not wait behind longer ones.
+/// A text up to this length is scanned when it is opened: that takes no longer than framing an extent, and
+/// its reader need not wait behind longer texts.
 const SCANNED_AT_ONCE_OCTETS_MAX: u64 = EXTENT_OCTETS;
 
-/// Threads that do what uploads need: one goes on writing while the other waits for an `fsync`.
+/// Threads for uploads: one continues writing while the other waits for an `fsync`.
 const UPLOAD_THREADS_MAX: usize = 2;
 
-/// Most jobs that wait in the lanes of reads and uploads, beyond those that must not be refused: enough
-/// for a whole rack that asks at once, few enough to be done by a slow disk before the clients give up.
+/// Limit of waiting jobs in the lanes of reads and uploads, beyond those that must not be refused: enough
+/// for a whole rack at once, few enough for a slow disk to finish before the clients give up.
 const JOBS_MAX: usize = 1024;
 
-/// How a [`Store`] is set up.
+/// The configuration of a [`Store`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoreOptions {
-    /// Most memory that frames take beyond those that transfers wait for; 0 keeps none.
+    /// Limit of frame memory beyond the frames that transfers wait for; 0 caches none.
     pub frame_cache_octets: usize,
-    /// How many threads open and frame; other work has no more than that either, and no more than it
-    /// needs. With 0, nobody works but [`Store::run_next`].
+    /// Number of threads that open and frame; other lanes have no more than that, and no more than they
+    /// need. With 0, only [`Store::run_next`] does any work.
     pub threads: usize,
 }
 
@@ -78,10 +78,10 @@ impl Default for StoreOptions {
     }
 }
 
-/// What names stand for: opens, reads, writes, and never makes its caller wait for a disk.
+/// Resolves names: opens, reads and writes files, and never makes its caller wait for a disk.
 ///
-/// Shared by all shards. Its threads end when it is dropped; what still waits then is not done, and
-/// what takes long is given up.
+/// Shared by all shards. Dropping it ends its threads; waiting jobs are then dropped and long ones
+/// abandoned.
 pub struct Store {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -128,7 +128,7 @@ impl Store {
         Ok(Arc::new(store))
     }
 
-    /// Opens `name` for reading. At hand if that takes no disk, otherwise [`Done::Opened`] follows.
+    /// Opens `name` for reading. Answers at once if that needs no disk; otherwise [`Done::Opened`] follows.
     pub fn open(
         &self,
         ticket: Ticket,
@@ -137,17 +137,17 @@ impl Store {
         mailbox: &Mailbox,
     ) -> Answer<Result<Arc<Body>, Refusal>> {
         match self.shared.backend.open(name, Patience::Now) {
-            // To free descriptors is work for a thread.
+            // Freeing descriptors is work for a thread.
             Err(OpenError::Refused(refusal)) if refusal.is_out_of_descriptors() => {}
             Err(OpenError::Refused(refusal)) => return Answer::Now(Err(refusal)),
             Err(OpenError::WouldBlock) => {}
             Ok(opened) => match mode {
                 Mode::Octet => return Answer::Now(Ok(self.shared.share(opened, mode))),
-                // A text has to be read through before its length is known: only one that somebody
-                // reads already is at hand.
+                // A text must be scanned before its length is known: only one that already has a reader is
+                // available at once.
                 Mode::Netascii => match self.shared.bodies.find(opened.identity, mode) {
                     Some(body) => return Answer::Now(Ok(body)),
-                    // It is opened again when its turn comes: a descriptor for each that waits is too many.
+                    // It is opened again when its turn comes: a descriptor per waiting job is too many.
                     None if is_short(&opened) => {}
                     None => return answer(self.shared.scans.ask(opened, ticket, mailbox)),
                 },
@@ -161,14 +161,14 @@ impl Store {
         })
     }
 
-    /// Nobody waits for the answer to [`Self::open`] any more. It may come nevertheless; but a long text
-    /// that is being scanned for that alone is left.
+    /// Withdraws a request to [`Self::open`]. The answer may still come, but the scan of a long text without
+    /// other waiters is abandoned.
     pub fn withdraw(&self, ticket: Ticket, mailbox: &Mailbox) {
         self.shared.scans.withdraw(ticket, mailbox);
     }
 
-    /// The frames of `key`. If they are not at hand, [`Done::Framed`] follows: one for each mailbox
-    /// that asked, however often it did.
+    /// The frames of `key`. If they are not available, [`Done::Framed`] follows: one per mailbox, however
+    /// often it asked.
     pub fn frames(
         &self,
         key: &FramesKey,
@@ -176,7 +176,7 @@ impl Store {
     ) -> Answer<Result<Arc<Frames>, ReadFailure>> {
         let queue = self.shared.queue(Lane::Reads);
         let asked = self.shared.cache.ask(key, mailbox, |key, why| {
-            // Reading ahead is for idle times: it leaves most of the queue to those who wait.
+            // Reading ahead is for idle times: it leaves most of the queue to demand requests.
             let room = why == Why::Asked || queue.len() < JOBS_MAX / 4;
             room && queue.offer(Job::Frame(key))
         });
@@ -187,7 +187,7 @@ impl Store {
         }
     }
 
-    /// Begins an upload to `name` of the length `announced`, if one was. [`Done::Created`] follows.
+    /// Begins an upload to `name`, of length `announced` if given. [`Done::Created`] follows.
     pub fn create(
         &self,
         ticket: Ticket,
@@ -205,7 +205,7 @@ impl Store {
         })
     }
 
-    /// Writes the next octets of an upload; it comes back with [`Done::Written`].
+    /// Writes the next octets of an upload; [`Done::Written`] returns it.
     pub fn write(&self, ticket: Ticket, upload: Upload, chunk: Vec<u8>, mailbox: &Mailbox) {
         self.shared.add(Job::Write {
             ticket,
@@ -215,7 +215,7 @@ impl Store {
         });
     }
 
-    /// Makes an upload visible under its name; [`Done::Published`] says whether it is.
+    /// Makes an upload visible under its name; [`Done::Published`] reports the result.
     pub fn publish(&self, ticket: Ticket, upload: Upload, mailbox: &Mailbox) {
         self.shared.add(Job::Publish {
             ticket,
@@ -224,20 +224,20 @@ impl Store {
         });
     }
 
-    /// Gives an upload up. Dropping it does the same, but giving back a large file's disk can take a
-    /// while, which is better spent by a thread of the store.
+    /// Abandons an upload. Dropping it does the same, but freeing a large file's disk space can take a
+    /// while, so a thread of the store does it.
     pub fn discard(&self, upload: Upload) {
         self.shared.add(Job::Discard(upload));
     }
 
-    /// The counters, as they stand.
+    /// The current counters.
     #[must_use]
     pub fn statistics(&self) -> StoreStatistics {
         self.shared.cache.statistics()
     }
 
-    /// Does one piece of waiting work on the caller's thread, reads before scans before uploads;
-    /// `false` if none waits.
+    /// Runs one waiting job on the caller's thread, reads before scans before uploads; `false` if there is
+    /// none.
     pub fn run_next(&self) -> bool {
         let shared = &self.shared;
         if let Some(job) = shared.queue(Lane::Reads).next_now() {
@@ -257,7 +257,7 @@ impl Store {
     }
 }
 
-/// The answer to who asked for work that was taken, or for which there is no room.
+/// The answer to a request whose work was queued, or was refused because the queue is full.
 const fn answer<T>(taken: bool) -> Answer<T> {
     if taken { Answer::Later } else { Answer::Busy }
 }
@@ -271,7 +271,7 @@ impl Drop for Store {
         self.shared.queues.iter().for_each(Queue::close);
         self.shared.scans.close();
         for thread in self.threads.drain(..) {
-            // A thread cannot panic: whatever a job does is caught. If one did, nothing is left to do.
+            // A thread cannot panic: panics of jobs are caught. If one did, there is nothing left to do.
             let _ = thread.join();
         }
     }
@@ -285,34 +285,34 @@ impl fmt::Debug for Store {
     }
 }
 
-/// How the frame cache does.
+/// Counters of the frame cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct StoreStatistics {
-    /// How often frames were at hand when they were asked for.
+    /// Requests for frames that were in the cache.
     pub hits: u64,
-    /// How often the one who asked had to wait.
+    /// Requests for frames that had to wait.
     pub misses: u64,
     /// Octets of frames made.
     pub framed_octets: u64,
-    /// Extents that had to make room.
+    /// Extents evicted to make room.
     pub evictions: u64,
-    /// Octets of memory taken: of frames, kept or only sent from, and of what is ready for more.
+    /// Octets of memory in use: frames, cached or only being sent, and free memory kept for reuse.
     pub resident_octets: u64,
-    /// Extents that are being made, or wait for that.
+    /// Extents being made or queued.
     pub pending: u64,
 }
 
-/// What the threads and the shards share.
+/// State shared by the threads and the shards.
 struct Shared {
     backend: Box<dyn Backend>,
     bodies: Bodies,
     cache: Arc<FrameCache>,
-    /// By [`Lane`].
+    /// Indexed by [`Lane`].
     queues: [Queue<Job>; 2],
     scans: Scans,
 }
 
-/// What a thread does, until all is to end.
+/// A thread's main loop, which runs until the store closes.
 type Duty = fn(&Shared);
 
 /// Kinds of work that do not wait for each other, nor for long scans.
@@ -368,7 +368,7 @@ impl Shared {
         &self.queues[lane as usize]
     }
 
-    /// Queues a job unless too many of its kind wait already; says whether it did.
+    /// Queues a job unless too many of its kind are waiting; returns whether it did.
     fn offer(&self, job: Job) -> bool {
         self.queue(job.lane()).offer(job)
     }
@@ -378,7 +378,7 @@ impl Shared {
         self.queue(job.lane()).add(job);
     }
 
-    /// Does what waits in a lane, until all is to end.
+    /// Runs the jobs of a lane until the store closes.
     fn work(&self, lane: Lane) {
         while let Some(job) = self.queue(lane).next() {
             self.run(job);
@@ -413,7 +413,7 @@ impl Shared {
                 for mailbox in waiting {
                     mailbox.deliver(Done::Framed(key.clone(), result.clone()));
                 }
-                // Somebody begins to read a file: a good time to look after those that are no more.
+                // A client starts reading a file: a good time to release deleted ones.
                 if key.extent == 0 {
                     self.bodies.release_nameless();
                 }
@@ -479,14 +479,14 @@ impl Shared {
         self.scanned(scan, opened.identity)
     }
 
-    /// Scans long texts, until all is to end.
+    /// Scans long texts until the store closes.
     fn scan_all(&self) {
         while let Some(work) = self.scans.next() {
             self.scan(work);
         }
     }
 
-    /// Scans a slice of a long text. Those who wait for it hear of its end.
+    /// Scans a slice of a long text. Its waiters are notified when the scan ends.
     fn scan(&self, work: Work) {
         let Work { id, identity, scan } = work;
         let result = match caught(Refusal::Failed(PANICKED), || self.scan_on(scan, identity)) {
@@ -502,7 +502,7 @@ impl Shared {
     }
 
     fn scan_on(&self, mut scan: Scan, identity: Identity) -> Result<Scanning, Refusal> {
-        // It may have been done between the look for it and the wish for it.
+        // Another scan may have finished between the lookup and the request.
         if scan.scanned() == 0
             && let Some(body) = self.bodies.find(identity, Mode::Netascii)
         {
@@ -525,8 +525,8 @@ impl Shared {
         Ok(self.share(scanned, Mode::Netascii))
     }
 
-    /// Does `work`, and once more if no descriptor was left for it: those go first that are kept for
-    /// readers who may never come.
+    /// Does `work`; if no descriptor was left, releases the files held for possible later readers and tries
+    /// once more.
     fn with_descriptors<T>(&self, work: impl Fn() -> Result<T, Refusal>) -> Result<T, Refusal> {
         match work() {
             Err(refusal) if refusal.is_out_of_descriptors() => {
@@ -542,14 +542,14 @@ impl Shared {
     }
 }
 
-/// How far opening came.
+/// The outcome of opening.
 enum Opening {
     Done(Arc<Body>),
-    /// The length of a text is not known yet, nor will it be soon.
+    /// The length of a text is unknown, and finding it takes long.
     Unscanned(Opened),
 }
 
-/// How far a scan came.
+/// The outcome of scanning a slice.
 enum Scanning {
     Done(Arc<Body>),
     Unfinished(Scan),
@@ -557,51 +557,51 @@ enum Scanning {
 
 const fn scan_refusal(failure: ReadFailure) -> Refusal {
     match failure {
-        // Too much in motion to be read now; the client may ask again.
+        // The file changes too fast to be read now; the client may ask again.
         ReadFailure::Changed => Refusal::Failed(WOULD_BLOCK),
         ReadFailure::Failed(errno) => Refusal::Failed(errno),
     }
 }
 
-/// The error number of work that panicked, which is a bug: EIO.
+/// The error number for work that panicked, which is a bug: EIO.
 const PANICKED: i32 = libc::EIO;
 
-/// The error number of what could be done at another time: EAGAIN.
+/// The error number for what may succeed later: EAGAIN.
 const WOULD_BLOCK: i32 = libc::EAGAIN;
 
-/// The error number of what is [`Answer::Busy`] when that can no longer be said: EBUSY.
+/// The error number for [`Answer::Busy`] where that answer is no longer possible: EBUSY.
 const BUSY: i32 = libc::EBUSY;
 
-/// Does `work`; a panic becomes `failure`, so that whoever waits is told and the thread lives on.
+/// Does `work`; turns a panic into `failure`, so that the waiters are notified and the thread survives.
 fn caught<T, E>(failure: E, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(failure))
 }
 
-/// Where files are. Its methods may block, save where they are told not to.
+/// The storage of files. Its methods may block unless they are told not to.
 pub trait Backend: Send + Sync + 'static {
     /// Opens `name` for reading.
     ///
     /// # Errors
-    /// Why it cannot be opened; with [`Patience::Now`] also that it would take a disk.
+    /// Why it cannot be opened; with [`Patience::Now`] also that it would need a disk.
     fn open(&self, name: &[u8], patience: Patience) -> Result<Opened, OpenError>;
 
-    /// Begins a file that will be called `name`, of the length `announced`, if one was.
+    /// Begins a file that will be called `name`, of length `announced` if given.
     ///
     /// # Errors
-    /// Why it cannot be.
+    /// Why it cannot be created.
     fn create(&self, name: &[u8], announced: Option<u64>) -> Result<Box<dyn Sink>, Refusal>;
 }
 
 /// How long [`Backend::open`] may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
-    /// No longer than memory takes.
+    /// Only as long as memory accesses take.
     Now,
-    /// However long the disk takes.
+    /// As long as the disk takes.
     Long,
 }
 
-/// Why [`Backend::open`] did not open.
+/// Why [`Backend::open`] failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpenError {
     /// It would take longer than [`Patience::Now`] allows.
@@ -618,11 +618,11 @@ impl From<Refusal> for OpenError {
 
 /// An open file.
 pub struct Opened {
-    /// Its octets.
+    /// Its contents.
     pub source: Box<dyn Source>,
-    /// How many they are.
+    /// Its length in octets.
     pub len: u64,
-    /// Which file it is.
+    /// Its identity.
     pub identity: Identity,
 }
 
@@ -635,55 +635,55 @@ impl fmt::Debug for Opened {
     }
 }
 
-/// What makes two openings one body: the same file, as it was at the same time. A time stamp can be set to
-/// what it was; when anything about the file last changed cannot.
+/// Openings with equal identities share a body: the same file in the same state. A modification time can be
+/// set back; the time of the last status change cannot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity {
-    /// The file system.
+    /// The file system's device number.
     pub device: u64,
-    /// The file on it.
+    /// The inode on that file system.
     pub inode: u64,
     /// Its length in octets.
     pub len: u64,
-    /// When it was last written to, in nanoseconds since 1970, or what somebody set that to.
+    /// Last modification in nanoseconds since 1970, or the value that was set.
     pub modified: i128,
-    /// When its contents, its names or its permissions last changed, in nanoseconds since 1970.
+    /// Last change of contents, names or permissions, in nanoseconds since 1970.
     pub changed: i128,
 }
 
-/// The octets of an open file.
+/// The contents of an open file.
 pub trait Source: Send + Sync {
-    /// Fills `buffer` with the octets from `offset` on; says how many, fewer only at the end.
+    /// Fills `buffer` with the octets from `offset` on; returns how many, fewer only at the end.
     ///
     /// # Errors
     /// Why they cannot be read.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, ReadFailure>;
 
-    /// Makes sure that what was read is still what was opened.
+    /// Checks that what was read is still what was opened.
     ///
     /// # Errors
     /// [`ReadFailure::Changed`] if it is not.
     fn check(&self) -> Result<(), ReadFailure>;
 
-    /// Whether the file has no name any more, so that nobody new can ask for it and only its openings
+    /// Whether the file has no name left, so that no new client can request it and only open descriptors
     /// keep it on the disk.
     fn is_nameless(&self) -> bool {
         false
     }
 }
 
-/// A file under way. Dropped before it is published, it leaves nothing.
+/// A file being written. If dropped before it is published, it leaves nothing.
 pub trait Sink: Send {
-    /// Adds `octets` at the end.
+    /// Appends `octets`.
     ///
     /// # Errors
-    /// Why they cannot be written; the sink is then of no further use.
+    /// Why they cannot be written; the sink is then unusable.
     fn write(&mut self, octets: &[u8]) -> Result<(), Refusal>;
 
-    /// Makes the file visible under its name, whole and on disk.
+    /// Makes the file visible under its name, complete and on disk.
     ///
     /// # Errors
-    /// Why it cannot be; nothing is left then.
+    /// Why that failed; nothing is left then.
     fn publish(self: Box<Self>) -> Result<(), Refusal>;
 }
 
@@ -695,15 +695,15 @@ pub enum Writes {
     Off,
     /// New files.
     Create,
-    /// New files, and new contents for old ones.
+    /// New files, and new contents for existing ones.
     Overwrite,
 }
 
-/// Names a shard's question, so that the answer finds the transfer that asked.
+/// Identifies a shard's request, so that the answer finds the transfer that made it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
 
-/// Where a shard's answers go: into its channel, and it is woken.
+/// The destination of a shard's answers: sends them into its channel and wakes it.
 #[derive(Debug, Clone)]
 pub struct Mailbox {
     address: Arc<Address>,
@@ -716,7 +716,7 @@ struct Address {
 }
 
 impl Mailbox {
-    /// A mailbox that puts into `sender` and then wakes by `waker`.
+    /// A mailbox that sends to `sender` and then wakes `waker`.
     #[must_use]
     pub fn new(sender: Sender<Done>, waker: Waker) -> Self {
         Self {
@@ -724,7 +724,7 @@ impl Mailbox {
         }
     }
 
-    /// Delivers; a shard that has ended no longer cares.
+    /// Delivers an answer; if the shard has ended, the answer is dropped.
     pub fn deliver(&self, done: Done) {
         if self.address.sender.send(done).is_ok() {
             self.address.waker.wake_by_ref();
@@ -737,14 +737,14 @@ impl Mailbox {
     }
 }
 
-/// An answer that is at hand, or one that will come through the mailbox.
+/// An answer that is available, or one that will come through the mailbox.
 #[derive(Debug)]
 pub enum Answer<T> {
-    /// Here it is.
+    /// The answer is available.
     Now(T),
     /// It will be delivered.
     Later,
-    /// Too much is waiting already; ask again in a while.
+    /// Too many requests are waiting; ask again later.
     Busy,
 }
 
@@ -757,33 +757,33 @@ pub enum Done {
     Framed(FramesKey, Result<Arc<Frames>, ReadFailure>),
     /// The answer to [`Store::create`].
     Created(Ticket, Result<Upload, Refusal>),
-    /// The answer to [`Store::write`]: the upload and the emptied buffer come back.
+    /// The answer to [`Store::write`]: returns the upload and the emptied buffer.
     Written(Ticket, Upload, Vec<u8>, Result<(), Refusal>),
     /// The answer to [`Store::publish`].
     Published(Ticket, Result<(), Refusal>),
 }
 
-/// Why a name cannot be opened, or an upload cannot go on.
+/// Why a name cannot be opened, or an upload cannot continue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// Nothing there.
+    /// No such file.
     NotFound,
-    /// Something there, but not for the asker: not readable, not a regular file, outside the root.
+    /// It exists, but the client may not have it: not readable, not a regular file, outside the root.
     Denied,
-    /// Something there already, and uploads may not replace.
+    /// The file exists, and uploads may not replace it.
     Exists,
     /// No room: the disk, the quota, or the operator's limit on uploads.
     DiskFull,
-    /// Fewer octets came than were announced.
+    /// Fewer octets arrived than announced.
     Short,
-    /// More octets came than were announced.
+    /// More octets arrived than announced.
     Long,
-    /// The system failed in another way: its error number.
+    /// Another system error: its number.
     Failed(i32),
 }
 
 impl Refusal {
-    /// The refusal as the counters name it.
+    /// The refusal's name in the counters.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -797,8 +797,8 @@ impl Refusal {
         }
     }
 
-    /// The ERROR packet that says so: exact codes (U-Boot restarts for ever on any but 1 and 2), and
-    /// texts that never hold a path of the server.
+    /// The ERROR packet for it: exact codes (U-Boot restarts for ever on any but 1 and 2), and texts that
+    /// never contain a path of the server.
     #[must_use]
     pub const fn error(self) -> (ErrorCode, &'static str) {
         match self {
@@ -817,12 +817,12 @@ impl Refusal {
     }
 }
 
-/// Why the octets of a body cannot be had.
+/// Why the octets of a body cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadFailure {
-    /// The file became shorter, or was written over in place, since it was opened.
+    /// The file was truncated, or overwritten in place, since it was opened.
     Changed,
-    /// The system failed: its error number.
+    /// A system error: its number.
     Failed(i32),
 }
 

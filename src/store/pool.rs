@@ -1,13 +1,13 @@
-//! Bounded queues of jobs, which threads empty.
+//! Bounded job queues, served by threads.
 
 use std::collections::VecDeque;
 use std::sync::PoisonError;
 
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
-/// Jobs in the order they came.
+/// A FIFO queue of jobs.
 pub(super) struct Queue<Job> {
-    /// Most jobs that wait, beyond those that must not be refused.
+    /// Limit of waiting jobs; jobs that must not be refused may exceed it.
     jobs_max: usize,
     state: Mutex<State<Job>>,
     changed: Condvar,
@@ -30,7 +30,7 @@ impl<Job> Queue<Job> {
         }
     }
 
-    /// Adds a job unless too many wait already; says whether it did.
+    /// Adds a job unless too many are waiting; returns whether it did.
     pub(super) fn offer(&self, job: Job) -> bool {
         let mut state = self.lock();
         if state.closed || state.jobs.len() >= self.jobs_max {
@@ -57,12 +57,12 @@ impl<Job> Queue<Job> {
         self.lock().jobs.len()
     }
 
-    /// The next job, if one waits.
+    /// The next job, if one is waiting.
     pub(super) fn next_now(&self) -> Option<Job> {
         self.lock().jobs.pop_front()
     }
 
-    /// The next job, as soon as there is one; `None` once the queue is closed.
+    /// Waits for the next job; `None` once the queue is closed.
     pub(super) fn next(&self) -> Option<Job> {
         let mut state = self.lock();
         loop {
@@ -79,7 +79,7 @@ impl<Job> Queue<Job> {
         }
     }
 
-    /// Ends the threads; what still waits is dropped, which for an upload means that it leaves nothing.
+    /// Ends the threads and drops waiting jobs; a dropped upload leaves no file.
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -90,7 +90,7 @@ impl<Job> Queue<Job> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State<Job>> {
-        // Nothing is done under the lock that could leave the state half changed.
+        // No code panics under the lock with the state half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,10 +1,10 @@
-//! Paths under a root directory, looked up so that neither a link nor `..` leads out of it.
+//! Resolves paths under a root directory, so that neither a link nor `..` leads out of it.
 //!
-//! On Linux the kernel does it: `openat2` with `RESOLVE_IN_ROOT` (5.6) takes the root for `/`, so that
-//! absolute names and links inside the tree work and nothing leaves it, whatever is renamed meanwhile.
-//! Where that is missing or forbidden, and where so much is renamed anywhere that the kernel cannot vouch
-//! for a `..`, the path is walked component by component: no component is ever opened through a link, and
-//! links are read and followed by hand.
+//! On Linux the kernel does this: `openat2` with `RESOLVE_IN_ROOT` (5.6) treats the root as `/`, so that
+//! absolute names and links inside the tree work and nothing leaves it, whatever is renamed meanwhile. Where
+//! that is missing or forbidden, or where so many renames happen anywhere that the kernel cannot verify a
+//! `..`, the path is walked component by component: no component is ever opened through a link, and links
+//! are read and followed in user space.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,19 +15,19 @@ use rustix::io::Errno;
 
 use super::Patience;
 
-/// Most links that one path may go through, as in Linux (`MAXSYMLINKS`).
+/// Limit of links in one path, as in Linux (`MAXSYMLINKS`).
 const LINKS_MAX: usize = 40;
 
-/// Most components of a path, those of links included: a bound on the work that one name can cause.
+/// Limit of components in a path, including those of links: bounds the work that one name can cause.
 const COMPONENTS_MAX: usize = 4096;
 
-/// Most directories that a path may go down, each of which is a descriptor for a moment.
+/// Limit of directory depth in a path; each level needs a descriptor for a moment.
 const DEPTH_MAX: usize = 128;
 
-/// How often a look-up is tried that something was renamed under.
+/// How often a lookup is tried that renames disturb.
 const ATTEMPTS_MAX: usize = 16;
 
-/// A directory that is only a starting point: neither read nor written.
+/// A directory opened only as a starting point: neither read nor written.
 #[cfg(target_os = "linux")]
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 #[cfg(not(target_os = "linux"))]
@@ -35,22 +35,22 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::CLOEXEC);
 
-/// A file to be read. A FIFO that nobody writes to is opened at once, and no terminal becomes ours.
+/// A file to read. Opening a FIFO without a writer does not block, and no terminal becomes ours.
 const FILE: OFlags = OFlags::RDONLY
     .union(OFlags::NONBLOCK)
     .union(OFlags::NOCTTY)
     .union(OFlags::CLOEXEC);
 
-/// How paths are looked up.
+/// How paths are resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Resolver {
-    /// By the kernel where it can, else as below.
+    /// By the kernel where it can, otherwise by `Walk`.
     Kernel,
     /// Component by component.
     Walk,
 }
 
-/// A root directory. It stays the same one even if its name goes to another.
+/// A root directory. It stays the same even if its name is given to another.
 #[derive(Debug)]
 pub(super) struct Tree {
     root: OwnedFd,
@@ -65,11 +65,11 @@ impl Tree {
         })
     }
 
-    /// Opens the regular file at `path`; anything else that is there is `EACCES`. With
-    /// [`Patience::Now`], `EAGAIN` says that it would take a disk.
+    /// Opens the regular file at `path`; anything else there is `EACCES`. With [`Patience::Now`], `EAGAIN`
+    /// means that it would need a disk.
     ///
-    /// What is there is looked at before it is opened, since opening alone can do something to a
-    /// device. If it changes in between, what was opened is looked at again, and that counts.
+    /// The file is checked before it is opened, since opening alone can affect a device. The opened file is
+    /// checked again, in case it changed in between, and that result counts.
     pub(super) fn file(&self, path: &[u8], patience: Patience) -> Result<File, Errno> {
         let file = match self.file_by_kernel(path, patience) {
             Err(errno) if patience == Patience::Long && is_for_the_walk(errno) => {
@@ -113,7 +113,7 @@ impl Tree {
         Err(Errno::NOSYS)
     }
 
-    /// `ENOSYS` and `EPERM` say that the kernel, or what confines this process, does not offer it.
+    /// `ENOSYS` and `EPERM` mean that the kernel lacks this call, or a sandbox forbids it.
     #[cfg(target_os = "linux")]
     fn by_kernel(&self, path: &[u8], flags: OFlags, patience: Patience) -> Result<OwnedFd, Errno> {
         use rustix::fs::{ResolveFlags, openat2};
@@ -128,7 +128,7 @@ impl Tree {
         };
         let path = if path.is_empty() { b"." } else { path };
         for _ in 0..attempts {
-            // A `..` that something was renamed under is EAGAIN: the kernel cannot vouch for it.
+            // EAGAIN means that a rename raced with a `..`, so that the kernel cannot verify it.
             match openat2(&self.root, path, flags, Mode::empty(), resolve) {
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 other => return other,
@@ -160,7 +160,7 @@ impl Tree {
         )
     }
 
-    /// Follows `path` as far as directories go.
+    /// Follows `path` as far as it leads through directories.
     fn walk(&self, path: &[u8]) -> Result<Place, Errno> {
         for _ in 0..ATTEMPTS_MAX {
             match self.walk_once(path) {
@@ -171,9 +171,9 @@ impl Tree {
         Err(Errno::AGAIN)
     }
 
-    /// `EAGAIN` says that a component was exchanged while it was looked at.
+    /// `EAGAIN` means that a component was replaced during the walk.
     fn walk_once(&self, path: &[u8]) -> Result<Place, Errno> {
-        // The directories gone down from the root, so that `..` goes up where it came from.
+        // The directories entered from the root, so that `..` returns the way it came.
         let mut below: Vec<OwnedFd> = Vec::new();
         let mut rest: Vec<Vec<u8>> = Vec::new();
         push_components(&mut rest, path);
@@ -230,8 +230,8 @@ impl Tree {
     }
 }
 
-/// Whether the kernel's refusal says nothing about the path: it does not do this, may not, or was
-/// disturbed each time.
+/// Whether the kernel's error says nothing about the path: the call is missing, forbidden, or was disturbed
+/// each time.
 const fn is_for_the_walk(errno: Errno) -> bool {
     matches!(errno, Errno::NOSYS | Errno::PERM | Errno::AGAIN)
 }
@@ -240,16 +240,16 @@ const fn is_for_the_walk(errno: Errno) -> bool {
 struct Place {
     /// The last directory; `None` is the root.
     directory: Option<OwnedFd>,
-    /// What the path names in it: neither a directory nor a link; `None` if the directory itself.
+    /// The last name, neither a directory nor a link; `None` if the path is the directory itself.
     name: Option<Vec<u8>>,
 }
 
-/// Puts the components of `path` on the stack `rest`, the first on top.
+/// Pushes the components of `path` onto the stack `rest`, the first on top.
 fn push_components(rest: &mut Vec<Vec<u8>>, path: &[u8]) {
     rest.extend(path.split(|&octet| octet == b'/').rev().map(<[u8]>::to_vec));
 }
 
-/// What opening a directory or reading a link says when it no longer is one.
+/// Maps the errors of a directory or link that was replaced before it was opened or read.
 const fn exchanged(errno: Errno) -> Errno {
     match errno {
         Errno::NOTDIR | Errno::LOOP | Errno::INVAL => Errno::AGAIN,
@@ -270,13 +270,13 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
-    /// What opening `path` under `root` says, to one who walks.
+    /// The result of opening `path` under `root` by a walk.
     fn walked(root: &Path, path: &str) -> Result<(), Errno> {
         let tree = Tree::open(root, Resolver::Walk).expect("a directory");
         tree.file(path.as_bytes(), Patience::Long).map(drop)
     }
 
-    /// Goal: what one name can make a walk do is bounded, and each bound lies where it is said to.
+    /// Goal: the work of a walk is bounded for any name, and each bound is exact.
     #[test]
     fn a_walk_has_an_end() {
         let directory = tempfile::tempdir().expect("a directory");
@@ -310,7 +310,7 @@ mod tests {
         assert_eq!(refused, Err(Errno::LOOP));
     }
 
-    /// Goal: no program that is started while a file is open gets it.
+    /// Goal: no program started while a file is open inherits it.
     #[test]
     fn what_is_opened_is_closed_on_exec() {
         let directory = tempfile::tempdir().expect("a directory");
@@ -323,7 +323,7 @@ mod tests {
         }
     }
 
-    /// `EAGAIN` asks to try again with more patience: to one who has it, it would be said for ever.
+    /// `EAGAIN` asks to retry with more patience: at full patience, that would never end.
     #[test]
     fn a_name_that_nothing_can_have_is_refused_to_the_patient() {
         let directory = tempfile::tempdir().expect("a directory");

@@ -1,10 +1,10 @@
-//! What is remembered of a file while it is read, a piece here and there, so that one that has grown can be
-//! told from one that was written anew.
+//! Digests of sample pieces of a file, taken while it is read, to tell a file that has grown from one that
+//! was rewritten.
 //!
-//! Neither length nor times tell the two apart: `cp` of a longer file over this one cuts it and writes it
-//! anew, and whoever looks afterwards finds it longer. Its octets tell. To compare them all would be to keep
-//! them all, so digests are kept of pieces at even distances and of the last one. Most are taken as they
-//! are read; a few that lie ahead are read for this alone, since two files may well begin alike.
+//! Length and times cannot tell the two apart: `cp` of a longer file over this one truncates and rewrites
+//! it, and a later check finds it longer. Only its contents tell. Comparing all of them would mean keeping
+//! them all, so digests are kept of pieces at even distances and of the last one. Most are taken as the
+//! pieces are read; a few that lie ahead are read just for this, since two files may begin alike.
 
 use std::num::NonZeroU64;
 use std::sync::PoisonError;
@@ -12,25 +12,25 @@ use std::sync::PoisonError;
 use super::ReadFailure;
 use crate::sync::{Mutex, MutexGuard};
 
-/// Octets in a piece: a page, which is what a disk reads at the least.
+/// Octets in a piece: a page, the least that a disk reads.
 const PIECE_OCTETS: u64 = 4096;
 
-/// Octets from one piece of a small file to the next: a sixteenth of it costs next to nothing to digest.
+/// Distance between pieces of a small file in octets: digesting a sixteenth of it costs next to nothing.
 const SPACING_OCTETS_MIN: u64 = 64 * 1024;
 
-/// Most pieces of a file of any length: 2 KiB of memory, and a mebibyte to read when they are compared.
+/// Limit of pieces for any file: 2 KiB of memory, and one mebibyte to read for a comparison.
 const PIECES_MAX: u64 = 256;
 
-/// Of how many pieces one is read ahead: 16 of a long file in all, which a slow disk can bear once.
+/// One piece in this many is read ahead: 16 in all for a long file, which a slow disk can bear once.
 const AHEAD_EVERY: usize = 16;
 
 /// The pieces of a file of a known length.
 pub(super) struct Sample {
     /// Octets in a piece.
     piece: u64,
-    /// From the beginning of each piece to that of the next, but for the last.
+    /// Distance between the starts of adjacent pieces, except the last.
     spacing: u64,
-    /// Where the last piece begins.
+    /// Offset of the last piece.
     last: u64,
     known: Mutex<Known>,
 }
@@ -43,12 +43,12 @@ struct Known {
 }
 
 impl Sample {
-    /// Of a file of `len` octets, nothing is known yet.
+    /// An empty sample for a file of `len` octets.
     pub(super) fn new(len: u64) -> Self {
         let piece = PIECE_OCTETS.min(len);
         let last = len - piece;
         let spacing = last.div_ceil(PIECES_MAX - 1).max(SPACING_OCTETS_MIN);
-        // No more than PIECES_MAX.
+        // At most PIECES_MAX.
         let pieces = last.div_ceil(spacing) as usize + 1;
         Self {
             piece,
@@ -61,8 +61,7 @@ impl Sample {
         }
     }
 
-    /// Remembers the pieces in `octets`, which were read from `offset` on; `false` if one of them is not
-    /// what it was.
+    /// Records the pieces in `octets`, which were read from `offset` on; `false` if one of them has changed.
     pub(super) fn note(&self, octets: &[u8], offset: u64) -> bool {
         let mut known = self.lock();
         for index in offset.div_ceil(self.spacing) as usize..known.digests.len() {
@@ -82,7 +81,7 @@ impl Sample {
         true
     }
 
-    /// Remembers a few pieces of the whole file, the last among them, the first time that this is asked for.
+    /// Reads and records a few pieces of the whole file, including the last; only the first call does so.
     pub(super) fn look_ahead(
         &self,
         read_at: impl Fn(&mut [u8], u64) -> Result<usize, ReadFailure>,
@@ -100,7 +99,7 @@ impl Sample {
         drop(known);
         let mut piece = vec![0; self.piece as usize];
         for index in missing {
-            // Whoever asks for what cannot be read is told then.
+            // A client that requests an unreadable piece gets the error then.
             if read_at(&mut piece, self.place(index)) == Ok(piece.len()) {
                 let digest = digest(&piece);
                 self.lock().digests[index].get_or_insert(digest);
@@ -108,7 +107,7 @@ impl Sample {
         }
     }
 
-    /// Whether all pieces that are remembered are still what they were.
+    /// Whether all recorded pieces are unchanged.
     pub(super) fn holds(
         &self,
         read_at: impl Fn(&mut [u8], u64) -> Result<usize, ReadFailure>,
@@ -126,7 +125,7 @@ impl Sample {
         Ok(true)
     }
 
-    /// Where a piece begins.
+    /// The offset of a piece.
     fn place(&self, index: usize) -> u64 {
         (index as u64).saturating_mul(self.spacing).min(self.last)
     }
@@ -136,8 +135,8 @@ impl Sample {
     }
 }
 
-/// A number that other octets have too only by chance: each word goes through a product with an odd number,
-/// which loses nothing, so that two pieces that differ in one word never have the same.
+/// A digest that other contents share only by chance: each word is multiplied by an odd number, which is
+/// invertible, so two pieces that differ in one word always differ in their digests.
 fn digest(octets: &[u8]) -> NonZeroU64 {
     // 2^64 divided by the golden ratio.
     const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -154,7 +153,7 @@ fn digest(octets: &[u8]) -> NonZeroU64 {
 mod tests {
     use super::*;
 
-    /// Reads from a file that is all there.
+    /// Reads from a file in memory.
     fn reader(file: &[u8]) -> impl Fn(&mut [u8], u64) -> Result<usize, ReadFailure> {
         |buffer, offset| {
             let rest = file.get(offset as usize..).unwrap_or(&[]);
@@ -170,7 +169,7 @@ mod tests {
         octets
     }
 
-    /// Goal: files of every length have pieces that lie within them, the last at the end, in bounded memory.
+    /// Goal: files of every length have pieces within them, the last at the end, in bounded memory.
     #[test]
     fn pieces_lie_within_the_file() {
         let lengths = [0, 1, 4095, 4096, 4097, 69_632, 69_633, 1 << 30, u64::MAX];
@@ -186,8 +185,8 @@ mod tests {
         }
     }
 
-    /// Goal: what was read and is different afterwards is noticed, both when it is read again and when it
-    /// is compared. Method: one octet of each piece in turn, read in stretches of several lengths.
+    /// Goal: a change of an octet already read is noticed, both on another read and on comparison. Method:
+    /// change one octet of each piece in turn; read in ranges of several lengths.
     #[test]
     fn a_piece_that_was_read_is_told_from_another() {
         let file = octets(1_000_003);
@@ -220,7 +219,7 @@ mod tests {
         }
     }
 
-    /// Goal: what has not been read yet is looked at once, here and there and at the end.
+    /// Goal: unread parts are sampled once, at even distances and at the end.
     #[test]
     fn a_few_pieces_are_read_ahead() {
         let file = octets(4 << 20);
@@ -243,7 +242,7 @@ mod tests {
         assert!(unreadable.holds(reader(b"")).expect("nothing is known"));
     }
 
-    /// Goal: every word and every octet counts, and so does their order.
+    /// Goal: every word, every octet and their order affect the digest.
     #[test]
     fn digests_differ() {
         let pieces: [&[u8]; 7] = [

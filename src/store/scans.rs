@@ -1,6 +1,6 @@
-//! Long texts that are read through for their length: a slice at a time, and always the one that has come
-//! least far, so that the shorter is done first and the longest holds up nobody. A text is read through once
-//! for all who wait for it, and no longer than somebody does.
+//! Scans of long texts to find their encoded length: a slice at a time, always of the text with the least
+//! progress, so that shorter texts finish first and the longest delays no other. A text is scanned once for
+//! all its waiters, and only while it has any.
 
 use std::sync::PoisonError;
 
@@ -8,20 +8,20 @@ use super::text::Scan;
 use super::{Identity, Mailbox, Opened, Ticket};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
-/// Most texts that are read through at a time: a descriptor each, and every one may take its time.
+/// Limit of concurrent scans: each holds a descriptor and may take long.
 pub(super) const SCANS_MAX: usize = 64;
 
-/// Most who wait for them, as many as may wait for reads.
+/// Limit of waiters for scans, the same as for reads.
 pub(super) const WAITING_MAX: usize = 1024;
 
-/// What is being read through, and for whom.
+/// The texts being scanned, and their waiters.
 pub(super) struct Scans {
     state: Mutex<State>,
     changed: Condvar,
 }
 
 struct State {
-    /// In the order they were asked for.
+    /// In the order of the requests.
     entries: Vec<Entry>,
     next_id: u64,
     closed: bool,
@@ -30,14 +30,14 @@ struct State {
 struct Entry {
     id: u64,
     identity: Identity,
-    /// `None` while a thread is at it.
+    /// `None` while a thread works on it.
     scan: Option<Scan>,
-    /// How far it had come when it was last put back.
+    /// Progress when it was last put back.
     scanned: u64,
     waiting: Vec<(Ticket, Mailbox)>,
 }
 
-/// A text that is to be read on for a slice.
+/// A text whose next slice is due.
 pub(super) struct Work {
     pub(super) id: u64,
     pub(super) identity: Identity,
@@ -56,7 +56,7 @@ impl Scans {
         }
     }
 
-    /// Has the text read through, or waits with those who had it so already; says whether there was room.
+    /// Starts a scan of the text, or joins one in progress; returns whether there was room.
     pub(super) fn ask(&self, opened: Opened, ticket: Ticket, mailbox: &Mailbox) -> bool {
         let mut state = self.lock();
         if state.closed {
@@ -74,7 +74,7 @@ impl Scans {
                     entry.waiting.push((ticket, mailbox.clone()));
                 }
                 drop(state);
-                // To close a file may take a while, which nobody else need wait for.
+                // Closing a file may take a while, so do it without the lock.
                 drop(opened);
                 return room;
             }
@@ -96,7 +96,7 @@ impl Scans {
         room
     }
 
-    /// Nobody waits for that answer any more; a text that nobody waits for is left.
+    /// Removes a waiter; a text without waiters is abandoned.
     pub(super) fn withdraw(&self, ticket: Ticket, mailbox: &Mailbox) {
         let mut state = self.lock();
         let is_meant = |(waits, place): &(Ticket, Mailbox)| *waits == ticket && place.is(mailbox);
@@ -114,7 +114,7 @@ impl Scans {
         drop(left);
     }
 
-    /// The text to go on with, as soon as there is one; `None` once all is to end.
+    /// Waits for the next text to work on; `None` once closed.
     pub(super) fn next(&self) -> Option<Work> {
         let mut state = self.lock();
         loop {
@@ -131,12 +131,12 @@ impl Scans {
         }
     }
 
-    /// The text to go on with, if there is one.
+    /// The next text to work on, if there is one.
     pub(super) fn next_now(&self) -> Option<Work> {
         self.lock().take()
     }
 
-    /// A slice of it is done, and more is to come.
+    /// Returns a text after a slice, with more to come.
     pub(super) fn put_back(&self, work: Work) {
         let mut state = self.lock();
         match state.entries.iter_mut().find(|entry| entry.id == work.id) {
@@ -146,7 +146,7 @@ impl Scans {
                 drop(state);
                 self.changed.notify_one();
             }
-            // Nobody waits for it any more.
+            // It has no waiters any more.
             None => {
                 drop(state);
                 drop(work);
@@ -154,7 +154,7 @@ impl Scans {
         }
     }
 
-    /// All of it is done, or it failed: who waits for it.
+    /// Ends a scan that is complete or has failed; returns its waiters.
     pub(super) fn finish(&self, id: u64) -> Vec<(Ticket, Mailbox)> {
         let mut state = self.lock();
         let at = state.entries.iter().position(|entry| entry.id == id);
@@ -162,7 +162,7 @@ impl Scans {
             .unwrap_or_default()
     }
 
-    /// Ends the threads; what is not done is dropped.
+    /// Ends the threads; unfinished scans are dropped.
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -173,13 +173,13 @@ impl Scans {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing is done under the lock that could leave the state half changed.
+        // No code panics under the lock with the state half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    /// Of those that have come least far, the first that was asked for.
+    /// Takes the text with the least progress; among equals, the one requested first.
     fn take(&mut self) -> Option<Work> {
         let idle = self.entries.iter_mut().filter(|entry| entry.scan.is_some());
         let entry = idle.min_by_key(|entry| entry.scanned)?;

@@ -72,7 +72,7 @@ fn frames(
     }
 }
 
-/// All packets of a transfer, block by block, as one who does not care about speed makes them.
+/// All packets of a transfer, made block by block without regard to speed.
 fn naive_packets(octets: &[u8], blksize: u16, rollover: Rollover) -> Vec<Vec<u8>> {
     let last = BlockIndex::last_of(octets.len() as u64, blksize).0;
     (1..=last)
@@ -86,7 +86,7 @@ fn naive_packets(octets: &[u8], blksize: u16, rollover: Rollover) -> Vec<Vec<u8>
         .collect()
 }
 
-/// All packets of a transfer, as frames give them when asked for bursts of some size.
+/// All packets of a transfer, taken from frames in bursts of some size.
 fn framed_packets(
     store: &Store,
     body: &Arc<Body>,
@@ -121,8 +121,8 @@ fn octets(len: usize, random: &mut fastrand::Rng) -> Vec<u8> {
     octets
 }
 
-/// Goal: frames are what a simple loop would send. Method: random lengths, block sizes and bursts,
-/// exact multiples and the empty file among them, with caches of several sizes.
+/// Goal: frames equal what a simple loop would send. Method: random lengths, block sizes and bursts,
+/// including exact multiples and the empty file, with caches of several sizes.
 #[test]
 fn frames_are_what_a_simple_loop_makes() {
     let mut random = fastrand::Rng::with_seed(3);
@@ -226,7 +226,7 @@ fn an_extent_holds_no_block_but_its_own() {
     assert_eq!(octets, &lasting.octets[..octets.len()]);
 }
 
-/// Goal: whoever waits for frames is never given others, and is found among many.
+/// Goal: a waiter for frames never gets different ones, and is found among many.
 #[test]
 fn keys_differ_where_frames_do() {
     let memory = Memory::new(Writes::Off);
@@ -307,8 +307,8 @@ impl Source for CountedSource {
     }
 }
 
-/// Goal: a cold extent is read once for all who ask, and each mailbox hears of it once.
-/// Method: many shards ask twice each before any work is done; with and without a cache.
+/// Goal: a cold extent is read once for all requests, and each mailbox is notified once. Method: many shards
+/// ask twice each before any work is done; with and without a cache.
 #[test]
 fn asking_together_reads_once() {
     for cache in [0, 1 << 20] {
@@ -369,7 +369,7 @@ fn blocks_and_extents_agree() {
     }
 }
 
-/// One client that reads a file from the first extent to the last; says which it had to wait for.
+/// A client that reads a file from the first extent to the last; returns which extents it had to wait for.
 /// After each, the disk does as many jobs as `disk` says.
 fn waits_of_one_reader(
     store: &Store,
@@ -401,7 +401,7 @@ fn waits_of_one_reader(
     waits
 }
 
-/// Files of nothing in particular, which cost nothing to read: one for each length, which is its name.
+/// Files of blank contents, which cost nothing to read: one for each length, which is its name.
 struct Blank;
 
 impl Backend for Blank {
@@ -435,16 +435,16 @@ fn blank(store: &Store, len: u64, mailbox: &Mailbox, inbox: &Receiver<Done>) -> 
     open(store, name.as_bytes(), Mode::Octet, mailbox, inbox).expect("there")
 }
 
-/// A store with a cache of `extents`, over one file of so many others.
+/// A store with a cache of `extents`, over a file of `file_extents`.
 fn cold_file(extents: u64, file_extents: u64) -> (Arc<Store>, Mailbox, Receiver<Done>, Arc<Body>) {
     let (store, mailbox, inbox) = store(Blank, (extents * EXTENT_OCTETS) as usize);
     let body = blank(&store, file_extents * EXTENT_OCTETS, &mailbox, &inbox);
     (store, mailbox, inbox, body)
 }
 
-/// Goal: a transfer over cold data waits at its beginning alone, if the disk is no slower than the
-/// client. Method: the disk makes one extent while the client sends one; then one that stumbles at
-/// every third and catches up.
+/// Goal: a transfer of cold data waits only at its beginning, if the disk is no slower than the client.
+/// Method: the disk makes one extent while the client sends one; then a disk that stalls at every third and
+/// catches up.
 #[test]
 fn a_reader_waits_for_the_first_extents_only() {
     let (store, mailbox, inbox, body) = cold_file(64, 32);
@@ -456,7 +456,7 @@ fn a_reader_waits_for_the_first_extents_only() {
     assert_eq!(waits, [0]);
 }
 
-/// Goal: reading ahead is bounded, and only what was waited for is told.
+/// Goal: reading ahead is bounded, and only requested frames are delivered.
 #[test]
 fn two_extents_are_read_ahead() {
     let memory = Memory::new(Writes::Off);
@@ -484,8 +484,8 @@ fn two_extents_are_read_ahead() {
     assert_eq!(inbox.try_iter().count(), 1);
 }
 
-/// Goal: what was read ahead for somebody who never came gives its share back when it goes.
-/// Method: files of two extents in a cache that holds two of the second ones unasked, each begun once.
+/// Goal: read-ahead that was never requested returns its share when it is evicted. Method: files of two
+/// extents, each begun once, in a cache that holds two unrequested second extents.
 #[test]
 fn reading_ahead_goes_on_when_nobody_came() {
     const FILES: u8 = 40;
@@ -511,8 +511,8 @@ fn reading_ahead_goes_on_when_nobody_came() {
     assert!(ahead > 4, "{ahead} extents were read ahead");
 }
 
-/// Goal: three quarters of the cache are for what is asked for again, to the octet, and one more puts
-/// that back on probation which was used longest ago, and nothing else.
+/// Goal: three quarters of the cache, to the octet, are for extents requested again; one more returns only
+/// the least recently used one to probation.
 #[test]
 fn three_quarters_are_protected() {
     let memory = Memory::new(Writes::Off);
@@ -541,8 +541,8 @@ fn three_quarters_are_protected() {
     assert_eq!(reads_of(&[1]), 1);
 }
 
-/// Goal: only what gives its memory back makes room. Method: in a full cache, somebody still sends from the
-/// extents that were used longest ago; then from all of them.
+/// Goal: only extents whose eviction frees memory are evicted. Method: in a full cache, the least recently
+/// used extents are still being sent; then all of them are.
 #[test]
 fn what_is_still_sent_from_does_not_make_room() {
     let (store, mailbox, inbox, body) = cold_file(4, 20);
@@ -565,7 +565,7 @@ fn what_is_still_sent_from_does_not_make_room() {
     let misses = store.statistics().misses;
     let held: Vec<_> = held.into_iter().chain([2, 4, 8, 10].map(ask)).collect();
     assert_eq!(store.statistics().misses, misses, "only one had to go");
-    // Now nothing can go: who asks gets memory beyond the bound, which nobody keeps.
+    // Nothing can be evicted now: a request gets memory beyond the bound, which is not cached.
     drop(ask(12));
     assert_eq!(evictions(), 1);
     drop(held);
@@ -574,9 +574,9 @@ fn what_is_still_sent_from_does_not_make_room() {
     assert!(store.statistics().resident_octets <= 4 * EXTENT_OCTETS);
 }
 
-/// Goal: what clients boot from stays, whatever else one of them reads once. Method: an image is read
-/// by two, then a file ten times the size of the cache by one, at every speed of the disk; then the
-/// image is asked for again.
+/// Goal: the image that clients boot stays cached, whatever else one of them reads once. Method: two clients
+/// read an image, then one reads a file ten times the size of the cache, at every speed of the disk; then
+/// the image is requested again.
 #[test]
 fn a_large_file_does_not_flush_the_image() {
     const CACHE_EXTENTS: u64 = 8;
@@ -599,8 +599,8 @@ fn a_large_file_does_not_flush_the_image() {
     }
 }
 
-/// Goal: an image that is no longer booted from makes room for the next, although a client is still
-/// at it. Method: images as large as half the cache, each read by two, one shortly behind the other.
+/// Goal: an image no longer in use makes room for the next, although a client is still reading it. Method:
+/// images as large as half the cache, each read by two clients, one shortly behind the other.
 #[test]
 fn a_new_image_takes_the_place_of_the_old() {
     const BLKSIZE: u16 = 1428;
@@ -630,7 +630,7 @@ fn a_new_image_takes_the_place_of_the_old() {
     }
 }
 
-/// Goal: memory stays within its bound, the cache keeps what was used last, and lets go of dead bodies.
+/// Goal: memory stays within its bound; the cache keeps recent entries and drops those of dead bodies.
 #[test]
 fn the_cache_is_bounded() {
     for bound in [0, 100_000, 1_200_000, 3_000_000, 16_000_000] {
@@ -715,8 +715,8 @@ fn one_opening_serves_all_and_dead_ones_are_swept() {
     assert!(!Arc::ptr_eq(&first, &replaced));
 }
 
-/// Goal: whoever asks after a file was written over gets the new octets, even if its length and its time
-/// stamp are the old ones, as after `cp -p` of padded images whose times are clamped.
+/// Goal: a request after a file was overwritten gets the new octets, even with the old length and time
+/// stamp, as after `cp -p` of padded images whose times are clamped.
 #[test]
 fn an_old_time_stamp_does_not_bring_old_octets_back() {
     use std::os::unix::fs::MetadataExt;
@@ -724,7 +724,7 @@ fn an_old_time_stamp_does_not_bring_old_octets_back() {
     let root = tempfile::tempdir().expect("a directory");
     let path = root.path().join("file");
     let stamp = std::time::UNIX_EPOCH;
-    // The kernel's clock may tick slowly: written until its time has changed.
+    // The kernel's clock may tick slowly: write until the change time differs.
     let write = |octet: u8, last: Option<(i64, i64)>| {
         loop {
             std::fs::write(&path, [octet; 600]).expect("room");
@@ -756,7 +756,8 @@ fn an_old_time_stamp_does_not_bring_old_octets_back() {
     }
 }
 
-/// Goal: who boots after another finds the image warm; a file that was deleted does not keep its disk space.
+/// Goal: a client that boots after another finds the image warm; a deleted file does not keep its disk
+/// space.
 #[test]
 fn an_image_stays_warm_between_readers_until_it_is_deleted() {
     let root = tempfile::tempdir().expect("a directory");
@@ -806,8 +807,8 @@ fn an_image_stays_warm_between_readers_until_it_is_deleted() {
     assert!(weak.upgrade().is_none(), "a deleted file is held");
 }
 
-/// Goal: descriptors kept for later readers never keep a file from being opened; if all are in use, the
-/// error says so as the system did. Method: a backend with a few descriptors.
+/// Goal: descriptors held for later readers never keep a file from being opened; if all are in use, the
+/// system's error is returned. Method: a backend with a few descriptors.
 #[test]
 fn held_files_make_room_when_descriptors_run_out() {
     const DESCRIPTORS_MAX: usize = 3;
@@ -878,8 +879,8 @@ fn held_files_make_room_when_descriptors_run_out() {
     }
 }
 
-/// Goal: a shard never asks the system whether files still have a name. Method: sources that count
-/// how often they are asked, and a store whose work is done only when it is told to.
+/// Goal: a shard never asks the system whether files still have a name. Method: sources that count these
+/// queries, and a store that works only on request.
 #[test]
 fn names_are_looked_after_by_those_who_may_wait() {
     struct Watched(Arc<AtomicU64>);
@@ -1109,8 +1110,8 @@ fn uploads_are_decoded_and_refused() {
     );
 }
 
-/// Goal: a text is the same wherever reading it begins, and its length is exact. Method: texts longer
-/// than a chunk, block sizes that cut pairs in two, against an encoder that sees all at once.
+/// Goal: a text is the same wherever reading begins, and its length is exact. Method: texts longer than a
+/// chunk, block sizes that split pairs, compared with an encoder that sees the whole text at once.
 #[test]
 fn texts_are_encoded_at_any_offset() {
     let mut random = fastrand::Rng::with_seed(5);
@@ -1149,8 +1150,8 @@ fn texts_are_encoded_at_any_offset() {
     }
 }
 
-/// Goal: a long text is scanned once for all who ask together, and one text too many is told to come back, as
-/// is one reader too many. Method: as many as may, and one more, when texts are at hand and when they are not.
+/// Goal: a long text is scanned once for all concurrent requests, and one text or one reader too many is
+/// refused as busy. Method: the maximum and one more, with and without texts that open at once.
 #[test]
 fn scans_are_bounded_and_shared() {
     for open_would_block in [false, true] {
@@ -1168,7 +1169,7 @@ fn scans_are_bounded_and_shared() {
         let ask = |number| {
             let answer = store.open(Ticket(0), &text(number), Mode::Netascii, &mailbox);
             assert_eq!(memory.reads(), 0);
-            // What is not at hand is looked for first.
+            // What does not open at once is opened by a job first.
             if open_would_block {
                 assert!(matches!(answer, Answer::Later) && store.run_next());
             }
@@ -1200,7 +1201,7 @@ fn scans_are_bounded_and_shared() {
     }
 }
 
-/// Goal: a short text waits for no long one, and a longer one for no more than its own length of each.
+/// Goal: a short text waits for no long one, and a longer one for at most its own length of each.
 #[test]
 fn shorter_texts_overtake_longer_ones() {
     let memory = Memory::new(Writes::Off);
@@ -1238,7 +1239,7 @@ fn shorter_texts_overtake_longer_ones() {
     assert_eq!(done, [3, 2]);
 }
 
-/// Goal: a long text is scanned for as long as anybody waits for it, and no longer.
+/// Goal: a long text is scanned as long as it has waiters, and no longer.
 #[test]
 fn a_text_that_nobody_waits_for_is_left() {
     let memory = Memory::new(Writes::Off);
@@ -1250,12 +1251,12 @@ fn a_text_that_nobody_waits_for_is_left() {
         store.open(Ticket(number), b"ages", Mode::Netascii, &mailbox);
     }
     assert!(store.run_next());
-    // Another shard's, one that never asked, and one of two.
+    // Another shard's ticket, one that never asked, and one of two waiters.
     store.withdraw(Ticket(1), &other);
     store.withdraw(Ticket(7), &mailbox);
     store.withdraw(Ticket(0), &mailbox);
     assert!(store.run_next());
-    // Amid a slice.
+    // During a slice.
     let work = store.shared.scans.next_now().expect("one is under way");
     store.withdraw(Ticket(1), &mailbox);
     store.shared.scan(work);
@@ -1265,11 +1266,11 @@ fn a_text_that_nobody_waits_for_is_left() {
     assert!(inbox.try_recv().is_err());
 }
 
-/// Goal: nothing holds up what booting machines wait for, nor the end. Method: texts that take years to
-/// scan, and uploads that stand still, with one thread that reads; then the store is dropped.
+/// Goal: nothing delays what booting machines wait for, nor the end. Method: texts that take years to scan,
+/// and stalled uploads, with one reading thread; then the store is dropped.
 #[test]
 fn neither_scans_nor_uploads_hold_up_reads() {
-    /// A sink that is stuck as long as the test holds the other end.
+    /// A sink that blocks as long as the test holds the other end.
     struct Stuck(Receiver<()>);
     impl Sink for Stuck {
         fn write(&mut self, _: &[u8]) -> Result<(), Refusal> {
@@ -1311,7 +1312,7 @@ fn neither_scans_nor_uploads_hold_up_reads() {
     drop(store);
 }
 
-/// Goal: nobody waits for ever, even if a backend is broken.
+/// Goal: no request waits for ever, even if a backend is broken.
 #[test]
 fn a_panic_is_an_answer() {
     struct Broken;
@@ -1348,7 +1349,7 @@ fn a_panic_is_an_answer() {
     }
 }
 
-/// Goal: with real threads all get right answers, and dropping the store ends every thread.
+/// Goal: with real threads all answers are right, and dropping the store ends every thread.
 #[test]
 fn threads_work_and_end() {
     let memory = Memory::new(Writes::Off);

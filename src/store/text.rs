@@ -1,22 +1,22 @@
-//! A file shown as netascii, readable at any offset in bounded memory.
+//! A file encoded as netascii, readable at any offset in bounded memory.
 
 use super::{ReadFailure, Source};
 use crate::proto::netascii::{Encoder, encoded_len};
 
-/// Octets of the file that are looked at in one go.
+/// Octets of the file processed at a time.
 const CHUNK_OCTETS: usize = 64 * 1024;
 
-/// Most checkpoints, eight octets each: 32 KiB of memory for a file of any size.
+/// Limit of checkpoints, eight octets each: 32 KiB of memory for a file of any size.
 const CHECKPOINTS_MAX: usize = 4096;
 
-/// A source that encodes another as it is read.
+/// A source that encodes another one as it is read.
 pub(super) struct Text {
     file: Box<dyn Source>,
     len: u64,
     index: Index,
 }
 
-/// A file that is read through once, for its length as a text and for places to read it from.
+/// A single pass over a file that finds its encoded length and the checkpoints to read it from.
 pub(super) struct Scan {
     file: Box<dyn Source>,
     len: u64,
@@ -25,19 +25,19 @@ pub(super) struct Scan {
     wire: u64,
 }
 
-/// Where on the wire the file's octets begin, for every so many of them.
+/// Maps file offsets to wire offsets, at regular distances.
 struct Index {
-    /// Octets of the file from one checkpoint to the next.
+    /// Octets of the file between checkpoints.
     spacing: u64,
-    /// Checkpoint `i` is the place on the wire of the file's octet `i * spacing`.
+    /// Checkpoint `i` is the wire offset of the file's octet `i * spacing`.
     wire: Vec<u64>,
 }
 
 impl Scan {
-    /// Octets that [`Self::advance`] scans: long enough for a disk that has to go to and fro between files.
+    /// Octets that [`Self::advance`] scans: enough to amortise a disk's seeks between files.
     pub(super) const SLICE_OCTETS: u64 = 64 * CHUNK_OCTETS as u64;
 
-    /// Begins with the first `len` octets of `file`.
+    /// A scan of the first `len` octets of `file`.
     pub(super) const fn new(file: Box<dyn Source>, len: u64) -> Self {
         Self {
             file,
@@ -51,12 +51,12 @@ impl Scan {
         }
     }
 
-    /// Octets of the file that are behind it.
+    /// Octets of the file scanned so far.
     pub(super) const fn scanned(&self) -> u64 {
         self.scanned
     }
 
-    /// Goes on for a slice; says whether that was the last.
+    /// Scans the next slice; returns whether that was the last.
     pub(super) fn advance(&mut self) -> Result<bool, ReadFailure> {
         let end = self.len.min(self.scanned + Self::SLICE_OCTETS);
         let mut buffer = vec![0; CHUNK_OCTETS];
@@ -69,7 +69,7 @@ impl Scan {
         Ok(self.scanned == self.len)
     }
 
-    /// The text, and its length on the wire, once all is scanned.
+    /// The text and its length on the wire, once the scan is complete.
     pub(super) fn finish(self) -> Result<(Text, u64), ReadFailure> {
         self.file.check()?;
         let text = Text {
@@ -91,8 +91,8 @@ impl Source for Text {
         while place < self.len && written < buffer.len() {
             let mut chunk = read_chunk(&*self.file, &mut text, place, self.len)?;
             place += chunk.len() as u64;
-            // Before the offset nothing is pending: what is skipped is counted, not encoded, until
-            // the chunk in which the offset lies.
+            // No encoder state is pending before the offset: skipped octets are only counted, not encoded,
+            // up to the chunk that contains the offset.
             if skip > 0 {
                 let len = encoded_len(chunk);
                 if len <= skip {
@@ -128,7 +128,7 @@ impl Source for Text {
 }
 
 impl Index {
-    /// Notes that the file's octet `offset`, a multiple of [`CHUNK_OCTETS`], is at `wire`.
+    /// Records that the file's octet `offset`, a multiple of [`CHUNK_OCTETS`], is at `wire`.
     fn note(&mut self, offset: u64, wire: u64) {
         if self.wire.len() == CHECKPOINTS_MAX {
             let mut index = 0;
@@ -143,7 +143,7 @@ impl Index {
         }
     }
 
-    /// The last checkpoint that is not past `wire`: its place in the file and on the wire.
+    /// The last checkpoint not past `wire`: its file offset and its wire offset.
     fn before(&self, wire: u64) -> (u64, u64) {
         let after = self.wire.partition_point(|&checkpoint| checkpoint <= wire);
         let index = after.saturating_sub(1);
@@ -154,7 +154,7 @@ impl Index {
     }
 }
 
-/// The file's octets from `offset` on, as many as the buffer holds and lie before `len`.
+/// The file's octets from `offset` on, limited by the buffer's size and by `len`.
 fn read_chunk<'a>(
     file: &dyn Source,
     buffer: &'a mut [u8],
@@ -173,8 +173,8 @@ fn read_chunk<'a>(
 mod tests {
     use super::*;
 
-    /// Goal: the index of a file of any size stays within its bound and leads to the right place.
-    /// Method: chunks of known lengths on the wire, many times more than there are checkpoints.
+    /// Goal: the index of a file of any size stays within its bound and gives the right offsets. Method:
+    /// chunks of known encoded lengths, many times more than there are checkpoints.
     #[test]
     fn the_index_is_bounded_and_right() {
         let chunk = CHUNK_OCTETS as u64;

@@ -1,4 +1,4 @@
-//! An upload under way: from blocks as they come over the wire to octets as they are written.
+//! An upload in progress: turns received blocks into octets to write.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use super::{Refusal, Sink};
 use crate::proto::netascii::Decoder;
 use crate::wire::Mode;
 
-/// Takes the blocks of one upload. Dropped before it is published, it leaves nothing.
+/// Takes the blocks of one upload. If dropped before it is published, it leaves no file.
 pub struct Upload {
     sink: Box<dyn Sink>,
     /// Present in netascii mode.
@@ -29,13 +29,13 @@ impl Upload {
         }
     }
 
-    /// Most octets that may come over the wire, if that was announced. Who reads from a pipe announces 0, as
-    /// busybox and curl do, and sends what there is.
+    /// Limit of octets on the wire, if a length was announced. A client that reads from a pipe announces 0,
+    /// as busybox and curl do, and sends what there is.
     pub(crate) fn octets_max(&self) -> Option<u64> {
         self.announced.filter(|&announced| announced > 0)
     }
 
-    /// Octets that came over the wire and were written.
+    /// Octets received and written.
     #[must_use]
     #[allow(clippy::len_without_is_empty)] // Not a collection, any more than a body is.
     pub const fn len(&self) -> u64 {
@@ -60,7 +60,7 @@ impl Upload {
     }
 
     pub(super) fn publish(mut self) -> Result<(), Refusal> {
-        // Clients lose octets without noticing: curl leaves a block out when the OACK comes twice.
+        // Clients can lose octets unnoticed: curl skips a block when the OACK arrives twice.
         if self.announced.is_some_and(|announced| self.len < announced) {
             return Err(Refusal::Short);
         }

@@ -1,11 +1,11 @@
-//! Showing: a packet as a line of tcpdump, whatever its octets, safe for a terminal and a log.
+//! Formats a packet like a line of tcpdump, whatever its octets, safely for a terminal and a log.
 
 use std::fmt;
 
 use super::{ErrorCode, Mode, Options, Packet, Request, WireBlock};
 
-/// Octets from the network, shown so that no terminal or log can be harmed: printable ASCII as it
-/// is, everything else escaped, and no more than [`Escaped::OCTETS_MAX`] of them.
+/// Octets from the network, formatted so that they cannot harm a terminal or a log: printable ASCII
+/// unchanged, everything else escaped, and at most [`Escaped::OCTETS_MAX`] of them.
 #[derive(Debug, Clone, Copy)]
 pub struct Escaped<'a>(pub &'a [u8]);
 
@@ -54,11 +54,11 @@ impl fmt::Display for Request<'_> {
     }
 }
 
-/// How many options are shown before an ellipsis: twice as many as anybody has defined, so that one
-/// hostile datagram cannot become a line of half a million characters.
+/// How many options are shown before an ellipsis: twice as many as have been defined, so that one hostile
+/// datagram cannot become a line of half a million characters.
 const OPTIONS_SHOWN_MAX: usize = 16;
 
-/// Each pair with a blank before it: ` blksize=1428 tsize=0`.
+/// Each pair preceded by a space: ` blksize=1428 tsize=0`.
 impl fmt::Display for Options<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut pairs = self.pairs();

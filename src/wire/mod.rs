@@ -35,7 +35,7 @@ pub use write::{
     BufferFull, OptionsWriter, write_ack, write_data_header, write_error, write_oack, write_request,
 };
 
-/// Octets before the payload of a DATA packet, and the whole of an ACK (RFC 1350 §5).
+/// Octets before the payload of a DATA packet, and the length of an ACK (RFC 1350 §5).
 pub const HEADER_OCTETS: usize = 4;
 
 /// The largest datagram that UDP over IPv4 can carry: 65,535 less 20 octets of IP and 8 of UDP.
@@ -52,63 +52,63 @@ pub enum Opcode {
     Data = 3,
     /// Acknowledgement of a block.
     Ack = 4,
-    /// The end of a transfer that failed.
+    /// Ends a failed transfer.
     Error = 5,
     /// Option acknowledgement (RFC 2347).
     Oack = 6,
 }
 
-/// A packet, borrowed from the datagram that it came in.
+/// A packet, borrowed from its datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Packet<'a> {
     /// "Send me this file."
     Rrq(Request<'a>),
     /// "Take this file."
     Wrq(Request<'a>),
-    /// One block of a file; shorter than the block size when it is the last.
+    /// One block of a file; the last is shorter than the block size.
     Data {
-        /// The block's number as it stands on the wire.
+        /// The block number on the wire.
         block: WireBlock,
         /// The octets of the block.
         payload: &'a [u8],
     },
     /// "I have everything up to this block."
     Ack {
-        /// The block's number as it stands on the wire.
+        /// The block number on the wire.
         block: WireBlock,
     },
-    /// The end of a transfer that failed.
+    /// Ends a failed transfer.
     Error {
-        /// Why.
+        /// The reason.
         code: ErrorCode,
-        /// A text for people, as sent: any octets at all.
+        /// A text for people, as sent: arbitrary octets.
         message: &'a [u8],
     },
-    /// The options that the server agrees to.
+    /// The options that the server accepts.
     Oack(Options<'a>),
 }
 
-/// What an RRQ or a WRQ asks for.
+/// The content of an RRQ or a WRQ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request<'a> {
-    /// The file's name: octets, in no particular encoding.
+    /// The file name: octets in no particular encoding.
     pub filename: &'a [u8],
-    /// How the octets of the file are to be written on the wire.
+    /// How the file is encoded on the wire.
     pub mode: Mode,
-    /// The options asked for, in the order sent.
+    /// The requested options, in the order sent.
     pub options: Options<'a>,
 }
 
-/// The transfer modes of RFC 1350 §1, less `mail`, which nobody may use any more.
+/// The transfer modes of RFC 1350 §1, except `mail`, which is obsolete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Mode {
     /// Lines end in CR LF on the wire; a lone CR is followed by NUL.
     Netascii,
-    /// Octets as they are.
+    /// Octets unchanged.
     Octet,
 }
 
-/// A block number as it stands on the wire: sixteen bits that wrap.
+/// A block number on the wire: sixteen bits that wrap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct WireBlock(pub u16);
 
@@ -117,7 +117,7 @@ pub struct WireBlock(pub u16);
 pub struct ErrorCode(pub u16);
 
 impl ErrorCode {
-    /// What the code is counted as: a peer may send any, and shall not decide how many are told apart.
+    /// The counter label of the code: a peer may send any code, but must not be able to create labels.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self.0 {
@@ -134,7 +134,7 @@ impl ErrorCode {
         }
     }
 
-    /// Not defined; the text says more.
+    /// Not defined; see the text.
     pub const UNDEFINED: Self = Self(0);
     /// File not found.
     pub const NOT_FOUND: Self = Self(1);
@@ -150,7 +150,7 @@ impl ErrorCode {
     pub const EXISTS: Self = Self(6);
     /// No such user.
     pub const NO_USER: Self = Self(7);
-    /// The transfer ends for want of an agreement on options.
+    /// The transfer ends because option negotiation failed.
     pub const OPTIONS: Self = Self(8);
 }
 

@@ -4,31 +4,31 @@ use std::fmt;
 
 use super::parse::split_nul;
 
-/// Options as they stand in a datagram, unread until iterated.
+/// Options as encoded in a datagram, parsed only when iterated.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options<'a>(&'a [u8]);
 
 impl<'a> Options<'a> {
-    /// Options laid out as on the wire: name, NUL, value, NUL, and so on.
+    /// Options encoded as on the wire: name, NUL, value, NUL, and so on.
     #[must_use]
     pub const fn new(octets: &'a [u8]) -> Self {
         Self(octets)
     }
 
-    /// The octets that the options stand in.
+    /// The encoded options.
     #[must_use]
     pub const fn octets(self) -> &'a [u8] {
         self.0
     }
 
-    /// The pairs, in the order sent. A name without a whole value ends them; an empty name says nothing, and
-    /// those behind it count.
+    /// The pairs, in the order sent. A name without a complete value ends them; a pair with an empty name is
+    /// skipped, and later pairs count.
     #[must_use]
     pub const fn pairs(self) -> OptionPairs<'a> {
         OptionPairs(self.0)
     }
 
-    /// Whether there is not one whole pair.
+    /// Whether there is no complete pair.
     #[must_use]
     pub fn is_empty(self) -> bool {
         self.pairs().next().is_none()
@@ -112,7 +112,7 @@ mod tests {
         assert!(pairs.next().is_none());
     }
 
-    /// CVE-2004-1636, CVE-2009-2958: options far longer than anybody's buffer.
+    /// CVE-2004-1636, CVE-2009-2958: options far longer than any buffer.
     #[test]
     fn thousands_of_octets_are_read_to_the_end() {
         let mut octets = b"blksize\x00512\0".repeat(250);

@@ -1,4 +1,4 @@
-//! Reading: from the octets of a datagram to a [`Packet`] that borrows from them.
+//! Parsing: from the octets of a datagram to a [`Packet`] that borrows from them.
 
 use std::fmt;
 
@@ -7,11 +7,11 @@ use super::{ErrorCode, Mode, Options, Packet, Request, WireBlock};
 /// Why a datagram is not a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ParseError {
-    /// Shorter than its kind of packet can be.
+    /// Shorter than the minimum for its kind of packet.
     Truncated,
     /// An opcode that no RFC defines.
     UnknownOpcode(u16),
-    /// A request whose file name or mode has no NUL after it.
+    /// A request whose file name or mode is not terminated by NUL.
     Unterminated,
     /// A request whose mode is neither `octet` nor `netascii`.
     UnknownMode,
@@ -34,14 +34,14 @@ impl fmt::Display for ParseError {
 impl std::error::Error for ParseError {}
 
 impl<'a> Packet<'a> {
-    /// Reads the datagram `octets`.
+    /// Parses the datagram `octets`.
     ///
-    /// What can be told apart is accepted: an ACK longer than four octets (Windows clients append
-    /// one), an ERROR whose text has no NUL, and junk behind a complete request.
+    /// Harmless deviations are accepted: an ACK longer than four octets (Windows clients append
+    /// one), an ERROR whose text has no NUL, and junk after a complete request.
     ///
     /// # Errors
-    /// Says what is wrong with a datagram that is not a packet. Only a malformed request
-    /// ([`is_request`]) deserves an answer.
+    /// What is wrong with a datagram that is not a packet. Only a malformed request ([`is_request`])
+    /// deserves an answer.
     pub fn parse(octets: &'a [u8]) -> Result<Self, ParseError> {
         let (opcode, body) = split_u16(octets)?;
         match opcode {
@@ -64,7 +64,7 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// Whether the datagram's opcode says RRQ or WRQ, whatever follows.
+/// Whether the datagram's opcode is RRQ or WRQ, whatever follows.
 #[must_use]
 pub fn is_request(octets: &[u8]) -> bool {
     matches!(octets, [0, 1 | 2, ..])
@@ -99,7 +99,7 @@ fn split_u16(octets: &[u8]) -> Result<(u16, &[u8]), ParseError> {
     }
 }
 
-/// The octets before the first NUL, and those behind it.
+/// The octets before the first NUL, and those after it.
 pub(super) fn split_nul(octets: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = octets.iter().position(|&octet| octet == 0)?;
     let (text, rest) = octets.split_at_checked(end)?;
@@ -232,7 +232,7 @@ mod tests {
         }
     }
 
-    /// Goal: no length of a good packet is read as something that it does not say.
+    /// Goal: a valid packet, truncated anywhere, is never parsed as something that it does not say.
     #[test]
     fn a_request_cut_anywhere_loses_only_what_is_behind_the_cut() {
         let mode_end = b"\0\x01name\0octet\0".len();

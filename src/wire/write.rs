@@ -1,4 +1,4 @@
-//! Writing: packets laid out in a buffer that the caller owns; each function says how many octets it used.
+//! Encoding: writes packets into a buffer that the caller owns; each function returns the octets used.
 
 use std::fmt;
 
@@ -23,14 +23,14 @@ pub const fn write_data_header(block: WireBlock) -> [u8; HEADER_OCTETS] {
     [0, 3, high, low]
 }
 
-/// A whole ACK.
+/// A complete ACK.
 #[must_use]
 pub const fn write_ack(block: WireBlock) -> [u8; HEADER_OCTETS] {
     let [high, low] = block.0.to_be_bytes();
     [0, 4, high, low]
 }
 
-/// An ERROR with its text; returns its length. A NUL in `message` ends it for the reader.
+/// An ERROR with its text; returns its length. A NUL in `message` ends it for the receiver.
 ///
 /// # Errors
 /// [`BufferFull`] if `buffer` cannot hold it.
@@ -45,8 +45,8 @@ pub fn write_error(
     Ok(cursor.used)
 }
 
-/// An RRQ or a WRQ; options follow through the writer that is returned. `filename` must not hold a
-/// NUL: what stands behind one would be read as the mode.
+/// An RRQ or a WRQ; the returned writer appends options. `filename` must not contain a NUL: what
+/// follows one would be read as the mode.
 ///
 /// # Errors
 /// [`BufferFull`] if `buffer` cannot hold it.
@@ -65,7 +65,7 @@ pub fn write_request<'b>(
     Ok(OptionsWriter(cursor))
 }
 
-/// An OACK; options follow through the writer that is returned.
+/// An OACK; the returned writer appends options.
 ///
 /// # Errors
 /// [`BufferFull`] if `buffer` cannot hold even the opcode.
@@ -87,10 +87,10 @@ impl OptionsWriter<'_> {
         self.text(name, decimal(value, &mut digits))
     }
 
-    /// Appends `name` with `value` as it is; neither may hold a NUL.
+    /// Appends `name` with `value` unchanged; neither may contain a NUL.
     ///
     /// # Errors
-    /// [`BufferFull`] if the pair does not fit; nothing of it is appended then.
+    /// [`BufferFull`] if the pair does not fit; nothing is appended then.
     pub fn text(&mut self, name: &[u8], value: &[u8]) -> Result<(), BufferFull> {
         let before = self.0.used;
         let appended = self.0.text(name).and_then(|()| self.0.text(value));
@@ -100,7 +100,7 @@ impl OptionsWriter<'_> {
         appended
     }
 
-    /// Appends options that are laid out already.
+    /// Appends options that are already encoded.
     ///
     /// # Errors
     /// [`BufferFull`] if they do not fit.
@@ -114,7 +114,7 @@ impl OptionsWriter<'_> {
         self.0.used
     }
 
-    /// Never true: a packet has an opcode at least.
+    /// Never true: a packet has at least an opcode.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         false
@@ -245,8 +245,8 @@ mod tests {
         }
     }
 
-    /// Goal: too small a buffer is an error of the function that met it, whatever its length, and a
-    /// pair that does not fit leaves the packet as it was.
+    /// Goal: a buffer that is too small, by any length, is an error of the function that finds it, and a
+    /// pair that does not fit leaves the packet unchanged.
     #[test]
     fn every_shortage_of_room_is_told() {
         let whole = b"\0\x01name\0octet\0tsize\x0010\0";

@@ -1,5 +1,5 @@
-//! `demo`: a boot storm with nothing to prepare. A server of its own in a process of its own, clients in
-//! this one, and what came of it: a table, and a page to look at.
+//! `demo`: a boot storm without preparation. It runs a server in a separate process and clients in this
+//! one, and shows the results in a table and on a page.
 
 pub(super) mod server;
 
@@ -23,13 +23,13 @@ use crate::shard::Expected;
 use crate::time::Duration;
 use server::{Counted, Other};
 
-/// How long a transfer may stand still: long, for any machine should see the end of its demo.
+/// How long a transfer may stall: long enough for the demo to finish on any machine.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// What the image that everybody boots from is called at the server.
+/// The name on the server of the image that all clients boot from.
 const IMAGE: &str = "image";
-/// Where the page goes unless something else is said.
+/// The default name of the page.
 const PAGE: &str = "bootstorm-demo.html";
-/// Columns of the names of rows.
+/// The width of the names of rows.
 const NAME_COLUMNS: usize = 20;
 
 pub(super) fn run(arguments: &Demo) -> Result<(), Trouble> {
@@ -103,8 +103,8 @@ fn storm(arguments: &Demo, other: &Other, threads: usize) -> Load {
     }
 }
 
-/// Opens the page where it was asked for, or else here, or else, where this may not be written to, where
-/// temporary files go; says which.
+/// Opens the page at the requested path; by default here, or in the temporary directory if this directory
+/// is not writable. Also returns the path.
 fn opened(asked: Option<&Path>) -> Result<(Output, PathBuf), Trouble> {
     let open = |path: PathBuf| Output::open(&path).map(|output| (output, path));
     match asked {
@@ -113,7 +113,7 @@ fn opened(asked: Option<&Path>) -> Result<(Output, PathBuf), Trouble> {
     }
 }
 
-/// What came of it.
+/// The results.
 struct Outcome<'a> {
     clients: u32,
     report: &'a Report,
@@ -121,7 +121,7 @@ struct Outcome<'a> {
 }
 
 impl Outcome<'_> {
-    /// Whether every client has what it came for.
+    /// Checks that every client got the image.
     fn verdict(&self) -> Result<(), Trouble> {
         let tally = &self.report.tally;
         let clients = self.clients;
@@ -146,7 +146,7 @@ impl Outcome<'_> {
 }
 
 impl Outcome<'_> {
-    /// How many have what they came for.
+    /// How many clients got the image.
     fn served(&self) -> String {
         let tally = &self.report.tally;
         let all = counted(self.clients.into(), "client");
@@ -214,7 +214,7 @@ impl fmt::Display for Outcome<'_> {
         let verdict = if self.counted.agrees(self.report) {
             ", as the clients did"
         } else if self.report.interrupted {
-            // Of transfers that were cut short each end knows another part.
+            // For interrupted transfers, the two ends know different counts.
             ""
         } else {
             ", and the clients otherwise"

@@ -1,7 +1,7 @@
-//! The demo's server: a process of its own, so that what it uses is told apart from what the clients use.
+//! The demo's server: a separate process, so that its resource usage is measured apart from the clients'.
 //!
-//! It lives as long as its standard input is open. Whatever becomes of the process that started it, the
-//! system closes that; then the server ends, and the directory that it made goes with it.
+//! It runs as long as its standard input is open. However its parent process ends, the system closes that
+//! input; the server then ends and removes the directory that it created.
 
 use std::env;
 use std::fmt;
@@ -29,12 +29,12 @@ use crate::metrics::Metrics;
 use crate::server::{EngineChoice, Server, ServerOptions};
 use crate::store::directory::DirectoryOptions;
 
-/// How long the last ACKs may be on their way.
+/// How long the last ACKs may take to arrive.
 const REST_PATIENCE: Duration = Duration::from_secs(2);
-/// How long the threads of the server may take to end.
+/// How long the server's threads may take to end.
 const END_PATIENCE: Duration = Duration::from_secs(1);
 
-/// What the server says when it can be asked.
+/// The server's message when it is ready.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Ready {
     pub(super) address: SocketAddr,
@@ -43,7 +43,7 @@ pub(super) struct Ready {
     workers: usize,
 }
 
-/// What the server says at its end.
+/// The server's message at its end.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Counted {
     requests: u64,
@@ -74,7 +74,7 @@ impl Counted {
         }
     }
 
-    /// Whether the clients count the same.
+    /// Whether the clients' counts agree with these.
     pub(super) fn agrees(&self, report: &Report) -> bool {
         let tally = &report.tally;
         (self.requests, self.complete, self.octets) == (tally.begun, tally.complete, tally.octets)
@@ -93,7 +93,7 @@ impl fmt::Display for Counted {
     }
 }
 
-/// The server, as the process that started it has it.
+/// The server process, as seen by its parent.
 pub(super) struct Other {
     child: Child,
     said: BufReader<ChildStdout>,
@@ -101,7 +101,7 @@ pub(super) struct Other {
 }
 
 impl Other {
-    /// Starts the server: this program once more.
+    /// Starts this program again as the server.
     pub(super) fn start(size: usize, workers: usize) -> Result<Self, Trouble> {
         let cannot =
             |error: &dyn fmt::Display| Trouble::Work(format!("cannot start a server: {error}"));
@@ -109,7 +109,7 @@ impl Other {
         let mut child = Command::new(program)
             .arg("demo-server")
             .args([size, workers].map(|number| number.to_string()))
-            // An interrupt at the terminal is for this process, which then ends the other.
+            // An interrupt at the terminal is for this process, which then ends the server.
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -137,7 +137,7 @@ impl Other {
         self.child.id()
     }
 
-    /// Ends the server; what it counted.
+    /// Ends the server and returns its counts.
     pub(super) fn end(mut self) -> Result<Counted, Trouble> {
         drop(self.child.stdin.take());
         heard(&mut self.said)
@@ -148,12 +148,12 @@ impl Other {
 impl Drop for Other {
     fn drop(&mut self) {
         drop(self.child.stdin.take());
-        // What it leaves behind is its own to remove, so it is waited for.
+        // The server removes its own directory, so wait for it.
         let _ = self.child.wait();
     }
 }
 
-/// The next line of the server.
+/// Reads the next line from the server.
 fn heard<What: for<'a> Deserialize<'a>>(said: &mut impl BufRead) -> io::Result<What> {
     let mut line = String::new();
     if said.read_line(&mut line)? == 0 {
@@ -162,7 +162,7 @@ fn heard<What: for<'a> Deserialize<'a>>(said: &mut impl BufRead) -> io::Result<W
     Ok(serde_json::from_str(&line)?)
 }
 
-/// Is the server, until nobody holds its standard input open.
+/// Runs as the server, until its standard input is closed.
 pub(in crate::cli) fn run(arguments: &DemoServer) -> Result<(), Trouble> {
     let made: Arc<OnceLock<PathBuf>> = Arc::default();
     let to_remove = made.clone();
@@ -183,7 +183,7 @@ pub(in crate::cli) fn run(arguments: &DemoServer) -> Result<(), Trouble> {
     served
 }
 
-/// Makes a directory that nobody else may look into. If it is there already, it is somebody else's.
+/// Creates a directory that only this user can read. An existing one belongs to another process.
 fn make_folder() -> io::Result<PathBuf> {
     let name = format!("bootstorm-demo-{}", process::id());
     let path = env::temp_dir().join(name);
@@ -226,13 +226,13 @@ fn serve(root: &Path, workers: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// The counters once no transfer runs.
+/// The counters once no transfer is running.
 fn metrics_at_rest(server: &Server) -> Metrics {
     let latest = Instant::now() + REST_PATIENCE;
     loop {
         let (sender, answers) = mpsc::channel();
         server.report(move |metrics| {
-            // Whoever asked may have given up.
+            // The receiver may have given up.
             let _ = sender.send(metrics);
         });
         let mut total = Metrics::default();

@@ -1,4 +1,4 @@
-//! What the arguments of `load` mean: the clients, what they do, and what befalls them.
+//! Converts the arguments of `load`: the clients, their work, and the impairments.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -21,14 +21,14 @@ use crate::shard::{Expected, PATTERN_SEED};
 use crate::store::memory::Contents;
 use crate::wire::Escaped;
 
-/// What stands for the pattern in the place of a file.
+/// The keyword for the pattern in place of a file.
 const PATTERN: &str = "pattern";
-/// Octets of the pattern that are written unless something else is said.
+/// The default length of the pattern when writing, in octets.
 const PATTERN_OCTETS: u64 = 1 << 20;
-/// The weight of the first file by Zipf's law: large, for others have fractions of it.
+/// The weight of the first file under Zipf's law: large, because the others get fractions of it.
 const ZIPF_WEIGHT: f64 = 1e6;
 
-/// The load, the ramp that raises it, and how the run goes besides.
+/// The load, the ramp that raises it, and the other settings of the run.
 pub(super) fn load(arguments: &Arguments) -> Result<(Load, Option<Ramp>, LoadRun), Trouble> {
     let (server, files) = targets(&arguments.targets)?;
     let mut run = arguments.run.clone();
@@ -82,7 +82,7 @@ pub(super) fn load(arguments: &Arguments) -> Result<(Load, Option<Ramp>, LoadRun
 }
 
 impl LoadRun {
-    /// What is set here, and elsewhere what `other` says.
+    /// The values set here, with those of `other` for the rest.
     fn or(self, other: Self) -> Self {
         Self {
             ramp: self.ramp.or(other.ramp),
@@ -101,10 +101,10 @@ impl LoadRun {
     }
 }
 
-/// A file's name at the server, and its weight if it has one.
+/// A file's name on the server, and its weight if it has one.
 type Weighted = (Vec<u8>, Option<u32>);
 
-/// The server, and the files.
+/// Splits the targets into the server and the files.
 fn targets(typed: &[OsString]) -> Result<(Server, Vec<OsString>), Trouble> {
     let (first, others) = typed
         .split_first()
@@ -129,13 +129,13 @@ fn targets(typed: &[OsString]) -> Result<(Server, Vec<OsString>), Trouble> {
     Ok((url.server, files))
 }
 
-/// The first address: which one is tried must not depend on which one answers.
+/// The first address: the choice must not depend on which address answers.
 fn nearest(servers: &[SocketAddr]) -> Result<SocketAddr, Trouble> {
     let first = servers.first().copied();
     first.ok_or_else(|| Trouble::arguments("the server has no address"))
 }
 
-/// A group of clients.
+/// Converts the arguments of a group of clients.
 fn group(name: String, files: &[OsString], arguments: &LoadGroup) -> Result<Group, Trouble> {
     let work = match &arguments.write {
         Some(path) if path == Path::new(PATTERN) => Work::Write(Contents::Pattern {
@@ -175,7 +175,7 @@ fn group(name: String, files: &[OsString], arguments: &LoadGroup) -> Result<Grou
     })
 }
 
-/// The files with their weights, and what they should hold.
+/// The files with their weights and expected contents.
 fn weighted_files(typed: &[OsString], arguments: &LoadGroup) -> Result<Vec<File>, Trouble> {
     let mut verifier = Verifier::new(arguments.verify.as_deref())?;
     let names = typed.iter().map(|name| weighted(name.as_bytes()));
@@ -223,11 +223,11 @@ fn weighted(typed: &[u8]) -> Result<Weighted, Trouble> {
     }
 }
 
-/// Knows what files should hold.
+/// The source of the files' expected contents.
 enum Verifier {
-    /// All of them the same.
+    /// All files have the same contents.
     All(Arc<Expected>),
-    /// What the file of the same name in this directory holds.
+    /// The file of the same name in this directory has the contents.
     Directory(PathBuf),
 }
 
@@ -246,7 +246,7 @@ impl Verifier {
         match self {
             Self::All(expected) => Ok(expected.clone()),
             Self::Directory(directory) => {
-                // A name at the server counts from its root.
+                // A name on the server is relative to its root.
                 let start = name.iter().position(|&octet| octet != b'/');
                 let name = OsStr::from_bytes(&name[start.unwrap_or(name.len())..]);
                 Ok(Arc::new(Expected::Octets(
@@ -257,7 +257,7 @@ impl Verifier {
     }
 }
 
-/// How clients ask and wait: as profiles say, but for what was typed.
+/// The client profiles, with the values typed as overrides.
 fn profiles(arguments: &LoadGroup) -> Vec<(Profile, u32)> {
     let Profiles(mut profiles) = arguments
         .profile
@@ -311,7 +311,7 @@ fn is_endless(group: &Group) -> bool {
     group.bounds.transfers.is_none() && group.bounds.duration.is_none()
 }
 
-/// How the load is raised.
+/// The settings of the ramp.
 fn ramp(factor: f64, run: &LoadRun, groups: &[Group]) -> Result<Ramp, Trouble> {
     let [group] = groups else {
         return Err(Trouble::arguments(

@@ -1,7 +1,7 @@
-//! A scenario: several groups of clients in a TOML file, whose keys are the options of the command line.
+//! A scenario: several groups of clients in a TOML file whose keys are the options of the command line.
 //!
-//! Keys and values are made words of a command line and read as that, so that each option has its key, with
-//! the same meaning and the same limits.
+//! Keys and values are converted to words of a command line and parsed as such, so that every option has
+//! a key, with the same meaning and the same limits.
 
 use std::ffi::OsString;
 use std::fs;
@@ -15,14 +15,14 @@ use toml::de::{DeTable, DeValue};
 use super::super::Trouble;
 use super::super::args::{LoadGroup, LoadRun};
 
-/// What a scenario says.
+/// A parsed scenario.
 #[derive(Debug)]
 pub(super) struct Scenario {
     pub(super) run: LoadRun,
     pub(super) groups: Vec<Part>,
 }
 
-/// One of its groups.
+/// A group of the scenario.
 #[derive(Debug)]
 pub(super) struct Part {
     pub(super) name: String,
@@ -30,7 +30,7 @@ pub(super) struct Part {
     pub(super) group: LoadGroup,
 }
 
-/// The key of the groups, and those of a group that are no options.
+/// The key of the groups, and the keys of a group that are not options.
 const GROUP: &str = "group";
 const NAME: &str = "name";
 const FILES: &str = "files";
@@ -44,14 +44,14 @@ pub(super) fn read(path: &Path) -> Result<Scenario, Trouble> {
     })
 }
 
-/// What is wrong, and in which line.
+/// An error, and its line.
 #[derive(Debug)]
 struct Mistake {
     line: usize,
     what: String,
 }
 
-/// A file's text, which knows its lines.
+/// The text of a file, with line lookup.
 #[derive(Clone, Copy)]
 struct Source<'a>(&'a str);
 
@@ -128,7 +128,7 @@ struct Keys<A: Args> {
 }
 
 impl<A: Args> Keys<A> {
-    /// Reads the options in `table`, which begins at `place`, but for the keys that are none.
+    /// Reads the options in `table`, which starts at `place`, except for the keys that are not options.
     fn read(
         source: Source<'_>,
         place: usize,
@@ -158,7 +158,7 @@ impl<A: Args> Keys<A> {
                 let about = places.iter().find(|(key, _)| is_about(&error, key));
                 let offset = about.map_or(place, |&(_, offset)| offset);
                 let told = error.to_string();
-                // What clap says of usage is about a command line.
+                // clap's usage text is about a command line.
                 let told = told.split("\n\n").next().unwrap_or_default();
                 let told: Vec<_> = told.split_whitespace().collect();
                 let told = told.join(" ");
@@ -168,20 +168,20 @@ impl<A: Args> Keys<A> {
     }
 }
 
-/// An option as it would be typed; none if it is a switch that is off.
+/// An option as it would be typed; `None` if it is a switch that is off.
 fn word(key: &str, value: &DeValue<'_>) -> Option<String> {
     let value = match value {
         DeValue::Boolean(on) => return on.then(|| format!("--{key}")),
         DeValue::String(text) => text.to_string(),
         DeValue::Integer(number) => number.to_string(),
         DeValue::Float(number) => number.to_string(),
-        // Said in a way that no option takes, for it to complain.
+        // No option accepts this text, so clap reports an error.
         other => format!("({})", other.type_str()),
     };
     Some(format!("--{key}={value}"))
 }
 
-/// Whether clap complains about this option.
+/// Whether clap's error is about this option.
 fn is_about(error: &clap::Error, key: &str) -> bool {
     match error.get(ContextKind::InvalidArg) {
         Some(ContextValue::String(argument)) => argument.strip_prefix(key).is_some_and(|rest| {

@@ -1,5 +1,5 @@
-//! `simulate --fleet`: many worlds, how far they have come, a table of what came of them, and for each
-//! promise that was not kept the command that plays its world again.
+//! `simulate --fleet`: many worlds, their progress, a table of the results, and for each broken promise
+//! the command that reproduces its world.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -12,9 +12,9 @@ use super::super::errand::grouped;
 use crate::simulate::fleet::{self, KindSummary, Report, Summary};
 use crate::time::Duration;
 
-/// How often a run says how far it has come.
+/// The interval of progress messages.
 const TELL_EVERY: Duration = Duration::from_secs(5);
-/// Broken promises of one world that are told one by one.
+/// The maximum number of broken promises listed per world.
 const BROKEN_SHOWN: usize = 5;
 
 pub(super) fn run(arguments: &Simulate, clients: u32) -> Result<(), Trouble> {
@@ -56,7 +56,7 @@ pub(super) fn run(arguments: &Simulate, clients: u32) -> Result<(), Trouble> {
         Err,
     );
     match table {
-        // Whoever read it has had enough.
+        // The reader closed the pipe.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
         printed => printed.map_err(|error| Trouble::Work(format!("cannot print: {error}")))?,
     }
@@ -99,7 +99,7 @@ impl fmt::Display for Breach<'_> {
     }
 }
 
-/// The summary, and how long it took.
+/// The summary, and the elapsed time.
 struct Table<'a>(&'a Summary, Duration);
 
 impl fmt::Display for Table<'_> {
@@ -168,7 +168,7 @@ fn row(f: &mut fmt::Formatter<'_>, name: &str, of: &KindSummary) -> fmt::Result 
 mod tests {
     use super::*;
 
-    /// Goal: where nothing was due, nothing is said to have been sent for it.
+    /// Goal: where no datagram was needed, the table shows no ratio.
     #[test]
     fn what_was_never_due_has_no_ratio() {
         let table = Table(&Summary::default(), Duration::from_secs(1)).to_string();

@@ -1,4 +1,4 @@
-//! `top`: a running server, live: what its admin side tells, once a second.
+//! `top`: a live view of a running server, updated once a second from its admin side.
 
 mod sample;
 mod screen;
@@ -21,16 +21,16 @@ use super::args::Top;
 use sample::Sample;
 use screen::Size;
 
-/// How long the server may take to answer, in which a busy worker is given up by the admin side.
+/// How long the server may take to answer; the admin side gives up on a busy worker sooner.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The size of what is not a terminal, or does not tell.
+/// The screen size if the output is not a terminal, or its size is unknown.
 const SIZE_DEFAULT: Size = Size {
     rows: 24,
     columns: 100,
 };
 
-/// Puts the cursor in the first column of the first line, and clears what follows.
+/// Moves the cursor to the first column of the first line, and clears everything after it.
 const CLEAR: &str = "\x1b[H\x1b[J";
 
 pub(super) fn run(arguments: &Top) -> Result<(), Trouble> {
@@ -42,13 +42,13 @@ pub(super) fn run(arguments: &Top) -> Result<(), Trouble> {
         let watched = watch(arguments);
         tokio::select! {
             done = watched => done,
-            // Whoever has seen enough is done.
+            // Ctrl-C ends the view normally.
             _ = tokio::signal::ctrl_c() => Ok(()),
         }
     })
 }
 
-/// Draws what there is to see, again and again; returns only if that fails or once is enough.
+/// Draws the screen repeatedly; returns only on failure, or if one screen is enough.
 async fn watch(arguments: &Top) -> Result<(), Trouble> {
     let server = arguments.server.as_str();
     let interval = arguments.interval;
@@ -61,7 +61,7 @@ async fn watch(arguments: &Top) -> Result<(), Trouble> {
         let now = fetch(server).await;
         let text = match &now {
             Ok(now) => screen::draw(server, &before, now, size()),
-            // It may be restarted, or too busy for a moment.
+            // The server may be restarting, or too busy for a moment.
             Err(why) if live => format!("{why}\n"),
             Err(why) => return Err(Trouble::Work(why.clone())),
         };
@@ -91,7 +91,7 @@ fn size() -> Size {
     })
 }
 
-/// What the server tells now.
+/// Fetches a sample from the server.
 async fn fetch(server: &str) -> Result<Sample, String> {
     let pages = async {
         Ok((
@@ -108,7 +108,7 @@ async fn fetch(server: &str) -> Result<Sample, String> {
     Sample::read(taken, &metrics, &transfers).map_err(|why| format!("{server}: {why}"))
 }
 
-/// One page, by a connection of its own.
+/// Fetches one page over a new connection.
 async fn get(server: &str, path: &str) -> Result<String, String> {
     let told = |error: hyper::Error| error.to_string();
     let stream = TcpStream::connect(server)

@@ -1,22 +1,22 @@
-//! What a server's admin side told at one time: counters from `/metrics`, transfers from `/transfers`.
+//! A sample of a server's admin side: counters from `/metrics`, transfers from `/transfers`.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use serde::Deserialize;
 
-/// What was told.
+/// A sample.
 #[derive(Debug)]
 pub(super) struct Sample {
-    /// When it was asked.
+    /// When it was requested.
     pub(super) taken: Instant,
-    /// Each series by its name, with labels as they were written.
+    /// Each series by its name, with labels as written by the server.
     series: BTreeMap<String, f64>,
-    /// Transfers that run, as many as are listed.
+    /// Running transfers, as many as the server lists.
     pub(super) transfers: Vec<Transfer>,
 }
 
-/// A transfer that runs.
+/// A running transfer.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Transfer {
     pub(super) peer: String,
@@ -31,7 +31,7 @@ pub(super) struct Transfer {
 }
 
 impl Sample {
-    /// Reads the two pages.
+    /// Parses the two pages.
     ///
     /// # Errors
     /// If they are not those of a bootstorm server.
@@ -58,14 +58,14 @@ impl Sample {
         })
     }
 
-    /// The sum of the series whose names begin so: of one, if it is given whole.
+    /// The sum of the series with this prefix; a full name selects a single one.
     pub(super) fn sum(&self, prefix: &str) -> f64 {
-        // The sum of nothing, as the library has it, is -0.
+        // The standard library's sum of nothing is -0.
         let values = self.starting(prefix).map(|(_, value)| value);
         values.fold(0.0, |sum, value| sum + value)
     }
 
-    /// What a label of the engine says.
+    /// The value of a label of the engine.
     pub(super) fn engine(&self, label: &str) -> &str {
         let mut info = self.starting("tftp_engine_info{");
         let labels = info.next().map(|(labels, _)| labels).unwrap_or_default();
@@ -75,8 +75,8 @@ impl Sample {
         value.and_then(|rest| rest.split('"').next()).unwrap_or("?")
     }
 
-    /// Octets of files that have arrived in a direction (`sent` or `received`), those of running transfers
-    /// included.
+    /// Octets of files transferred in one direction (`sent` or `received`), including those of running
+    /// transfers.
     pub(super) fn octets(&self, direction: &str) -> f64 {
         let operation = if direction == "sent" { "read" } else { "write" };
         let ended = self.sum(&format!(
@@ -89,13 +89,13 @@ impl Sample {
         let (count, octets) = running.fold((0.0, 0.0), |(count, octets), transfer| {
             (count + 1.0, octets + transfer.bytes as f64)
         });
-        // Not all may be listed; the others are as far on average.
+        // The list may be incomplete; the others are assumed to have progressed equally far on average.
         let active = self.sum(&format!("tftp_transfers_active{{op=\"{operation}\"}}"));
         ended + octets * (active / f64::max(count, 1.0)).max(1.0)
     }
 
-    /// The bound below which this part of what a histogram counted since `before` lies, in seconds; `None` if
-    /// nothing was counted.
+    /// The bucket bound below which this fraction of a histogram's counts since `before` lies, in
+    /// seconds; `None` if nothing was counted.
     pub(super) fn quantile(&self, before: &Self, name: &str, part: f64) -> Option<f64> {
         let prefix = format!("{name}_bucket{{le=\"");
         let mut buckets: Vec<(f64, f64)> = self
@@ -120,7 +120,7 @@ impl Sample {
             .map(|(bound, _)| *bound)
     }
 
-    /// The series whose names begin so, by what follows.
+    /// The series with this prefix, by the rest of their names.
     fn starting<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, f64)> {
         self.series
             .range(prefix.to_owned()..)
@@ -132,7 +132,7 @@ impl Sample {
 pub(super) mod tests {
     use super::*;
 
-    /// Two samples, a second apart.
+    /// Two samples, one second apart.
     pub(in super::super) fn two() -> [Sample; 2] {
         let pages = [
             (1_000_000, 10, 4, 4, 500_000),
@@ -172,7 +172,7 @@ pub(super) mod tests {
         assert_eq!(now.engine("engine"), "uring");
         assert_eq!(now.engine("colour"), "?");
         assert_eq!(now.sum("tftp_transfers_active{"), 2.0);
-        // One of two readers is listed.
+        // The list has one of the two readers.
         assert_eq!(now.octets("sent"), 3_000_000.0 + 2.0 * 1_500_000.0);
         assert_eq!(now.octets("received"), 0.0);
         let name = "tftp_ack_rtt_seconds";

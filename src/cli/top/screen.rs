@@ -1,4 +1,5 @@
-//! Two samples of a server as a screen of text: what happened between them, and who is being served.
+//! Renders two samples of a server as a screen of text: the activity between them, and the running
+//! transfers.
 
 use std::fmt::Write as _;
 
@@ -11,7 +12,7 @@ pub(super) struct Size {
     pub(super) columns: usize,
 }
 
-/// Histograms shown, and what they are called here.
+/// The histograms shown, and their names here.
 const LATENCIES: [(&str, &str); 4] = [
     ("first datagram", "tftp_first_byte_seconds"),
     ("ACK to burst", "tftp_ack_burst_seconds"),
@@ -19,7 +20,7 @@ const LATENCIES: [(&str, &str); 4] = [
     ("transfer", "tftp_transfer_duration_seconds"),
 ];
 
-/// The screen.
+/// Renders the screen.
 pub(super) fn draw(server: &str, before: &Sample, now: &Sample, size: Size) -> String {
     let mut lines = vec![title(server, now)];
     lines.extend(traffic(before, now));
@@ -98,7 +99,7 @@ fn latencies(before: &Sample, now: &Sample) -> String {
     format!("p50/p99 ms    {}", shown.join(", "))
 }
 
-/// A bound of a histogram's bucket in milliseconds.
+/// The upper bound of a histogram bucket in milliseconds.
 fn milliseconds(seconds: f64) -> String {
     if seconds.is_infinite() {
         "more".to_owned()
@@ -107,7 +108,7 @@ fn milliseconds(seconds: f64) -> String {
     }
 }
 
-/// The transfers that have run for the longest, and a heading.
+/// The transfers that have run for the longest, with a heading.
 fn transfers(before: &Sample, now: &Sample) -> Vec<String> {
     let mut lines = vec![format!(
         "{:<26} {:<5} {:>9} {:>7} {:>9} {:>8} {:>6}  {}",

@@ -1,9 +1,8 @@
-//! Frames' memory that the kernel knows in advance: it holds the pages, and sends from them without
-//! looking them up.
+//! Frame memory registered with the kernel: it pins the pages, and sends from them without looking them up.
 //!
-//! A stretch of memory is registered when a burst first leaves from it, and stays so through all frames
-//! that come to lie there. Once the frame cache has given it back to the system, the ring alone keeps
-//! it, and lets go of it within a second of work: until then the memory counts twice.
+//! A memory range is registered when a burst is first sent from it, and stays registered for all later
+//! frames in that range. Once the frame cache has returned the range to the system, only the ring keeps it,
+//! and releases it within a second of activity: until then the memory counts twice.
 
 use std::collections::HashMap;
 use std::ptr;
@@ -14,35 +13,34 @@ use io_uring::IoUring;
 
 use crate::store::{Lasting, Stay};
 
-/// Stretches registered at most: the most that the kernel has places for, 16 GiB of frames.
+/// Limit of registered ranges: the kernel's maximum number of slots, 16 GiB of frames.
 const PLACES: u16 = 1 << 14;
 
-/// How often memory is looked for that nobody else has any more.
+/// How often to look for ranges that only the ring still keeps.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
 
-/// Stretches given up when the kernel takes no more. What it refuses for is, as a rule, the memory that a user
-/// may lock (`ulimit -l`), and bursts from elsewhere count against that too: as many as may be under way
-/// take four mebibytes.
+/// Ranges released when the kernel refuses another. The usual reason is the limit on memory that a user may
+/// lock (`ulimit -l`), and bursts sent from other memory count against it too: the maximum number in flight
+/// takes four mebibytes.
 const SPARED: usize = 4;
 
-/// The call that fills and empties places (IORING_REGISTER_BUFFERS_UPDATE).
+/// The operation that fills and empties slots (IORING_REGISTER_BUFFERS_UPDATE).
 pub(super) const UPDATE: u8 = 16;
 
 /// A ring's table of registered memory.
 pub(super) struct Registered {
-    /// The place of each stretch, by the address of what tells how long it stays: that is its alone while
-    /// `stays` holds it.
+    /// The slot of each range, keyed by the address of its [`Stay`], which is unique while `stays` holds it.
     places: HashMap<usize, u16>,
-    /// What each place ever used holds.
+    /// The content of each slot ever used.
     stays: Vec<Option<Weak<Stay>>>,
     free: Vec<u16>,
-    /// Whether the kernel takes no more, most likely because too little memory may be locked.
+    /// Whether the kernel refuses more, most likely because of the limit on locked memory.
     full: bool,
     tidied: Instant,
 }
 
 impl Registered {
-    /// An empty table for a ring that is not enabled yet; `None` if the kernel gives none.
+    /// An empty table for a ring that is not enabled yet; `None` if the kernel provides none.
     pub(super) fn new(ring: &IoUring) -> Option<Self> {
         ring.submitter()
             .register_buffers_sparse(PLACES.into())
@@ -56,7 +54,7 @@ impl Registered {
         })
     }
 
-    /// Where the memory is in the table; now, if need be. `None` if it cannot be there.
+    /// The slot of `memory`, registering it if needed. `None` if that is not possible.
     pub(super) fn place(&mut self, ring: &IoUring, memory: Option<Lasting<'_>>) -> Option<u16> {
         let Lasting { octets, stay } = memory?;
         let name = Arc::as_ptr(stay).addr();
@@ -93,7 +91,7 @@ impl Registered {
         Some(place)
     }
 
-    /// Now and then, empties the places of memory that the frame cache has given back.
+    /// Periodically empties the slots of memory that the frame cache has returned to the system.
     pub(super) fn tidy(&mut self, ring: &IoUring) {
         let nothing_to_do = self.places.is_empty() && !self.full;
         if nothing_to_do || self.tidied.elapsed() < TIDY_EVERY {
@@ -105,11 +103,11 @@ impl Registered {
 
     fn let_go(&mut self, ring: &IoUring) {
         let emptied = self.empty(ring, |stay| stay.strong_count() == 0, usize::MAX);
-        // Where nothing is registered, it was others who took what may be locked, and they may have let go.
+        // If nothing is registered here, other users hold the locked memory, and they may have released it.
         self.full &= emptied == 0 && !self.places.is_empty();
     }
 
-    /// Empties at most `count` of the places whose memory `is_wanted` names; how many.
+    /// Empties up to `count` of the slots that `is_wanted` selects; returns how many.
     fn empty(
         &mut self,
         ring: &IoUring,
@@ -126,7 +124,7 @@ impl Registered {
         let mut emptied = 0;
         for (place, stay) in wanted.take(count) {
             self.places.remove(&stay.as_ptr().addr());
-            // What the kernel does not empty is not used again.
+            // A slot that the kernel does not empty is not reused.
             if update(ring, place, nothing).is_ok() {
                 self.free.push(place);
                 emptied += 1;
@@ -136,10 +134,10 @@ impl Registered {
     }
 }
 
-/// Fills a place of the ring's table, or empties it.
+/// Fills or empties a slot of the ring's table.
 fn update(ring: &IoUring, place: u16, part: libc::iovec) -> std::io::Result<()> {
-    // SAFETY: the kernel holds the pages from now on, and reads from them alone, whatever becomes of the
-    // addresses; and only for bursts, each of which keeps the frames that it is a part of.
+    // SAFETY: from now on the kernel pins the pages and reads from them only, whatever becomes of the
+    // addresses; and it does so only for bursts, each of which keeps the frames that it is part of.
     unsafe {
         ring.submitter()
             .register_buffers_update(place.into(), &[part], None)
@@ -154,7 +152,7 @@ mod tests {
     use crate::engine::uring::ring::Disabled;
     use crate::testing::skip;
 
-    /// A ring with an empty table, which may be filled or not.
+    /// A ring with an empty table that may be updated if `registrations` permits it.
     fn ring(registrations: &[u8]) -> Option<(IoUring, Registered)> {
         let disabled = match Disabled::new(4, 8) {
             Ok(disabled) => disabled,
@@ -198,8 +196,8 @@ mod tests {
         );
     }
 
-    /// Goal: a refusal, as for want of memory that may be locked, is no failure, is met once, and leaves
-    /// some of that memory to others. Method: memory that may not be written to, which the kernel refuses.
+    /// Goal: a refusal, as with too little lockable memory, is not an error, is met only once, and releases
+    /// some of that memory for others. Method: read-only memory, which the kernel refuses.
     #[test]
     fn what_is_refused_has_no_place() {
         let Some((ring, mut registered)) = ring(&[UPDATE]) else {
@@ -227,8 +225,8 @@ mod tests {
         assert_eq!(registered.places.len(), 2);
     }
 
-    /// Goal: a ring that had to let go of everything does not stay without memory for ever.
-    /// Method: a refusal while nothing is registered, and then the second after which things are tidied.
+    /// Goal: a ring that had to release everything does not stay without registered memory for ever. Method:
+    /// a refusal while nothing is registered, then the second after which the table is tidied.
     #[test]
     fn what_was_refused_is_tried_again_although_nothing_is_registered() {
         let Some((ring, mut registered)) = ring(&[UPDATE]) else {

@@ -1,4 +1,4 @@
-//! Rings that can do no more than the engine needs, and why one cannot be had.
+//! Rings restricted to what the engine needs, and explanations of why one is unavailable.
 
 use std::io;
 
@@ -6,15 +6,15 @@ use io_uring::register::Restriction;
 use io_uring::squeue::Flags;
 use io_uring::{EnterFlags, IoUring, cqueue};
 
-/// A ring that is made disabled, so that it can be restricted before anything goes through it.
-/// A filter of system calls does not see what a ring does; the restriction takes its place.
+/// A ring created disabled, so that it can be restricted before any request passes through it. System call
+/// filters do not see a ring's operations; the restriction takes their place.
 pub(super) struct Disabled(IoUring);
 
 impl Disabled {
-    /// A ring of this thread alone, which takes `submissions` at a time and holds `completions`.
+    /// A ring for this thread only, with `submissions` and `completions` entries in its queues.
     ///
     /// # Errors
-    /// A text for people if the kernel or who watches over this process refuses.
+    /// A readable message if the kernel, or a supervisor of this process, refuses.
     pub(super) fn new(submissions: u32, completions: u32) -> io::Result<Self> {
         IoUring::builder()
             .setup_r_disabled()
@@ -29,13 +29,13 @@ impl Disabled {
             .map_err(|error| refused(&error))
     }
 
-    /// The ring, for what is registered with it before it works.
+    /// The ring, for registrations before it is enabled.
     pub(super) const fn ring(&self) -> &IoUring {
         &self.0
     }
 
-    /// The ring at work. It takes these operations, with these flags, and registers nothing any more but
-    /// by these calls.
+    /// The enabled ring. It accepts only these operations, with these flags, and only these registration
+    /// calls.
     ///
     /// # Errors
     /// As above.
@@ -64,11 +64,11 @@ impl Disabled {
     }
 }
 
-/// Submits what is queued and has the kernel finish what is ready, without waiting for more.
+/// Submits what is queued and lets the kernel complete what is ready, without waiting for more.
 pub(super) fn advance(ring: &mut IoUring) -> io::Result<()> {
     let queued = ring.submission().len() as u32;
     let flags = EnterFlags::GETEVENTS.bits();
-    // SAFETY: as many submissions as the queue holds, no argument, and no flag that wants one.
+    // SAFETY: as many submissions as the queue holds, no argument, and no flag that needs one.
     let entered = unsafe {
         ring.submitter()
             .enter::<libc::sigset_t>(queued, 0, flags, None)
@@ -81,7 +81,7 @@ pub(super) fn next(ring: &mut IoUring) -> Option<cqueue::Entry> {
     ring.completion().next()
 }
 
-/// Why the kernel gives no ring, for people. The kind and the number stay.
+/// A readable reason why the kernel provides no ring. The error's kind and number are kept.
 pub(super) fn refused(error: &io::Error) -> io::Error {
     let why = match error.raw_os_error() {
         Some(libc::ENOSYS) => "this kernel has no io_uring",
@@ -124,7 +124,7 @@ mod tests {
             Ok(ring) => ring,
             Err(why) => return skip(&why.to_string()),
         };
-        // SAFETY: an operation without memory.
+        // SAFETY: an operation that uses no memory.
         unsafe { ring.submission().push(&opcode::Nop::new().build()) }.expect("room for one");
         ring.submit_and_wait(1).expect("a working ring");
         let answer = ring.completion().next().expect("an answer");

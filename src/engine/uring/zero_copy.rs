@@ -1,12 +1,12 @@
-//! Bursts that the device takes from where they lie, without the kernel copying them.
+//! Zero-copy sends: the device reads bursts in place, without a copy by the kernel.
 //!
-//! The kernel tells by a second completion when it needs the memory no more, and whether it had to
-//! copy all the same, as it does on the loopback and on virtual links; then copying at once is cheaper
-//! and the interface is left alone for a while. These completions come by a ring of their own, where
-//! they wake nobody: they are taken when the next burst leaves or the next wait ends.
+//! With a second completion, the notification, the kernel reports that it no longer needs the memory, and
+//! whether it had to copy after all, as it does on loopback and virtual links; copying at once is then
+//! cheaper, and zero-copy avoids the interface for a while. These completions use a ring of their own, where
+//! they wake no thread: they are taken when the next burst leaves or the next wait ends.
 //!
-//! Where the kernel can (Linux 6.15), it is told of the frames' memory in advance, and so need not look up
-//! its pages for each burst.
+//! Where the kernel supports it (Linux 6.15), the frames' memory is registered in advance, so that the
+//! kernel need not look up its pages for each burst.
 
 use std::collections::HashMap;
 use std::io;
@@ -28,91 +28,91 @@ use crate::engine::socket::linux::{Message, is_loopback};
 use crate::engine::socket::mapped;
 use crate::store::Frames;
 
-/// Bursts under way at most; more are copied. At 64 KiB each they keep a device of 100 Gbit/s busy
+/// Limit of bursts in flight; further ones are copied. At 64 KiB each they keep a device of 100 Gbit/s busy
 /// for 300 µs.
 const IN_FLIGHT_MAX: usize = 64;
 
-/// The shortest burst for which telling the kernel costs less than copying, in octets: that takes some
-/// 4 µs however long the burst is, and 13 KiB are copied and sent in as much.
+/// The shortest burst for which zero-copy is cheaper than copying, in octets: its overhead is some 4 µs for
+/// any length, and copying and sending 13 KiB takes as long.
 const BURST_OCTETS_MIN: usize = 16 * 1024;
 
-/// Bursts in a row that were copied, after which an interface is taken for one that copies. A few are copied
-/// by any: those to this host itself, and those that somebody watches.
+/// Consecutive copied bursts after which an interface counts as copying. A few bursts are copied on any
+/// interface: those to this host itself, and those that are being captured.
 pub(super) const COPIED_IN_A_ROW: u8 = 8;
 
-/// How long an interface that copied is left alone at first; twice as long each time that it still does.
+/// How long a copying interface is avoided at first; doubled each time that it still copies.
 const REST_MIN: Duration = Duration::from_secs(1);
 
-/// The longest that it is left alone: devices and their features change.
+/// The longest that it is avoided: devices and their features change.
 const REST_MAX: Duration = Duration::from_secs(600);
 
-/// Interfaces remembered; when there are more, all are forgotten and tried anew.
+/// Limit of remembered interfaces; beyond it, all are forgotten and tried again.
 const HABITS_MAX: usize = 256;
 
-/// How often the ring is asked for the last completions when it ends.
+/// How often the ring is polled for the last completions on drop.
 const LAST_TRIES: u32 = 10;
 
-/// What tells the kernel to report whether it copied (IORING_SEND_ZC_REPORT_USAGE, Linux 6.2).
+/// Makes the kernel report whether it copied (IORING_SEND_ZC_REPORT_USAGE, Linux 6.2).
 const REPORT_USAGE: u16 = 1 << 3;
 
-/// What tells the kernel that the octets lie in registered memory (IORING_RECVSEND_FIXED_BUF; with
-/// SENDMSG_ZC since Linux 6.15).
+/// Tells the kernel that the octets lie in registered memory (IORING_RECVSEND_FIXED_BUF; with SENDMSG_ZC
+/// since Linux 6.15).
 const FIXED_BUFFER: u16 = 1 << 2;
 
-/// Where a submission names the registered memory, in octets from its start: the kernel's `buf_index`.
+/// Offset in a submission of the registered buffer's index, in octets: the kernel's `buf_index`.
 const BUFFER_INDEX_AT: usize = 40;
 
-/// Tags the question whether the kernel knows [`FIXED_BUFFER`] here. No burst has it.
+/// Tags the probe for kernel support of [`FIXED_BUFFER`] here. No burst has this key.
 const PROBE: usize = usize::MAX;
 
-/// What the kernel then reports (IORING_NOTIF_USAGE_ZC_COPIED).
+/// The kernel's report that it copied (IORING_NOTIF_USAGE_ZC_COPIED).
 const USAGE_COPIED: u32 = 1 << 31;
 
 /// Sends bursts of shared frames without copying, where that works.
 pub(super) struct ZeroCopy {
     ring: IoUring,
     in_flight: Slab<InFlight>,
-    /// The frames' memory, as far as the kernel knows it; `None` if it takes none.
+    /// The registered frame memory; `None` if the kernel does not support it.
     registered: Option<Registered>,
-    /// What is known of interfaces.
+    /// What is known of each interface.
     habits: HashMap<u32, Habit>,
-    /// Whether the ring is of use.
+    /// Whether the ring is usable.
     works: bool,
-    /// Bursts sent so.
+    /// Bursts sent through this ring.
     pub(super) sends: u64,
-    /// Those of them from registered memory.
+    /// Bursts sent from registered memory.
     pub(super) registered_sends: u64,
-    /// Those of them that the kernel copied.
+    /// Bursts that the kernel copied after all.
     pub(super) copied: u64,
 }
 
 /// A burst that the kernel may still read.
 struct InFlight {
-    /// Kept so that the memory is not used for anything else.
+    /// Kept so that the memory is not reused.
     _frames: Arc<Frames>,
     interface: u32,
-    /// Whether it did not leave: then what the notification says of copying means nothing.
+    /// Whether the send failed: the notification's report of a copy is then meaningless.
     failed: bool,
 }
 
 /// Whether the kernel copies what leaves by an interface.
 #[derive(Debug, Default)]
 struct Habit {
-    /// Bursts in a row that it copied, as far as they count.
+    /// Consecutive bursts that it copied, up to the limit.
     copied: u8,
-    /// Until when the interface is left alone, and for how long that is.
+    /// Until when the interface is avoided, and for how long in total.
     rests: Option<(Instant, Duration)>,
 }
 
 impl Habit {
-    /// Takes note of a burst: whether it was copied.
+    /// Records whether a burst was copied.
     fn note(&mut self, copied: bool, now: Instant) {
         if !copied {
             *self = Self::default();
             return;
         }
         self.copied = COPIED_IN_A_ROW.min(self.copied + 1);
-        // What was under way when the interface was given up says nothing new.
+        // Bursts in flight when the interface was given up tell nothing new.
         if self.copied == COPIED_IN_A_ROW && !self.copies(now) {
             let rest = self
                 .rests
@@ -121,13 +121,13 @@ impl Habit {
         }
     }
 
-    /// Whether the interface is to be left alone.
+    /// Whether the interface is to be avoided for now.
     fn copies(&self, now: Instant) -> bool {
         self.rests.is_some_and(|(until, _)| now < until)
     }
 }
 
-/// Where a burst goes.
+/// The route of a burst.
 pub(super) struct Route<'a> {
     pub(super) udp: &'a UdpSocket,
     pub(super) ipv6: bool,
@@ -137,7 +137,7 @@ pub(super) struct Route<'a> {
 impl ZeroCopy {
     pub(super) fn new() -> io::Result<Self> {
         let submissions = 4;
-        // A result and a notification for each.
+        // Each burst has a result and a notification.
         let disabled = Disabled::new(submissions, 2 * IN_FLIGHT_MAX as u32)?;
         let registered = Registered::new(disabled.ring());
         let ring = disabled.enable(&[opcode::SendMsgZc::CODE], Flags::empty(), &[UPDATE])?;
@@ -157,8 +157,8 @@ impl ZeroCopy {
         Ok(zero_copy)
     }
 
-    /// Whether the kernel takes messages from registered memory. One that does complains of a
-    /// descriptor that is none, any other of the flag.
+    /// Whether the kernel sends from registered memory. One that does rejects the invalid descriptor; any
+    /// other rejects the flag.
     fn knows_fixed_buffers(&mut self) -> bool {
         // SAFETY: a msghdr of zeros is one without address, data and control messages.
         let header: libc::msghdr = unsafe { mem::zeroed() };
@@ -171,8 +171,8 @@ impl ZeroCopy {
         queued.is_ok() && self.finish(PROBE) == Err(libc::EBADF)
     }
 
-    /// Sends `octets`, a part of `frames`, cut into segments. `None` means that copying is better or
-    /// that this failed: then nothing has left.
+    /// Sends `octets`, a part of `frames`, split into segments. `None` means that copying is better or that
+    /// this failed: then nothing was sent.
     pub(super) fn send(
         &mut self,
         route: &Route<'_>,
@@ -219,10 +219,10 @@ impl ZeroCopy {
             if let Some(place) = place {
                 name_buffer(&mut entry, place);
             }
-            // SAFETY: the header and all that it points to, but for the octets, is read before the
-            // result comes, and `finish` returns only with that or after making sure that the entry
-            // is never submitted. The octets live until the notification, since `in_flight` holds
-            // the frames that they are a part of.
+            // SAFETY: the header and all that it points to, except the octets, are read before the result
+            // comes, and `finish` returns only with that or after making sure that the entry is never
+            // submitted. The octets live until the notification, since `in_flight` holds the frames that
+            // they are a part of.
             if unsafe { self.ring.submission().push(&entry) }.is_err() {
                 return Err(libc::EBUSY);
             }
@@ -237,7 +237,7 @@ impl ZeroCopy {
             // No room: a copy would find none either.
             Err(libc::EAGAIN) => Some(Err(io::Error::from_raw_os_error(libc::EAGAIN))),
             Err(errno) => {
-                // A kernel or a socket that cannot do it: not worth another try soon.
+                // The kernel or the socket does not support it: do not retry soon.
                 if errno == libc::EINVAL || errno == libc::EOPNOTSUPP {
                     self.give_up(interface);
                 }
@@ -246,7 +246,7 @@ impl ZeroCopy {
         }
     }
 
-    /// Whether it is of use: the ring was not given up.
+    /// Whether the ring is still in use, that is, was not given up.
     pub(super) const fn works(&self) -> bool {
         self.works
     }
@@ -257,14 +257,14 @@ impl ZeroCopy {
         !self.in_flight.is_empty()
     }
 
-    /// Whether the kernel takes messages from memory that it knows in advance.
+    /// Whether the kernel sends from registered memory.
     #[cfg(test)]
     pub(super) const fn registers(&self) -> bool {
         self.registered.is_some()
     }
 
-    /// Takes the notifications that have come, and now and then has the kernel let go of memory that is
-    /// no frames' any more.
+    /// Takes pending notifications, and periodically makes the kernel release memory that no frames use any
+    /// more.
     pub(super) fn reap(&mut self) {
         if let Some(registered) = &mut self.registered {
             registered.tidy(&self.ring);
@@ -273,13 +273,13 @@ impl ZeroCopy {
     }
 
     fn take_notifications(&mut self) {
-        // A ring that was given up may hold an entry whose header is gone: to enter it would submit that.
+        // A ring that was given up may hold an entry whose header is gone; entering it would submit that.
         if self.works && !self.in_flight.is_empty() && advance(&mut self.ring).is_ok() {
             self.take(usize::MAX);
         }
     }
 
-    /// Submits the entry with this key and takes its result, which the kernel has at once because it
+    /// Submits the entry with this key and takes its result, which is available at once because the kernel
     /// was told not to wait for room.
     fn finish(&mut self, key: usize) -> Result<(), i32> {
         loop {
@@ -291,7 +291,7 @@ impl ZeroCopy {
             if let Err(error) = entered
                 && !tried_again.contains(&error.kind())
             {
-                // What is queued is submitted by nobody else: the ring is not entered again.
+                // Queued entries are never submitted: the ring is not entered again.
                 self.works = false;
                 tracing::warn!(%error, "bursts are copied from now on: the ring that sent them without failed");
                 return Err(error.raw_os_error().unwrap_or(libc::EIO));
@@ -312,7 +312,7 @@ impl ZeroCopy {
                     burst.failed = completion.result() < 0;
                 }
             }
-            // Without "more" no notification follows, or this is it.
+            // Without the "more" flag, no notification follows, or this is it.
             if cqueue::more(flags) {
                 continue;
             }
@@ -334,7 +334,7 @@ impl ZeroCopy {
         if let Some(habit) = self.habits.get(&interface) {
             return habit.rests.is_some() && habit.copies(Instant::now());
         }
-        // What comes back is copied; that needs no trying.
+        // Loopback always copies; no need to try.
         let copies = is_loopback(route.udp, interface);
         if copies {
             self.give_up(interface);
@@ -344,7 +344,7 @@ impl ZeroCopy {
         copies
     }
 
-    /// Leaves an interface alone for as long as any is.
+    /// Avoids an interface for the longest time.
     fn give_up(&mut self, interface: u32) {
         *self.habit(interface) = Habit {
             copied: COPIED_IN_A_ROW,
@@ -360,22 +360,22 @@ impl ZeroCopy {
         self.habits.entry(interface).or_default()
     }
 
-    /// Takes an interface for one that does not copy.
+    /// Marks an interface as not copying.
     #[cfg(test)]
     pub(super) fn believe_in(&mut self, interface: u32) {
         *self.habit(interface) = Habit::default();
     }
 }
 
-/// Has a submission speak of registered memory, which the builder of this operation cannot.
+/// Sets a submission's registered buffer index, which this operation's builder cannot do.
 const fn name_buffer(entry: &mut squeue::Entry, place: u16) {
     const {
         assert!(BUFFER_INDEX_AT + size_of::<u16>() <= size_of::<squeue::Entry>());
         assert!(BUFFER_INDEX_AT.is_multiple_of(align_of::<u16>()));
         assert!(align_of::<squeue::Entry>() >= align_of::<u16>());
     }
-    // SAFETY: an entry is laid out as the kernel wants it, and the place lies within it, aligned; there
-    // are two octets of a number, whatever they are.
+    // SAFETY: an entry has the kernel's layout, and the offset lies within it, aligned; the two octets there
+    // are a number, for which any value is valid.
     unsafe {
         let start: *mut u8 = (&raw mut *entry).cast();
         start.add(BUFFER_INDEX_AT).cast::<u16>().write(place);
@@ -390,7 +390,7 @@ impl Drop for ZeroCopy {
             std::thread::sleep(Duration::from_millis(1));
             tries += 1;
         }
-        // What a device may still read is not given to others.
+        // Memory that a device may still read must not be reused.
         mem::take(&mut self.in_flight)
             .into_iter()
             .for_each(|(_, burst)| mem::forget(burst));
@@ -403,8 +403,8 @@ mod tests {
     use crate::engine::uring::tests::longest_burst;
     use crate::testing::skip;
 
-    /// Goal: an interface is left alone once it copies time after time, for longer and longer, and is
-    /// believed in again when it does not. Method: bursts a millisecond apart.
+    /// Goal: an interface is avoided once it copies repeatedly, longer each time, and is used again when it
+    /// does not copy. Method: bursts a millisecond apart.
     #[test]
     fn an_interface_that_copies_rests_for_longer_each_time() {
         let mut habit = Habit::default();
@@ -417,7 +417,7 @@ mod tests {
             now += Duration::from_millis(1);
             if let Some((until, _)) = habit.rests.filter(|_| habit.copies(now)) {
                 rested.push((bursts, until.duration_since(now).as_secs() + 1));
-                // Those under way at that moment change nothing.
+                // Bursts in flight at that moment change nothing.
                 habit.note(true, now);
                 assert_eq!(habit.rests.map(|(until, _)| until), Some(until));
                 (now, bursts) = (until, 0);
@@ -446,8 +446,8 @@ mod tests {
         assert!(habit.copies(now));
     }
 
-    /// Goal: what a ring that was given up has in its queue never reaches the kernel, whatever else is under
-    /// way: the header of that submission is gone.
+    /// Goal: entries queued in a ring that was given up never reach the kernel, whatever else is in flight:
+    /// the header of that submission is gone.
     #[test]
     fn a_ring_that_was_given_up_is_not_entered_again() {
         let mut zero_copy = match ZeroCopy::new() {

@@ -1,5 +1,5 @@
-//! A server that is compared, as processes: started, waited for until it answers, watched, and ended
-//! with all that it left behind.
+//! A server under comparison, as processes: it is started, polled until it answers, monitored, and ended
+//! with everything that it left behind.
 
 use std::fs::{self, File};
 use std::io;
@@ -17,27 +17,27 @@ use super::{Contender, FOLDER, Stop};
 use crate::time::Duration;
 use crate::wire::{Mode, Opcode, write_request};
 
-/// What is asked for to see whether a server answers: no file is called so.
+/// The file requested to test whether a server answers; no file has this name.
 const NOTHING: &[u8] = b"bootstorm-nothing-of-this-name";
-/// How long each such question waits.
+/// How long each such request waits.
 const ANSWER_WITHIN: Duration = Duration::from_millis(100);
-/// How often processes are told to end before they are called undying: they may fork meanwhile.
+/// How often processes are killed before they count as unkillable: they may fork meanwhile.
 const ENDINGS_MAX: u32 = 500;
-/// How long between two such looks.
+/// The pause between two such attempts.
 const ENDING_PAUSE: Duration = Duration::from_millis(10);
-/// How often in a row nothing has to be seen before nothing is there: a process whose parent ends while
-/// the list is read is missing from it.
+/// How many consecutive scans must find nothing: a process whose parent ends during a scan is missing
+/// from it.
 const LOOKS: u32 = 3;
-/// The environment variable by which servers, and all that they start, are known: it has the number of the
+/// The environment variable that marks servers and everything that they start; it holds the ID of the
 /// process that compares them.
 const MARK: &str = "BOOTSTORM_COMPARISON";
-/// Octets of what the kernel keeps of a process's name.
+/// The length to which the kernel truncates a process's name, in octets.
 const NAME_OCTETS_MAX: usize = 15;
-/// Characters of a server's last words that are told.
+/// The maximum number of characters shown of a server's last output.
 const LAST_WORDS_MAX: usize = 200;
 
 impl Contender {
-    /// Why it cannot be had, if it cannot: its program is not there.
+    /// Why the server is unavailable, if it is: its program does not exist.
     pub(super) fn missing(&self) -> Option<String> {
         let program = self.command.first().map(String::as_str).unwrap_or_default();
         let is_there = if program.contains('/') {
@@ -50,18 +50,18 @@ impl Contender {
     }
 }
 
-/// A server that was started, and is ended with this.
+/// A running server; ended on drop.
 #[derive(Debug)]
 pub(super) struct Running<'a> {
     contender: &'a Contender,
     child: Child,
     log: PathBuf,
-    /// Where it is to take requests.
+    /// The address where it takes requests.
     pub(super) listens: SocketAddr,
 }
 
 impl<'a> Running<'a> {
-    /// Starts the server; says why if that cannot be.
+    /// Starts the server; returns the reason if that fails.
     pub(super) fn start(contender: &'a Contender, root: &Path, log: &Path) -> Result<Self, String> {
         let port = match contender.port {
             Some(port) => port,
@@ -90,7 +90,7 @@ impl<'a> Running<'a> {
             .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(stderr)
-            // A signal from the terminal reaches this process, which ends the server itself.
+            // A signal from the terminal reaches only this process, which ends the server itself.
             .process_group(0)
             .spawn()
             .map_err(|error| format!("cannot start {program}: {error}"))?;
@@ -102,7 +102,7 @@ impl<'a> Running<'a> {
         })
     }
 
-    /// Waits until it answers a request; says why if it does not.
+    /// Waits until the server answers a request; returns the reason if it does not.
     pub(super) fn wait_until_ready(&mut self, stop: &Stop) -> Result<(), String> {
         let began = Instant::now();
         while began.elapsed() < self.contender.ready_within && !stop.is_stopped() {
@@ -121,7 +121,7 @@ impl<'a> Running<'a> {
         Err(format!("no answer within {seconds} s{last_words}"))
     }
 
-    /// Whether nothing of it runs any more.
+    /// Whether none of its processes is running.
     pub(super) fn ended(&self) -> bool {
         (0..LOOKS).all(|look| {
             if look > 0 {
@@ -131,7 +131,7 @@ impl<'a> Running<'a> {
         })
     }
 
-    /// What it used so far, of what counts: in the group that it runs in, if there is one.
+    /// The usage so far of the processes that count: of its control group, if there is one.
     pub(super) fn usage(&self, group: Option<&ControlGroup>) -> io::Result<Usage> {
         let names = &self.contender.count;
         let counts = |process: &Process| {
@@ -147,12 +147,12 @@ impl<'a> Running<'a> {
         Ok(usage)
     }
 
-    /// Ends it, and all that it started.
+    /// Ends the server and everything that it started.
     pub(super) fn end(self) -> io::Result<()> {
         end_all()
     }
 
-    /// What it said last, to follow a sentence.
+    /// Its last output, as a suffix for a sentence.
     fn last_words(&self) -> String {
         let said = fs::read(&self.log).unwrap_or_default();
         let said = String::from_utf8_lossy(&said);
@@ -170,12 +170,12 @@ impl<'a> Running<'a> {
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        // Whoever wants to know calls `end`.
+        // Callers that need the result call `end`.
         let _ = end_all();
     }
 }
 
-/// Ends every server that this process has started, with all that it started, and nothing else.
+/// Ends every server that this process has started, with everything that it started, and nothing else.
 ///
 /// # Errors
 /// If one does not end.
@@ -185,7 +185,7 @@ pub fn end_all() -> io::Result<()> {
         let orphans = below.iter().filter(|process| process.ended);
         for orphan in orphans.filter(|process| process.parent == process::id()) {
             if let Some(pid) = pid(orphan) {
-                // Nobody else waits for it here.
+                // No other code here waits for this process.
                 let _ = waitpid(Some(pid), WaitOptions::NOHANG);
             }
         }
@@ -193,15 +193,15 @@ pub fn end_all() -> io::Result<()> {
     })
 }
 
-/// Ends what a process left behind that was killed amid a comparison, and removes its files: for whoever
-/// watches it.
+/// Ends what a process left behind that was killed during a comparison, and removes its files. The
+/// process that monitors it calls this.
 ///
 /// # Errors
 /// If a server does not end, or something cannot be removed.
 pub fn clean_up_after(comparer: u32) -> io::Result<()> {
-    // Who has lost its parents is below nobody that is known.
+    // An orphan is not below any known process.
     end_marked(comparer, || descendants(0))?;
-    // Where there was none, there is none.
+    // The group may not exist.
     let _ = ControlGroup::remove_of(comparer);
     let prefix = format!("{FOLDER}-{comparer}-");
     let mut removed = Ok(());
@@ -214,7 +214,7 @@ pub fn clean_up_after(comparer: u32) -> io::Result<()> {
     removed
 }
 
-/// Ends those of `candidates` that have this process's mark, until there are none.
+/// Ends those of `candidates` that have this process's mark, until none is left.
 fn end_marked(comparer: u32, candidates: impl Fn() -> Vec<Process>) -> io::Result<()> {
     let mut left = Vec::new();
     let mut nothing_seen = 0;
@@ -242,9 +242,9 @@ fn pid(process: &Process) -> Option<Pid> {
     Pid::from_raw(i32::try_from(process.number).ok()?)
 }
 
-/// Those of `processes` that run and have the mark of this process. A mark is inherited whatever becomes of
-/// parents, groups and sessions, and of root's rights, which would end what the system itself offers for
-/// this: it forgets PR_SET_PDEATHSIG with them.
+/// The running processes among `processes` that have this process's mark. A mark is inherited regardless
+/// of changes to parents, groups and sessions, and of a drop of root's rights. The system's own
+/// mechanism, PR_SET_PDEATHSIG, is reset when a process drops them.
 fn marked(comparer: u32, mut processes: Vec<Process>) -> Vec<Process> {
     let mark = format!("{MARK}={comparer}");
     processes.retain(|process| {
@@ -256,19 +256,19 @@ fn marked(comparer: u32, mut processes: Vec<Process>) -> Vec<Process> {
     processes
 }
 
-/// A port that nobody has now.
+/// A currently unused port.
 fn free_port(address: IpAddr) -> io::Result<u16> {
     Ok(UdpSocket::bind((address, 0))?.local_addr()?.port())
 }
 
-/// Whether something answers a request for nothing.
+/// Whether the server answers a request for a file that does not exist.
 fn answers(server: SocketAddr) -> bool {
     let ask = || {
         let mut request = [0; 64];
         let len = write_request(&mut request, Opcode::Rrq, NOTHING, Mode::Octet)
             .map_err(io::Error::other)?
             .len();
-        // Not connected, for the answer comes from another port.
+        // The socket is not connected, because the answer comes from another port.
         let socket = UdpSocket::bind((server.ip(), 0))?;
         socket.set_read_timeout(Some(ANSWER_WITHIN))?;
         socket.send_to(&request[..len], server)?;

@@ -1,5 +1,5 @@
-//! A control group that servers run in: it knows their processor time whole, also that of children for
-//! which nobody waited, which the system forgets otherwise.
+//! A control group to run servers in. It accounts for all their CPU time, including that of children that
+//! nobody waited for, which the system otherwise forgets.
 
 use std::fs;
 use std::io;
@@ -10,7 +10,7 @@ use super::super::process::{control_group, group_time};
 use super::FOLDER;
 use crate::time::Duration;
 
-/// A group of its own below that of this process; gone with this.
+/// A group below that of this process; removed on drop.
 #[derive(Debug)]
 pub(super) struct ControlGroup {
     folder: PathBuf,
@@ -19,20 +19,20 @@ pub(super) struct ControlGroup {
 }
 
 impl ControlGroup {
-    /// Makes one; says why if the system does not let this process.
+    /// Creates the group; returns the reason if the system does not permit it.
     pub(super) fn new() -> io::Result<Self> {
         let home = control_group("self")?
             .ok_or_else(|| io::Error::other("there are no control groups"))?;
         let folder = home.join(name(process::id()));
         fs::create_dir(&folder)?;
         let group = Self { folder, home };
-        // Seen now, rather than after the first round.
+        // Fail now rather than after the first round.
         group.within(|| ())?;
         group.processor()?;
         Ok(group)
     }
 
-    /// Removes what a process that was in the same group as this one left behind.
+    /// Removes the group left behind by a process that was in the same group as this one.
     pub(super) fn remove_of(comparer: u32) -> io::Result<()> {
         match control_group("self")? {
             Some(home) => fs::remove_dir(home.join(name(comparer))),
@@ -40,7 +40,7 @@ impl ControlGroup {
         }
     }
 
-    /// Does `work` in the group: what it starts stays there.
+    /// Does `work` in the group: processes that it starts stay there.
     pub(super) fn within<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
         enter(&self.folder)?;
         let done = work();
@@ -48,7 +48,7 @@ impl ControlGroup {
         Ok(done)
     }
 
-    /// The processor time of all that ever ran in it.
+    /// The CPU time of everything that ever ran in the group.
     pub(super) fn processor(&self) -> io::Result<Duration> {
         group_time(&self.folder)
     }
@@ -61,7 +61,7 @@ impl Drop for ControlGroup {
     }
 }
 
-/// What the group of this process's servers is called.
+/// The name of the group for this process's servers.
 fn name(comparer: u32) -> String {
     format!("{FOLDER}-{comparer}")
 }

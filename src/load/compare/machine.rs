@@ -1,10 +1,11 @@
-//! What comparisons ask of the machine: cores of its own for each side, and that orphans come here.
+//! Machine settings for comparisons: dedicated cores for each side, and adoption of orphans.
 
 use std::io;
 
 use crate::processors;
 
-/// Does `work` on these cores, as do the threads and processes that it starts; on all if there are none.
+/// Does `work` on these cores, as do the threads and processes that it starts; on all if the list is
+/// empty.
 ///
 /// # Errors
 /// If the system does not have such a core for this process.
@@ -19,8 +20,8 @@ pub(super) fn pinned<T>(cores: &[usize], work: impl FnOnce() -> T) -> io::Result
     Ok(done)
 }
 
-/// From now on, whoever outlives its parent becomes a child of this process: a server that goes into the
-/// background is still found, and ended.
+/// Makes this process adopt every descendant that outlives its parent, so that a server that goes into
+/// the background can still be found and ended.
 #[cfg(target_os = "linux")]
 pub(super) fn adopt_orphans() -> io::Result<()> {
     use rustix::process::{getpid, set_child_subreaper};

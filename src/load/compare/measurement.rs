@@ -1,4 +1,4 @@
-//! One server on one workload, once, in plain numbers.
+//! The measurement of one server on one workload in one round, in plain numbers.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,51 +9,51 @@ use super::super::Usage;
 use super::super::report::{Report, json};
 use crate::time::Duration;
 
-/// What came of one run.
+/// The results of one run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Measurement {
-    /// From the beginning to the end of the last transfer.
+    /// The time from the start to the end of the last transfer.
     pub seconds: f64,
     /// Transfers that completed.
     pub complete: u64,
-    /// Transfers that should have, as far as they were begun where time is the bound.
+    /// Transfers that should have completed; if the run is bounded by time, those that were started.
     pub wanted: u64,
-    /// Whether it was ended because it took too long.
+    /// Whether the run was ended because it took too long.
     pub cut: bool,
-    /// Whether the server was gone at the end.
+    /// Whether the server was no longer running at the end.
     pub died: bool,
-    /// Of uploads, those that lay at the server whole and right afterwards.
+    /// Uploads that were complete and correct on the server afterwards.
     pub stored: Option<u64>,
-    /// Octets that arrived, a second.
+    /// Octets received per second.
     pub octets_per_second: f64,
-    /// Transfers that completed, a second.
+    /// Completed transfers per second.
     pub transfers_per_second: f64,
-    /// The server's processor time for each gigabyte that arrived.
+    /// The server's CPU time per gigabyte received.
     pub processor_seconds_per_gigabyte: Option<f64>,
-    /// The server's processor time for each transfer that completed.
+    /// The server's CPU time per completed transfer.
     pub processor_seconds_per_transfer: Option<f64>,
-    /// The most memory that one of its processes held, in octets.
+    /// The highest peak memory of any of its processes, in octets.
     pub memory_octets_max: u64,
-    /// How long half of the transfers took at most, of those that should have completed.
+    /// The median time of the transfers that should have completed.
     pub transfer_seconds_p50: Option<f64>,
-    /// How long all but one in a hundred of them took; `None` if fewer completed.
+    /// The 99th percentile of their times; `None` if fewer completed.
     pub transfer_seconds_p99: Option<f64>,
-    /// Blocks that came more than once, for each that was needed.
+    /// Blocks that arrived more than once, per block needed.
     pub repeated: f64,
-    /// Block size and window size that were agreed, the most frequent first.
+    /// The negotiated block and window sizes, the most frequent first.
     pub terms: Vec<(u16, u16)>,
-    /// Why transfers failed, and how many.
+    /// The number of failed transfers, by reason.
     pub failures: BTreeMap<String, u64>,
-    /// Whether this end could not keep up, so that the server may be faster than it looks.
+    /// Whether the generator could not keep up, so that the server may be faster than it looks.
     pub was_bottleneck: bool,
-    /// Whether other programs took this end's processors away for a good part of the run.
+    /// Whether other programs used the generator's CPUs for a significant part of the run.
     pub was_starved: bool,
-    /// All that the load generator tells.
+    /// The load generator's full report.
     pub report: serde_json::Value,
 }
 
 impl Measurement {
-    /// What `report` says of a server that used so much meanwhile, if that is known.
+    /// The measurement from `report` and the server's usage during the run, if that is known.
     pub(super) fn new(
         report: &Report,
         transfers: Option<u64>,
@@ -61,7 +61,7 @@ impl Measurement {
         known: bool,
     ) -> io::Result<Self> {
         let tally = &report.tally;
-        // A run that took no time at all has no rate.
+        // A run of zero length has no rate.
         let seconds = report.elapsed.as_secs_f64().max(1e-9);
         let processor = used.processor.as_secs_f64();
         let costs = |count: f64| (known && count > 0.0).then(|| processor / count);
@@ -69,7 +69,7 @@ impl Measurement {
         terms.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
         let wanted = transfers.unwrap_or(tally.begun);
         let mut waits = tally.transfer.clone();
-        // Nor did those complete for which there was no time left to begin.
+        // Transfers that were never started for lack of time did not complete either.
         waits.fail(wanted.saturating_sub(waits.all()));
         let percentile = |part| Some(waits.exact_quantile(part)?.as_secs_f64());
         Ok(Self {
@@ -107,7 +107,7 @@ impl Measurement {
     }
 }
 
-/// The report, with what the server used.
+/// The report, including the server's usage.
 fn whole(report: &Report, used: Usage) -> io::Result<serde_json::Value> {
     let mut report = report.clone();
     report.server = (used.processor > Duration::ZERO || used.memory_max > 0).then_some(used);

@@ -1,8 +1,8 @@
-//! Several servers on the same work, side by side, in interleaved rounds.
+//! Several servers on the same workloads, side by side, in interleaved rounds.
 //!
-//! Machines drift by a quarter within minutes, so what is compared lies close together in time: each
-//! round runs every server on every workload, the servers by turns and each round another one first.
-//! A server is started for each run and ended after it, with all that it forked.
+//! Machines drift by a quarter within minutes, so measurements to be compared are taken close together in
+//! time: each round runs every server on every workload, alternating servers and rotating which one is
+//! first. A server is started for each run and ended after it, with all processes that it forked.
 
 mod contender;
 mod control_group;
@@ -39,72 +39,72 @@ pub use table::Form;
 use contender::Running;
 use control_group::ControlGroup;
 
-/// What is to be compared, and how.
+/// The plan of a comparison.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// How often everything is measured.
     pub rounds: u32,
     /// The servers.
     pub contenders: Vec<Contender>,
-    /// Which of them the others are held against.
+    /// The index of the server that the others are compared with.
     pub baseline: usize,
-    /// What is done to each.
+    /// The workloads that each server gets.
     pub workloads: Vec<Workload>,
-    /// The processor cores that drive clients; empty for all.
+    /// The CPU cores that drive clients; empty for all.
     pub cores: Vec<usize>,
-    /// Threads that do; at least 1.
+    /// Threads that drive clients; at least 1.
     pub threads: usize,
-    /// Whether datagrams that arrive in a row are taken by one call.
+    /// Whether to receive consecutive datagrams with one call (GRO).
     pub gro: bool,
     /// How long each client waits, and how often.
     pub patience: Patience,
 }
 
-/// A server that is compared.
+/// A server under comparison.
 #[derive(Debug, Clone)]
 pub struct Contender {
-    /// What it is called in the table.
+    /// The server's name in the table.
     pub name: String,
-    /// The program and its arguments. `{root}`, `{address}` and `{port}` stand for the directory that it
-    /// is to serve and where it is to listen.
+    /// The program and its arguments. `{root}`, `{address}` and `{port}` stand for the directory that the
+    /// server is to serve and for where it is to listen.
     pub command: Vec<String>,
-    /// Environment variables besides those of this process.
+    /// Environment variables in addition to those of this process.
     pub environment: Vec<(String, String)>,
-    /// Where it listens.
+    /// The address where it listens.
     pub address: IpAddr,
-    /// The port; a free one if there is none.
+    /// The port; if there is none, a free one is chosen.
     pub port: Option<u16>,
-    /// The processor cores that it may use; empty for all.
+    /// The CPU cores that it may use; empty for all.
     pub cores: Vec<usize>,
-    /// How long it may take until it answers.
+    /// The maximum time until it answers.
     pub ready_within: Duration,
-    /// The names of the processes whose use of the machine counts; empty for all that it starts.
+    /// The names of the processes whose resource usage counts; empty for all that it starts.
     pub count: Vec<String>,
-    /// Whether it takes uploads.
+    /// Whether it accepts uploads.
     pub uploads: bool,
 }
 
-/// What is done to each server.
+/// A workload that each server gets.
 #[derive(Debug, Clone)]
 pub struct Workload {
-    /// What it is called in the table.
+    /// The workload's name in the table.
     pub name: String,
-    /// Which way the files go.
+    /// The direction of the transfers.
     pub operation: Operation,
-    /// How many octets the files have, all as often; at least one, and one alone if they are written.
+    /// The file sizes in octets, in equal shares; at least one, and exactly one for writes.
     pub sizes: Vec<u64>,
-    /// When transfers begin.
+    /// When transfers start.
     pub pace: Pace,
-    /// When no more begin.
+    /// When no more transfers start.
     pub bounds: Bounds,
-    /// The options that are asked for.
+    /// The options to request.
     pub wanted: Wanted,
-    /// When what runs is ended, so that a server that fails costs a bounded time.
+    /// When the run is cut off, so that a server that fails costs a bounded time.
     pub limit: Duration,
 }
 
 impl Workload {
-    /// How many transfers there should be, if time does not say it.
+    /// The expected number of transfers, unless the run is bounded by time.
     fn transfers(&self) -> Option<u64> {
         match self.pace {
             Pace::Storm { clients, .. } => Some(clients.into()),
@@ -113,7 +113,7 @@ impl Workload {
     }
 }
 
-/// The way to end a comparison from another thread.
+/// A way to stop a comparison from another thread.
 #[derive(Debug, Default)]
 pub struct Stop {
     stopped: AtomicBool,
@@ -121,7 +121,7 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Begins nothing more, and ends what runs.
+    /// Starts nothing more, and ends what is running.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
         if let Some(live) = &*self.live() {
@@ -129,13 +129,13 @@ impl Stop {
         }
     }
 
-    /// Whether it was told to end.
+    /// Whether it was told to stop.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::SeqCst)
     }
 
-    /// From now on, the run that is ended is this one.
+    /// Makes this the run that a stop ends.
     fn watch(&self, live: &Arc<Live>) {
         *self.live() = Some(live.clone());
         if self.is_stopped() {
@@ -148,36 +148,37 @@ impl Stop {
     }
 }
 
-/// What happens while a comparison lasts.
+/// The events of a comparison.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// The servers' processor time will lack that of children for which nobody waits: why.
+    /// The servers' CPU time will lack that of children that nobody waits for: the reason.
     Uncounted(&'a str),
-    /// This server cannot be had: why.
+    /// This server is unavailable: the reason.
     Missing(&'a str, &'a str),
     /// This server has been measured on this workload, or has failed.
     Measured {
-        /// The round, from 1 on.
+        /// The round, counted from 1.
         round: u32,
         /// The workload's name.
         workload: &'a str,
         /// The server's name.
         contender: &'a str,
-        /// What came of it.
+        /// The outcome.
         outcome: &'a Outcome,
     },
-    /// A round is over: what there is so far.
+    /// A round is over: the results so far.
     Round(&'a Results),
 }
 
-/// Measures as `plan` says, until it is done or stopped, and tells what happens.
+/// Measures as `plan` says, until it is complete or stopped, and reports events.
 ///
-/// While it lasts, this process adopts orphans. Servers are known by a mark in their environment, and so is
-/// what they start: it ends with them, and what else runs below this process does not. The thread that calls
-/// this starts them. A process that is killed ends nobody: whoever watches it then calls [`clean_up_after`].
+/// Meanwhile, this process adopts orphans. A mark in the environment identifies servers and everything
+/// that they start: these end with the server; other processes below this one do not. The calling thread
+/// starts the servers. A killed process cannot end its servers: the process that monitors it must then
+/// call [`clean_up_after`].
 ///
 /// # Errors
-/// If the system refuses something that no comparison can do without.
+/// If the system refuses something that every comparison needs.
 pub fn run(plan: &Plan, stop: &Stop, tell: &mut dyn FnMut(Event<'_>)) -> io::Result<Results> {
     machine::adopt_orphans()?;
     let grounds = Grounds::new(plan)?;
@@ -201,7 +202,7 @@ pub fn run(plan: &Plan, stop: &Stop, tell: &mut dyn FnMut(Event<'_>)) -> io::Res
                 }
                 let contender = &plan.contenders[number];
                 let outcome = measure(plan, workload, contender, &grounds, group.as_ref(), stop)?;
-                // What was cut short by a signal says nothing about the server.
+                // A run cut short by a signal says nothing about the server.
                 if stop.is_stopped() {
                     return Ok(results);
                 }
@@ -220,12 +221,12 @@ pub fn run(plan: &Plan, stop: &Stop, tell: &mut dyn FnMut(Event<'_>)) -> io::Res
     Ok(results)
 }
 
-/// The order of `count` servers in turn `number`: each time another one is the first.
+/// The order of `count` servers in turn `number`: each time a different one is first.
 fn turns(count: usize, number: usize) -> impl Iterator<Item = usize> {
     (0..count).map(move |place| (place + number) % count)
 }
 
-/// Starts a server, has clients ask it, and ends it.
+/// Starts a server, runs the clients against it, and ends it.
 fn measure(
     plan: &Plan,
     workload: &Workload,
@@ -234,7 +235,7 @@ fn measure(
     group: Option<&ControlGroup>,
     stop: &Stop,
 ) -> io::Result<Outcome> {
-    // Where only some processes count, each is asked for itself.
+    // If only some processes count, each is measured individually.
     let group = group.filter(|_| contender.count.is_empty());
     let start = || Running::start(contender, &grounds.root, &grounds.log);
     let running = machine::pinned(&contender.cores, || match group {
@@ -257,13 +258,13 @@ fn measure(
     let report = report?;
     let stored = match workload.operation {
         Operation::Read => None,
-        // Before its end: the last octets may still be on their way to the files.
+        // Before the server ends: the last octets may still be on their way to the files.
         Operation::Write => Some(grounds.stored(workload.sizes[0], report.tally.complete)?),
     };
     running.end()?;
     grounds.clear()?;
     let used = after.since(&before);
-    // Of processes that are gone the system tells nothing.
+    // The system has no data on processes that are gone.
     let known = group.is_some() || !died;
     let mut measurement = Measurement::new(&report, workload.transfers(), used, known)?;
     measurement.died = died;
@@ -278,7 +279,7 @@ fn run_within(limit: Duration, load: &Load, stop: &Stop) -> io::Result<super::re
     let (done, watched) = mpsc::channel::<()>();
     let late = live.clone();
     let watcher = thread::spawn(move || {
-        // An error of the other kind says that the run is over: nothing is ever sent.
+        // The other kind of error means that the run is over: nothing is ever sent.
         if watched.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
             late.stop();
         }
@@ -318,7 +319,7 @@ fn load(plan: &Plan, workload: &Workload, server: SocketAddr, grounds: &Grounds)
         bounds: workload.bounds,
         ..Group::new(files.collect(), 1)
     };
-    // It is watched here, with all that it starts, and not by its number.
+    // The server is monitored here, with everything that it starts, so the load needs no process ID.
     Load {
         threads: plan.threads,
         seed: SEED,
@@ -327,23 +328,23 @@ fn load(plan: &Plan, workload: &Workload, server: SocketAddr, grounds: &Grounds)
     }
 }
 
-/// What random choices come from: every run is the same for all.
+/// The random seed: it makes runs identical for all servers.
 const SEED: u64 = 1;
-/// What the names of files begin with that clients write.
+/// The prefix of the names of files that clients write.
 const UPLOAD: &str = "upload-";
-/// How long a server may take until what it has acknowledged lies in its files.
+/// How long a server may take to write what it has acknowledged to its files.
 const STORED_WITHIN: Duration = Duration::from_secs(2);
-/// How long between two looks at that.
+/// The pause between two checks of that.
 const STORED_PAUSE: Duration = Duration::from_millis(50);
-/// What the names of directories begin with that comparisons make.
+/// The prefix of the directories that comparisons create.
 const FOLDER: &str = "bootstorm-compare";
 
-/// What a file of so many octets is called.
+/// The name of a file of this many octets.
 fn name(size: u64) -> String {
     format!("octets-{size}")
 }
 
-/// The directory that is served, and where servers' output goes; gone with this.
+/// The directory to serve, and the one for the servers' output; removed on drop.
 #[derive(Debug)]
 struct Grounds {
     folder: PathBuf,
@@ -364,7 +365,7 @@ impl Grounds {
         fs::create_dir(&grounds.root)?;
         let is_read = |work: &&Workload| work.operation == Operation::Read;
         let all_are_read = plan.workloads.iter().all(|work| is_read(&work));
-        // Servers that give up root's rights read it too, and write to it as anybody.
+        // Servers that give up root's rights must be able to read it, and to write to it as any user.
         let modes = [0o755, if all_are_read { 0o755 } else { 0o777 }];
         for (folder, mode) in [&grounds.folder, &grounds.root].into_iter().zip(modes) {
             fs::set_permissions(folder, fs::Permissions::from_mode(mode))?;
@@ -392,8 +393,8 @@ impl Grounds {
         )
     }
 
-    /// How many uploads of so many octets are whole and right, once as many are as there should be, or it
-    /// is clear that there are fewer.
+    /// The number of uploads of this many octets that are complete and correct. Returns once there are as
+    /// many as expected, or it is clear that there are fewer.
     fn stored(&self, size: u64, complete: u64) -> io::Result<u64> {
         let began = Instant::now();
         loop {
@@ -401,12 +402,12 @@ impl Grounds {
             for path in self.uploads()? {
                 let is_whole = || {
                     let file = fs::File::open(&path)?;
-                    // One that is still written to has another length, which costs no reading.
+                    // A file that is still being written has another length, so it need not be read.
                     Ok::<_, io::Error>(
                         file.metadata()?.len() == size && contents::holds(size, file)?,
                     )
                 };
-                // One that cannot be read counts as none.
+                // A file that cannot be read does not count.
                 stored += u64::from(is_whole().unwrap_or_default());
             }
             if stored >= complete || began.elapsed() >= STORED_WITHIN {
@@ -416,7 +417,7 @@ impl Grounds {
         }
     }
 
-    /// Removes what clients wrote: the next server finds what the first one found.
+    /// Removes what clients wrote, so that the next server starts with the same files as the first.
     fn clear(&self) -> io::Result<()> {
         self.uploads()?.iter().try_for_each(fs::remove_file)
     }
@@ -435,19 +436,19 @@ impl Grounds {
 
 impl Drop for Grounds {
     fn drop(&mut self) {
-        // What cannot be removed is left to whoever cleans the temporary directory.
+        // What cannot be removed is left to the cleanup of the temporary directory.
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
-/// A new directory of this process's own.
+/// A new directory that only this process uses.
 fn fresh_folder(above: &Path) -> io::Result<PathBuf> {
     let mut number = 0;
     loop {
         let folder = above.join(format!("{FOLDER}-{}-{number}", process::id()));
         match fs::create_dir(&folder) {
             Ok(()) => return Ok(folder),
-            // Left by another process that had this number.
+            // Left behind by an earlier process with the same ID.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
             Err(error) => return Err(error),
         }

@@ -1,4 +1,4 @@
-//! What came of a comparison: medians, spread, and ratios that are taken within a round.
+//! The results of a comparison: medians, spread, and ratios taken within a round.
 
 use std::collections::BTreeSet;
 
@@ -7,36 +7,36 @@ use serde::Serialize;
 use super::{Contender, Measurement, Plan};
 use crate::shard::Operation;
 
-/// What came of one run.
+/// The outcome of one run.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// It ran.
+    /// The run was measured.
     Measured(Box<Measurement>),
-    /// The server did not come to answer: why.
+    /// The server never answered: the reason.
     Failed(String),
 }
 
-/// What came of a comparison so far.
+/// The results of a comparison so far.
 #[derive(Debug, Clone, Serialize)]
 pub struct Results {
-    /// Rounds that are over.
+    /// Completed rounds.
     pub rounds: u32,
-    /// Rounds that are meant to be.
+    /// Planned rounds.
     pub rounds_wanted: u32,
     /// The servers' names.
     pub contenders: Vec<String>,
-    /// Why some of them cannot be had.
+    /// Why some of them are unavailable.
     pub missing: Vec<Option<String>>,
-    /// Which of them the others are held against.
+    /// The index of the server that the others are compared with.
     pub baseline: usize,
     /// The workloads' names.
     pub workloads: Vec<String>,
     /// Why some servers are not tried at all: by workload, then by server.
     pub untried: Vec<Vec<Option<&'static str>>>,
-    /// Block size and window size that each workload asks for.
+    /// The block size and window size that each workload requests.
     pub asked: Vec<(u16, u16)>,
-    /// What came of the runs: by workload, then by server, then by round.
+    /// The outcomes of the runs: by workload, then by server, then by round.
     pub outcomes: Vec<Vec<Vec<Outcome>>>,
 }
 
@@ -45,7 +45,7 @@ impl Results {
         let names = plan.contenders.iter().map(|contender| &contender.name);
         let asked = |workload: &super::Workload| {
             let wanted = &workload.wanted;
-            // RFC 1350 §2: blocks are of 512 octets, one at a time, unless something else is agreed.
+            // RFC 1350 §2: blocks are of 512 octets, one at a time, unless something else is negotiated.
             let blksize = wanted.blksize.unwrap_or(512);
             (blksize, wanted.windowsize.unwrap_or(1))
         };
@@ -73,7 +73,7 @@ impl Results {
         }
     }
 
-    /// The least and the most runs of any server on any workload, of those that are tried.
+    /// The minimum and maximum number of runs over all servers and workloads that are tried.
     pub(super) fn runs(&self) -> (usize, usize) {
         let runs = self
             .tried()
@@ -83,7 +83,7 @@ impl Results {
         (least, counts.iter().max().copied().unwrap_or_default())
     }
 
-    /// The servers, by their names, for which no transfer of some workload ever completed, whenever it was tried.
+    /// The names of the servers that never completed a transfer of some workload, whenever it was tried.
     #[must_use]
     pub fn failed_every_time(&self) -> Vec<&str> {
         let completes =
@@ -103,7 +103,7 @@ impl Results {
         names.collect()
     }
 
-    /// The workloads and servers that are tried with each other.
+    /// The pairs of workload and server that are tried.
     fn tried(&self) -> impl Iterator<Item = (usize, usize)> {
         let servers = 0..self.contenders.len();
         let all = (0..self.workloads.len())
@@ -113,7 +113,7 @@ impl Results {
         })
     }
 
-    /// The runs of this server on this workload that came to something.
+    /// The measured runs of this server on this workload.
     pub(super) fn measured(
         &self,
         workload: usize,
@@ -123,7 +123,7 @@ impl Results {
         outcomes.filter_map(Outcome::measurement)
     }
 
-    /// The least, the median and the most of a number over the rounds.
+    /// The minimum, median and maximum of a number over the rounds.
     pub(super) fn spread(
         &self,
         workload: usize,
@@ -137,8 +137,8 @@ impl Results {
         )
     }
 
-    /// How a number of this server compares with the baseline's: the median of the ratios within each
-    /// round, for machines drift from one round to the next.
+    /// The ratio of this server's number to the baseline's: the median of the ratios within each round,
+    /// because machines drift between rounds.
     pub(super) fn ratio(
         &self,
         workload: usize,
@@ -166,7 +166,7 @@ impl Outcome {
     }
 }
 
-/// A number over the rounds.
+/// The spread of a number over the rounds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Spread {
     pub(super) least: f64,

@@ -1,4 +1,4 @@
-//! The results as tables, one a workload, for a terminal or for a page in Markdown.
+//! The results as tables, one per workload, for a terminal or for a page in Markdown.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -6,7 +6,7 @@ use std::fmt::{self, Write as _};
 use super::results::Spread;
 use super::{Measurement, Outcome, Results};
 
-/// What the table is for.
+/// The format of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     /// A terminal.
@@ -28,13 +28,13 @@ const HEADINGS: [&str; 9] = [
     "agreed",
 ];
 
-/// What stands where there is no number.
+/// The placeholder for a missing number.
 const NOTHING: &str = "–";
 
 type Cells = [String; HEADINGS.len()];
 
 impl Results {
-    /// The tables, with what has to be known to read them.
+    /// The tables, with the notes needed to read them.
     #[must_use]
     pub fn tables(&self, form: Form) -> String {
         let mut text = String::new();
@@ -89,7 +89,8 @@ impl Results {
         Ok(())
     }
 
-    /// How many rounds the numbers are of. One that was interrupted counts for those that were measured in it.
+    /// The number of rounds behind the numbers. An interrupted round counts for the servers measured in
+    /// it.
     fn medians_of(&self) -> String {
         let rounds = |count: usize| match count {
             1 => "1 round".to_owned(),
@@ -103,7 +104,7 @@ impl Results {
         }
     }
 
-    /// A server's line; what does not fit there becomes a note.
+    /// A server's row; what does not fit becomes a note.
     fn row(&self, workload: usize, contender: usize, notes: &mut Vec<String>) -> Cells {
         let spread = |number: fn(&Measurement) -> Option<f64>, digits| {
             cell(self.spread(workload, contender, number), digits)
@@ -131,8 +132,8 @@ impl Results {
         ]
     }
 
-    /// What 99 of 100 transfers took at most; nothing unless so many completed in every round, for the best of
-    /// the rounds would else stand for all of them.
+    /// The 99th percentile of transfer times. Empty unless 99 of 100 completed in every round: otherwise
+    /// the best rounds would stand for all of them.
     fn p99(&self, workload: usize, contender: usize) -> String {
         let p99 = |run: &Measurement| run.transfer_seconds_p99;
         if self
@@ -144,7 +145,7 @@ impl Results {
         cell(self.spread(workload, contender, p99), 3)
     }
 
-    /// How many transfers completed in the worst of the rounds.
+    /// The number of transfers completed in the worst round.
     fn complete(&self, workload: usize, contender: usize) -> String {
         if let Some(why) = self.untried[workload][contender] {
             return why.to_owned();
@@ -165,7 +166,7 @@ impl Results {
         )
     }
 
-    /// The terms, and what was asked for if that is something else.
+    /// The negotiated terms, and the requested ones if they differ.
     fn agreed(&self, workload: usize, contender: usize) -> String {
         let mut agreed: Vec<(u16, u16)> = Vec::new();
         for terms in self
@@ -188,7 +189,7 @@ impl Results {
         }
     }
 
-    /// Says what went wrong with a server.
+    /// Adds a note of what went wrong with a server.
     fn note(&self, workload: usize, contender: usize, notes: &mut Vec<String>) {
         let name = &self.contenders[contender];
         let mut told: BTreeMap<&str, usize> = BTreeMap::new();
@@ -273,7 +274,7 @@ fn text_table(text: &mut String, name: &str, rows: &[Cells], notes: &[String]) -
             .zip(&widths)
             .enumerate()
             .map(|(column, (cell, &width))| match column {
-                // Words on the left, numbers on the right.
+                // Text is left-aligned, numbers are right-aligned.
                 0 | 7 | 8 => format!("{cell:<width$}"),
                 _ => format!("{cell:>width$}"),
             })
@@ -299,7 +300,7 @@ fn markdown_table(text: &mut String, name: &str, rows: &[Cells], notes: &[String
         .try_for_each(|note| writeln!(text, "- {}", escaped(note)))
 }
 
-/// Nothing that a table would take for its own.
+/// Escapes the characters that have a meaning in a table.
 fn escaped(text: &str) -> String {
     text.replace('|', "\\|").replace('*', "\\*")
 }

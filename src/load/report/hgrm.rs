@@ -11,7 +11,7 @@ const LINES_PER_HALVING: u32 = 5;
 /// Writes the percentiles.
 ///
 /// # Errors
-/// If `output` takes them not.
+/// If `output` fails.
 pub fn write(report: &Report, mut output: impl io::Write) -> io::Result<()> {
     let waits = &report.tally.transfer;
     let (latency, part_that_came) = (waits.came(), waits.part_that_came());
@@ -21,7 +21,7 @@ pub fn write(report: &Report, mut output: impl io::Write) -> io::Result<()> {
         "Value", "Percentile", "TotalCount", "1/(1-Percentile)"
     )?;
     for (value, part, count) in latency.percentiles(LINES_PER_HALVING) {
-        // Of all: where some did not complete, the percentiles end before 1.
+        // As a fraction of all: if some transfers did not complete, the percentiles end before 1.
         let part = part * part_that_came;
         let millis = value.as_secs_f64() * 1e3;
         if part < 1.0 {

@@ -13,15 +13,15 @@ use crate::metrics::Packets;
 /// Writes the report.
 ///
 /// # Errors
-/// If `output` takes it not.
+/// If `output` fails.
 pub fn write(report: &Report, output: impl io::Write) -> io::Result<()> {
     write_object(&Object::new(report), output)
 }
 
-/// Writes how a ramp went: each step with its report, and the highest load that held.
+/// Writes the results of a ramp: each step with its report, and the highest load that held.
 ///
 /// # Errors
-/// If `output` takes it not.
+/// If `output` fails.
 pub fn write_climb(climb: &Climb, output: impl io::Write) -> io::Result<()> {
     let steps = climb.steps.iter();
     let steps = steps.map(|step| Step {
@@ -145,21 +145,21 @@ struct ServerProcess {
     processor_seconds_per_transfer: Option<f64>,
     memory_octets_max: u64,
     context_switches: u64,
-    /// Whether it may have been more.
+    /// Whether the actual usage may be higher.
     at_least: bool,
 }
 
-/// Of all who waited, in vain or not.
+/// Statistics of all waits, successful or not.
 #[derive(Serialize)]
 struct Percentiles {
-    /// Those who did not wait in vain.
+    /// The number of successful waits.
     count: u64,
     failed: u64,
     cut_off: u64,
-    /// Without a number where more waited in vain than a percentile leaves out.
+    /// A percentile has no number if the fraction of waits in vain exceeds what it leaves out.
     #[serde(flatten)]
     at: BTreeMap<&'static str, Option<f64>>,
-    /// The least that they can be where those who were cut off count.
+    /// Lower bounds of the percentiles that fall among the waits that were cut off.
     at_least: BTreeMap<&'static str, f64>,
 }
 

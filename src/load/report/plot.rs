@@ -1,34 +1,34 @@
-//! Plots as HTML: shapes that stretch with the page in SVG, words that stay legible beside them, and
-//! read-outs under the pointer; no script.
+//! Plots as HTML: SVG shapes that stretch with the page, text beside them that stays legible, and
+//! readouts under the pointer; no script.
 
 use std::fmt::{self, Write};
 
 use crate::time::Duration;
 
-/// What shapes are measured in, on both axes: fine enough for any screen, short to write.
+/// The size of the coordinate system on both axes: fine enough for any screen, short to write.
 const UNITS: f64 = 1000.0;
 
-/// Where values lie on an axis.
+/// The scale of an axis.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Scale {
-    /// In proportion, from 0 to this.
+    /// Linear, from 0 to this.
     Linear(f64),
-    /// By their logarithms, from the first to the second.
+    /// Logarithmic, from the first to the second.
     Log(f64, f64),
 }
 
 impl Scale {
-    /// Where a value lies, from 0, the beginning, to 1, the end.
+    /// The position of a value, from 0, the beginning, to 1, the end.
     pub(super) fn place(self, value: f64) -> f64 {
         let place = match self {
             Self::Linear(end) => value / end,
             Self::Log(begin, end) => (value / begin).ln() / (end / begin).ln(),
         };
-        // Beyond the axis, and what is no number, is at its ends.
+        // Values beyond the axis, and NaN, are placed at its ends.
         if place > 0.0 { place.min(1.0) } else { 0.0 }
     }
 
-    /// What lies at a place: the reverse of [`Scale::place`].
+    /// The value at a position: the inverse of [`Scale::place`].
     pub(super) fn value(self, place: f64) -> f64 {
         match self {
             Self::Linear(end) => place * end,
@@ -36,14 +36,14 @@ impl Scale {
         }
     }
 
-    /// A scale in proportion that ends at a round number, so that `max` has room.
+    /// A linear scale that ends at a round number and includes `max`.
     pub(super) fn linear_to(max: f64) -> Self {
         let max = if max > 0.0 { max } else { 1.0 };
         let step = step(max, TICKS);
         Self::Linear((max / step - 1e-9).ceil() * step)
     }
 
-    /// A scale by logarithms that begins and ends at round numbers around `min` and `max`.
+    /// A logarithmic scale between round numbers that includes `min` and `max`.
     pub(super) fn log_around(min: f64, max: f64) -> Self {
         let min = if min > 0.0 { min } else { 1.0 };
         let begin = round_numbers(min).rev().find(|&round| round <= min);
@@ -66,7 +66,7 @@ impl Scale {
                     decades if decades <= 2.5 => &[1.0, 2.0, 5.0],
                     _ => &[1.0],
                 };
-                // A little more than the ends, for what division leaves behind.
+                // Slightly beyond the ends, to allow for rounding errors.
                 let (begin, end) = (begin * (1.0 - 1e-9), end * (1.0 + 1e-9));
                 let decades = begin.log10().floor() as i32..=end.log10().ceil() as i32;
                 decades
@@ -78,10 +78,10 @@ impl Scale {
     }
 }
 
-/// How many ticks an axis has, about: they must not touch each other on a phone.
+/// The approximate number of ticks of an axis: their labels must not touch on a phone.
 const TICKS: f64 = 5.0;
 
-/// The distance of round numbers, of which about `count` lie up to `max`.
+/// The distance between round numbers of which about `count` lie up to `max`.
 fn step(max: f64, count: f64) -> f64 {
     let rough = max / count;
     let decade = decimal(rough.log10().floor() as i32);
@@ -90,14 +90,14 @@ fn step(max: f64, count: f64) -> f64 {
     steps.into_iter().find(fits).unwrap_or(rough)
 }
 
-/// 1, 2 and 5 of the decades around a value.
+/// 1, 2 and 5 times the powers of ten around a value.
 fn round_numbers(value: f64) -> impl DoubleEndedIterator<Item = f64> {
     let decade = value.log10().floor() as i32;
     (decade - 1..=decade + 1)
         .flat_map(|decade| [1.0, 2.0, 5.0].map(|digit| digit * decimal(decade)))
 }
 
-/// This power of ten, exact where that can be.
+/// This power of ten, exact where possible.
 fn decimal(power: i32) -> f64 {
     let whole = 10_f64.powi(power.abs());
     if power < 0 { 1.0 / whole } else { whole }
@@ -106,29 +106,29 @@ fn decimal(power: i32) -> f64 {
 /// A plot.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Plot {
-    /// Tells it from others, in links and tests.
+    /// Identifies the plot in links and tests.
     pub(super) id: &'static str,
     pub(super) title: &'static str,
-    /// What is to be seen, in a sentence.
+    /// What the plot shows, in a sentence.
     pub(super) about: String,
-    /// What the axis upwards measures.
+    /// The unit of the vertical axis.
     pub(super) unit: String,
-    /// What the axis to the right measures.
+    /// The unit of the horizontal axis.
     pub(super) unit_x: &'static str,
-    /// Where its ticks are, from 0 to 1, and what they say.
+    /// The positions of its ticks, from 0 to 1, and their labels.
     pub(super) ticks_x: Vec<(f64, String)>,
     pub(super) ticks_y: Vec<(f64, String)>,
     pub(super) series: Vec<Series>,
     pub(super) readings: Vec<Reading>,
-    /// What stands in an empty plot.
+    /// The text in an empty plot.
     pub(super) empty: Option<&'static str>,
 }
 
-/// Something that is drawn in one colour.
+/// A shape in one colour.
 #[derive(Debug, Clone)]
 pub(super) struct Series {
     pub(super) name: String,
-    /// Which of the colours.
+    /// The index of the colour.
     pub(super) colour: usize,
     pub(super) shape: Shape,
 }
@@ -141,23 +141,23 @@ pub(super) enum Shape {
     Area(Vec<(f64, f64)>),
     /// Bars: from, to, bottom, top.
     Bars(Vec<[f64; 4]>),
-    /// Points for themselves.
+    /// Separate points.
     Dots(Vec<(f64, f64)>),
 }
 
-/// What is told while the pointer is on a part of the axis to the right.
+/// The readout shown while the pointer is on a part of the horizontal axis.
 #[derive(Debug, Clone)]
 pub(super) struct Reading {
     pub(super) from: f64,
     pub(super) to: f64,
     pub(super) title: String,
-    /// A value, and where it is marked in which colour, if it is.
+    /// The values, each with its marker's colour and position, if it has one.
     pub(super) values: Vec<(String, Option<(usize, f64)>)>,
 }
 
-/// Colours that the page has for what is measured.
+/// The number of colours for measured values.
 pub(super) const COLOURS: usize = 5;
-/// The one for what is not, such as bounds.
+/// The colour for everything else, such as bounds.
 pub(super) const FAINT: usize = COLOURS;
 
 /// The plot as a figure.
@@ -241,7 +241,7 @@ impl Plot {
 }
 
 impl Plot {
-    /// What is round stays so only where nothing stretches it.
+    /// Circles stay round only in an element that does not stretch.
     fn dots(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for Series { colour, shape, .. } in &self.series {
             let Shape::Dots(points) = shape else {
@@ -295,7 +295,7 @@ impl Series {
 impl Reading {
     fn tell(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (left, width) = (Percent(self.from), Percent(self.to - self.from));
-        // What is told must not reach beyond the page.
+        // The readout must not extend beyond the page.
         let side = if self.from + self.to > 1.0 {
             " class=\"l\""
         } else {
@@ -317,7 +317,7 @@ impl Reading {
     }
 }
 
-/// Text in a page: nothing in it is markup.
+/// Text in a page, with markup escaped.
 pub(super) struct Text<'a>(pub(super) &'a str);
 
 impl fmt::Display for Text<'_> {
@@ -328,7 +328,7 @@ impl fmt::Display for Text<'_> {
             '>' => f.write_str("&gt;"),
             '"' => f.write_str("&quot;"),
             '\'' => f.write_str("&#39;"),
-            // Neither may words turn around, or vanish.
+            // Text must not change direction or become invisible either.
             '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => f.write_char('\u{fffd}'),
             letter if letter.is_control() => f.write_char('\u{fffd}'),
             letter => f.write_char(letter),
@@ -336,17 +336,17 @@ impl fmt::Display for Text<'_> {
     }
 }
 
-/// A place on an axis as a number of [`UNITS`].
+/// A position on an axis in [`UNITS`].
 struct Unit(f64);
 
 impl fmt::Display for Unit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // To a tenth, without a zero behind the point.
+        // To one decimal, without a trailing zero.
         write!(f, "{}", (self.0 * UNITS * 10.0).round() / 10.0)
     }
 }
 
-/// A place on an axis as a style has it.
+/// A position on an axis as a CSS percentage.
 struct Percent(f64);
 
 impl fmt::Display for Percent {
@@ -366,7 +366,7 @@ impl fmt::Display for Line<'_> {
     }
 }
 
-/// A time as people say it, to three digits.
+/// A time in a readable unit, to three digits.
 pub(super) fn time(seconds: f64) -> String {
     match seconds {
         0.0 => "0 s".to_owned(),
@@ -383,7 +383,7 @@ pub(super) fn duration(duration: Duration) -> String {
     time(duration.as_secs_f64())
 }
 
-/// A number of octets as people say it, to three digits.
+/// A number of octets in a readable unit, to three digits.
 pub(super) fn octets(octets: f64) -> String {
     match octets {
         _ if octets < 1e3 => format!("{octets:.0} octets"),
@@ -394,10 +394,10 @@ pub(super) fn octets(octets: f64) -> String {
     }
 }
 
-/// A number to three digits, without zeros behind the point.
+/// A number to three digits, without trailing zeros.
 pub(super) fn digits(value: f64) -> String {
     let places = match value.abs() {
-        // What would be rounded up to the next digit has one place less.
+        // A value that would round up to another digit gets one decimal less.
         value if value >= 99.95 => 0,
         value if value >= 9.995 => 1,
         value if value >= 0.9995 => 2,

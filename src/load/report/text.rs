@@ -9,9 +9,9 @@ use super::words::{counted, grouped};
 use super::{NOTHING, QUANTILES, Report, SIGNS, told};
 use crate::shard::Expected;
 
-/// Columns of the names of rows.
+/// The width of the names of rows.
 const NAME_COLUMNS: usize = 26;
-/// What the one latency is called that tells of this end alone.
+/// The name of the only latency that concerns the generator alone.
 pub(super) const LATENESS: &str = "begun late by";
 
 impl fmt::Display for Report {
@@ -28,7 +28,7 @@ impl fmt::Display for Report {
 }
 
 impl Report {
-    /// What is told in words: the name of each fact, and the fact.
+    /// The report as text: the name and value of each fact.
     pub(super) fn rows(&self) -> Vec<(String, String)> {
         let tally = &self.tally;
         let mut rows = vec![("load".to_owned(), self.what())];
@@ -89,7 +89,7 @@ impl Report {
         rows
     }
 
-    /// What took how long, each with its name, from the intended start on or for each block.
+    /// All latencies with their names, from the intended start or per block.
     pub(super) const fn latencies(&self) -> [(&'static str, &Waits); 6] {
         let tally = &self.tally;
         [
@@ -102,7 +102,7 @@ impl Report {
         ]
     }
 
-    /// Why the numbers may mislead.
+    /// Warnings about results that may mislead.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let tally = &self.tally;
@@ -165,7 +165,7 @@ impl Report {
         )
     }
 
-    /// How what came was compared. Of what was written nobody sees what the server made of it.
+    /// How received contents were verified. For writes, what the server stored is unknown.
     fn contents(&self) -> String {
         let (readers, writers): (Vec<&Group>, Vec<&Group>) = self
             .load
@@ -237,7 +237,7 @@ impl Report {
     }
 }
 
-/// How what these have read was compared.
+/// How the contents read by these groups were verified.
 fn compared(readers: &[&Group]) -> &'static str {
     let files = || readers.iter().flat_map(|group| &group.files);
     let every = |is: fn(&Expected) -> bool| files().all(|file| is(&file.expected));
@@ -257,7 +257,7 @@ const fn verb(work: &Work) -> &'static str {
     }
 }
 
-/// How one of several groups fared.
+/// The results of one of several groups.
 fn in_group(group: &Group, tally: &Tally) -> String {
     let [p50, p99] = [0.5, 0.99].map(|part| millis(&tally.transfer, part));
     format!(
@@ -269,7 +269,7 @@ fn in_group(group: &Group, tally: &Tally) -> String {
     )
 }
 
-/// What the clients did to packets.
+/// The impairments that the clients applied to packets.
 fn on_purpose(disturbed: &Disturbed) -> String {
     let counts = [
         (disturbed.lost, "lost"),
@@ -284,7 +284,7 @@ fn on_purpose(disturbed: &Disturbed) -> String {
     told.join(", ")
 }
 
-/// What was agreed, the most frequent first.
+/// The negotiated terms, the most frequent first.
 fn terms(tally: &Tally) -> String {
     let mut terms: Vec<_> = tally.terms.iter().collect();
     terms.sort_by_key(|&(terms, count)| (std::cmp::Reverse(*count), *terms));
@@ -334,7 +334,7 @@ impl fmt::Display for Climb {
 }
 
 impl Climb {
-    /// What the server bears, in a sentence.
+    /// The server's capacity, in a sentence.
     pub(super) fn verdict(&self) -> String {
         let Some(held) = self.held() else {
             return match self.steps.first().and_then(|step| step.broken) {
@@ -351,7 +351,7 @@ impl Climb {
     }
 }
 
-/// Columns of a step's load.
+/// The width of a step's load.
 const RAMP_COLUMNS: usize = 40;
 
 impl fmt::Display for Pace {
@@ -375,7 +375,7 @@ impl fmt::Display for Pace {
     }
 }
 
-/// What this part of all took at most, in milliseconds.
+/// The quantile at this fraction of all, in milliseconds.
 fn millis(waits: &Waits, part: f64) -> String {
     told(waits.quantile(part), |time| {
         format!("{:.3}", time.as_secs_f64() * 1e3)

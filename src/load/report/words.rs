@@ -1,6 +1,6 @@
-//! Numbers as people write them.
+//! Number formatting for people.
 
-/// A number with a comma before every three digits.
+/// A number with a comma as the thousands separator.
 #[must_use]
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -14,7 +14,7 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
-/// So many of what `one` names.
+/// A count with the noun `one`, in the plural if needed.
 #[must_use]
 pub fn counted(number: u64, one: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };

@@ -1,4 +1,5 @@
-//! What a seed makes of a fleet's world: the weather, the mishap, the files, and who asks for what.
+//! What a seed determines of a fleet's world: the weather, the mishap, the files, and the clients'
+//! requests.
 
 use std::ops::Range;
 
@@ -15,11 +16,11 @@ use crate::time::{Duration, Instant};
 pub enum Kind {
     /// Everything arrives, in order.
     Fair,
-    /// The same, with 25 ms there and back.
+    /// The same, with a round-trip time of 25 ms.
     Far,
     /// One datagram in twenty arrives twice.
     Duplicate,
-    /// Each datagram takes 1 to 4 ms: they overtake each other.
+    /// Each datagram takes 1 to 4 ms, so datagrams overtake each other.
     Jitter,
     /// One datagram in a hundred is held back by ten round trips.
     Reorder,
@@ -27,18 +28,18 @@ pub enum Kind {
     Loss1,
     /// One datagram in twenty is lost.
     Loss5,
-    /// Losses come in stretches.
+    /// Losses come in bursts.
     Burst,
-    /// One datagram in fifty is garbled.
+    /// One datagram in fifty is corrupted.
     Corrupt,
     /// One send in twenty finds the queue full.
     Full,
-    /// Each datagram costs the server's processor its time.
+    /// Each datagram takes CPU time on the server.
     Busy,
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 11] = [
         Self::Fair,
         Self::Far,
@@ -53,7 +54,7 @@ impl Kind {
         Self::Busy,
     ];
 
-    /// The word for it.
+    /// The kind's name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -71,7 +72,7 @@ impl Kind {
         }
     }
 
-    /// What it does to datagrams.
+    /// How it affects datagrams.
     #[must_use]
     pub const fn weather(self) -> Weather {
         let mut weather = Weather::FAIR;
@@ -99,7 +100,7 @@ impl Kind {
         weather
     }
 
-    /// Whether nothing is lost or late: then every attempt succeeds.
+    /// Whether nothing is lost or late, so that every attempt succeeds.
     #[must_use]
     pub const fn spares_all(self) -> bool {
         !matches!(
@@ -108,30 +109,30 @@ impl Kind {
         )
     }
 
-    /// Whether clients with equal work do not depend on luck, so that they can be held to equal shares.
+    /// Whether clients with equal work do not depend on chance, so that they must get equal shares.
     pub(super) const fn is_equal(self) -> bool {
         matches!(self, Self::Fair | Self::Far | Self::Jitter | Self::Full)
     }
 }
 
-/// What goes wrong besides the weather, once in a world.
+/// What fails in a world in addition to the weather, once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mishap {
     /// Nothing.
     None,
-    /// The disk takes very long.
+    /// The disk is very slow.
     SlowDisk,
     /// Reads fail with EIO.
     ReadsFail,
-    /// Reads give less than there is.
+    /// Reads return less data than there is.
     ShortReads,
     /// The clock leaps ahead, as after a suspend.
     ClockLeaps,
-    /// The server's machine stands still.
+    /// The server's machine stalls.
     ServerStalls,
-    /// The server's process ends without a word, and another one begins at the same address.
+    /// The server's process ends without notice, and a new one starts at the same address.
     ServerRestarts,
-    /// Some clients are heard no more.
+    /// Some clients are disconnected.
     ClientsVanish,
 }
 
@@ -146,7 +147,7 @@ impl Mishap {
         Self::ClientsVanish,
     ];
 
-    /// The words for it.
+    /// The mishap's name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -162,29 +163,29 @@ impl Mishap {
     }
 }
 
-/// Clients of one window size share a host, so that what they cost is counted apart.
+/// The clients' window sizes. Those of one size share a host, so that their cost is counted separately.
 pub const WINDOWSIZES: [u16; 4] = [1, 4, 16, 64];
-/// Files that a world's server has.
+/// The number of files on a world's server.
 const FILES: usize = 8;
-/// One client in so many writes, but never more than the server takes at a time.
+/// One client in this many writes, but never more than the server accepts at a time.
 const WRITERS_EACH: u32 = 10;
 const WRITERS_MAX: u32 = 200;
-/// One client in so many vanishes where clients do.
+/// One client in this many vanishes, in worlds where clients vanish.
 const VANISH_EACH: u32 = 20;
-/// Clients that begin together with the same work.
+/// The number of clients that start together with the same work.
 pub(super) const COHORT: usize = 16;
-/// Octets of the file that they read: a hundred blocks.
+/// The length of the file that they read, in octets: a hundred blocks.
 const COHORT_FILE_OCTETS: u64 = 142_800;
-/// Receivers of other makes in a world: enough for each style twice, in both window sizes.
+/// Third-party receivers per world: enough for each style twice, in both window sizes.
 pub(super) const FOREIGN: usize = 24;
-/// A server that takes a microsecond to receive, and less to send in bursts.
+/// A server that needs a microsecond to receive a datagram, and less to send in bursts.
 const BUSY: Pace = Pace {
     receive: Duration::from_micros(1),
     send: Duration::from_nanos(600),
     queue_max: usize::MAX,
 };
 
-/// Everything that is drawn.
+/// Everything that is drawn at random.
 pub(super) struct Lot {
     pub(super) kind: Kind,
     pub(super) mishap: Mishap,
@@ -192,18 +193,18 @@ pub(super) struct Lot {
     pub(super) mishap_for: Duration,
     pub(super) single_port: bool,
     pub(super) pace: Pace,
-    /// Lengths of the files, by number.
+    /// The lengths of the files, by number.
     pub(super) files: Vec<u64>,
     pub(super) askings: Vec<Asking>,
-    /// Which of them are alike and begin together.
+    /// The clients that are alike and start together.
     pub(super) cohort: Range<usize>,
 }
 
-/// What one client is to do.
+/// The request of one client.
 pub(super) struct Asking {
     pub(super) at: Instant,
     pub(super) profile: Profile,
-    /// Its place in [`WINDOWSIZES`], and so its host.
+    /// Its index in [`WINDOWSIZES`], and so its host.
     pub(super) class: usize,
     pub(super) operation: Operation,
     pub(super) file: usize,
@@ -214,7 +215,7 @@ impl Lot {
     pub(super) fn draw(fleet: &Fleet) -> Self {
         let mut random = fastrand::Rng::with_seed(fleet.seed);
         let kind = Kind::ALL[random.usize(..Kind::ALL.len())];
-        // Half of the worlds are without: only there, what is sent can be counted to the datagram.
+        // Half of the worlds have no mishap: only there can datagrams be accounted for exactly.
         let mishap = if random.bool() {
             Mishap::None
         } else {
@@ -281,7 +282,7 @@ impl Lot {
     }
 }
 
-/// Mostly a few dozen blocks, sometimes next to nothing, seldom a kernel.
+/// Mostly a few dozen blocks, sometimes almost nothing, rarely a kernel.
 fn length(random: &mut fastrand::Rng) -> u64 {
     match random.u8(..16) {
         0 => 0,
@@ -293,7 +294,7 @@ fn length(random: &mut fastrand::Rng) -> u64 {
     }
 }
 
-/// Most are firmware and boot loaders; the others are clients like this program's own.
+/// Most are firmware and boot loaders; the others behave like this program's own client.
 fn profile(random: &mut fastrand::Rng) -> Profile {
     let blksize = [64, 512, 1_428][random.usize(..3)];
     match random.u8(..10) {

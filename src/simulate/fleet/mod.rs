@@ -1,5 +1,5 @@
-//! Fleets: thousands of clients of many makes in one world, in weather and mishaps that the seed chooses,
-//! and what was promised of them, looked at while they run and once all is over.
+//! Fleets: thousands of clients of many types in one world. The seed chooses the weather and the mishaps;
+//! the promises are checked while the world runs and at its end.
 
 mod lot;
 mod promises;
@@ -31,55 +31,54 @@ use crate::wire::Mode;
 use lot::{Asking, FOREIGN, Lot};
 use promises::Promises;
 
-/// How long a disk takes for anything, in good times.
+/// The normal latency of a disk operation.
 const DISK: Duration = Duration::from_micros(50);
-/// The same while it is slow: longer than the patience of most clients before they repeat.
+/// The latency of a slow disk: longer than most clients wait before they repeat.
 const DISK_SLOW: Duration = Duration::from_millis(700);
-/// How long a client waits before it tries again, at the least, and as much again at the most.
+/// The minimum pause before a client retries; the maximum is twice as long.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// So often a client tries; a machine that boots does so for ever.
+/// The maximum number of attempts per client; a real machine that boots retries forever.
 const ATTEMPTS_MAX: u32 = 60;
-/// How often the transfers that run are held against their idle time.
+/// How often running transfers are checked against their idle deadline.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// One world: its seed, and how many clients it has. All the rest follows.
+/// A world, fully determined by its seed and the number of its clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fleet {
-    /// The same seed makes the same world.
+    /// The random seed: the same seed reproduces the same world.
     pub seed: u64,
-    /// How many clients, besides a few receivers of other makes.
+    /// The number of clients, not counting a few third-party receivers.
     pub clients: u32,
 }
 
-/// What came of a world.
+/// The outcome of a world.
 #[derive(Debug, Clone)]
 pub struct Report {
-    /// Which one.
+    /// The world's parameters.
     pub fleet: Fleet,
     /// Its weather.
     pub kind: Kind,
     /// What else went wrong.
     pub mishap: Mishap,
-    /// Transfers that completed, at clients of this program's make and of others.
+    /// Completed transfers, of this program's clients and of third-party receivers.
     pub complete: u64,
-    /// Attempts that did not, those included that were meant to vanish.
+    /// Attempts that did not complete, including clients that were meant to vanish.
     pub failed: u64,
-    /// Simulated time until nothing more could happen.
+    /// The simulated time until the last event.
     pub settled: Duration,
-    /// What the server sent.
+    /// The traffic that the server sent.
     pub server: Traffic,
-    /// What all clients sent.
+    /// The traffic that all clients sent.
     pub client: Traffic,
-    /// Datagrams without which it would not have gone, from the server and from the clients of its own
-    /// make.
+    /// The minimum number of datagrams needed, from the server and from this program's clients.
     pub due: (u64, u64),
-    /// What was sent to those clients, and by them.
+    /// The datagrams actually sent to those clients, and by them.
     pub sent: (u64, u64),
     /// Datagrams that the server sent more than once.
     pub retransmissions: u64,
-    /// How much of each bound was used.
+    /// The fraction used of each bound.
     pub uses: Vec<Use>,
-    /// Promises that were not kept.
+    /// Broken promises.
     pub broken: Vec<Broken>,
 }
 
@@ -91,8 +90,8 @@ pub fn run(fleet: Fleet) -> Report {
     storm.report()
 }
 
-/// Runs a world for each seed on so many threads, and tells of each as it ends, in any order. `told` says
-/// whether to go on.
+/// Runs a world for each seed on this many threads, and reports each when it ends, in any order. `told`
+/// returns whether to continue.
 pub fn run_all(seeds: Range<u64>, clients: u32, jobs: usize, mut told: impl FnMut(Report) -> bool) {
     let next = AtomicU64::new(seeds.start);
     let stopped = AtomicBool::new(false);
@@ -117,29 +116,29 @@ pub fn run_all(seeds: Range<u64>, clients: u32, jobs: usize, mut told: impl FnMu
                 break;
             }
         }
-        // Whoever still has something to tell finds nobody.
+        // Threads that still have a report to send find the channel closed.
         drop(reports);
     });
 }
 
-/// One client, and how far it has come.
+/// A client and its progress.
 struct Client {
     asking: Asking,
-    /// Whether it is asking for the length alone.
+    /// Whether it is requesting only the length.
     probing: bool,
     attempts: u32,
-    /// When it had what it wanted, or vanished as it was meant to.
+    /// When it completed, or vanished as it was meant to.
     done_at: Option<Instant>,
-    /// How long its last attempt took.
+    /// The duration of its last attempt.
     took: Duration,
 }
 
-/// What the clients of one window size should have cost.
+/// The expected cost of the clients of one window size.
 #[derive(Debug, Clone, Copy, Default)]
 struct Cost {
     server: u64,
     client: u64,
-    /// Attempts that something besides the weather has struck.
+    /// Attempts affected by something other than the weather.
     struck: u64,
 }
 
@@ -161,7 +160,7 @@ struct Storm {
     costs: [Cost; WINDOWSIZES.len()],
     complete: u64,
     failed: u64,
-    /// While the mishap lasts.
+    /// The end of the current mishap.
     mishap_until: Option<Instant>,
     mishap_over: bool,
     promises: Promises,
@@ -231,7 +230,7 @@ impl Storm {
         }
     }
 
-    /// Plays the world until nothing more can happen.
+    /// Runs the world until no events are left.
     fn blow(&mut self) {
         for &Reverse((at, _)) in &self.pending {
             self.world.alarm_at(at);
@@ -259,7 +258,7 @@ impl Storm {
                 }
             }
             self.turn_foreigners(now);
-            // Only once everything that is due now has been done; the clock may have leapt.
+            // Only after everything due now has been done; the clock may have leapt.
             let now = self.world.now();
             if now >= look_at && self.world.next_event().is_none_or(|at| at > now) {
                 look_at = now + LOOK_EVERY;
@@ -383,7 +382,7 @@ impl Storm {
         }
     }
 
-    /// Lets the mishap happen, and lets it be over.
+    /// Starts the mishap, and ends it.
     fn mishap(&mut self, now: Instant) {
         if let Some(until) = self.mishap_until {
             if until > now {
@@ -427,7 +426,7 @@ impl Storm {
         }
     }
 
-    /// Whatever runs now, or has just ended, may have to say things again.
+    /// Everything that is running, or has just ended, may need to retransmit.
     fn strike_all(&mut self) {
         for (cost, &host) in self.costs.iter_mut().zip(&self.hosts) {
             cost.struck += self.world.holdings(host).slots as u64;

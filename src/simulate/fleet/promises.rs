@@ -1,10 +1,10 @@
-//! What is promised of every world, each promise by name.
+//! The promises that every world must keep, by name.
 //!
-//! - *contents*: whoever completes has every octet of the file, uploads included;
+//! - *contents*: every completed transfer has every octet of the file, uploads included;
 //! - *liveness*: every client that can finish does, within a bound of simulated time;
 //! - *no needless failure*: where nothing is lost and nothing breaks, the first attempt succeeds;
-//! - *economy*: no more datagrams than the weather and the mishap explain, the server's and the clients'
-//!   counted apart, and apart for each window size;
+//! - *economy*: no more datagrams than the weather and the mishap explain, counted separately for the
+//!   server and the clients, and for each window size;
 //! - *fairness*: clients with equal work in equal weather get equal shares;
 //! - *idle rule*: no transfer stays past its deadline;
 //! - *nothing is left*: in the end the table, the timers, every counter and the store are empty.
@@ -15,54 +15,57 @@ use crate::engine::sim::Traffic;
 use crate::shard::{Expected, Holdings, Operation};
 use crate::time::{Duration, Instant};
 
-/// Jain's index is 1 where all have the same, and 1/16 where one of 16 has everything.
+/// Jain's index is 1 if all shares are equal, and 1/16 if one of 16 clients gets everything.
 const FAIRNESS_MIN: f64 = 0.95;
-/// The same where chance decides whose sends find the queue full: one world in five hundred is below 0.95.
+/// The same if chance decides whose sends find the queue full: one world in five hundred is below 0.95.
 const FAIRNESS_FULL_MIN: f64 = 0.9;
-/// Where sends find the queue full now and then, one of the server's datagrams in so many may go again: the ACK
-/// that a client repeats meanwhile asks for what is only waiting.
+/// If sends sometimes find the queue full, the server may resend one datagram in this many: the ACK that
+/// a client repeats meanwhile requests data that is only waiting.
 const FULL_EACH: u64 = 50;
-/// And one of the clients' in so many: amid a window they wait for a round trip and ten milliseconds, which
-/// may be less than the rest of it waits for room.
+/// The same for the clients: in the middle of a window they wait for a round trip and ten milliseconds,
+/// which may be less than the rest of the window waits for room.
 const FULL_EACH_CLIENT: u64 = 4;
-/// A transfer may be found so long after its deadline: the wheel's tick, and a round or two of the loop.
+/// How long past its deadline a transfer may be found: the timer wheel's tick, and one or two loop
+/// iterations.
 const OVERDUE_MAX: Duration = Duration::from_millis(100);
-/// Simulated time after the last client began within which everybody has the file: in lock-step, every
-/// datagram lost costs up to five seconds, and the longest files have six hundred blocks.
+/// Simulated time from the last client's start within which every client must have the file. In
+/// lock-step, every lost datagram costs up to five seconds, and the longest files have six hundred
+/// blocks.
 const FINISHED_WITHIN: Duration = Duration::from_secs(400);
-/// The same where one in twenty is lost, which strikes one block in ten: sixty of six hundred, and some
-/// of them twice.
+/// The same where one datagram in twenty is lost, which affects one block in ten: sixty of six hundred,
+/// and some of them twice.
 const FINISHED_WITHIN_LOSS5: Duration = Duration::from_secs(700);
-/// What a mishap adds, once it is over: whoever was struck waits until its patience is over, a minute at
-/// the most, and begins again.
+/// The extra time after the end of a mishap: an affected client first waits until it gives up, a minute
+/// at most, and then starts again.
 const STRUCK_WAITS: Duration = Duration::from_secs(100);
-/// What the server may send in vain to a client that was struck: its window, twice more for two silences,
-/// and one block for each silence after that, doubling up to the idle time.
+/// The windows that the server may send in vain to an affected client: its window, two repeats after two
+/// silences, and then one block per silence, at intervals that double up to the idle time.
 const STRUCK_WINDOWS: u64 = 3;
 const STRUCK_DATAGRAMS: u64 = 16;
-/// What such a client may send in vain: its repeats, doubling from a hundredth of a second up to a minute.
+/// The datagrams that such a client may send in vain: repeats, at intervals that double from a hundredth
+/// of a second up to a minute.
 const STRUCK_CLIENT_DATAGRAMS: u64 = 24;
-/// Where datagrams overtake each other, a receiver with a window may ask for late ones: one in five.
+/// If datagrams overtake each other, a receiver with a window may request late ones again: one in five.
 const LATE_EACH: u64 = 5;
-/// What a datagram lost or held back may cost a client in lock-step before the server's second is over:
-/// pxelinux repeats after 0.1, 0.3 and 0.7 s, and once more while the repeat is on its way.
+/// The repeats that a lost or delayed datagram may cost a client in lock-step within the server's one
+/// second: pxelinux repeats after 0.1, 0.3 and 0.7 s, and once more while the repeat is in flight.
 const REPEATS_PER_BLOW: u64 = 4;
 
-/// A promise that was not kept.
+/// A broken promise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Broken {
-    /// Which one.
+    /// The promise's name.
     pub promise: &'static str,
-    /// What was seen instead.
+    /// What was observed instead.
     pub what: String,
 }
 
-/// How much of a bound was used.
+/// The use of a bound.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Use {
-    /// Which bound.
+    /// The bound's name.
     pub bound: String,
-    /// The part of it: 1.0 is all.
+    /// The fraction used: 1.0 is all of it.
     pub part: f64,
 }
 
@@ -79,14 +82,14 @@ impl Promises {
         self.broken.push(Broken { promise, what });
     }
 
-    /// What is overdue at two looks in a row is: after a leap of the clock, the first may come before the
-    /// shard has had its turn, or while it waits for room to send.
+    /// Reports transfers that are overdue at two consecutive checks. After a clock leap, the first check
+    /// may come before the shard's turn, or while the shard waits for room to send.
     pub(super) fn look_at_idle(&mut self, overdue: Duration) {
         self.overdue = self.overdue.max(overdue.min(self.overdue_before));
         self.overdue_before = overdue;
     }
 
-    /// Notes how much of a bound was used; all of it and more breaks the promise.
+    /// Records how much of a bound was used; exceeding it breaks the promise.
     fn bound(&mut self, promise: &'static str, detail: &str, seen: f64, most: f64) {
         let bound = format!("{promise}{detail}");
         if seen > most {
@@ -98,7 +101,7 @@ impl Promises {
 }
 
 impl Storm {
-    /// Holds the world that has ended against everything that was promised.
+    /// Checks the finished world against all promises.
     pub(super) fn report(mut self) -> Report {
         self.contents();
         self.liveness();
@@ -179,7 +182,7 @@ impl Storm {
                 ),
             }
         }
-        // Receivers of other makes try once: they may fail where something breaks.
+        // Third-party receivers try only once: they may fail where something breaks.
         if self.lot.mishap == Mishap::None {
             for (number, (_, foreign)) in self.foreigners.iter().enumerate() {
                 match foreign.ended_at() {
@@ -271,12 +274,12 @@ impl Storm {
     }
 }
 
-/// Most datagrams that may go to clients of a window size, and come from them.
+/// The maximum number of datagrams to the clients of a window size, and from them.
 ///
-/// What is due goes once. A *blow*, a datagram that the weather took, doubled or held back, makes the
-/// sender go back by a window at most, and one blow in four does so twice, for a report and for its timer;
-/// and it makes a client say one thing again for each time that it loses patience.
-/// Whoever was struck by something else has an allowance of its own.
+/// Every necessary datagram is sent once. A *blow* is a datagram that the weather lost, duplicated or
+/// delayed. It makes the sender go back by a window at most; one blow in four does so twice, for a report
+/// and for the sender's timer. It also makes a client repeat one packet for each of its timeouts. Clients
+/// affected by something else have a separate allowance.
 fn most(kind: Kind, windowsize: u16, cost: &Cost, to: &Traffic, by: &Traffic) -> (u64, u64) {
     let window = u64::from(windowsize);
     let blows = to.lost + to.disturbed + by.lost + by.disturbed;

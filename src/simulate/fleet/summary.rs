@@ -1,47 +1,47 @@
-//! Many worlds taken together.
+//! A summary of many worlds.
 
 use std::collections::BTreeMap;
 
 use super::{Kind, Mishap, Report};
 use crate::time::Duration;
 
-/// What came of many worlds.
+/// The outcome of many worlds.
 #[derive(Debug, Clone, Default)]
 pub struct Summary {
-    /// By their weather.
+    /// The summaries by kind of weather.
     pub kinds: BTreeMap<Kind, KindSummary>,
-    /// Worlds by their mishap.
+    /// The number of worlds by mishap.
     pub mishaps: BTreeMap<Mishap, u64>,
-    /// For each bound, the most that was used of it, and the seed that did.
+    /// For each bound, the highest fraction of it that was used, and the seed of that world.
     pub uses: BTreeMap<String, (f64, u64)>,
-    /// Datagrams of all servers and clients.
+    /// Datagrams sent by all servers and clients.
     pub datagrams: u64,
-    /// Datagrams that the weather took.
+    /// Datagrams lost to the weather.
     pub lost: u64,
     /// Attempts that did not complete.
     pub failed: u64,
 }
 
-/// What came of the worlds of one kind.
+/// The outcome of the worlds of one kind.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct KindSummary {
-    /// How many worlds.
+    /// The number of worlds.
     pub worlds: u64,
-    /// Transfers that completed.
+    /// Completed transfers.
     pub complete: u64,
-    /// Simulated time.
+    /// The simulated time.
     pub simulated: Duration,
     /// Datagrams that the servers sent more than once.
     pub retransmissions: u64,
-    /// Worlds without a mishap, and in them the datagrams that were due of servers and clients, and those
-    /// that were sent.
+    /// Worlds without a mishap; in these, the datagrams needed from servers and clients, and those that
+    /// were sent.
     pub calm: u64,
     due: (u64, u64),
     sent: (u64, u64),
 }
 
 impl Summary {
-    /// Takes one more world in.
+    /// Adds one more world.
     pub fn add(&mut self, report: &Report) {
         let kind = self.kinds.entry(report.kind).or_default();
         kind.worlds += 1;
@@ -90,8 +90,8 @@ impl Summary {
 }
 
 impl KindSummary {
-    /// Datagrams sent for each that was due, by servers and by clients, in worlds without a mishap; `None`
-    /// where none was due.
+    /// Datagrams sent per datagram needed, by servers and by clients, in worlds without a mishap; `None`
+    /// where none was needed.
     #[must_use]
     pub fn economy(&self) -> (Option<f64>, Option<f64>) {
         let ratio = |sent: u64, due: u64| (due > 0).then(|| sent as f64 / due as f64);

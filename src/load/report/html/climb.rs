@@ -1,4 +1,4 @@
-//! The page of a ramp: each step against its load, and how the highest went that held.
+//! The page of a ramp: the results of each step against its load, and the highest load that held.
 
 use super::super::super::Work;
 use super::super::super::plan::Pace;
@@ -13,13 +13,13 @@ use super::{Page, Table, number, run, ticks, times, uppercased};
 /// The colours of steps that held, of those that did not, and of the line through them.
 const COLOURS: [usize; 3] = [2, 1, 0];
 
-/// A step is told of up to so far from it, as a part of the axis.
+/// The readout of a step extends at most this far from it, as a fraction of the axis.
 const READING_HALF_MAX: f64 = 0.05;
 
 /// The page of a ramp.
 pub(super) fn page(climb: &Climb) -> Page {
     let held = climb.held();
-    // What a step was like is told of the one that counts most.
+    // Details are shown for the most significant step.
     let shown = held.or_else(|| climb.steps.last());
     let title = match held {
         Some(step) => format!("Holds up to {}", run::title(&step.report)),
@@ -47,7 +47,7 @@ pub(super) fn page(climb: &Climb) -> Page {
     }
 }
 
-/// What is told in large type, and in a few words below.
+/// The headline numbers, each with a caption.
 fn numbers(climb: &Climb) -> Vec<(String, String)> {
     let mut numbers = Vec::new();
     if let Some(Step { pace, report, .. }) = climb.held() {
@@ -93,7 +93,7 @@ fn bounds(climb: &Climb) -> String {
     )
 }
 
-/// What is held against the bound, as the end of a sentence about transfers.
+/// What the bound applies to, as the end of a sentence about transfers.
 fn took(report: &Report) -> &'static str {
     if is_writing(report) {
         "writes took"
@@ -107,7 +107,7 @@ fn is_writing(report: &Report) -> bool {
     groups.any(|group| matches!(group.work, Work::Write(_)))
 }
 
-/// Every step, in the order in which they were tried.
+/// All steps, in the order in which they were tried.
 fn steps(climb: &Climb) -> Table {
     let heads = [
         "step",
@@ -243,7 +243,7 @@ impl<'a> Loads<'a> {
         }
     }
 
-    /// What is the same in all plots of a number against the load.
+    /// The parts that all plots of a number against the load share.
     fn plot(
         &self,
         number_of: impl Fn(&Report) -> Option<f64>,
@@ -310,7 +310,7 @@ impl<'a> Loads<'a> {
         }
     }
 
-    /// What is told of each step, as far around it as no other is nearer.
+    /// A readout for each step, reaching halfway to its neighbours at most.
     fn readings(&self, value: impl Fn(&Report) -> Option<(String, f64)>) -> Vec<Reading> {
         let places: Vec<f64> = self
             .steps

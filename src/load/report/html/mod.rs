@@ -1,4 +1,4 @@
-//! Reports as pages that need nothing else: numbers in large type, plots, and tables of everything.
+//! Self-contained HTML reports: headline numbers, plots, and tables of all results.
 
 mod climb;
 mod run;
@@ -12,26 +12,26 @@ use super::Report;
 use super::plot::{Plot, Scale, Text, digits, time};
 use super::words::grouped;
 
-/// What the page may load: nothing but the style that it holds. It has no script.
+/// The page's content security policy: it may load nothing but its own inline style. It has no script.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
 
 const STYLE: &str = include_str!("page.css");
 
-/// What a page says beside the report.
+/// What a page shows in addition to the report.
 #[derive(Debug, Clone, Default)]
 pub struct Head {
-    /// The command that made it.
+    /// The command line of the run.
     pub command: String,
-    /// When that was.
+    /// The time of the run.
     pub made: Option<SystemTime>,
-    /// What else is known of either end: the name of each fact, and the fact.
+    /// Other facts about either end: the name and value of each.
     pub facts: Vec<(&'static str, String)>,
 }
 
 /// Writes the page of a run.
 ///
 /// # Errors
-/// If `output` takes it not.
+/// If `output` fails.
 pub fn write(report: &Report, head: &Head, output: impl io::Write) -> io::Result<()> {
     run::page(report).write(head, output)
 }
@@ -39,30 +39,30 @@ pub fn write(report: &Report, head: &Head, output: impl io::Write) -> io::Result
 /// Writes the page of a ramp.
 ///
 /// # Errors
-/// If `output` takes it not.
+/// If `output` fails.
 pub fn write_climb(climb: &Climb, head: &Head, output: impl io::Write) -> io::Result<()> {
     climb::page(climb).write(head, output)
 }
 
-/// What every page has.
+/// What every page contains.
 struct Page {
     title: String,
-    /// Whether the verdict is a good one.
+    /// Whether the verdict is good.
     is_good: bool,
     verdict: String,
-    /// What is told in large type, and in a few words below.
+    /// The headline numbers, each with a caption.
     numbers: Vec<(String, String)>,
     warnings: Vec<String>,
     plots: Vec<Plot>,
     tables: Vec<Table>,
-    /// The name of each fact, and the fact.
+    /// The name and value of each fact.
     details: Vec<(String, String)>,
 }
 
-/// Numbers in rows, which begin with their names.
+/// A table of numbers; each row starts with its name.
 struct Table {
     title: String,
-    /// What has to be known to read it.
+    /// What the reader must know to understand it.
     note: Option<String>,
     heads: Vec<String>,
     rows: Vec<Vec<String>>,
@@ -185,7 +185,7 @@ fn ticks(scale: Scale) -> Vec<(f64, String)> {
         .collect()
 }
 
-/// The ticks of an axis of things that are whole.
+/// The ticks of an axis of integers.
 fn whole_ticks(scale: Scale) -> Vec<(f64, String)> {
     let whole = scale
         .ticks()
@@ -196,7 +196,7 @@ fn whole_ticks(scale: Scale) -> Vec<(f64, String)> {
         .collect()
 }
 
-/// A plain number, to three digits at least.
+/// A plain number, with at least three digits.
 fn number(value: f64) -> String {
     if value >= 1000.0 {
         grouped(value as u64)
@@ -214,19 +214,19 @@ fn times(scale: Scale) -> Vec<(f64, String)> {
         .collect()
 }
 
-/// The words with a capital letter and a full stop.
+/// The text with a capital letter and a full stop.
 fn sentence(words: &str) -> String {
     uppercased(words) + "."
 }
 
-/// The words with a capital letter.
+/// The text with a capital letter.
 fn uppercased(words: &str) -> String {
     let mut letters = words.chars();
     let first = letters.next().map(char::to_uppercase);
     first.into_iter().flatten().chain(letters).collect()
 }
 
-/// A day and a time (UTC), by the calendar of today for all days.
+/// A date and time (UTC) in the proleptic Gregorian calendar.
 fn date(time: SystemTime) -> String {
     let seconds = time
         .duration_since(UNIX_EPOCH)

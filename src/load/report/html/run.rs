@@ -1,4 +1,4 @@
-//! The page of a run: its course in plots, how long things took, and everything that was counted.
+//! The page of a run: plots over time, latencies, and all counters.
 
 use std::collections::BTreeMap;
 
@@ -16,19 +16,20 @@ use crate::shard::Expected;
 use crate::time::Duration;
 use crate::wire::Escaped;
 
-/// Intervals that are drawn: more would be noise, and too narrow to point at.
+/// The maximum number of intervals drawn: more would be noise, and too narrow to point at.
 const INTERVALS_MAX: usize = 120;
-/// Points of a line of percentiles for each decade: smooth on any screen.
+/// Points per decade of a percentile line: smooth on any screen.
 const POINTS_PER_DECADE: u32 = 24;
-/// Points of the distribution of times for each halving of what is left up to 100 %.
+/// Points of the latency distribution for each halving of what is left up to 100 %.
 const POINTS_PER_HALVING: u32 = 20;
-/// A line is that long at least, so that it can be seen.
+/// The minimum length of a line, so that it is visible.
 const DECADES_MIN: f64 = 0.01;
-/// Beyond one in ten million, a percentile tells of single transfers.
+/// Beyond one in ten million, a percentile reflects single transfers.
 const DECADES_MAX: f64 = 7.0;
-/// From this ratio of the longest time to the shortest on, an axis in proportion would hide the short ones.
+/// If the ratio of the longest time to the shortest reaches this, a linear axis would hide the short
+/// ones.
 const SPREAD_MAX: f64 = 50.0;
-/// Files that are listed; the others are counted.
+/// The maximum number of files listed; the rest are only counted.
 const FILES_MAX: usize = 20;
 
 /// The page of a run.
@@ -92,7 +93,7 @@ fn verdict(report: &Report) -> String {
     }
 }
 
-/// What is told in large type, and in a few words below.
+/// The headline numbers, each with a caption.
 fn numbers(report: &Report) -> Vec<(String, String)> {
     let tally = &report.tally;
     let mut numbers = vec![
@@ -123,7 +124,7 @@ fn numbers(report: &Report) -> Vec<(String, String)> {
     numbers
 }
 
-/// What transfers took, failed ones included: of as many as that can be said of.
+/// The 99th percentile of transfer times, failed ones included, or only the median if that is unknown.
 fn usual(tally: &Tally) -> Option<(String, String)> {
     let [half, most] = [0.5, 0.99].map(|part| tally.transfer.quantile(part));
     let half_took = told(half, duration);
@@ -151,7 +152,7 @@ fn usual(tally: &Tally) -> Option<(String, String)> {
     }
 }
 
-/// How long everything took.
+/// All latencies.
 pub(super) fn latencies(report: &Report, title: String) -> Table {
     let mut heads = [String::new(), "count".to_owned(), "in vain".to_owned()].to_vec();
     heads.extend(QUANTILES.map(|(name, _)| name.to_owned()));
@@ -194,7 +195,7 @@ pub(super) fn title(report: &Report) -> String {
     }
 }
 
-/// Whether it is known that the right octets came.
+/// Whether contents were verified.
 fn is_compared(report: &Report) -> bool {
     let compared =
         |expected: &Expected| matches!(expected, Expected::Octets(_) | Expected::Pattern);
@@ -203,7 +204,7 @@ fn is_compared(report: &Report) -> bool {
     })
 }
 
-/// The files, with what is known of them.
+/// The files, with what is known about them.
 pub(super) fn files(report: &Report) -> Vec<(String, String)> {
     let groups = report.load.groups.iter();
     let all: Vec<_> = groups
@@ -235,7 +236,7 @@ pub(super) fn files(report: &Report) -> Vec<(String, String)> {
     rows
 }
 
-/// The timeline as it is drawn.
+/// The timeline as drawn.
 struct Intervals<'a> {
     /// The end of the axis, in seconds.
     end: f64,
@@ -261,7 +262,7 @@ impl<'a> Intervals<'a> {
                 point,
             }
         });
-        // What comes after the end of the last transfer is nobody's.
+        // Nothing after the end of the last transfer is shown.
         let parts = parts.filter(|part| part.from < end).collect();
         Self { end, parts }
     }
@@ -278,7 +279,7 @@ impl<'a> Intervals<'a> {
             .collect()
     }
 
-    /// A line through the middle of intervals, from one end of the axis to the other.
+    /// A line through the middle of each interval, from one end of the axis to the other.
     fn line(&self, scale: Scale, value: impl Fn(&Interval<'_>) -> f64) -> Vec<(f64, f64)> {
         let middle = |part: &Interval<'_>| {
             (
@@ -309,7 +310,7 @@ impl<'a> Intervals<'a> {
 }
 
 impl Interval<'_> {
-    /// Octets a second, on both ways together: one of them is all but nothing.
+    /// Octets per second, in both directions together: one of them is negligible.
     fn rate(&self) -> f64 {
         (self.point.received + self.point.sent) as f64 / (self.to - self.from).max(1e-6)
     }
@@ -377,13 +378,13 @@ fn throughput(report: &Report, intervals: &Intervals<'_>) -> Plot {
     }
 }
 
-/// What the axis of time is called.
+/// The label of the time axis.
 const TIME: &str = "time since the beginning";
 
 fn active(intervals: &Intervals<'_>) -> Plot {
     let max = intervals.parts.iter().map(|part| part.point.active).max();
     let scale = Scale::linear_to(max.unwrap_or_default() as f64);
-    // It is known at the end of each interval.
+    // The value is known at the end of each interval.
     let mut line = vec![(0.0, 0.0)];
     line.extend(intervals.parts.iter().map(|part| {
         (
@@ -503,7 +504,7 @@ fn percentiles(report: &Report) -> Plot {
         .latencies()
         .into_iter()
         .filter(|(name, _)| *name != LATENESS)
-        // Each keeps its colour, whichever others there are.
+        // Each keeps its colour, whichever others are present.
         .zip([4, 0, 1, 3, 2])
         .filter(|((_, waits), _)| waits.came().count() > 0)
         .map(|((name, waits), colour)| Percentiles {
@@ -571,7 +572,7 @@ fn percentiles(report: &Report) -> Plot {
     ];
     let nines = nines.into_iter().enumerate();
     let mut ticks_x: Vec<_> = nines.map(|(decade, text)| (decade as f64, text)).collect();
-    // Next to 50 there is no room for 0 unless there is for nothing else.
+    // The tick for 50 replaces the one for 0: there is no room for both.
     ticks_x[0] = (2_f64.log10(), "50");
     ticks_x.retain(|(decade, _)| *decade <= decades);
     Plot {
@@ -593,7 +594,7 @@ fn percentiles(report: &Report) -> Plot {
     }
 }
 
-/// A line of percentiles.
+/// A percentile line.
 struct Percentiles<'a> {
     name: &'static str,
     colour: usize,
@@ -601,8 +602,8 @@ struct Percentiles<'a> {
 }
 
 impl Percentiles<'_> {
-    /// How many nines its numbers can tell of: as many as all that there are, or as those that waited in vain
-    /// leave.
+    /// How many nines its data can resolve: limited by the number of all waits, and by those that were in
+    /// vain.
     fn decades(&self) -> f64 {
         let all = self.waits.all();
         let in_vain = all - self.waits.came().count();
@@ -624,7 +625,7 @@ impl Percentiles<'_> {
     }
 }
 
-/// The part of a hundred that so many nines are, with as many digits as tell it from its neighbours.
+/// The percentage for this many nines, with enough digits to distinguish it from its neighbours.
 fn percent(nines: f64) -> String {
     let places = (nines.floor() as usize).max(1);
     format!("{:.places$}", 100.0 * (1.0 - 10_f64.powf(-nines)))

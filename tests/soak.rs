@@ -77,8 +77,8 @@ impl Sample {
     }
 }
 
-/// Goal: a server that has run for long is like one that has not. Method: the last quarter of the time is
-/// held against the second, the first being for what is made once.
+/// Goal: a server that has run for long behaves like a fresh one. Method: the last quarter of the time is
+/// compared with the second, because the first includes what is created once.
 #[test]
 fn the_server_does_not_wear_out() {
     let engine = match std::env::var("SOAK_ENGINE") {

@@ -1,13 +1,14 @@
-//! What threads share, under a model checker: every order in which they can meet there is tried, with up to
-//! so many preemptions.
+//! The state that threads share, under a model checker: every interleaving is tried, up to a bounded number
+//! of preemptions.
 //!
-//! The files are the server's own, compiled once more with the checker's locks, channels, counters and threads
-//! in place of the standard library's: that is what `crate::sync` is for. A thread that waits for what nobody will do, a lock
-//! taken twice, and an assertion that fails in one order alone end the test, with the order that did it.
+//! The files are the server's own, compiled once more with the checker's locks, channels, counters and
+//! threads in place of the standard library's: that is what `crate::sync` is for. A thread that waits for
+//! ever, a lock taken twice, or an assertion that fails in any interleaving ends the test, which then reports
+//! that interleaving.
 //!
 //! ```sh
 //! cargo test --test loom            # all models
-//! cargo test --test loom alarm      # those whose name holds `alarm`
+//! cargo test --test loom alarm      # models with `alarm` in their names
 //! ```
 
 // Models use a part of what they are made of, and unit tests stand idle.

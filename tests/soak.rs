@@ -1,5 +1,5 @@
-//! Endurance: the program at full load with everything that wears a server out, watched each second from
-//! outside. What it holds must not grow, but for the frame cache, which fills up to its limit and no further.
+//! Endurance: the program at full load with everything that wears a server out, observed each second from
+//! outside. Its resources must not grow, except the frame cache, which fills up to its limit and no further.
 //!
 //! ```sh
 //! cargo test --test soak                                               # seconds: that the test itself works
@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The samples and a plot of them are written to `target/tmp/soak-ENGINE.csv` and `.svg`. The server has one
-//! core, everybody else another.
+//! core, everything else another.
 
 #![cfg(target_os = "linux")]
 

@@ -43,7 +43,7 @@ const WINDOWSIZE_MAX: u16 = 8;
 /// Longer than any healthy transfer stands still: after a sleep this long, a reader may find its transfer
 /// given up.
 const SHORT_SLEEP: Duration = Duration::from_millis(500);
-/// Maximum datagrams that one received datagram may cause: a window for each timeout while the peer is silent.
+/// Maximum datagrams that a received datagram may cause: a window for each timeout without an answer.
 const DATAGRAMS_PER_DATAGRAM: u64 = 30 * WINDOWSIZE_MAX as u64;
 /// Maximum datagrams that a well-behaved reader is sent per block, among bad peers and in bad weather.
 const DATAGRAMS_PER_BLOCK: u64 = 40;

@@ -358,10 +358,9 @@ impl Sender {
         }
     }
 
-    /// Whether an ACK inside the window arrives just when the first blocks of the last go-back reach the
-    /// receiver. Some receivers acknowledge each duplicate block, and going back for such an ACK would send
-    /// them more duplicates, in an endless loop. After a first go-back, the ACK may as well report another
-    /// gap.
+    /// Whether an ACK inside the window arrives just when the first blocks of the last go-back are answered.
+    /// Some receivers acknowledge each duplicate block, and going back for such an ACK would send them more
+    /// duplicates, in an endless loop. After a first go-back, the ACK may as well report another gap.
     fn answers_a_copy(&self, now: Instant) -> bool {
         let usual = self.timer.least_round_trip() * 5 / 4;
         self.resumes > 1 && self.resumed_at.is_some_and(|at| now - at <= usual)
@@ -374,8 +373,7 @@ impl Sender {
 
     /// Handles a duplicate ACK: it is ignored unless it reports that the window's first block is missing.
     fn repeated(&mut self, now: Instant) {
-        // RFC 1123 §4.2.3.1: a duplicate ACK must never trigger a send, or every block is sent twice from
-        // then on.
+        // RFC 1123 §4.2.3.1: a duplicate ACK must never trigger a send, or each is answered for ever.
         if self.params.is_lockstep() || self.sent == self.acked || self.resumed {
             return;
         }

@@ -1,8 +1,8 @@
-//! Every engine on every kind of work over loopback: mio and uring, with bursts cut by the kernel (GSO) and
+//! Every engine with every workload over loopback: mio and uring, with bursts split by the kernel (GSO) and
 //! without, by block size and window size.
 //!
-//! A shard has core 0 and the load generator core 1; the processor time is that of the shard's thread. The
-//! engines take turns on each kind of work. Frames are made before anything is counted.
+//! A shard runs on core 0 and the load generator on core 1; the processor time is that of the shard's thread.
+//! The engines take turns on each workload. Frames are built before anything is counted.
 //!
 //! ```sh
 //! cargo bench --bench engines                       # one round, a minute or two

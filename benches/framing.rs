@@ -1,4 +1,4 @@
-//! What it costs to lay a file out as DATA packets, from a warm page cache: processor time of one thread.
+//! The cost of laying a file out as DATA packets, from a warm page cache: processor time of one thread.
 
 // What the macros make has no documentation.
 #![allow(missing_docs)]

@@ -1,5 +1,5 @@
-//! What the load generator itself costs for each datagram, against a bare loop that moves the same
-//! datagrams and knows no protocol: processor time of the threads of the clients.
+//! The load generator's own cost per datagram, compared with a bare loop that moves the same datagrams
+//! without any protocol: processor time of the client threads.
 
 use std::fs;
 use std::net::UdpSocket;

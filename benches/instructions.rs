@@ -1,5 +1,5 @@
-//! Does one routine of the codec or the protocol many times, for callgrind to count its instructions;
-//! `benches/instructions` runs it and holds the counts against those on record.
+//! Runs one routine of the codec or the protocol many times, for callgrind to count its instructions;
+//! `benches/instructions` runs it and compares the counts with those on record.
 
 #[path = "common/routines.rs"]
 mod routines;

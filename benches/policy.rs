@@ -1,10 +1,10 @@
-//! What the frame cache decides, held against what else could have been decided.
+//! The frame cache's decisions, compared with the alternatives.
 //!
-//! What stays: of all that is asked for, how much needs no reading, against a cache of the same size from which
-//! simply goes what was used longest ago. Counts alone, by seeded chance, so they are the same on every machine.
+//! What stays: the share of all requests that needs no reading, compared with an LRU cache of the same size.
+//! Only counts, from seeded randomness, so they are the same on every machine.
 //!
-//! How it is sent: processor time of reading a file once and sending it, as frames in memory that is used
-//! again, and as headers and payload gathered by the kernel, from a mapping or from a buffer.
+//! How it is sent: processor time of reading a file once and sending it, as frames in reused memory, and as
+//! headers and payload gathered by the kernel, from a mapping or from a buffer.
 
 // Mappings, which are what frames are compared with, and one socket option.
 #![allow(unsafe_code)]

@@ -1,5 +1,5 @@
-//! What the codec and the protocol cost for each packet: parsing and writing of every kind, negotiation,
-//! sender and receiver by window, netascii. All in processor time of one thread.
+//! The cost of the codec and the protocol per packet: parsing and writing of every kind, negotiation, sender
+//! and receiver by window, netascii. All in processor time of one thread.
 
 // What the macros make has no documentation.
 #![allow(missing_docs)]

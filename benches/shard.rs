@@ -1,4 +1,4 @@
-//! What a shard costs by itself, without a kernel underneath: ACKs of many transfers and what they look up,
+//! The cost of a shard by itself, without a kernel underneath: ACKs of many transfers and what they look up,
 //! and the timers. All in processor time of one thread.
 
 // What the macros make has no documentation.

@@ -1,5 +1,5 @@
-//! What it costs the server's processor to have the kernel send bursts of shared frames out of a device:
-//! with and without a copy. A device that swallows all it is given does; `benches/interfaces` makes one.
+//! The server's processor time for having the kernel send bursts of shared frames out of a device, with and
+//! without a copy. Any device that discards everything works; `benches/interfaces` makes one.
 
 // What the macros of others make is not documented here either.
 #![allow(missing_docs)]

@@ -1,4 +1,4 @@
-//! Settings: what the operator may say, and what holds otherwise; every default is a named constant.
+//! Settings: what the operator can set, and the defaults; every default is a named constant.
 
 use std::fs;
 use std::net::IpAddr;
@@ -10,76 +10,77 @@ use crate::proto::negotiate::{BLKSIZE_MAX, BLKSIZE_MIN, Limits};
 use crate::proto::timing::Patience;
 use crate::time::Duration;
 
-/// Blocks under way towards one client: beyond 64 nothing is gained, and small receive rings overflow.
+/// Maximum window in blocks: more than 64 gains nothing, and small receive rings overflow.
 pub const WINDOWSIZE_MAX_DEFAULT: u16 = 64;
-/// Transfers at a time, over all shards: a slot of under 1 KiB each, so some 60 MiB at the worst.
+/// Maximum concurrent transfers over all shards: a slot of under 1 KiB each, so at most some 60 MiB.
 pub const TRANSFERS_MAX_DEFAULT: usize = 65_536;
-/// Transfers whose peer has yet to prove that it is there, per shard. At 100,000 forged requests a
-/// second, a real client still has 0.3 s to answer before it is the oldest.
+/// Maximum transfers with a peer that is not yet validated, per shard. At 100,000 forged requests a second, a
+/// real client still has 0.3 s to answer before it is the oldest.
 pub const UNVALIDATED_MAX: usize = 32_768;
-/// The same for one IPv4 address or one IPv6 /64: a lab behind one address may start all at once.
+/// The same for one IPv4 address or one IPv6 /64: all clients of a lab behind one address may start at once.
 pub const UNVALIDATED_PER_PREFIX_MAX: u32 = 16_384;
-/// For so long nobody of them has to make room for another: a round trip of a crowd, whose ACKs wait in queues. If
-/// the oldest were pushed out sooner, each would be before its ACK could arrive, and nobody be served.
+/// Minimum age at which such a transfer may be evicted: the RTT when many clients' ACKs wait in queues. If
+/// the oldest were evicted sooner, each would be evicted before its ACK could arrive, and no client would be
+/// served.
 pub const UNVALIDATED_AGE_MIN: Duration = Duration::from_millis(50);
-/// Uploads at a time, per shard: each has buffers of its own.
+/// Maximum concurrent uploads per shard: each has its own buffers.
 pub const UPLOADS_MAX: usize = 256;
-/// Octets of uploads' blocks that overtook others, per shard: four windows of 64 of the largest blocks would fill a
-/// half. Blocks beyond that are as good as lost, and their clients repeat them.
+/// Maximum octets of out-of-order upload blocks per shard: four windows of 64 of the largest blocks would
+/// fill half. Blocks beyond that are dropped, and their clients retransmit them.
 pub const OVERTAKING_OCTETS_MAX: usize = 32 << 20;
-/// Local addresses of a host from which a shard answers by a socket of their own. Loopback alone has
-/// sixteen million; whoever uses more shares a slower one.
+/// Maximum local addresses of a host from which a shard answers by separate sockets. Loopback alone has
+/// sixteen million addresses; further addresses share a slower socket.
 pub const ANSWER_ADDRESSES_MAX: usize = 64;
-/// Beyond this a request holds no file's name and no client's options, and is not looked at.
+/// A longer request cannot be a file name and a client's options, and is not parsed.
 pub const REQUEST_OCTETS_MAX: usize = 8_192;
-/// Longest request, in octets, of which a repeat is kept while its transfer runs: there may be one for each
-/// transfer, and no firmware comes near it.
+/// Longest request, in octets, of which a repeat is kept while its transfer runs: there may be one per
+/// transfer, and no firmware comes near this length.
 pub const REPEAT_OCTETS_MAX: usize = 1024;
-/// ERROR 5 to strangers, per shard and second: a courtesy, not to be used as a reflector.
+/// ERROR 5 to unknown senders, per shard and second: a courtesy that must not serve as a reflector.
 pub const STRANGER_ERRORS_PER_SECOND: u32 = 100;
 /// Log lines about refused and malformed requests, per shard and second.
 pub const REFUSAL_LINES_PER_SECOND: u32 = 20;
-/// Log lines about transfers that did not complete, per shard and second: what an outage leaves, and no
-/// more than that of what a forger makes.
+/// Log lines about transfers that did not complete, per shard and second: enough for an outage, and a limit
+/// on what forged requests can cause.
 pub const FAILURE_LINES_PER_SECOND: u32 = 100;
-/// No network worth the name holds a copy of a datagram back for longer. A request that comes again so soon
-/// after the transfer was asked for may be such a copy, and the transfer must stand still for as long
-/// before it is taken for the word of a client that has begun anew: several times as long as a lost window
-/// takes to be repeated.
-/// One that comes so soon after its transfer is over is passed over if that was an upload, which nobody sends twice
-/// in a row; who has read a file may well ask for it again, so that it is answered, but as with `--strict`.
+/// Longest time a network may delay a duplicate datagram. A request repeated within it is not taken as a
+/// restart of the client until the transfer has been idle as long, which is several times what a lost window
+/// takes to be retransmitted.
+/// A request repeated this soon after its transfer ended is ignored if that was an upload, which no client
+/// sends twice in a row. A client may well read a file again, so a read is answered, but as with `--strict`.
 pub const LATE_COPY_MAX: Duration = Duration::from_millis(500);
-/// For how long an older transfer must stand still: what its client sent may have overtaken the request.
+/// How long an older transfer must be idle first: its client's datagrams may have overtaken the request.
 pub const REBOOT_QUIET: Duration = Duration::from_millis(100);
-/// How long a finished upload answers repeats of its last block: longer than the wait of every client
-/// that is known, which is 5 s, and than the first four of one that doubles its wait from a second on.
-/// A client that negotiated its wait is given two of those, if that is longer.
+/// How long a finished upload answers repeats of its last block: longer than the timeout of every known
+/// client, which is 5 s, and than the first four of a client that doubles its timeout from one second on. A
+/// client that negotiated its timeout gets two of those, if that is longer.
 pub const LINGER: Duration = Duration::from_secs(16);
-/// How long a finished read is remembered, and a transfer that ended with an ERROR, so that late copies of
-/// the last ACK and the rest of a window are no stranger's.
+/// How long a finished read, or a transfer that ended with an ERROR, is remembered, so that late copies of
+/// the last ACK and the rest of a window are not treated as an unknown sender's.
 pub const LINGER_READ: Duration = Duration::from_secs(1);
-/// How long a client that vanished amid its transfer stays silent: as long as servers send to it, as a rule.
+/// How long a client that vanished during its transfer stays silent: usually as long as servers send to it.
 pub const SILENCE_OF_THE_VANISHED: Duration = Duration::from_secs(60);
-/// Finished transfers remembered, per shard; beyond that the oldest is forgotten.
+/// Finished transfers remembered, per shard; beyond that the oldest is dropped.
 pub const LINGERING_MAX: usize = 16_384;
-/// Clients remembered, per shard, whose transfer an ERROR ended: for a round trip or two, and of many at once the
-/// latest. tftp-hpa's client acknowledges an ERROR, and an ACK may be on its way behind a client's own.
+/// Clients remembered, per shard, whose transfer an ERROR ended: for one or two RTTs, and the latest ones if
+/// there are many. tftp-hpa's client acknowledges an ERROR, and an ACK may be in flight behind a client's
+/// own.
 pub const DEPARTED_MAX: usize = 1_024;
 /// How long a draining server waits for repeats of an upload's last block.
 pub const DRAIN_LINGER: Duration = Duration::from_secs(2);
-/// How long a draining server waits for clients to prove that they are there: for the answer to a first repeat.
+/// How long a draining server waits for clients to be validated: for the answer to a first retransmission.
 /// Their requests may be forged.
 pub const DRAIN_UNVALIDATED: Duration = Duration::from_secs(2);
 /// How long running transfers may go on after SIGTERM.
 pub const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
-/// Retransmissions to an unproven peer with `--strict`, or whose request may be a late copy.
+/// Retransmissions to a peer that is not yet validated, with `--strict` or if its request may be a late copy.
 pub const STRICT_RETRIES: u8 = 1;
-/// What part of the memory the DATA packets that transfers share may take: one in so many. The files
-/// behind them want their place in the page cache, and the machine may have other work.
+/// The fraction of memory available to the shared DATA packets, as a divisor. The files behind them need
+/// their place in the page cache, and the machine may have other work.
 const FRAME_CACHE_SHARE: u64 = 4;
-/// The least of it: a kernel and an initial RAM disk, even on a small machine.
+/// Minimum of that: a kernel and an initial RAM disk, even on a small machine.
 const FRAME_CACHE_OCTETS_MIN: u64 = 64 << 20;
-/// The same where nobody says how much memory there is.
+/// The same if the amount of memory is unknown.
 const FRAME_CACHE_OCTETS_UNKNOWN: u64 = 256 << 20;
 /// Octets of the IP, UDP and TFTP headers around a block.
 const HEADERS_IPV4: u32 = 20 + 8 + 4;
@@ -88,19 +89,19 @@ const HEADERS_IPV6: u32 = 40 + 8 + 4;
 /// What a shard is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// How long to wait, and how often.
+    /// Timeouts and retransmission limits.
     pub patience: Patience,
-    /// Largest block size; `None` is what fits the MTU of the interface that the request came in on.
+    /// Maximum block size; `None` for what fits the MTU of the interface that received the request.
     pub blksize_max: Option<u16>,
-    /// Most blocks under way.
+    /// Maximum window in blocks.
     pub windowsize_max: u16,
-    /// Most transfers at a time, over all shards.
+    /// Maximum concurrent transfers, over all shards.
     pub transfers_max: usize,
-    /// Answer every transfer from the port that was asked.
+    /// Answer every transfer from the port that received the request.
     pub single_port: bool,
-    /// Ports that transfers are answered from, both ends included.
+    /// Ports from which transfers are answered, inclusive.
     pub port_range: Option<(u16, u16)>,
-    /// Settings for some clients; the longest prefix that matches counts.
+    /// Settings for some clients; the longest matching prefix applies.
     pub subnets: Vec<Subnet>,
 }
 
@@ -119,7 +120,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// What holds for the client at `peer`, whose request came in over an interface with this MTU.
+    /// The settings for the client at `peer`, whose request came in over an interface with this MTU.
     #[must_use]
     pub fn terms(&self, peer: IpAddr, mtu: Option<u32>) -> (Limits, Patience) {
         let subnet = self
@@ -135,7 +136,7 @@ impl Settings {
             windowsize_max: subnet
                 .and_then(|subnet| subnet.windowsize_max)
                 .unwrap_or(self.windowsize_max),
-            // Who waits that long may miss one answer before the transfer is over.
+            // A client with that timeout may miss one answer before the transfer is over.
             timeout_max: self.patience.idle / 2,
         };
         let mut patience = self.patience;
@@ -146,7 +147,7 @@ impl Settings {
     }
 }
 
-/// The largest block that travels in one IP packet; Ethernet is assumed where the MTU is not known.
+/// The largest block that fits into one IP packet; Ethernet is assumed if the MTU is not known.
 #[must_use]
 pub fn blksize_of_mtu(peer: IpAddr, mtu: Option<u32>) -> u16 {
     let headers = if peer.is_ipv4() {
@@ -160,7 +161,7 @@ pub fn blksize_of_mtu(peer: IpAddr, mtu: Option<u32>) -> u16 {
         .clamp(BLKSIZE_MIN, BLKSIZE_MAX)
 }
 
-/// Memory for the DATA packets that transfers share: a part of what there is.
+/// Memory for the shared DATA packets: a fraction of what is available.
 #[must_use]
 pub fn frame_cache_octets_default() -> usize {
     let octets = memory().map_or(FRAME_CACHE_OCTETS_UNKNOWN, |memory| {
@@ -169,8 +170,8 @@ pub fn frame_cache_octets_default() -> usize {
     usize::try_from(octets).unwrap_or(usize::MAX)
 }
 
-/// Octets of memory that there are for this process: the machine's, or what its control groups or its limit
-/// of address space (`ulimit -v`) allow, if that is less; `None` where nobody says.
+/// Octets of memory available to this process: the machine's, or what its control groups or its address space
+/// limit (`ulimit -v`) allow, if that is less; `None` if unknown.
 #[must_use]
 pub fn memory() -> Option<u64> {
     let read = |path: &Path| fs::read_to_string(path).ok();
@@ -178,7 +179,7 @@ pub fn memory() -> Option<u64> {
     memory_octets(read).into_iter().chain(limit).min()
 }
 
-/// The memory that the process may use, as Linux says it in files.
+/// The memory that the process may use, as Linux reports it in files.
 fn memory_octets(read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
     let machine = read(Path::new("/proc/meminfo")).and_then(|text| {
         let line = text
@@ -187,7 +188,7 @@ fn memory_octets(read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
         let kibibytes: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
         kibibytes.checked_mul(1024)
     });
-    // Version 2 of the control groups has one line, which begins so; a limit holds for all below it.
+    // Control groups v2 have one line with this prefix; a limit applies to the whole subtree.
     let own = read(Path::new("/proc/self/cgroup"));
     let group = own
         .as_deref()
@@ -195,7 +196,7 @@ fn memory_octets(read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
         .unwrap_or_default();
     let limits = Path::new(group).ancestors().filter_map(|group| {
         let path = Path::new("/sys/fs/cgroup").join(group).join("memory.max");
-        // Without a limit it says "max".
+        // Without a limit the file says "max".
         read(&path)?.trim().parse().ok()
     });
     limits.chain(machine).min()
@@ -204,20 +205,20 @@ fn memory_octets(read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
 /// Settings for the clients of one subnet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subnet {
-    /// An address in it.
+    /// An address in the subnet.
     pub address: IpAddr,
-    /// How many leading bits of the address are the subnet's.
+    /// The number of leading address bits that identify the subnet.
     pub prefix: u8,
-    /// Largest block size.
+    /// Maximum block size.
     pub blksize_max: Option<u16>,
-    /// Most blocks under way.
+    /// Maximum window in blocks.
     pub windowsize_max: Option<u16>,
-    /// Least retransmission time in lock-step.
+    /// Minimum retransmission timeout in lock-step.
     pub retransmit_floor: Option<Duration>,
 }
 
 impl Subnet {
-    /// Its first address, and how many bits of it count.
+    /// The subnet's first address and its prefix length.
     #[must_use]
     pub fn network(&self) -> (IpAddr, u8) {
         let rest = |bits: u32| bits.saturating_sub(self.prefix.into());
@@ -234,7 +235,7 @@ impl Subnet {
         (first, self.prefix)
     }
 
-    /// Whether `peer` belongs to it.
+    /// Whether `peer` belongs to the subnet.
     #[must_use]
     pub fn holds(&self, peer: IpAddr) -> bool {
         match (self.address, peer) {
@@ -266,8 +267,8 @@ mod tests {
         assert_eq!(settings.terms(v4, None).0.blksize_max, 1468);
     }
 
-    /// Goal: each setting of a subnet holds for its clients, and for nobody else; what it does not set is as
-    /// everywhere.
+    /// Goal: each setting of a subnet applies to its clients and to no others; what it does not set keeps the
+    /// global value.
     #[test]
     fn a_subnet_has_settings_of_its_own() {
         let floor = Duration::from_millis(250);

@@ -1,20 +1,20 @@
-//! The processors that a thread may run on, as numbers. Threads and processes that it starts later may run
-//! on the same.
+//! The processors that a thread may run on, as numbers. Threads and processes that it starts later inherit
+//! them.
 
 use std::io;
 
 /// The processors that the calling thread may run on.
 ///
 /// # Errors
-/// If the system does not tell.
+/// If the system does not report them.
 pub fn allowed() -> io::Result<Vec<usize>> {
     platform::allowed()
 }
 
-/// Has the calling thread run on these alone.
+/// Restricts the calling thread to these processors.
 ///
 /// # Errors
-/// If the system does not let it, as when one of them was taken away meanwhile.
+/// If the system refuses, for example because one of them was taken away meanwhile.
 pub fn stay_on(processors: &[usize]) -> io::Result<()> {
     platform::stay_on(processors)
 }
@@ -33,7 +33,7 @@ mod platform {
 
     pub(super) fn stay_on(processors: &[usize]) -> io::Result<()> {
         let mut set = CpuSet::new();
-        // What is beyond the set is beyond every machine, and would be a panic.
+        // A number beyond the set is beyond every machine, and would cause a panic.
         let numbers = processors
             .iter()
             .filter(|&&number| number < CpuSet::MAX_CPU);
@@ -65,7 +65,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     use super::*;
 
-    /// Goal: a thread stays where it is told to, and elsewhere nothing changes. Method: a thread of its own.
+    /// Goal: a thread stays on the given processors, and no other thread changes. Method: a separate thread.
     #[cfg(target_os = "linux")]
     #[test]
     fn a_thread_stays_where_it_is_told_to() {

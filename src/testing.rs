@@ -1,9 +1,9 @@
-//! What unit tests share: skipping aloud.
+//! Helpers shared by unit tests: skipping with a message.
 
 use std::env;
 use std::io::{self, Write};
 
-/// Says why a test does not test, or fails where all of them are required.
+/// Reports why a test is skipped, or fails if all tests are required.
 ///
 /// # Panics
 /// If BOOTSTORM_REQUIRE_TOOLS is set.

@@ -1,16 +1,16 @@
 //! Time as a plain number: the protocol is told what time it is and never asks.
 //!
-//! An [`Instant`] counts nanoseconds since an epoch that its engine chose. Being a number, it can be
-//! made by a simulator, a fuzzer or a test as easily as by a clock.
+//! An [`Instant`] counts nanoseconds since an epoch chosen by its engine. Because it is a number, a
+//! simulator, a fuzzer or a test can create one as easily as a clock.
 
 use std::num::NonZeroU64;
 use std::ops::{Add, AddAssign, Sub};
 
 pub use std::time::Duration;
 
-/// A point in time: nanoseconds since the epoch of the engine that gave it, for 584 years.
+/// A point in time: nanoseconds since the epoch of its engine, for 584 years.
 ///
-/// Held as one more than that, so that an `Option` of it takes no more room: every transfer has several.
+/// Stored as one more than that, so that an `Option` of it takes no more space: every transfer has several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant(NonZeroU64);
 
@@ -18,7 +18,7 @@ impl Instant {
     /// The epoch itself.
     pub const ZERO: Self = Self(NonZeroU64::MIN);
 
-    /// The point that lies `nanos` nanoseconds after the epoch.
+    /// The point `nanos` nanoseconds after the epoch.
     #[must_use]
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(NonZeroU64::MIN.saturating_add(nanos))
@@ -30,7 +30,7 @@ impl Instant {
         self.0.get() - 1
     }
 
-    /// How long ago `earlier` was; zero if it is yet to come.
+    /// Time since `earlier`; zero if it is in the future.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.get().saturating_sub(earlier.0.get()))

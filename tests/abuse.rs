@@ -1,8 +1,7 @@
-//! What nobody should send, sent to the program on each engine: the ways in which TFTP servers were
-//! broken before, and plain noise.
+//! Hostile input for the program on each engine: attacks that broke other TFTP servers, and plain noise.
 //!
-//! Each case ends the same way: a good request is answered, nothing from outside the root was shown,
-//! no answer tells where the root is, and the server holds as much as before.
+//! Each case ends with the same checks: a good request is answered, nothing from outside the root was
+//! disclosed, no answer reveals where the root is, and the server holds as many resources as before.
 
 // What a process holds is Linux's to tell.
 #![cfg(target_os = "linux")]
@@ -254,7 +253,7 @@ fn requests_that_break_off(engine: Engine) {
     }
 }
 
-/// Goal: no two servers can be set to answer each other for ever. Method: everything but a request, to
+/// Goal: no two servers can be made to answer each other for ever. Method: everything but a request, sent to
 /// the listening port.
 fn only_requests_are_answered(engine: Engine) {
     let target = Target::new(engine);
@@ -359,8 +358,8 @@ fn errors_to_a_live_transfer(engine: Engine) {
     }
 }
 
-/// Goal: a transfer minds its own business. Method: packets that mean nothing to it, from its own
-/// client and from others, in the middle; the file arrives whole.
+/// Goal: a transfer ignores unrelated packets. Method: packets that mean nothing to it, from its own client
+/// and from others, in the middle of the transfer; the file arrives whole.
 fn nonsense_to_a_live_transfer(engine: Engine) {
     let target = Target::new(engine);
     let (mut peer, mut contents) = target.transfer();
@@ -492,8 +491,8 @@ fn the_longest_oack_holds_only_what_was_asked(engine: Engine) {
     }
 }
 
-/// Goal: nothing outside the root is read or written. Method: names that led out of other servers,
-/// links inside the root that point out, and a neighbour whose name begins like the root's.
+/// Goal: nothing outside the root is read or written. Method: names that escaped other servers, links inside
+/// the root that point out, and a neighbour whose name begins like the root's.
 fn ways_out_of_the_root(engine: Engine) {
     let target = Target::new(engine);
     let outside = target.scratch.path().to_str().expect("a plain path");
@@ -583,7 +582,8 @@ fn ways_out_of_the_root(engine: Engine) {
     }
 }
 
-/// Goal: what is no file is refused at once, to readers and writers, and the server answers all the while.
+/// Goal: anything but a regular file is refused at once, to readers and writers, and the server keeps
+/// answering.
 fn what_is_no_file(engine: Engine) {
     let target = Target::new(engine);
     let mode = Mode::from_raw_mode(0o666);
@@ -596,8 +596,8 @@ fn what_is_no_file(engine: Engine) {
     }
 }
 
-/// Goal: no moment at which a link leads outside. Method: a directory and a link to one outside change
-/// names all the time while a file below that name is asked for, by readers and writers.
+/// Goal: a link never leads outside, not even for a moment. Method: a directory and a link to one outside
+/// keep swapping names while a file below that name is requested, by readers and writers.
 fn a_directory_swapped_for_a_link(engine: Engine) {
     let target = Target::new(engine);
     let (here, there) = (target.path("here"), target.path("there"));
@@ -637,9 +637,9 @@ fn a_directory_swapped_for_a_link(engine: Engine) {
     assert_eq!(after.count(), before, "something was written outside");
 }
 
-/// Goal: the server survives noise. Method: random octets, random packets and valid packets with
-/// random changes, to both of its ports; the seed is fixed. They come as fast as they can be sent, in
-/// bursts that fit its queue, so that it has to look at every one.
+/// Goal: the server survives noise. Method: random octets, random packets and valid packets with random
+/// changes, to both of its ports; the seed is fixed. They are sent as fast as possible, in bursts that fit
+/// the server's queue, so that it has to process every one.
 fn noise(engine: Engine) {
     let target = Target::new(engine);
     let (transfer, _) = target.transfer();

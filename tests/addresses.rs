@@ -1,4 +1,4 @@
-//! Where requests come in and where answers leave: ports, families, several addresses, narrow links.
+//! Where requests arrive and where answers leave: ports, families, several addresses, narrow links.
 
 // Every address in 127.0.0.0/8 is this machine's on Linux alone.
 #![cfg(target_os = "linux")]
@@ -47,7 +47,7 @@ fn host_has_ipv6() -> bool {
     has
 }
 
-/// Goal: of two servers at one port, one is told, however many sockets each has there.
+/// Goal: the second of two servers at one port reports an error, however many sockets each has there.
 #[test]
 fn a_port_is_not_shared_in_silence() {
     let root = root();
@@ -94,8 +94,8 @@ fn a_port_that_is_picked_is_told_and_is_every_shards() {
     }
 }
 
-/// Goal: an answer leaves from the address that was asked. Method: a listener on every address is asked
-/// at one that the kernel would not choose by itself, for DATA, OACK and ERROR.
+/// Goal: an answer leaves from the address that received the request. Method: a listener on every address
+/// gets requests at one that the kernel would not choose by itself, for DATA, OACK and ERROR.
 #[test]
 fn answers_leave_from_the_address_that_was_asked() {
     let root = root();
@@ -136,9 +136,9 @@ fn answers_leave_from_the_address_that_was_asked() {
     }
 }
 
-/// Goal: the same octets to another of the server's addresses are another request, and answered from there.
-/// Method: a client asks at one address, is answered, may go on for a while, and then asks at the other: of
-/// one listener for every address, and of two.
+/// Goal: the same octets to another of the server's addresses are another request, answered from there.
+/// Method: a client asks at one address, is answered, may go on for a while, and then asks at the other: with
+/// one listener for every address, and with two.
 #[test]
 fn the_same_request_to_another_address_is_another() {
     let root = root();
@@ -182,8 +182,8 @@ fn the_same_request_to_another_address_is_another() {
     }
 }
 
-/// Goal: whoever asks at one address of a network after the other cannot have a socket opened for each.
-/// Method: more addresses than have sockets of their own, told apart by the ports that answer.
+/// Goal: a client that asks at each address of a network in turn cannot have a socket opened for each.
+/// Method: more addresses than have their own sockets, distinguished by the ports that answer.
 #[test]
 fn the_sockets_that_answer_are_bounded() {
     let root = root();
@@ -233,8 +233,8 @@ fn answers_leave_from_the_range_that_was_given() {
     assert!(error.to_string().contains(&first.to_string()), "{error}");
 }
 
-/// Goal: no junk on the wire makes two servers talk to each other. Method: what one server would say
-/// is put to another in its name; neither answers.
+/// Goal: no junk on the wire makes two servers talk to each other. Method: each message that one server would
+/// send is sent to another in its name; neither answers.
 #[test]
 fn two_servers_do_not_start_to_talk() {
     let root = root();
@@ -253,9 +253,9 @@ fn two_servers_do_not_start_to_talk() {
     assert_eq!(peer.receive_within(silence), None);
 }
 
-/// Goal: blocks fit the link that the request came over, unless the operator wants otherwise.
-/// Method: the server in a network namespace, the client in another, a narrow link between them. The
-/// client is this test again, started in its namespace; both namespaces end with their processes.
+/// Goal: blocks fit the link that the request came over, unless the operator sets otherwise. Method: the
+/// server in one network namespace, the client in another, a narrow link between them. The client is this
+/// test itself, started in its namespace; both namespaces end with their processes.
 #[test]
 fn blocks_fit_a_narrow_link() {
     if env::var_os(IN_NAMESPACE).is_some() {

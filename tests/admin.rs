@@ -1,4 +1,4 @@
-//! The admin side from outside: what a scraper, an orchestrator and an operator get to see.
+//! The admin side from outside: what a scraper, an orchestrator and an operator see.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -171,7 +171,7 @@ fn counters_add_up_and_transfers_are_listed() {
     );
 }
 
-/// Goal: what dashboards are built on is there from the start, under its name, with its type and labels.
+/// Goal: the series that dashboards rely on exist from the start, with their names, types and labels.
 #[test]
 fn every_series_has_its_name() {
     let server = Server::start();
@@ -291,8 +291,8 @@ fn a_draining_server_is_not_ready() {
     assert!(server.get("/healthz").starts_with("HTTP/1.1 200"));
 }
 
-/// Goal: connections that say nothing keep nobody out. Method: more of them than there are places, and then
-/// one that asks; it is answered while the youngest of them are still open, so it waited for none.
+/// Goal: silent connections do not lock others out. Method: more of them than there are places, and then one
+/// that asks; it is answered while the youngest of them are still open, so it waited for none.
 #[test]
 fn silent_connections_make_room() {
     const PLACES: usize = 32;

@@ -1,4 +1,5 @@
-//! A shard that serves a hot image allocates nothing: counted on its thread, over real sockets.
+//! A shard that serves a hot image allocates nothing: allocations are counted on its thread, over real
+//! sockets.
 
 // An allocator that counts cannot be had without.
 #![allow(unsafe_code)]

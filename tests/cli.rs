@@ -1,5 +1,5 @@
-//! The command, from outside: each test has a directory of its own, servers pick their port and say
-//! which, and peers that have to misbehave are played by the test itself.
+//! The command, from outside: each test has its own directory, servers choose their port and report it, and
+//! the test itself plays misbehaving peers.
 
 mod common;
 
@@ -494,8 +494,8 @@ fn a_server_that_cannot_start_says_why() {
     }
 }
 
-/// Goal: a range in which no port is free is told as that, and nobody is sent to look for another program at
-/// the port that was listened at.
+/// Goal: a range without a free port is reported as such, and the user is not sent to look for another
+/// program at the listening port.
 #[test]
 fn a_range_without_a_free_port_is_no_port_in_use() {
     let here = scratch();
@@ -557,7 +557,7 @@ fn settings_come_from_the_environment_too() {
     assert!(said.contains("writes=\"overwrite\""), "{said}");
 }
 
-/// Goal: who is told that a value makes no sense is told where it stands.
+/// Goal: the error for an invalid value says where the value came from.
 #[test]
 fn a_bad_value_of_the_environment_is_not_blamed_on_a_flag() {
     let here = scratch();
@@ -594,7 +594,7 @@ fn a_bad_value_of_the_environment_is_not_blamed_on_a_flag() {
     }
 }
 
-/// Goal: a variable that says no, or nothing, switches nothing on.
+/// Goal: a variable that says no, or is empty, switches nothing on.
 #[test]
 fn a_switch_of_the_environment_may_be_off() {
     let root = scratch();
@@ -614,8 +614,8 @@ fn a_switch_of_the_environment_may_be_off() {
     }
 }
 
-/// Goal: of two settings that exclude each other, the one that was typed counts. Method: the root is nowhere, which
-/// is found out once the arguments make sense.
+/// Goal: of two settings that exclude each other, the one on the command line counts. Method: the root does
+/// not exist, which is found out once the arguments are valid.
 #[test]
 fn what_was_typed_counts_more_than_the_environment() {
     let here = scratch();
@@ -854,8 +854,8 @@ fn a_second_interrupt_ends_a_server_at_once_and_tells_its_clients() {
     }
 }
 
-/// Goal: a second SIGTERM changes nothing, and does not have the log say anew that draining begins; a SIGINT ends
-/// at once all the same.
+/// Goal: a second SIGTERM changes nothing, and does not log the start of draining again; a SIGINT still ends
+/// the server at once.
 #[test]
 fn a_second_sigterm_is_no_second_beginning() {
     let root = scratch();
@@ -926,8 +926,8 @@ fn processors(task: &Path) -> Vec<usize> {
         .collect()
 }
 
-/// Goal: each worker stays on a processor of its own, of those that are allowed, and no other thread does.
-/// Method: ask the kernel about every thread of the server.
+/// Goal: each worker stays on its own processor, one of those that are allowed, and no other thread is
+/// pinned. Method: ask the kernel about every thread of the server.
 #[cfg(target_os = "linux")]
 #[test]
 fn pinned_workers_stay_on_a_processor_each() {
@@ -995,8 +995,8 @@ fn latencies(said: &str, name: &str) -> Vec<f64> {
         .collect()
 }
 
-/// Goal: how long things took is shown when asked for and at the end, in aligned columns, and not
-/// where nothing was served or nobody wants to know.
+/// Goal: durations are shown on request and at the end, in aligned columns, and not if nothing was served or
+/// they are switched off.
 #[test]
 fn a_server_says_how_long_things_took() {
     let here = scratch();
@@ -1098,8 +1098,8 @@ fn simulations_repeat_themselves() {
     assert!(put.status.success(), "{}", stderr(&put));
 }
 
-/// Goal: the command as it is run survives noise, and then serves. Method: random octets, half of them
-/// behind an opcode that exists, and between the bursts a good request, so that nothing is dropped unread.
+/// Goal: the command as normally run survives noise, and then serves. Method: random octets, half of them
+/// after a valid opcode, and a good request between the bursts, so that nothing is dropped unread.
 #[test]
 fn a_hundred_thousand_random_datagrams_change_nothing() {
     let (root, here) = (scratch(), scratch());
@@ -1130,7 +1130,7 @@ fn a_hundred_thousand_random_datagrams_change_nothing() {
     assert_eq!(server.end().0.code(), Some(0));
 }
 
-/// Goal: `load --check` is `check`. Method: both examine a port that nobody has.
+/// Goal: `load --check` is `check`. Method: both examine a port with no server.
 #[test]
 fn load_examines_too() {
     let here = scratch();
@@ -1143,8 +1143,8 @@ fn load_examines_too() {
     assert_eq!(told[0], told[1]);
 }
 
-/// Goal: whoever closes the pipe that a command speaks into makes it neither panic nor fail in another way.
-/// Method: both of its pipes are closed before it has anything to say.
+/// Goal: a command whose output pipe is closed neither panics nor fails in another way. Method: both of its
+/// pipes are closed before it writes anything.
 #[test]
 fn a_command_that_nobody_listens_to_does_not_panic() {
     let here = scratch();
@@ -1167,8 +1167,8 @@ fn a_command_that_nobody_listens_to_does_not_panic() {
     }
 }
 
-/// Goal: a root that the server's user may not enter is told at the start, and not by refusing every
-/// request. Root may enter everything, so the server is somebody else then.
+/// Goal: a root that the server's user may not enter is reported at startup, not by refusing every request.
+/// The superuser may enter everything, so the server runs as another user then.
 #[test]
 fn a_root_that_may_not_be_entered_is_told() {
     use std::os::unix::fs::PermissionsExt;
@@ -1201,7 +1201,7 @@ fn a_root_that_may_not_be_entered_is_told() {
     assert!(said.contains("chmod"), "{said}");
 }
 
-/// Goal: whoever serves as root is told once, at the start, what that means; nobody else is.
+/// Goal: a server that runs as root explains once, at startup, what that means; other servers do not.
 #[test]
 fn a_server_that_runs_as_root_says_what_that_means() {
     let root = scratch();
@@ -1224,8 +1224,8 @@ fn a_server_that_runs_as_root_says_what_that_means() {
     }
 }
 
-/// Goal: a log that nobody reads holds up neither clients nor the end. Method: nobody reads the pipe that
-/// the log goes to, which takes 64 KiB, while far more is said.
+/// Goal: an unread log delays neither clients nor the shutdown. Method: nothing reads the log's pipe, which
+/// takes 64 KiB, while far more is logged.
 #[test]
 fn a_log_that_nobody_reads_holds_nobody_up() {
     let root = scratch();

@@ -1,5 +1,5 @@
-//! Comparisons of servers, from outside: what the tables and the JSON say, what is skipped and what fails,
-//! and that nothing is left running, however it ends.
+//! Comparisons of servers, from outside: the contents of the tables and the JSON, what is skipped and what
+//! fails, and that nothing is left running, however the comparison ends.
 
 // Cores, orphans and what the system tells of processes are Linux's.
 #![cfg(target_os = "linux")]
@@ -64,7 +64,7 @@ duration = 1000
 limit = 0.2
 "#;
 
-/// Goal: every number that the tables need is there, every trouble is told, and nothing is left. Method:
+/// Goal: every number that the tables need is there, every problem is reported, and nothing is left. Method:
 /// one plan with all kinds of servers.
 #[test]
 fn servers_are_compared_and_nothing_is_left() {
@@ -148,8 +148,8 @@ blksize = 1428
 windowsize = 16
 "#;
 
-/// Goal: servers are compared by uploads too, what they acknowledge is looked for in their files, and those that
-/// take none are told so. Method: one of each kind.
+/// Goal: servers are compared by uploads too, acknowledged uploads are verified in the servers' files, and
+/// servers that accept none are marked so. Method: one of each kind.
 #[test]
 fn uploads_are_compared_and_looked_for() {
     let folder = folder(UPLOADS);
@@ -181,7 +181,7 @@ fn uploads_are_compared_and_looked_for() {
     assert_nothing_is_left(folder.path());
 }
 
-/// Goal: a server that fails some is not the quicker one for it. Method: one of whose files half are gone.
+/// Goal: failed transfers do not make a server look quicker. Method: a server with half of its files missing.
 #[test]
 fn percentiles_are_of_all_that_was_wanted() {
     let plan = r#"
@@ -210,8 +210,8 @@ fn percentiles_are_of_all_that_was_wanted() {
     assert_nothing_is_left(folder.path());
 }
 
-/// Goal: a ratio is to the server that the plan names, and is 1 for itself. Method: the line of that
-/// server, and a part of the plan alone.
+/// Goal: ratios are relative to the server that the plan names, and 1 for that server. Method: the line of
+/// that server, and a part of the plan alone.
 #[test]
 fn ratios_are_to_the_baseline() {
     let folder = folder(PLAN);
@@ -240,8 +240,8 @@ fn ratios_are_to_the_baseline() {
     assert_nothing_is_left(folder.path());
 }
 
-/// Goal: whoever has seen enough leaves nothing behind, and is told what there is, and that it is not all; nobody is
-/// accused whose turn never came. Method: SIGINT amid a run that would last long.
+/// Goal: an interrupted comparison leaves nothing behind, reports what there is and that it is incomplete,
+/// and accuses no server whose turn never came. Method: SIGINT during a run that would last long.
 #[test]
 fn an_interrupt_leaves_nothing() {
     let plan = PLAN.replace("limit = 0.2", "limit = 1000");
@@ -278,8 +278,8 @@ fn an_interrupt_leaves_nothing() {
     assert_nothing_is_left(folder.path());
 }
 
-/// Goal: not even a comparison that is killed leaves its servers or files behind, wherever those have gone.
-/// Method: SIGKILL amid a run without end, of a server whose parent is gone.
+/// Goal: even a killed comparison leaves no servers or files behind, wherever those have gone. Method:
+/// SIGKILL during an endless run, of a server whose parent is gone.
 #[test]
 fn a_comparison_that_is_killed_leaves_nothing() {
     let plan = PLAN.replace("limit = 0.2", "limit = 1000");
@@ -298,8 +298,8 @@ fn a_comparison_that_is_killed_leaves_nothing() {
     peer::until("nothing is left", || left(folder.path()).is_empty());
 }
 
-/// Goal: a comparison ends what it has started, and nothing else. Method: a shell that starts a job, and then
-/// becomes the comparison.
+/// Goal: a comparison ends the processes that it started, and no others. Method: a shell that starts a job,
+/// and then becomes the comparison.
 #[test]
 fn jobs_of_the_shell_live_on() {
     let folder = folder(PLAN);
@@ -320,7 +320,7 @@ fn jobs_of_the_shell_live_on() {
     peer::until("nothing is left", || left(folder.path()).is_empty());
 }
 
-/// Goal: what is wrong with a plan is said, with its name. Method: a few mistakes.
+/// Goal: errors in a plan are reported with their names. Method: a few mistakes.
 #[test]
 fn mistakes_in_a_plan_are_said() {
     for (from, to, hint) in [

@@ -1,5 +1,5 @@
-//! The examination of servers: ours keeps every rule, on each engine and from a single port, and one that
-//! breaks them on purpose is told each fault, so that the cases are seen to bite.
+//! The conformance checker: our server keeps every rule, on each engine and from a single port, and each
+//! fault of a deliberately broken server is reported, which shows that the cases work.
 
 mod common;
 
@@ -32,8 +32,8 @@ fn ours_keeps_every_rule_on_uring() {
     keeps_every_rule(EngineChoice::Uring);
 }
 
-/// Goal: everything passes and nothing is left out. Method: a folder for writes, and a file for which no
-/// case has to be left out.
+/// Goal: every case passes and none is left out. Method: a folder for writes, and a file with which no case
+/// has to be left out.
 fn keeps_every_rule(engine: EngineChoice) {
     let root = tempfile::tempdir().expect("a directory");
     let mut options = peer::options(root.path());
@@ -51,8 +51,8 @@ fn keeps_every_rule(engine: EngineChoice) {
     assert!(report.is_good() && report.findings.len() > 60);
 }
 
-/// Goal: a server that answers from the port that was asked breaks no rule; who is a stranger cannot be
-/// told there.
+/// Goal: a server that answers from the port that received the request breaks no rule; unknown senders cannot
+/// be recognised there.
 #[test]
 fn ours_keeps_every_rule_from_a_single_port() {
     let root = tempfile::tempdir().expect("a directory");
@@ -70,8 +70,8 @@ fn ours_keeps_every_rule_from_a_single_port() {
     }
 }
 
-/// Goal: faults are named. Method: a server that has many; of each the case that is about it has to say
-/// so, and cases about what it does right must not.
+/// Goal: faults are named. Method: a server with many faults; the case for each fault must report it, and
+/// cases about what the server does right must not.
 #[test]
 fn faults_are_named() {
     let broken = Broken::start();
@@ -115,8 +115,8 @@ fn faults_are_named() {
     );
 }
 
-/// Goal: the command's exit code tells whether all is well, and a file that is not there is told so. Method:
-/// our server, quietly.
+/// Goal: the command's exit code shows whether all is well, and a missing file is reported. Method: our
+/// server, quietly.
 #[test]
 fn the_command_tells_by_its_exit_code() {
     let root = tempfile::tempdir().expect("a directory");

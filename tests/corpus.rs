@@ -1,4 +1,4 @@
-//! Plays every seed of every fuzz target, and some thousand inputs more, under plain `cargo test`.
+//! Plays every seed of every fuzz target, and some thousand more inputs, under plain `cargo test`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -51,7 +51,7 @@ fn the_canary_is_silent_otherwise() {
     }
 }
 
-/// Goal: a target that is written but not listed, or listed but not written, is noticed.
+/// Goal: a target that exists but is not listed, or is listed but does not exist, is noticed.
 #[test]
 fn targets_files_and_manifest_agree() {
     let mut listed: Vec<_> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();

@@ -1,5 +1,5 @@
-//! The demo: it serves everybody, counts what its server counts, leaves nothing behind but a page, and
-//! goes when it is told to.
+//! The demo: it serves every client, its counts match its server's, it leaves nothing behind but a page, and
+//! it ends when told to.
 
 // What the system tells of processes is Linux's.
 #![cfg(target_os = "linux")]
@@ -63,7 +63,7 @@ impl Place {
 /// What a demo says of its course.
 type Said = Lines<BufReader<ChildStderr>>;
 
-/// Goal: everybody is served, both ends count the same, and only the page stays. Method: a small storm
+/// Goal: every client is served, both ends count the same, and only the page stays. Method: a small storm
 /// without a terminal; the counts in the table.
 #[test]
 fn everybody_is_served_and_only_the_page_stays() {
@@ -95,8 +95,8 @@ fn everybody_is_served_and_only_the_page_stays() {
     assert!(said.ends_with(&path.display().to_string()), "{said}");
 }
 
-/// Goal: the page goes where it is asked to, or where it can. Method: a name of its own; then a working
-/// directory that is gone, for root may write anywhere else.
+/// Goal: the page is written where requested, or where possible. Method: an explicit name; then a working
+/// directory that is gone, because root may write anywhere else.
 #[test]
 fn the_page_goes_where_it_can() {
     let place = Place::new();
@@ -137,7 +137,7 @@ fn the_page_goes_where_it_can() {
     );
 }
 
-/// Goal: what nothing cost has no price. Method: an image without an octet.
+/// Goal: no cost is reported per octet if there were no octets. Method: an empty image.
 #[test]
 fn an_empty_image_has_no_price() {
     let place = Place::new();
@@ -149,7 +149,7 @@ fn an_empty_image_has_no_price() {
     assert!(table.contains(" CPU s, – CPU s/GB, "), "{table}");
 }
 
-/// Goal: whoever has had enough of what it says spoils nothing. Method: its pipe is closed before the table.
+/// Goal: closing the demo's output spoils nothing. Method: its pipe is closed before the table.
 #[test]
 fn a_demo_that_nobody_listens_to_comes_to_its_end() {
     let place = Place::new();
@@ -163,7 +163,7 @@ fn a_demo_that_nobody_listens_to_comes_to_its_end() {
     assert_eq!(names(place.here.path()), ["bootstorm-demo.html"]);
 }
 
-/// Goal: Ctrl-C ends it with a summary, and nothing stays behind. Method: SIGINT while clients come.
+/// Goal: Ctrl-C ends the demo with a summary, and nothing stays behind. Method: SIGINT while clients arrive.
 #[test]
 fn an_interrupt_leaves_nothing_behind() {
     let place = Place::new();
@@ -187,8 +187,8 @@ fn an_interrupt_leaves_nothing_behind() {
     assert_eq!(names(place.here.path()), ["bootstorm-demo.html"]);
 }
 
-/// Goal: one that is interrupted before anybody was served claims nothing for them. Method: SIGINT while clients are
-/// under way whose images are too large for a moment; the pipe of its lines tells when.
+/// Goal: a demo interrupted before any client was served claims no results. Method: SIGINT during transfers
+/// whose images are too large to finish in a moment; the output pipe tells when.
 #[test]
 fn an_interrupt_before_anybody_is_served_claims_nothing() {
     let place = Place::new();
@@ -213,7 +213,7 @@ fn an_interrupt_before_anybody_is_served_claims_nothing() {
     );
 }
 
-/// Goal: wrong octets are seen, and the exit code says so. Method: amid the storm, the image is replaced.
+/// Goal: wrong octets are noticed, and the exit code says so. Method: the image is replaced during the storm.
 #[test]
 fn wrong_octets_are_no_success() {
     let place = Place::new();
@@ -235,7 +235,7 @@ fn wrong_octets_are_no_success() {
     );
 }
 
-/// Goal: not even a demo that is killed leaves its server or its image behind. Method: SIGKILL.
+/// Goal: even a killed demo leaves neither its server nor its image behind. Method: SIGKILL.
 #[test]
 fn a_demo_that_is_killed_leaves_nothing_behind() {
     let place = Place::new();

@@ -1,7 +1,7 @@
-//! Every rule of the protocol as a dialogue: what a peer sends, and what it gets for it.
+//! Every rule of the protocol as a dialogue: what a peer sends, and what it receives in answer.
 //!
-//! Each file in `tests/dialogues/` is one dialogue, seen by a peer whose every datagram is written
-//! there. It is played on the core in virtual time, and over the loopback on the other engines.
+//! Each file in `tests/dialogues/` is one dialogue from the view of a peer, with every datagram of the peer.
+//! It is played on the core in virtual time, and over the loopback on the other engines.
 //!
 //! ```text
 //! # RFC 7440 §4: the rule; the first line says which, and where it stands
@@ -171,7 +171,7 @@ name.txt:4: `< DATA 1 [100]` came
     assert_eq!(error, expected);
 }
 
-/// Goal: the dialogue that CONTRIBUTING.md shows is one, and holds.
+/// Goal: the dialogue shown in CONTRIBUTING.md is valid, and passes.
 #[test]
 fn the_dialogue_for_newcomers_is_one() {
     let guide = include_str!("../CONTRIBUTING.md");

@@ -1,5 +1,5 @@
-//! Engines against the kernel: what one socket sends, another receives, whole, in order, and from the
-//! address that was asked.
+//! Engines against the kernel: what one socket sends, another receives, whole, in order, and from the address
+//! that received the request.
 
 // Elsewhere sockets tell less, and the loopback has one address.
 #![cfg(target_os = "linux")]
@@ -358,7 +358,7 @@ fn framed(len: u64, blksize: u16) -> Vec<Arc<Frames>> {
     extents.collect()
 }
 
-/// Goal: frames arrive whole and in order, be they copied or not, and whatever becomes of them later.
+/// Goal: frames arrive whole and in order, copied or not, and whatever happens to them later.
 fn frames_arrive_as_datagrams<E: Tested>() {
     let mut sender = Host::<E>::new("0.0.0.0");
     let mut receiver = Host::<E>::new("0.0.0.0");

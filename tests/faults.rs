@@ -1,8 +1,8 @@
-//! What a machine does to a server: limits, refusals, full disks, broken cables, signals. The program
-//! serves on, or ends with an error that says what to do, on either engine.
+//! Faults of the machine: limits, refusals, full disks, broken cables, signals. The program keeps serving, or
+//! ends with an error that says what to do, on either engine.
 //!
-//! Much of it needs root; where that or a tool is missing, the test says so aloud. Nothing outside the
-//! test is touched: disks and networks are those of namespaces that end with it.
+//! Much of it needs root; if that or a tool is missing, the test reports so. Nothing outside the test is
+//! touched: disks and networks belong to namespaces that end with it.
 
 #![cfg(target_os = "linux")]
 

@@ -1,4 +1,4 @@
-//! Files that change while they are served, things that are no files, and uploads that come to nothing.
+//! Files that change while they are served, paths that are not regular files, and uploads that fail.
 
 // Devices, tmpfs and an exchanging rename are Linux's.
 #![cfg(target_os = "linux")]
@@ -105,8 +105,8 @@ fn change_while_read(
     (whole, before)
 }
 
-/// Goal: a file that is cut short never arrives as something that it was not. Method: it is cut after
-/// the first block; that it arrives whole from memory is as good as being told.
+/// Goal: a truncated file never arrives as something that it was not. Method: it is cut after the first
+/// block; that it arrives whole from memory is as good as an error.
 #[test]
 fn a_file_truncated_while_it_is_read() {
     let served = Served::new(Writes::Off);
@@ -141,7 +141,7 @@ fn a_file_written_over_while_it_is_read() {
 }
 
 /// Goal: a longer file is not taken for one that has grown, nor one with the old time stamp for the old one.
-/// Method: files of several lengths are copied over one that is read, with `cp` and with `cp -p`.
+/// Method: files of several lengths are copied over one that is being read, with `cp` and with `cp -p`.
 #[test]
 fn a_longer_or_backdated_file_copied_over_one_that_is_read() {
     let served = Served::new(Writes::Off);
@@ -198,7 +198,7 @@ fn a_file_that_grows_while_it_is_read_ends_where_it_ended() {
     assert!(served.fetch("file") == Ok(grown));
 }
 
-/// Goal: what is no file is refused at once and holds nobody up, to readers and writers alike.
+/// Goal: anything but a regular file is refused at once and blocks nothing, for readers and writers alike.
 #[test]
 fn what_is_no_file_is_refused() {
     let served = Served::new(Writes::Overwrite);
@@ -231,8 +231,8 @@ fn what_is_no_file_is_refused() {
     assert_eq!(served.refused(RRQ, "fifo"), 2);
 }
 
-/// Goal: no moment at which a link leads outside. Method: a directory and a link to one outside change
-/// names all the time while a file below that name is asked for.
+/// Goal: a link never leads outside, not even for a moment. Method: a directory and a link to one outside
+/// keep swapping names while a file below that name is requested.
 #[test]
 fn a_directory_swapped_for_a_link_never_shows_the_outside() {
     let served = Served::new(Writes::Off);
@@ -270,8 +270,8 @@ fn a_directory_swapped_for_a_link_never_shows_the_outside() {
     served.is_well();
 }
 
-/// Goal: a server is not kept to the descriptors that programs start with. Method: the soft limit is
-/// lowered to that before one starts.
+/// Goal: a server is not limited to the descriptors that programs start with. Method: the soft limit is
+/// lowered to that number before a server starts.
 #[test]
 fn a_server_has_all_descriptors_that_it_may() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);

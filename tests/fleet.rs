@@ -11,8 +11,8 @@ const CLIENTS: u32 = 40;
 /// Enough worlds to meet each weather and each mishap.
 const WORLDS: u64 = 60;
 
-/// Goal: fleets get their files, whatever the weather and the mishap, and leave nothing behind.
-/// Method: worlds drawn from seeds; each holds itself against its promises, and names those it broke.
+/// Goal: fleets get their files, in any weather and mishap, and leave nothing behind. Method: worlds drawn
+/// from seeds; each checks its promises, and names those that it broke.
 #[test]
 fn every_promise_is_kept() {
     let (mut kinds, mut mishaps) = (BTreeSet::new(), BTreeSet::new());
@@ -40,8 +40,8 @@ fn every_promise_is_kept() {
     assert!(complete > WORLDS * u64::from(CLIENTS) * 9 / 10);
 }
 
-/// Goal: a world that is played again is the same world, or a seed would be of no use.
-/// Method: one with losses and a restart of the server, twice, counted to the datagram.
+/// Goal: a world that is played again is the same world; otherwise a seed would be of no use. Method: one
+/// with losses and a restart of the server, twice, compared datagram by datagram.
 #[test]
 fn the_same_seed_makes_the_same_world() {
     let seed = (0..)

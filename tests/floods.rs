@@ -1,6 +1,6 @@
-//! More than anybody needs, from people who mean no good: half-open requests, forged requests, lines for
-//! the log, transfers that stand still. What it costs the server is bounded, on either engine, and the
-//! figures are printed: `cargo test --test floods -- --nocapture`.
+//! Floods from hostile peers: half-open requests, forged requests, log lines, stalled transfers. What they
+//! cost the server is bounded, on either engine, and the figures are printed: `cargo test --test floods --
+//! --nocapture`.
 
 // Every address in 127.0.0.0/8 is this machine's on Linux alone.
 #![cfg(target_os = "linux")]
@@ -55,9 +55,9 @@ const HALF_OPEN_MEMORY_MAX: u64 = 128 << 20;
 /// Reads by real clients before the flood, to compare with.
 const FETCHES: u32 = 200;
 
-/// Goal: requests from addresses at which nobody is cost a bounded amount, and those who are there are
-/// served meanwhile. Method: the flood comes as fast as the server can look at it, while a client reads
-/// a file over and over; how much slower that gets is printed.
+/// Goal: requests from nonexistent addresses cost a bounded amount, and real clients are served meanwhile.
+/// Method: the flood comes as fast as the server can process it, while a client reads a file over and over;
+/// how much slower that gets is printed.
 fn half_open_requests(engine: Engine) {
     let _turn = turn();
     let root = tempfile::tempdir().expect("a directory");
@@ -125,7 +125,7 @@ const FORGED_OCTETS_MAX: usize = 516;
 const FORGED_REPEATS: usize = 50;
 
 /// Goal: what a forged request draws is bounded in datagrams and octets, however often it is repeated.
-/// Method: the victim hears it all and says nothing; the figures are printed for each kind of request.
+/// Method: the victim receives it all and sends nothing; the figures are printed for each kind of request.
 fn forged_requests(engine: Engine) {
     let _turn = turn();
     let root = tempfile::tempdir().expect("a directory");
@@ -205,8 +205,8 @@ const REFUSED: usize = 3_000;
 /// Transfers that their clients end by an error.
 const FAILED: usize = 1_000;
 
-/// Goal: nobody fills the disk with log lines; what was left out is counted. Method: as many lines as
-/// can be provoked, against as many as the seconds that it took allow.
+/// Goal: log lines cannot fill the disk; omitted lines are counted. Method: as many lines as can be provoked,
+/// compared with the limit for the seconds that it took.
 fn lines_for_the_log(engine: Engine) {
     let _turn = turn();
     let root = tempfile::tempdir().expect("a directory");
@@ -265,7 +265,7 @@ const STANDING: usize = 10_000;
 const STANDING_MEMORY_MAX: u64 = 2 << 10;
 const STANDING_MEMORY_LEFT: u64 = STANDING as u64 * STANDING_MEMORY_MAX;
 
-/// Goal: transfers whose clients are silent are gone after `--idle-timeout`, and hold little until then.
+/// Goal: transfers with silent clients are gone after `--idle-timeout`, and hold little until then.
 fn transfers_that_stand_still(engine: Engine) {
     let _turn = turn();
     let root = tempfile::tempdir().expect("a directory");
@@ -323,7 +323,7 @@ const CACHE: u64 = 4 << 20;
 const EXTENT: u64 = bootstorm::store::EXTENT_OCTETS;
 const BLKSIZE: u16 = 8_192;
 
-/// Goal: readers who are slow, each at another place, make the server hold no more frames than the cache.
+/// Goal: slow readers, each at another position, make the server hold no more frames than the cache allows.
 fn readers_that_are_slow(engine: Engine) {
     let _turn = turn();
     let root = tempfile::tempdir().expect("a directory");
@@ -364,8 +364,8 @@ fn readers_that_are_slow(engine: Engine) {
     }
 }
 
-/// Goal: uploads, which have buffers and descriptors of their own, are limited; who comes when there are
-/// too many is let in once there are fewer.
+/// Goal: uploads, which have their own buffers and descriptors, are limited; a client that comes when there
+/// are too many is let in once there are fewer.
 fn uploads_that_never_end(engine: Engine) {
     let _turn = turn();
     let root = tempfile::tempdir().expect("a directory");
@@ -415,8 +415,8 @@ fn uploads_that_never_end(engine: Engine) {
     assert_eq!((opcode(&answer), number(&answer)), (ACK, 0));
 }
 
-/// Goal: a request that is sent to a whole network is not answered (RFC 1123 §4.2.3.4), lest many answer
-/// one, and the forged one too.
+/// Goal: a broadcast request is not answered (RFC 1123 §4.2.3.4); otherwise many servers would answer one
+/// request, even a forged one.
 fn requests_to_everybody(engine: Engine) {
     let _turn = turn();
     let root = tempfile::tempdir().expect("a directory");

@@ -1,7 +1,7 @@
-//! Other people's clients against the server, with files that machines really boot from.
+//! Third-party clients against the server, with files that machines really boot from.
 //!
-//! Each test has a loopback of its own where that can be had. On the machine's, a client may be given the port
-//! that another one just had, and hear the server of that one first, which few clients survive.
+//! Each test has its own loopback if possible. On the machine's loopback, a client may be given the port that
+//! another one just had, and first receive datagrams of that one's server, which few clients survive.
 
 mod common;
 
@@ -164,9 +164,9 @@ impl Client {
     }
 }
 
-/// Goal: what a machine boots from arrives as it is, whoever asks. Method: every file of Debian's
-/// installer by every client. Both trees hold many files twice, which are fetched from one; and of the
-/// two long images, the slow clients fetch the longer, whose block numbers start over twice.
+/// Goal: boot files arrive unchanged with every client. Method: every file of Debian's installer by every
+/// client. Both trees hold many files twice, which are fetched from one; and of the two long images, the slow
+/// clients fetch the longer, whose block numbers roll over twice.
 fn every_file_of_a_real_tree_by_every_client() {
     let (Some(tree), true) = (netboot(), clients_are_there()) else {
         return;
@@ -233,8 +233,8 @@ fn files_of_every_kind_over_ipv6() {
 /// Files longer than this are images of kernels and disks.
 const IMAGE_OCTETS_MIN: u64 = 4 << 20;
 
-/// Goal: block numbers start over from a shared port and over IPv6 as well. Method: those who take 512
-/// octets at a time fetch more than 65,536 blocks; the others a real image.
+/// Goal: block numbers roll over from a shared port and over IPv6 as well. Method: clients with blocks of 512
+/// octets fetch more than 65,536 blocks; the others a real image.
 fn files_of_more_than_65_536_blocks() {
     if !clients_are_there() {
         return;
@@ -315,8 +315,8 @@ fn nothing_is_written_unless_allowed() {
     assert_eq!(entries(target.path()), 0);
 }
 
-/// Goal: an upload whose client dies leaves nothing. Method: each client is killed in the middle of a
-/// file that takes it seconds; the server gives up after one without a word.
+/// Goal: an upload whose client dies leaves nothing. Method: each client is killed in the middle of a file
+/// that takes it seconds; the server gives up after one second without a datagram.
 fn nothing_is_left_of_a_killed_client() {
     if !clients_are_there() {
         return;

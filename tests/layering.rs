@@ -1,6 +1,6 @@
-//! The rules of the house, as tests: layers that only look down, and what may stand in which file.
+//! The project's code rules, as tests: modules import only lower layers, and what each file may contain.
 //!
-//! Each rule is a function from a file's name and text to its violations, so that each can be shown
+//! Each rule is a function from a file's name and text to its violations, so that it can be tested with
 //! a planted one. Comments and literals are blanked first: the rules are about code.
 
 use std::fmt;

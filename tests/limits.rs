@@ -1,4 +1,4 @@
-//! Limits with a name, met: the real shard in simulated time, where a second is a second to the datagram.
+//! Named limits under test: the real shard in simulated time, where a second is exact to the datagram.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -162,7 +162,7 @@ fn client(number: usize) -> SocketAddr {
     SocketAddr::from((ip, 2_000))
 }
 
-/// Goal: ERROR 5 is a courtesy, and no tool to make the server send: so many a second.
+/// Goal: ERROR 5 is a courtesy, and cannot be used to make the server send: it is limited per second.
 #[test]
 fn strangers_are_told_so_often() {
     let mut lab = Lab::new();
@@ -179,7 +179,7 @@ fn strangers_are_told_so_often() {
     }
 }
 
-/// Goal: finished transfers are remembered, but only so many: the oldest is forgotten for the newest.
+/// Goal: a limited number of finished transfers is remembered: the oldest is dropped for the newest.
 #[test]
 fn finished_transfers_are_remembered_up_to_a_bound() {
     let mut lab = Lab::new();
@@ -205,8 +205,8 @@ fn finished_transfers_are_remembered_up_to_a_bound() {
     assert!(lab.shard.is_empty());
 }
 
-/// Goal: a server that drains stays a while for the client that did not hear its last ACK, and for no
-/// other that has finished.
+/// Goal: a draining server waits a while for the client that did not receive its last ACK, and for no other
+/// client that has finished.
 #[test]
 fn a_draining_server_stays_for_repeats_of_the_last_block() {
     let mut lab = Lab::new();
@@ -235,8 +235,8 @@ fn a_draining_server_stays_for_repeats_of_the_last_block() {
     assert!(lab.shard.is_idle());
 }
 
-/// Goal: a server that drains does not stay for who may never have asked; who proves to be there is served to
-/// the end. Method: two ask and are silent until the drain, of whom one then goes on.
+/// Goal: a draining server does not wait for peers that may never have asked; a client that proves to exist
+/// is served to the end. Method: two ask and are silent until the drain; then one of them goes on.
 #[test]
 fn a_draining_server_stays_only_a_while_for_the_unproven() {
     let mut lab = Lab::new();
@@ -265,8 +265,9 @@ fn a_draining_server_stays_only_a_while_for_the_unproven() {
     assert!(lab.files.uploads().is_empty());
 }
 
-/// Goal: a drain ends as soon as the last client has had its time, with nothing to wake the shard but itself, and a
-/// finished transfer has one timer all the same. Method: uploads that end before the drain begins, or after.
+/// Goal: a drain ends as soon as the last client has had its time, although only the shard itself can wake
+/// it, and a finished transfer still has one timer. Method: uploads that end before the drain begins, or
+/// after.
 #[test]
 fn a_drain_ends_soon_after_the_last_transfer() {
     const UPLOADS: usize = 100;
@@ -305,7 +306,7 @@ fn a_drain_ends_soon_after_the_last_transfer() {
     }
 }
 
-/// Goal: what is counted as running is what runs, whichever way a transfer begins and ends.
+/// Goal: the count of running transfers is right, whichever way a transfer begins and ends.
 #[test]
 fn running_transfers_are_counted() {
     let mut lab = Lab::new();
@@ -347,7 +348,7 @@ fn running_transfers_are_counted() {
     counted(&lab, 0, 0);
 }
 
-/// Goal: who sends errors does not decide how many series the counters have.
+/// Goal: peers that send errors cannot determine how many series the counters have.
 #[test]
 fn error_codes_beyond_the_standards_share_a_label() {
     let mut lab = Lab::new();
@@ -371,8 +372,8 @@ fn error_codes_beyond_the_standards_share_a_label() {
 /// Datagrams that one round sends at the most.
 const ROUND_MAX: u64 = 512;
 
-/// Goal: a crowd that waits for the same blocks does not keep the shard from looking what has arrived.
-/// Method: they all become ready at once; in one round, some are served, and the rest in the next.
+/// Goal: many clients that wait for the same blocks do not keep the shard from processing received datagrams.
+/// Method: all become ready at once; some are served in one round, and the rest in the next.
 #[test]
 fn a_crowd_is_served_in_rounds() {
     let mut lab = Lab::new();
@@ -401,7 +402,7 @@ fn a_crowd_is_served_in_rounds() {
 const BUSY: usize = 40;
 const BUSY_ROUNDS_MAX: usize = 32;
 
-/// Goal: while much arrives, timers wait for what may be among it, but not for ever.
+/// Goal: while many datagrams arrive, timers wait for what may be among them, but not for ever.
 #[test]
 fn timers_wait_for_a_crowd_but_not_for_long() {
     for busy in [false, true] {
@@ -429,8 +430,8 @@ fn timers_wait_for_a_crowd_but_not_for_long() {
     }
 }
 
-/// Goal: who repeats its request for ever has one of them kept, and one entry among the timers for it.
-/// Method: amid a transfer, then while the disk publishes an upload, which holds the judgement up.
+/// Goal: of a client that repeats its request for ever, one request and one timer entry are kept. Method:
+/// during a transfer, then while the disk publishes an upload, which delays the decision.
 #[test]
 fn repeated_requests_are_kept_once() {
     const REPEATS: usize = 1_000;
@@ -475,8 +476,8 @@ fn repeated_requests_are_kept_once() {
     assert_eq!(lab.shard.metrics().ended.get("complete"), Some(&2));
 }
 
-/// Goal: a text that takes years to read through keeps the disk busy no longer than somebody waits for it, and
-/// meanwhile nobody else waits for it. Method: its client says that it leaves, where it asked.
+/// Goal: a text that takes years to read through occupies the disk only while a client waits for it, and
+/// blocks no other client meanwhile. Method: its client says that it leaves, where it asked.
 #[test]
 fn a_text_whose_reader_has_left_is_left() {
     let mut lab = Lab::new();
@@ -503,7 +504,7 @@ fn a_text_whose_reader_has_left_is_left() {
     while lab.store.run_next() {}
 }
 
-/// Goal: a text is not read through for one who has left without a word, and is for one who still asks.
+/// Goal: a text is not read through for a client that left without a word, and is for one that still asks.
 /// Method: two ask for it, and one of them again.
 #[test]
 fn a_text_is_read_through_for_those_who_still_ask() {
@@ -531,8 +532,8 @@ fn a_text_is_read_through_for_those_who_still_ask() {
     assert!(lab.shard.is_empty());
 }
 
-/// Goal: who waits for room in the queue to send is given up at the idle deadline, however long there is none.
-/// Method: the queue is full, and the first in it has another retransmission time than the others.
+/// Goal: a transfer that waits for room in the send queue ends at the idle deadline, however long there is
+/// none. Method: the queue is full, and the first in it has another retransmission timeout than the others.
 #[test]
 fn transfers_that_wait_for_room_end_at_their_deadline() {
     let mut lab = Lab::new();
@@ -557,8 +558,8 @@ fn transfers_that_wait_for_room_end_at_their_deadline() {
     assert!(lab.shard.is_empty());
 }
 
-/// Goal: one address, forged or not, cannot have all the places of those who have yet to prove themselves, and
-/// its oldest make room for its latest, once they have had the time to prove themselves.
+/// Goal: one address, forged or not, cannot take all places for peers that are not yet validated; its oldest
+/// are evicted for its latest, once they have had the time to be validated.
 #[test]
 fn one_address_has_its_share_of_the_unproven() {
     let mut lab = Lab::new();
@@ -590,8 +591,8 @@ fn one_address_has_its_share_of_the_unproven() {
     assert!(lab.shard.is_empty());
 }
 
-/// Goal: forged requests to write do not keep real ones out: the oldest of those who have yet to prove
-/// themselves makes room, and none of those who have.
+/// Goal: forged write requests do not lock real ones out: the oldest transfer that is not validated is
+/// evicted, and no validated one.
 #[test]
 fn uploads_that_are_not_proven_make_room() {
     let mut lab = Lab::new();
@@ -631,9 +632,10 @@ const CROWD_ROUND_TRIP: usize = 10;
 const CROWD_TIME: usize = 200;
 const CROWD_PLACES: usize = 200;
 
-/// Goal: a crowd for which there are too few places is served place by place, and nobody is pushed out before
-/// its ACK can arrive; forged requests among it cost it the places that they hold, and no more. Method: each
-/// client asks once, and each round trip's end frees its place; with forgers, every fifth request is real.
+/// Goal: if there are too few places for many clients, they are served place by place, and none is evicted
+/// before its ACK can arrive; forged requests cost the clients the places that they hold, and no more.
+/// Method: each client asks once, and its place is freed after each RTT; with forgers, every fifth request is
+/// real.
 #[test]
 fn a_crowd_without_places_is_served_in_turn() {
     for real_in in [1, 5] {
@@ -671,7 +673,7 @@ fn a_crowd_without_places_is_served_in_turn() {
 }
 
 /// Goal: uploads whose first block never comes make the server hold no more memory than there is for all of
-/// them, and one that is served beside them loses nothing but time. Method: the largest of windows.
+/// them, and an upload served beside them loses nothing but time. Method: the largest windows.
 #[test]
 fn blocks_that_overtake_others_are_kept_up_to_a_bound() {
     const BLKSIZE: usize = 65_464;
@@ -737,8 +739,8 @@ fn blocks_that_overtake_others_are_kept_up_to_a_bound() {
     );
 }
 
-/// Goal: where the disk is far behind, the server holds no more of a window than the largest that it grants by
-/// default, and the rest is as good as lost: it comes again. Method: the disk does nothing until all is sent.
+/// Goal: if the disk is far behind, the server holds no more of a window than the largest that it grants by
+/// default. The rest is dropped and retransmitted. Method: the disk does nothing until all is sent.
 #[test]
 fn blocks_wait_for_the_disk_up_to_a_bound() {
     const BLKSIZE: usize = 65_464;
@@ -777,8 +779,8 @@ fn blocks_wait_for_the_disk_up_to_a_bound() {
     assert!(lab.files.uploads().get(&b"new"[..]) == Some(&whole));
 }
 
-/// Goal: requests to write that are refused leave nothing, not even in a count.
-/// Method: more of them than there may be uploads, to a name that exists; then one that is well.
+/// Goal: refused write requests leave nothing, not even in a count. Method: more of them than there may be
+/// uploads, to a name that exists; then a valid one.
 #[test]
 fn refused_uploads_are_forgotten() {
     let mut lab = Lab::new();
@@ -796,9 +798,9 @@ fn refused_uploads_are_forgotten() {
     assert_eq!(lab.shard.holdings().uploads, 1);
 }
 
-/// Goal: who waits for our disk is not taken for a client that has begun anew, whatever copies of its request
-/// the network brings meanwhile.
-/// Method: the disk stands still when the first blocks are to be read, and a copy comes so late that it counts.
+/// Goal: a client that waits for our disk is not taken for a restarted one, whatever copies of its request
+/// the network delivers meanwhile.
+/// Method: the disk stalls when the first blocks are to be read, and a copy comes so late that it counts.
 #[test]
 fn a_slow_disk_is_no_new_beginning() {
     const REQUEST: &[u8] = b"\0\x01image\0octet\0windowsize\x004\0";
@@ -836,7 +838,7 @@ fn a_slow_disk_is_no_new_beginning() {
 const BACKLOG_OCTETS_MAX: u64 = 1 << 20;
 const CHUNK_OCTETS: u64 = 256 << 10;
 
-/// Goal: an upload does not fill the memory when the disk stands still: ACKs wait for it, and go on with it.
+/// Goal: an upload does not fill the memory when the disk stalls: ACKs wait for the disk.
 #[test]
 fn acknowledgements_wait_for_the_disk() {
     const BLOCK: u64 = 1_024;
@@ -861,8 +863,8 @@ fn acknowledgements_wait_for_the_disk() {
     assert_eq!(acks(&lab) - before, most, "the disk works again");
 }
 
-/// Goal: what the kernel refuses to send is lost on the way to the protocol: it is repeated as often as that, and
-/// not tried over and over.
+/// Goal: a datagram that the kernel refuses to send counts as lost for the protocol: it is retransmitted as
+/// often as a lost one, and not tried over and over.
 #[test]
 fn a_send_that_fails_is_a_datagram_that_is_lost() {
     let mut lab = Lab::new();

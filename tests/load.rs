@@ -1,5 +1,5 @@
-//! The load generator against real servers: what it counts is true, what is wrong it sees, and a server
-//! that stalls cannot hide.
+//! The load generator against real servers: its counts are true, it notices errors, and a server that stalls
+//! cannot hide.
 
 // Clients with addresses of their own, and what the system tells of processes, are Linux's.
 #![cfg(target_os = "linux")]
@@ -52,8 +52,8 @@ const SEEN_SECONDS: f64 = 0.8;
 /// Descriptors are counted for the whole process, so one test runs at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// Goal: the generator's counts are the server's, to the octet. Method: a run without loss on either
-/// side, then the server's own counters.
+/// Goal: the generator's counts match the server's, to the octet. Method: a run without loss on either side,
+/// then the server's own counters.
 #[test]
 fn both_ends_count_the_same() {
     let _turn = turn();
@@ -80,7 +80,7 @@ fn both_ends_count_the_same() {
     assert_eq!(points.last().map(|point| point.active), Some(0));
 }
 
-/// Goal: uploads count alike, and arrive. Method: each client writes a file of its own number.
+/// Goal: uploads are counted alike, and arrive. Method: each client writes a file with its own number.
 #[test]
 fn writes_arrive_and_are_counted() {
     let _turn = turn();
@@ -115,8 +115,8 @@ fn writes_arrive_and_are_counted() {
     assert!(mixed.contains(told), "{mixed}");
 }
 
-/// Goal: wrong contents fail each transfer, by their kind. Method: what is expected differs from the
-/// file by one octet amid it, then by its length.
+/// Goal: wrong contents fail each transfer, by their kind. Method: the expected contents differ from the file
+/// in one octet in the middle, then in length.
 #[test]
 fn wrong_contents_are_seen() {
     let _turn = turn();
@@ -147,7 +147,7 @@ fn wrong_contents_are_seen() {
     assert!(!report.is_good());
 }
 
-/// Goal: loss that the clients make is survived, clients that vanish leave nothing behind, and firmware
+/// Goal: transfers survive loss caused by the clients, vanished clients leave nothing behind, and firmware
 /// that asks for the length first is counted so. Method: one run each.
 #[test]
 fn clients_with_manners_of_their_own() {
@@ -182,8 +182,9 @@ fn clients_with_manners_of_their_own() {
     server.stop();
 }
 
-/// Goal: who has vanished before the run is interrupted was not interrupted. Method: clients that vanish in a
-/// closed loop, beside some that lose all that comes, until the run is stopped.
+/// Goal: a client that vanished before the run is interrupted does not count as interrupted. Method:
+/// vanishing clients in a closed loop, beside some that lose everything they receive, until the run is
+/// stopped.
 #[test]
 fn who_vanishes_is_not_interrupted() {
     let _turn = turn();
@@ -214,8 +215,8 @@ fn who_vanishes_is_not_interrupted() {
     assert!(text.contains(", 5 vanished, 3 interrupted"), "{text}");
 }
 
-/// Goal: thousands of clients need few descriptors, and each is told from the others. Method: descriptors
-/// are counted while all wait for a server that never answers; then all read a file at once.
+/// Goal: thousands of clients need few descriptors, and are kept apart. Method: descriptors are counted while
+/// all wait for a server that never answers; then all read a file at once.
 #[test]
 fn a_crowd_needs_few_descriptors() {
     let _turn = turn();
@@ -250,9 +251,9 @@ fn a_crowd_needs_few_descriptors() {
     assert_eq!(report.tally.octets, u64::from(CROWD) * 5_000);
 }
 
-/// Goal: where each client takes a descriptor, there are as many as the system allows; where that is too few,
-/// what to do is told. Method: the command with a low limit that it may raise, then with one that it may not,
-/// against a server that answers nobody.
+/// Goal: if each client takes a descriptor, there are as many as the system allows; if that is too few, the
+/// message says what to do. Method: the command with a low limit that it may raise, then with one that it may
+/// not, against a server that never answers.
 #[test]
 fn clients_off_loopback_get_their_descriptors() {
     let _turn = turn();
@@ -273,8 +274,8 @@ fn clients_off_loopback_get_their_descriptors() {
     assert!(fixed.contains("raise ulimit -n"), "{fixed}");
 }
 
-/// Goal: no coordinated omission. Method: an open loop of 4 s, amid which the server is stopped for one;
-/// the tail of the latencies shows that second.
+/// Goal: no coordinated omission. Method: an open loop of 4 s, during which the server is stopped for one
+/// second; the tail of the latencies shows that second.
 #[test]
 fn a_server_that_stalls_cannot_hide() {
     let _turn = turn();
@@ -312,9 +313,9 @@ fn a_server_that_stalls_cannot_hide() {
     assert!(report["server_process"]["memory_octets_max"].as_u64() > Some(0));
 }
 
-/// Goal: one process is ten thousand clients, each of whose octets are compared, within a memory that the report
-/// tells. Method: a storm against another process, of clients that are slow enough to be under way together;
-/// neither end gives up however busy the machine is. The report as JSON and as text.
+/// Goal: one process plays ten thousand clients and verifies every octet of each, within a reported amount of
+/// memory. Method: a storm against another process, with clients slow enough to run concurrently; neither end
+/// gives up however busy the machine is. The report as JSON and as text.
 #[test]
 fn ten_thousand_verified_clients_in_little_memory() {
     let _turn = turn();
@@ -357,8 +358,8 @@ fn ten_thousand_verified_clients_in_little_memory() {
     assert!(text.contains(&told), "{told}: {text}");
 }
 
-/// Goal: where clients have no addresses of their own, they take over each other's sockets, and threads
-/// share the work. Method: IPv6's one loopback address, two threads, a pause between transfers.
+/// Goal: clients without their own addresses reuse each other's sockets, and threads share the work. Method:
+/// IPv6's one loopback address, two threads, a pause between transfers.
 #[test]
 fn sockets_are_used_again_where_addresses_are_few() {
     let _turn = turn();
@@ -385,8 +386,8 @@ fn sockets_are_used_again_where_addresses_are_few() {
     assert_eq!(metrics.octets_sent, report.tally.octets);
 }
 
-/// Goal: whoever has seen enough gets a summary and no failures, and an exit code that says that it is not all.
-/// Method: SIGINT while a client waits for a server that never answers.
+/// Goal: an interrupted run gives a summary and no failures, and an exit code that says that it is
+/// incomplete. Method: SIGINT while a client waits for a server that never answers.
 #[test]
 fn an_interrupt_ends_with_a_summary() {
     let _turn = turn();
@@ -425,8 +426,8 @@ fn an_interrupt_ends_with_a_summary() {
     );
 }
 
-/// Goal: what never happened has no percentiles, which is not the same as 0. Method: clients that know no
-/// options, of a server that is asked for what it has not.
+/// Goal: events that never happened have no percentiles, which is not the same as 0. Method: clients without
+/// options, and a server that does not have the requested file.
 #[test]
 fn percentiles_of_nothing_are_no_numbers() {
     let _turn = turn();
@@ -457,8 +458,8 @@ fn percentiles_of_nothing_are_no_numbers() {
     );
 }
 
-/// Goal: a server that fails some looks no quicker for it. Method: files of which half are there, and how the
-/// percentiles of what they take are told: those that failed count as the slowest.
+/// Goal: failed transfers do not make a server look quicker. Method: half of the files exist; failed
+/// transfers count as the slowest in the reported percentiles.
 #[test]
 fn whoever_failed_counts_among_the_slowest() {
     let _turn = turn();
@@ -503,8 +504,8 @@ fn whoever_failed_counts_among_the_slowest() {
     assert!(percentiles.contains(&told), "{percentiles}");
 }
 
-/// Goal: a server that has come to a halt shows how long it kept everybody waiting, though nobody saw the end of
-/// it. Method: an open loop against one that never answers, interrupted.
+/// Goal: a stalled server's report shows how long clients waited, although none saw the end of it. Method: an
+/// open loop against a server that never answers, interrupted.
 #[test]
 fn whoever_was_interrupted_has_waited() {
     let _turn = turn();
@@ -543,8 +544,8 @@ fn whoever_was_interrupted_has_waited() {
     assert!(page.contains("Interrupted when 0 of "), "{page}");
 }
 
-/// Goal: what nothing cost has no price. Method: a server that is watched, and has not what it is asked for; as
-/// text, as JSON and as a page.
+/// Goal: no cost is reported if nothing was transferred. Method: a watched server that does not have the
+/// requested file; as text, as JSON and as a page.
 #[test]
 fn the_price_of_nothing_is_no_number() {
     let _turn = turn();
@@ -569,8 +570,8 @@ fn the_price_of_nothing_is_no_number() {
     assert!(!page.contains("for each gigabyte"), "{page}");
 }
 
-/// Goal: what is known to be missing is not told as if it were all. Method: a run whose server had children
-/// that nobody saw.
+/// Goal: a figure known to be incomplete is not reported as complete. Method: a run whose server had children
+/// that were not observed.
 #[test]
 fn what_is_at_least_so_much_is_told_so() {
     let _turn = turn();
@@ -591,7 +592,7 @@ fn what_is_at_least_so_much_is_told_so() {
     );
 }
 
-/// Goal: the table reads well. Method: a snapshot, each number a 0.
+/// Goal: the table reads well. Method: a snapshot with each number as 0.
 #[test]
 fn the_table() {
     let _turn = turn();

@@ -1,13 +1,14 @@
-//! What threads share, under a model checker: every order in which they can meet there is tried, with up to
-//! so many preemptions.
+//! The state that threads share, under a model checker: every interleaving is tried, up to a bounded number
+//! of preemptions.
 //!
-//! The files are the server's own, compiled once more with the checker's locks, channels, counters and threads
-//! in place of the standard library's: that is what `crate::sync` is for. A thread that waits for what nobody will do, a lock
-//! taken twice, and an assertion that fails in one order alone end the test, with the order that did it.
+//! The files are the server's own, compiled once more with the checker's locks, channels, counters and
+//! threads in place of the standard library's: that is what `crate::sync` is for. A thread that waits for
+//! ever, a lock taken twice, or an assertion that fails in any interleaving ends the test, which then reports
+//! that interleaving.
 //!
 //! ```sh
 //! cargo test --test loom            # all models
-//! cargo test --test loom alarm      # those whose name holds `alarm`
+//! cargo test --test loom alarm      # models with `alarm` in their names
 //! ```
 
 // Models use a part of what they are made of, and unit tests stand idle.
@@ -102,8 +103,8 @@ fn main() {
     }
 }
 
-/// Goal: whoever writes first and then wakes is seen by the wait that this ends, although only the first of many
-/// rings. The message has no order of its own; the alarm's has to do.
+/// Goal: a wait sees a message whose writer wrote first and then woke it, although only the first of many
+/// wake-ups rings. The message has no memory ordering of its own; the alarm's must suffice.
 fn alarm_loses_no_message() {
     let alarm = Arc::new(Alarm::new(Doorbell::default()));
     let messages = Arc::new([AtomicBool::new(false), AtomicBool::new(false)]);
@@ -124,8 +125,8 @@ fn alarm_loses_no_message() {
     }
 }
 
-/// Goal: a shard that takes all its mail whenever it is woken gets all of it. Questions of the admin side take the
-/// same way.
+/// Goal: a shard that takes all its mail whenever it is woken gets all of it. The admin side's questions take
+/// the same path.
 fn mailbox_wakes_its_shard() {
     let shard = Shard::new();
     let threads = [1, 2].map(|number| {
@@ -143,7 +144,7 @@ fn mailbox_wakes_its_shard() {
     }
 }
 
-/// Goal: every job that was taken in is done once, and no worker sleeps while one waits.
+/// Goal: every accepted job is done once, and no worker sleeps while one waits.
 fn queue_gives_each_job_once() {
     let queue = Arc::new(Queue::new(1));
     let done = Arc::new(AtomicUsize::new(0));
@@ -171,7 +172,7 @@ fn queue_gives_each_job_once() {
     assert_eq!(done.load(Relaxed), mine + other + 100);
 }
 
-/// Goal: closing ends threads that sleep and threads that are about to, and what still waits is dropped.
+/// Goal: closing ends threads that sleep and threads that are about to, and jobs that still wait are dropped.
 fn queue_that_closes_ends_its_threads() {
     let queue = Arc::new(Queue::new(4));
     let job = Arc::new(());
@@ -189,7 +190,7 @@ fn queue_that_closes_ends_its_threads() {
     assert_eq!(Arc::strong_count(&job), 1, "a job is kept by nobody");
 }
 
-/// Goal: shards together never have more transfers than the operator allows, and room is found when there is some.
+/// Goal: the shards together never exceed the operator's limit on transfers, and free room is found.
 fn census_keeps_the_limit() {
     let census = Census::default();
     let shards = [(); 2].map(|()| {
@@ -212,7 +213,7 @@ fn census_keeps_the_limit() {
     assert!(census.enter(1) && !census.enter(1));
 }
 
-/// Goal: no shard ends before all are done, and none that sleeps by then sleeps on.
+/// Goal: no shard ends before all are done, and no sleeping shard misses the end.
 fn shards_end_together() {
     let rendezvous = Rendezvous::default();
     let done = Arc::new(AtomicUsize::new(0));
@@ -238,7 +239,7 @@ fn shards_end_together() {
     }
 }
 
-/// Goal: a shard whose thread has ended before its time keeps no other.
+/// Goal: a shard whose thread ended early delays no other.
 fn shards_do_not_wait_for_one_that_failed() {
     let rendezvous = Rendezvous::default();
     let alarm = Arc::new(Alarm::new(Doorbell::default()));
@@ -252,8 +253,8 @@ fn shards_do_not_wait_for_one_that_failed() {
     failing.join().expect("it ends");
 }
 
-/// Goal: a cell belongs to one at a time, memory keeps its bound, and whoever sees that a cell's memory stays
-/// is right.
+/// Goal: a cell has one owner at a time, memory keeps its bound, and an observation that a cell's memory
+/// stays is right.
 fn cells_have_one_owner() {
     let arena = Arena::new(CELL_OCTETS);
     let owners = [1, 2].map(|mark| {
@@ -282,8 +283,8 @@ fn cells_have_one_owner() {
     assert_eq!(arena.resident(), if warm { CELL_OCTETS } else { 0 });
 }
 
-/// Goal: two shards that want the same frames each get them once, and the file is read once. In the end nothing
-/// is left of them.
+/// Goal: two shards that want the same frames each get them once, and the file is read once. In the end
+/// nothing of them is left.
 fn frames_are_made_once_for_all() {
     let files = Files::default();
     let reads = Arc::clone(&files.reads);
@@ -301,8 +302,8 @@ fn frames_are_made_once_for_all() {
     shard.assert_forgets(&store, body);
 }
 
-/// Goal: whether a file is opened again before, while or after its last reader leaves, its readers get frames and
-/// nothing stays of it in the end.
+/// Goal: whether a file is opened again before, while or after its last reader leaves, its readers get frames
+/// and nothing of it is left in the end.
 fn bodies_end_with_their_readers() {
     let files = Files::default();
     files.nameless.store(true, Relaxed);
@@ -323,7 +324,8 @@ fn bodies_end_with_their_readers() {
     shard.assert_forgets(&store, body);
 }
 
-/// Goal: a store that is dropped amid its work ends its threads, and whoever waited is not left with half an answer.
+/// Goal: a store that is dropped during its work ends its threads, and no waiting reader is left with half an
+/// answer.
 fn store_that_ends_joins_its_threads() {
     let store = store(Files::default(), 1);
     let shard = Shard::new();

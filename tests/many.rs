@@ -1,5 +1,5 @@
-//! Many at once, and a lot of one: thousands of transfers in a handful of descriptors, many shards at one
-//! port, a file beyond what 32 bits count.
+//! Large numbers: thousands of transfers in a handful of descriptors, many shards at one port, a file whose
+//! length exceeds 32 bits.
 
 // What a process holds is Linux's to tell.
 #![cfg(target_os = "linux")]
@@ -37,8 +37,8 @@ const CLIENTS: usize = 12;
 /// Descriptors are counted for the whole process, so one test runs at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// Goal: an open transfer costs no descriptor, and none gets another's octets. Method: each client has
-/// a socket of its own; all of them are in the middle of a file before the first may go on.
+/// Goal: an open transfer costs no descriptor, and no client gets another's octets. Method: each client has
+/// its own socket; all of them are in the middle of a file before the first may go on.
 #[test]
 fn ten_thousand_transfers_at_once() {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
@@ -90,9 +90,10 @@ fn ten_thousand_transfers_at_once() {
     );
 }
 
-/// Goal: a server that starts amid a storm loses nobody where one port serves all. While its shards open their sockets
-/// one after the other, the kernel deals datagrams out anew with each, so no request may be answered that came
-/// before the last was open. Method: clients who ask again and again from before the start until they are answered.
+/// Goal: a server that starts during a storm loses no client if one port serves all. While its shards open
+/// their sockets one after the other, the kernel redistributes datagrams with each, so no request may be
+/// answered that came before the last was open. Method: clients that repeat their requests from before the
+/// start until they are answered.
 fn shards_at_one_port_begin_together(engine: Engine) {
     const ASKS_AGAIN: Duration = Duration::from_millis(1);
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
@@ -133,9 +134,9 @@ fn shards_at_one_port_begin_together(engine: Engine) {
     });
 }
 
-/// Goal: a drain keeps every transfer where one port serves all. The kernel shares datagrams out among the sockets
-/// of a port by number, so a shard that closed its own early would have the others' datagrams go astray.
-/// Method: more shards than clients, who read on slowly while the server drains.
+/// Goal: a drain keeps every transfer if one port serves all. The kernel distributes datagrams among the
+/// sockets of a port by number, so a shard that closed its socket early would misdirect the others'
+/// datagrams. Method: more shards than clients, which read on slowly while the server drains.
 fn shards_at_one_port_end_together(engine: Engine) {
     const BLOCKS: u16 = 40;
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
@@ -163,7 +164,7 @@ fn shards_at_one_port_end_together(engine: Engine) {
 }
 
 /// Goal: shards that wait for the others' transfers sleep meanwhile. Method: count how often they wait. Each
-/// question wakes them, and a turn of the loop may follow.
+/// question wakes them, and one iteration of the loop may follow.
 #[test]
 fn shards_that_wait_for_others_sleep() {
     const QUESTIONS: u64 = 10;
@@ -194,7 +195,7 @@ fn shards_that_wait_for_others_sleep() {
     server.join();
 }
 
-/// Goal: shards that wait for each other end when the time to drain is over.
+/// Goal: shards that wait for each other end when the drain timeout is over.
 fn shards_at_one_port_are_cut_short_together(engine: Engine) {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let root = tempfile::tempdir().expect("a directory");
@@ -213,8 +214,8 @@ fn shards_at_one_port_are_cut_short_together(engine: Engine) {
     drop(clients);
 }
 
-/// Goal: a length beyond 32 bits is told exactly, and block numbers start over at 0. Method: a sparse
-/// file of 5 GiB whose blocks around the 65,536th say which they are, read past them in windows.
+/// Goal: a length beyond 32 bits is reported exactly, and block numbers roll over to 0. Method: a sparse file
+/// of 5 GiB whose blocks around the 65,536th identify themselves, read past them in windows.
 #[test]
 fn a_file_of_five_gibioctets() {
     const LEN: u64 = 5 << 30;

@@ -1,5 +1,5 @@
-//! The page of the load generator in a real browser: every plot is there, nothing is fetched, and a
-//! hostile name is a name.
+//! The load generator's page in a real browser: every plot is there, nothing is fetched, and a hostile name
+//! is shown as a name.
 
 // Clients with addresses of their own are Linux's.
 #![cfg(target_os = "linux")]
@@ -31,8 +31,8 @@ const PLOTS: [&str; 5] = [
     "distribution",
 ];
 
-/// Goal: a browser shows all plots, and has nothing to complain about. Method: a run with failures and a
-/// hostile name, opened in Chromium; its console, and the document that it made of the page.
+/// Goal: a browser shows all plots without errors. Method: a run with failures and a hostile name, opened in
+/// Chromium; its console, and the resulting document.
 #[test]
 fn a_browser_shows_every_plot() {
     let Some(chromium) = common::require("chromium") else {
@@ -70,7 +70,7 @@ fn a_browser_shows_every_plot() {
     assert!(document.contains("file not found"));
 }
 
-/// Goal: a run in which nothing happened has a page too. Method: one that is over before it begins.
+/// Goal: a run in which nothing happened has a page too. Method: a run that is over before it begins.
 #[test]
 fn a_browser_shows_an_empty_run() {
     let Some(chromium) = common::require("chromium") else {
@@ -91,8 +91,8 @@ fn a_browser_shows_an_empty_run() {
     assert!(!document.contains("NaN") && !document.contains("inf"));
 }
 
-/// Goal: the page of a ramp shows each step, and which of them held. Method: a server that takes two transfers
-/// at a time, and clients that keep theirs for longer than others wait.
+/// Goal: the page of a ramp shows each step, and which steps held. Method: a server with two concurrent
+/// transfers, and clients that keep theirs for longer than others wait.
 #[test]
 fn a_browser_shows_a_ramp() {
     let Some(chromium) = common::require("chromium") else {
@@ -140,7 +140,7 @@ fn a_browser_shows_a_ramp() {
     assert_eq!(steps.matches(" kept busy</th>").count(), 4, "{steps}");
 }
 
-/// Goal: nobody who opens the page tells anybody. Method: what it refers to.
+/// Goal: opening the page contacts no other host. Method: check what the page refers to.
 #[test]
 fn the_page_refers_to_nothing() {
     let folder = tempfile::tempdir().expect("a directory");

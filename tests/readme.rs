@@ -11,8 +11,8 @@ const README: &str = include_str!("../README.md");
 /// What the README's commands begin with.
 const CARGO_RUN: &str = "cargo run --release -- ";
 
-/// Goal: `serve` and the `get` and `load` beside it fetch a file. Method: the lines as they stand in the
-/// README, with this build in the place of `cargo run`, and port 0 in the place of 6969.
+/// Goal: `serve` and the `get` and `load` beside it fetch a file. Method: the lines as printed in the README,
+/// with this build instead of `cargo run`, and port 0 instead of 6969.
 #[test]
 fn serve_get_and_load_work_as_printed() {
     let scratch = tempfile::tempdir().expect("a directory");
@@ -51,8 +51,8 @@ fn serve_get_and_load_work_as_printed() {
     );
 }
 
-/// Goal: the README opens with what a newcomer types, and shows what they will see. Method: the command
-/// as printed, with a small storm; its lines have the names of those in the README.
+/// Goal: the README opens with what a newcomer types, and shows what they will see. Method: the command as
+/// printed, with a small storm; its lines have the same names as those in the README.
 #[test]
 fn the_readme_opens_with_the_demo() {
     let printed = printed("demo");
@@ -152,8 +152,8 @@ fn the_table_of_options_is_that_of_the_help() {
     assert_eq!(listed, helped);
 }
 
-/// Goal: options are accepted as the README writes them. Method: commands that cannot do their work, for a
-/// file or directory is missing; code 1 says so, and code 2 would say that the arguments make no sense.
+/// Goal: options are accepted as the README writes them. Method: commands that cannot do their work because a
+/// file or directory is missing; code 1 says so, and code 2 would mean invalid arguments.
 #[test]
 fn options_are_accepted_as_written() {
     let commands = [
@@ -182,8 +182,8 @@ fn options_are_accepted_as_written() {
     assert!(tried > 20, "{tried} options were found");
 }
 
-/// Goal: whoever types what another server has is told what to write here. Method: every option in the
-/// first column of the tables for those who move.
+/// Goal: a user who types another server's option is told what to write here. Method: every option in the
+/// first column of the tables for users who migrate.
 #[test]
 fn options_of_other_servers_are_answered_with_advice() {
     let section = README.split("\n## Moving from ").nth(1);
@@ -215,7 +215,8 @@ fn options_of_other_servers_are_answered_with_advice() {
     assert!(tried > 40, "{tried} options were found");
 }
 
-/// Goal: systemd does not kill a server that drains. Method: what the unit gives it, and how long a drain may take.
+/// Goal: systemd does not kill a draining server. Method: compare the unit's timeout with how long a drain
+/// may take.
 #[test]
 fn the_unit_lets_a_server_drain() {
     let unit = include_str!("../contrib/bootstorm.service");
@@ -261,7 +262,7 @@ fn long_name(option: &str) -> &str {
     &option[..end.unwrap_or(option.len())]
 }
 
-/// Goal: the helper by which tests skip does not skip what is there.
+/// Goal: the helper that skips tests does not skip an installed tool.
 #[test]
 fn what_is_installed_is_found() {
     assert!(common::require("sh").is_some());

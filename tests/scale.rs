@@ -1,7 +1,7 @@
 //! Ten thousand transfers at once in one shard: each is served, and each costs less than 1 KiB.
 //!
-//! The allocator counts, and nothing else: that needs `unsafe`, and this file is its only place in the
-//! tests. There is one test in it, so that nobody else allocates meanwhile.
+//! The allocator only counts, which needs `unsafe`, and this file is its only place in the tests. It contains
+//! a single test, so that nothing else allocates meanwhile.
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -53,7 +53,7 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 /// Goal: the shard serves clients that are slow to acknowledge, ten thousand at a time, within its memory.
-/// Method: lock-step clients played by hand on one node, so that all that is alive besides the shard is
+/// Method: lock-step clients simulated by hand on one node, so that everything allocated besides the shard is
 /// known: the network is drained before anything is measured.
 #[test]
 fn ten_thousand_transfers_cost_a_kibibyte_each() {

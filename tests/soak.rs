@@ -1,5 +1,5 @@
-//! Endurance: the program at full load with everything that wears a server out, watched each second from
-//! outside. What it holds must not grow, but for the frame cache, which fills up to its limit and no further.
+//! Endurance: the program at full load with everything that wears a server out, observed each second from
+//! outside. Its resources must not grow, except the frame cache, which fills up to its limit and no further.
 //!
 //! ```sh
 //! cargo test --test soak                                               # seconds: that the test itself works
@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The samples and a plot of them are written to `target/tmp/soak-ENGINE.csv` and `.svg`. The server has one
-//! core, everybody else another.
+//! core, everything else another.
 
 #![cfg(target_os = "linux")]
 
@@ -77,8 +77,8 @@ impl Sample {
     }
 }
 
-/// Goal: a server that has run for long is like one that has not. Method: the last quarter of the time is
-/// held against the second, the first being for what is made once.
+/// Goal: a server that has run for long behaves like a fresh one. Method: the last quarter of the time is
+/// compared with the second, because the first includes what is created once.
 #[test]
 fn the_server_does_not_wear_out() {
     let engine = match std::env::var("SOAK_ENGINE") {

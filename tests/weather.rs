@@ -1,5 +1,5 @@
-//! The real shard in simulated weather: whatever the network does, octets stay true, every transfer
-//! ends, nothing is left behind, and no more datagrams are sent than the weather explains.
+//! The real shard in simulated weather: whatever the network does, octets are correct, every transfer ends,
+//! nothing is left behind, and no more datagrams are sent than the weather explains.
 //!
 //! `SEED=16 cargo test --test weather any_weather` plays one run of the first test with its trace printed.
 
@@ -23,8 +23,8 @@ const fn millis(count: u64) -> Duration {
     Duration::from_millis(count)
 }
 
-/// Goal: in any weather, with any terms, everything that `check` asks holds.
-/// Method: everything is drawn from a seed; a failure names the seed.
+/// Goal: in any weather, with any terms, every condition in `check` holds. Method: everything is drawn from a
+/// seed; a failure names the seed.
 #[test]
 fn any_weather() {
     if let Ok(seed) = std::env::var("SEED") {
@@ -56,8 +56,8 @@ fn any_weather() {
     assert!(complete as u64 > RUNS, "{complete} transfers completed");
 }
 
-/// Goal: where nothing goes wrong, nothing is sent that RFC 1350 and RFC 7440 do not ask for.
-/// Method: every size around the edges of blocks and windows, counted to the datagram.
+/// Goal: if nothing goes wrong, nothing is sent that RFC 1350 and RFC 7440 do not require. Method: every size
+/// around the edges of blocks and windows, counted to the datagram.
 #[test]
 fn fair_weather_takes_no_datagram_too_many() {
     for operation in [Operation::Read, Operation::Write] {
@@ -94,8 +94,8 @@ fn fair_weather_takes_no_datagram_too_many() {
     }
 }
 
-/// Goal: whoever sends one forged request makes the server send four datagrams at most.
-/// Method: clients whose plug is pulled once their request is on its way, in any weather.
+/// Goal: one forged request makes the server send four datagrams at most. Method: clients that disappear once
+/// their request is in flight, in any weather.
 #[test]
 fn a_forged_request_draws_four_datagrams_at_most() {
     let mut most = 0;
@@ -194,8 +194,8 @@ fn table_scenario(weather: &Weather, operation: Operation, windowsize: u16, seed
     }
 }
 
-/// Goal: any change of what retransmission costs shows as a line of a table.
-/// Method: virtual seconds, and DATA and ACK packets for each block, over weathers and window sizes.
+/// Goal: any change in the cost of retransmission shows as a line of a table. Method: virtual seconds, and
+/// DATA and ACK packets for each block, over weathers and window sizes.
 #[test]
 fn table_of_our_ends() {
     for operation in [Operation::Read, Operation::Write] {
@@ -224,8 +224,8 @@ fn table_of_our_ends() {
     }
 }
 
-/// Goal: receivers of other makes get the file in any weather, and no weather makes a storm.
-/// Method: a table of virtual seconds, and DATA for each block, over weathers, habits and window sizes.
+/// Goal: other implementations' receivers get the file in any weather, and no weather makes a storm. Method:
+/// a table of virtual seconds, and DATA for each block, over weathers, habits and window sizes.
 #[test]
 fn table_of_foreign_receivers() {
     let mut table = format!("{:32}", "");
@@ -288,8 +288,8 @@ fn foreign_data_max(weather: &Weather, served: &Served, windowsize: u16) -> u64 
     TABLE_BLOCKS + far + window * (2 * (served.server.lost + late) + 6 * served.client.lost)
 }
 
-/// Goal: neither datagrams delivered twice nor datagrams that overtake each other make a storm.
-/// Method: the weathers in which a naive pair sends 1,402 and 34,862 datagrams for 701 blocks.
+/// Goal: neither duplicated nor reordered datagrams make a storm. Method: the weathers in which a naive pair
+/// sends 1,402 and 34,862 datagrams for 701 blocks.
 #[test]
 fn nothing_lost_nothing_sent_again() {
     for (name, weather) in weathers() {
@@ -319,8 +319,8 @@ fn nothing_lost_nothing_sent_again() {
     }
 }
 
-/// Goal: whatever is lost, late or doubled where block numbers begin anew, octets stay true; and so they do in
-/// windows that are as wide as can be, where a late copy is soonest taken for another block.
+/// Goal: octets are correct despite loss, delay and duplication around the rollover of block numbers, and
+/// also in the widest windows, where a late copy is most easily taken for another block.
 #[test]
 fn block_numbers_begin_anew_in_any_weather() {
     for (name, weather) in weathers() {
@@ -476,8 +476,8 @@ fn datagrams_max(scenario: &Scenario, report: &Report) -> u64 {
     u64::from(scenario.clients) * (once + in_vain) + blows * 2 * (window + 1)
 }
 
-/// Goal: clients in equal weather get equal shares.
-/// Method: Jain's index over the rates of 16 that begin at once, by their completion times.
+/// Goal: clients in equal weather get equal shares. Method: Jain's index over the rates of 16 clients that
+/// begin at once, by their completion times.
 #[test]
 fn sixteen_clients_share_fairly() {
     for (name, weather) in weathers() {

@@ -1,4 +1,4 @@
-//! The body that reads what is typed on a command line: values one by one, places, and whole lines.
+//! Fuzz target body for the command line: single values, URLs and servers, and whole lines.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -11,14 +11,14 @@ use crate::proto::negotiate::{BLKSIZE_MAX, BLKSIZE_MIN};
 use crate::time::Duration;
 use crate::wire::Mode;
 
-/// An input that begins so is a whole command line, its words parted by line feeds.
+/// First octet of an input that is a whole command line, with words separated by line feeds.
 const WHOLE_LINE: u8 = b'$';
 
-/// Times as typed are floating-point numbers, which are off by less than this within a hundred years.
+/// Typed times are floating-point numbers, which are off by less than this within a hundred years.
 const TIME_TOLERANCE: Duration = Duration::from_micros(1);
 
-/// What is typed is understood or refused with a reason; what is understood keeps its bounds, means what a
-/// naive reader takes it for, and means the same when it is written out and read again.
+/// Input is accepted or rejected with a reason. An accepted value keeps its bounds, matches a naive parser,
+/// and means the same when it is written out and read again.
 pub fn cli(octets: &[u8]) {
     if let Some((&WHOLE_LINE, words)) = octets.split_first() {
         let words = words.split(|&octet| octet == b'\n').map(<[u8]>::to_vec);
@@ -82,7 +82,7 @@ fn written_url(url: &Url) -> String {
     format!("tftp://{}/{name}{mode}", written(&url.server))
 }
 
-/// Sizes, ports, and what the protocol counts.
+/// Sizes, ports and protocol numbers.
 fn numbers(text: &str) {
     let size = expect_reason(values::size(text)).ok();
     assert_eq!(size, naive_size(text), "{text:?}");
@@ -116,7 +116,7 @@ fn numbers(text: &str) {
     assert_eq!(timeout, number.filter(|&number| number < 1 << 8));
 }
 
-/// A size as whoever has numbers without end would read it.
+/// A size as a parser with unbounded numbers would read it.
 fn naive_size(text: &str) -> Option<u64> {
     let text = text.to_ascii_lowercase();
     let (number, unit) = text.split_at(
@@ -137,7 +137,7 @@ fn naive_size(text: &str) -> Option<u64> {
         (1.., "ib") => 1_024,
         _ => return None,
     };
-    // So many digits are too many, however many zeros they begin with, for any arithmetic but this one.
+    // So many digits are too many for any other arithmetic, whatever the number of leading zeros.
     let digits = number.trim_start_matches('0');
     if number.is_empty() || digits.len() > 20 {
         return None;
@@ -180,7 +180,7 @@ fn times(text: &str) {
     }
 }
 
-/// Where to listen, and subnets.
+/// Listen addresses and subnets.
 fn addresses(text: &str) {
     if let Ok(listen) = expect_reason(values::listen(text)) {
         let again = match &listen {
@@ -212,7 +212,7 @@ fn addresses(text: &str) {
     }
 }
 
-/// Whoever typed something wrong is told what is expected.
+/// Checks that an error says what is expected.
 fn expect_reason<T>(result: Result<T, String>) -> Result<T, String> {
     if let Err(reason) = &result {
         assert!(!reason.is_empty());

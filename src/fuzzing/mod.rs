@@ -1,8 +1,8 @@
-//! Bodies of the fuzz targets: each takes any octets at all and panics when a promise is broken.
+//! Bodies of the fuzz targets: each accepts arbitrary octets and panics when a promise is broken.
 //!
-//! They live here and not in `fuzz/`, so that `tests/corpus.rs` can play every seed under plain
-//! `cargo test`. A new target is a function here, a line in [`TARGETS`], a one-line file in
-//! `fuzz/fuzz_targets/` and a folder of seeds.
+//! They are here and not in `fuzz/`, so that `tests/corpus.rs` can replay every seed under plain `cargo
+//! test`. A new target is a function here, a line in [`TARGETS`], a one-line file in `fuzz/fuzz_targets/` and
+//! a folder of seeds.
 
 mod command_line;
 mod path;
@@ -24,7 +24,7 @@ pub use transfers::{conversation, netascii, receiver_ops, sender_ops};
 /// A fuzz target: its name and its body.
 pub type Target = (&'static str, fn(&[u8]));
 
-/// Every target but [`canary`].
+/// Every target except [`canary`].
 pub const TARGETS: &[Target] = &[
     ("cli", cli),
     ("conversation", conversation),
@@ -38,8 +38,8 @@ pub const TARGETS: &[Target] = &[
     ("shard", shard),
 ];
 
-/// Any datagram is a packet or is refused; a packet shows itself without harm, and written out
-/// again it reads the same.
+/// Any datagram is parsed as a packet or rejected. A packet is displayed without harmful characters, and
+/// reads the same after it is written out again.
 pub fn packet(octets: &[u8]) {
     match Packet::parse(octets) {
         Err(error) => assert_harmless(&error.to_string()),
@@ -88,7 +88,7 @@ pub fn round_trip(octets: &[u8]) {
     }
 }
 
-/// Options read the same by a naive reader; a server's answer and a client's consent keep their bounds.
+/// A naive parser reads the same options; a server's answer and a client's acceptance keep their bounds.
 ///
 /// The first seven octets set the limits, the kind of request and its mode; the rest are the options.
 pub fn options_differential(octets: &[u8]) {
@@ -131,7 +131,7 @@ pub fn options_differential(octets: &[u8]) {
     assert_consent_keeps_its_bounds(options, &limits);
 }
 
-/// Fails when it is given the planted input, which proves that a failure is heard.
+/// Fails on the planted input, which proves that a failure is reported.
 ///
 /// # Panics
 /// When `octets` begin with `tweet`.
@@ -139,7 +139,7 @@ pub fn canary(octets: &[u8]) {
     assert!(!octets.starts_with(b"tweet"), "the canary sings");
 }
 
-/// Nothing that a terminal or a log would obey.
+/// Checks that `shown` contains nothing that a terminal or a log would interpret.
 fn assert_harmless(shown: &str) {
     assert!(
         !shown.chars().any(char::is_control),
@@ -150,7 +150,7 @@ fn assert_harmless(shown: &str) {
 fn assert_reads_back(packet: Packet<'_>) {
     let written = written(packet).expect("the buffer is made long enough");
     assert_eq!(Packet::parse(&written), Ok(packet));
-    // One octet less of room is one too few, and says so: nothing is written behind the buffer.
+    // A buffer one octet shorter is too short and must be reported: nothing is written past its end.
     if let Packet::Rrq(request) | Packet::Wrq(request) = packet {
         let mut short = vec![0; written.len() - 1];
         assert_eq!(
@@ -169,7 +169,7 @@ fn written(packet: Packet<'_>) -> Result<Vec<u8>, BufferFull> {
         Packet::Oack(options) => options.octets().len(),
         Packet::Data { .. } | Packet::Ack { .. } => 0,
     };
-    // Opcode, mode and NULs come to less than 16 octets.
+    // Opcode, mode and NULs take less than 16 octets.
     let mut buffer = vec![0; variable + 16];
     let used = match packet {
         Packet::Rrq(request) => write_request(&mut buffer, Opcode::Rrq, request)?,
@@ -201,10 +201,10 @@ fn with_options(mut writer: OptionsWriter<'_>, options: Options<'_>) -> Result<u
     Ok(writer.len())
 }
 
-/// Options as whoever has never heard of borrowing would read them.
+/// Options as a parser without borrowing would read them.
 fn naive_pairs(octets: &[u8]) -> Vec<(&[u8], &[u8])> {
     let mut texts: Vec<_> = octets.split(|&octet| octet == 0).collect();
-    texts.pop(); // What stands behind the last NUL is not a text.
+    texts.pop(); // What follows the last NUL is not a text.
     let pairs = texts.chunks_exact(2).map(|pair| (pair[0], pair[1]));
     pairs.filter(|(name, _)| !name.is_empty()).collect()
 }
@@ -225,7 +225,7 @@ fn assert_answer_keeps_its_bounds(request: &Request<'_>, limits: &Limits, asked:
     assert!(timeout.is_none_or(|timeout| timeout <= limits.timeout_max));
     assert!(answer.announced.is_none() || asked == Asked::Write);
 
-    // RFC 2347: only what was asked is acknowledged; in our case in the order and spelling asked.
+    // RFC 2347: only requested options are acknowledged; here in the order and spelling asked.
     let mut names_asked = request.options.pairs().map(|(name, _)| name);
     if answer.oack == 0 {
         return;
@@ -251,7 +251,7 @@ fn assert_answer_keeps_its_bounds(request: &Request<'_>, limits: &Limits, asked:
     );
 }
 
-/// `limits` serve as what the client wanted.
+/// `limits` are used as what the client wanted.
 fn assert_consent_keeps_its_bounds(oack: Options<'_>, limits: &Limits) {
     let wanted = Wanted {
         blksize: Some(limits.blksize_max),
@@ -268,7 +268,7 @@ fn assert_consent_keeps_its_bounds(oack: Options<'_>, limits: &Limits) {
     }
 }
 
-/// Octets that run out quietly: then come zeros and empty texts.
+/// Octets of the input; once they run out, zeros and empty texts follow.
 struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
@@ -296,7 +296,7 @@ impl<'a> Input<'a> {
         text
     }
 
-    /// All that is left.
+    /// All remaining octets.
     const fn options(&self) -> Options<'a> {
         Options::new(self.0)
     }

@@ -1,7 +1,8 @@
-//! The body that asks a served directory for names, and holds the answers against a model of the tree.
+//! Fuzz target body that looks up names in a served directory and compares the answers with a model of the
+//! tree.
 //!
-//! The tree is made once a process, in a directory of its own that the next process sweeps away. Every file
-//! holds its own path, so that what was opened says which file it is.
+//! The tree is created once per process, in its own directory, which the next process removes. Every file
+//! contains its own path, so that its contents identify it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
@@ -17,26 +18,26 @@ use super::Input;
 use crate::store::directory::{Directory, DirectoryOptions};
 use crate::store::{Backend, OpenError, Patience, Refusal, Resolver, Writes};
 
-/// Longest path that is asked for: the kernel's own bound (`PATH_MAX`) is not the model's.
+/// Longest path to look up: the kernel's own bound (`PATH_MAX`) is not part of the model.
 const PATH_OCTETS_MAX: usize = 4_000;
-/// Most links that one path may go through.
+/// Maximum number of links in one path.
 const LINKS_MAX: usize = 40;
-/// Places where nothing is called so, after which a look-up without regard to case gives up.
+/// Dead ends after which a case-insensitive look-up gives up.
 const DEAD_ENDS_MAX: usize = 32;
-/// Longest name of a file.
+/// Longest file name.
 const NAME_OCTETS_MAX: usize = 255;
-/// Stands in an input for the root's own path, so that inputs are the same everywhere.
+/// Stands for the root's own path in an input, so that inputs are the same everywhere.
 const ROOT: u8 = 1;
-/// Stands in an input for the path of the directory around the root.
+/// Stands for the path of the directory around the root in an input.
 const AROUND: u8 = 2;
-/// Stands in an input for the root's own path as a Windows client would write it.
+/// Stands for the root's own path in an input, as a Windows client would write it.
 const ROOT_OF_WINDOWS: u8 = 3;
-/// What the fixtures of all processes are called, before their number.
+/// Prefix of the fixtures of all processes, before their number.
 const FIXTURE_PREFIX: &str = "bootstorm-fuzz-path-";
-/// What an upload holds.
+/// The contents of an upload.
 const UPLOADED: &[u8] = b"uploaded";
 
-/// Files under the directory around the root: those that are served, and those that never may be.
+/// Files under the directory around the root: those that are served, and those that must never be.
 const FILES: &[&str] = &[
     "root/x",
     "root/.hidden",
@@ -59,7 +60,7 @@ const FILES: &[&str] = &[
     "secret",
 ];
 
-/// Links under the root, and where they lead; [`ROOT`] and [`AROUND`] stand for themselves.
+/// Links under the root, and their targets; [`ROOT`] and [`AROUND`] stand for themselves.
 const LINKS: &[(&str, &[u8])] = &[
     ("absolute", b"/sub/y"),
     ("around", b"\x02"),
@@ -85,13 +86,14 @@ const LINKS: &[(&str, &[u8])] = &[
     ("third", b"directory/deep/../y"),
 ];
 
-/// Pipes under the root: nobody writes to them, and opening one must not wait for it.
+/// Pipes under the root: they have no writer, and opening one must not block.
 const PIPES: &[&str] = &["pipe", "sub/pipe"];
 
-/// A name opens what a naive model of the tree says, by both ways of looking paths up, or is refused where the
-/// model refuses; an upload appears where the model says, or nowhere. Nothing outside the root is in the model.
+/// Opening a name gives what a naive model of the tree says, with both ways of looking paths up, or is
+/// refused if the model refuses; an upload appears where the model says, or nowhere. Nothing outside the root
+/// is in the model.
 ///
-/// The first octet says how the directory is served and what is done; the rest is the name.
+/// The first octet says how the directory is served and what to do; the rest is the name.
 pub fn path(octets: &[u8]) {
     let mut input = Input(octets);
     let flags = input.octet();
@@ -131,11 +133,11 @@ fn assert_opens(directory: &Directory, name: &[u8], expected: &Result<Vec<u8>, R
     }
 }
 
-/// The tree on the disk, its model, and directories that serve it.
+/// The tree on disk, its model, and directories that serve it.
 struct Fixture {
     around: Vec<u8>,
     model: Model,
-    /// With regard to case and without, each by the kernel and by walking.
+    /// Case-sensitive and case-insensitive, each by the kernel and by walking.
     directories: [[Directory; 2]; 2],
 }
 
@@ -146,7 +148,7 @@ fn fixture() -> &'static Mutex<Fixture> {
 
 impl Fixture {
     fn new() -> io::Result<Self> {
-        // Uploads are synchronised to the disk, which costs nothing where there is none.
+        // Uploads are synchronised to the disk, which costs nothing on a memory file system.
         let memory = Path::new("/dev/shm");
         let temporary = if memory.is_dir() {
             memory.to_path_buf()
@@ -199,7 +201,7 @@ impl Fixture {
         expanded(name, &self.around)
     }
 
-    /// Uploads to `name`, and takes the file away from where the model has it, which is `expected`.
+    /// Uploads to `name`, and removes the file from where the model has it, which is `expected`.
     fn assert_creates(&self, directory: &Directory, name: &[u8], expected: Option<&[u8]>) {
         let created = directory.create(name, None);
         let shown = name.escape_ascii();
@@ -217,7 +219,7 @@ impl Fixture {
     }
 }
 
-/// Takes away the fixtures of processes that are no more, and of one that had this one's number.
+/// Removes the fixtures of processes that have ended, and of one that had this one's number.
 fn sweep(temporary: &Path) {
     for entry in fs::read_dir(temporary).into_iter().flatten().flatten() {
         let name = entry.file_name();
@@ -230,7 +232,7 @@ fn sweep(temporary: &Path) {
         let lives = Pid::from_raw(number)
             .is_some_and(|process| test_kill_process(process) != Err(rustix::io::Errno::SRCH));
         if !lives || number as u32 == std::process::id() {
-            // What cannot be taken away is in nobody's way.
+            // Anything that cannot be removed does no harm.
             let _ = fs::remove_dir_all(entry.path());
         }
     }
@@ -259,7 +261,7 @@ fn expanded(name: &[u8], around: &[u8]) -> Vec<u8> {
     octets
 }
 
-/// What stands at a path.
+/// A node at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Node {
     Directory,
@@ -268,14 +270,14 @@ enum Node {
     Pipe,
 }
 
-/// The tree under the root, and nothing else: each node by its path, that of the root being empty.
+/// The tree under the root, and nothing else: each node by its path; the root's path is empty.
 struct Model {
     nodes: BTreeMap<Vec<Vec<u8>>, Node>,
     own_path: Vec<Vec<u8>>,
 }
 
 impl Model {
-    /// The files of [`FILES`] that are under the root, whose own path this is.
+    /// Creates the files of [`FILES`] that are under the root, whose own path is `own_path`.
     fn new(own_path: &[u8]) -> Self {
         let mut model = Self {
             nodes: BTreeMap::new(),
@@ -295,7 +297,7 @@ impl Model {
         self.nodes.insert(path, node);
     }
 
-    /// What opening `name` gives: what the file holds, or why not.
+    /// The result of opening `name`: the file's contents, or the refusal.
     fn open(&self, name: &[u8], insensitive: bool) -> Result<Vec<u8>, Refusal> {
         if name.contains(&0) {
             return Err(Refusal::NotFound);
@@ -306,14 +308,14 @@ impl Model {
             .iter()
             .filter(|_| insensitive)
             .filter_map(|path| Some(self.file(&self.respelled(path)?)));
-        // A meaning that is spelled right but for its case counts, whatever becomes of it.
+        // A meaning that matches except for case counts, whatever the result.
         exact
             .chain(respelled.take(1))
             .find(|result| *result != Err(Refusal::NotFound))
             .unwrap_or(Err(Refusal::NotFound))
     }
 
-    /// Where an upload to `name` appears, if it may.
+    /// Where an upload to `name` appears, if it is allowed.
     fn create(&self, name: &[u8], insensitive: bool) -> Option<Vec<u8>> {
         if name.contains(&0) {
             return None;
@@ -330,7 +332,8 @@ impl Model {
         created.ok().map(|place| place.join(&b'/'))
     }
 
-    /// What a name may mean: itself, or as Windows means it, and either without the root's own path.
+    /// The possible meanings of a name: itself, or as Windows reads it, and either without the root's own
+    /// path.
     fn meanings(&self, plain: Vec<Vec<u8>>) -> Vec<Vec<Vec<u8>>> {
         let both = [plain.clone(), windows(&plain)];
         let each = both.map(|path| [Some(path.clone()), self.without_own_path(&path)]);
@@ -381,7 +384,7 @@ impl Model {
         }
     }
 
-    /// Follows links, as they are followed where the root is all there is.
+    /// Follows links as if the root were the whole file system.
     fn resolve(&self, path: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, Refusal> {
         let mut here: Vec<Vec<u8>> = Vec::new();
         let mut rest: VecDeque<Vec<u8>> = path.iter().cloned().collect();
@@ -416,7 +419,7 @@ impl Model {
         Ok(here)
     }
 
-    /// The path with every component as it is spelled on the disk; `None` if one is not there.
+    /// The path with every component spelled as on disk; `None` if one does not exist.
     fn respelled(&self, path: &[Vec<u8>]) -> Option<Vec<Vec<u8>>> {
         self.respelled_below(Vec::new(), path, &mut 0)
     }
@@ -447,7 +450,7 @@ impl Model {
         })
     }
 
-    /// The name itself if it is there, then those that differ in case alone, the least first.
+    /// The name itself if it exists, then those that differ only in case, in ascending order.
     fn respelled_in(&self, here: &[Vec<u8>], name: &[u8]) -> Vec<Vec<u8>> {
         let siblings = self
             .nodes
@@ -469,7 +472,7 @@ impl Model {
     }
 }
 
-/// The components that mean something; an empty one at the end says that a directory is meant.
+/// The significant components; an empty one at the end denotes a directory.
 fn meaningful(path: &[u8]) -> Vec<Vec<u8>> {
     let means_nothing = |component: &[u8]| matches!(component, b"" | b".");
     let all: Vec<&[u8]> = path.split(|&octet| octet == b'/').collect();
@@ -481,7 +484,7 @@ fn meaningful(path: &[u8]) -> Vec<Vec<u8>> {
     some.into_iter().map(<[u8]>::to_vec).collect()
 }
 
-/// A path as Windows means it: without its drive, and with either slash.
+/// A path as Windows reads it: without its drive, and with either slash.
 fn windows(path: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let mut whole = path.join(&b'/');
     if whole.get(1) == Some(&b':') && whole[0].is_ascii_alphabetic() {

@@ -1,7 +1,7 @@
-//! The body that runs a whole shard in the simulated network, among peers that the fuzzer plays.
+//! Fuzz target body that runs a whole shard in the simulated network, among peers controlled by the fuzzer.
 //!
-//! The server, its store and its clients are the real ones; what the fuzzer has is a few hosts to send from, the
-//! weather and the clock. Half of what its peers say answers what they were told, or they would never get far.
+//! The server, its store and its clients are the real ones; the fuzzer controls a few hosts, the weather and
+//! the clock. Half of what its peers send answers what they received; otherwise they would never get far.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::LazyLock;
@@ -20,19 +20,19 @@ use crate::store::memory::{Contents, Faults, Memory, pattern_octet};
 use crate::time::{Duration, Instant};
 use crate::wire::{self, ErrorCode, Mode, Opcode, Packet, WireBlock};
 
-/// Most octets of an input that are played: some hundred events.
+/// Maximum octets of an input that are played: some hundred events.
 const INPUT_OCTETS_MAX: usize = 2_048;
-/// The fuzzer's peers: each has one port, and so one transfer at a time.
+/// The fuzzer's peers: each has one port, and therefore one transfer at a time.
 const PEERS: usize = 6;
-/// The well-behaved reader's place among the addresses.
+/// The last octet of the well-behaved reader's address.
 const READER: u8 = 200;
-/// So many transfers, and nobody has to make room for anybody.
+/// Number of transfers for which no transfer has to be evicted.
 const ROOM: usize = PEERS + 2;
 /// Octets of the file that is read; a little more than one window.
 const IMAGE_OCTETS: usize = 5_000;
-/// Blocks of it, the last one included.
+/// Blocks of the file, including the last one.
 const IMAGE_BLOCKS: u64 = IMAGE_OCTETS as u64 / 512 + 1;
-/// Its octets, no two blocks of which are alike.
+/// The file's octets; no two blocks are alike.
 static IMAGE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     (0..IMAGE_OCTETS as u64)
         .map(|offset| pattern_octet(7, offset))
@@ -40,17 +40,19 @@ static IMAGE: LazyLock<Vec<u8>> = LazyLock::new(|| {
 });
 /// The server's largest window.
 const WINDOWSIZE_MAX: u16 = 8;
-/// Longer than any transfer stands still in peace: who slept for so long may find itself given up.
+/// Longer than any healthy transfer stands still: after a sleep this long, a reader may find its transfer
+/// given up.
 const SHORT_SLEEP: Duration = Duration::from_millis(500);
-/// A datagram that comes may cause so many, and no more: a window, each time that its sender stays silent.
+/// Maximum datagrams that a received datagram may cause: a window for each timeout without an answer.
 const DATAGRAMS_PER_DATAGRAM: u64 = 30 * WINDOWSIZE_MAX as u64;
-/// What a well-behaved reader is sent for each block, at the most, among bad peers and in bad weather.
+/// Maximum datagrams that a well-behaved reader is sent per block, among bad peers and in bad weather.
 const DATAGRAMS_PER_BLOCK: u64 = 40;
-/// Moments that anything takes to come to its end after the last event of the input.
+/// Maximum steps until everything ends after the last event of the input.
 const STEPS_MAX: usize = 200_000;
 
-/// Among peers that send anything at all, in weather, the shard's table stays bounded, nobody is answered without
-/// measure, a well-behaved reader gets its file, and in the end everything is empty and the next client is served.
+/// With peers that send anything at all, in any weather, the shard's table stays bounded, no peer is sent
+/// more than a bounded amount, and a well-behaved reader gets its file. In the end everything is empty and
+/// the next client is served.
 pub fn shard(octets: &[u8]) {
     let mut input = Input(&octets[..octets.len().min(INPUT_OCTETS_MAX)]);
     let mut play = Play::new(&mut input);
@@ -61,7 +63,7 @@ pub fn shard(octets: &[u8]) {
     play.end();
 }
 
-/// The world, and the fuzzer's part in it.
+/// The world, and the fuzzer's state in it.
 struct Play {
     world: World,
     server: Host,
@@ -72,27 +74,27 @@ struct Play {
     reader: Foreign,
     reader_node: NodeId,
     reader_received: u64,
-    /// What has arrived of the reader's file, as the server knows, and when that last changed.
+    /// How much of the reader's file has arrived, as far as the server knows, and when that last changed.
     reader_at: (u64, Instant),
-    /// Whether anything happened that excuses a reader who gives up.
+    /// Whether anything happened that excuses a reader that gives up.
     excused: bool,
 }
 
-/// One of the fuzzer's peers, and what it was told.
+/// One of the fuzzer's peers, and what it received.
 struct Peer {
     node: NodeId,
     socket: SocketId,
     address: SocketAddr,
-    /// Who answered it last.
+    /// The address that last answered the peer.
     server: SocketAddr,
-    /// The block that it was told last, as DATA or ACK.
+    /// The last block that the peer received, as DATA or ACK.
     block: u16,
 }
 
 impl Play {
     fn new(input: &mut Input<'_>) -> Self {
         let flags = input.octet();
-        // Either there is room for all, or for so few that they have to make room for each other.
+        // Either there is room for all, or for so few that transfers have to be evicted.
         let transfers_max = match input.octet() {
             tight if flags & 1 == 1 => usize::from(tight % 8) + 1,
             _ => ROOM,
@@ -144,7 +146,7 @@ impl Play {
         }
     }
 
-    /// What the fuzzer does next.
+    /// Plays the fuzzer's next event.
     fn event(&mut self, input: &mut Input<'_>) {
         let kind = input.octet();
         let number = input.octet();
@@ -171,7 +173,7 @@ impl Play {
                 self.say(index, self.peers[index].server, &buffer[..len]);
             }
             9 | 10 => {
-                // Anything at all, to where requests go or to where the transfer is.
+                // Arbitrary octets, sent to where requests go or to where the transfer is.
                 let len = usize::from(input.octet()).min(input.0.len());
                 let (octets, rest) = input.0.split_at(len);
                 input.0 = rest;
@@ -183,7 +185,7 @@ impl Play {
                 self.say(index, to, octets);
             }
             11 => {
-                // From port 0, where nobody can be answered.
+                // From port 0, to which no answer can be sent.
                 let (octets, _) = input.0.split_at(input.0.len().min(32));
                 self.world
                     .network()
@@ -211,7 +213,7 @@ impl Play {
         }
     }
 
-    /// A request for a file that there may be, with options that may make sense.
+    /// A request for a file that may exist, with options that may be valid.
     fn request(&self, index: usize, write: bool, input: &mut Input<'_>) {
         const NAMES: [&[u8]; 5] = [b"image", b"empty", b"nothing", b"new", b"image\0octet"];
         let name = NAMES[usize::from(input.octet()) % NAMES.len()];
@@ -256,7 +258,7 @@ impl Play {
         }
     }
 
-    /// The next thing that happens; false if nothing ever will.
+    /// Runs the next event; false if there will be no more.
     fn step(&mut self) -> bool {
         let more = self.world.step();
         for peer in &mut self.peers {
@@ -271,8 +273,8 @@ impl Play {
         more
     }
 
-    /// Whose every word is lost for as long as the network may hold a copy of its request back looks as if
-    /// it had begun anew.
+    /// A reader whose every datagram is lost, for as long as the network may delay a copy of its request,
+    /// looks as if it had restarted.
     fn watch_the_reader(&mut self) {
         let now = self.world.now();
         let running = self.world.shard_mut(self.server).all_running(usize::MAX);
@@ -287,7 +289,7 @@ impl Play {
         }
     }
 
-    /// What holds at any time.
+    /// Checks the invariants.
     fn check(&mut self) {
         let shard = self.world.shard_mut(self.server);
         let running = shard.all_running(usize::MAX).len();
@@ -296,7 +298,7 @@ impl Play {
         assert!(slots <= PEERS + 2, "{slots} slots for fewer peers");
     }
 
-    /// The input is over: fair weather, and everything comes to its end.
+    /// Ends the input: fair weather, and everything finishes.
     fn end(mut self) {
         self.world.network().set_weather(Weather::FAIR);
         self.files.set_faults(Faults::default());
@@ -330,7 +332,7 @@ impl Play {
         self.assert_empty();
     }
 
-    /// One more client, who has the server for itself, reads the file and writes one.
+    /// One more client, alone on the server, reads the file and writes one.
     fn fetch_and_store(&mut self) {
         for (operation, remote, local) in [
             (Operation::Read, &b"image"[..], &b"copy"[..]),
@@ -400,7 +402,7 @@ impl Peer {
         }
     }
 
-    /// Takes note of what it is told.
+    /// Records what the peer receives.
     fn listen(&mut self, world: &World) {
         while let Some((socket, path, octets)) = world.network().receive(self.node) {
             debug_assert_eq!(socket, self.socket);
@@ -418,7 +420,7 @@ const fn address(last: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, 0, 1, last))
 }
 
-/// Weather in which who goes on asking is served in the end.
+/// Weather in which a client that keeps asking is served in the end.
 fn weather(choice: u8) -> Weather {
     let often = |bits: u8| f64::from(bits & 3) / 10.0;
     Weather {

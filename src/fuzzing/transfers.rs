@@ -1,5 +1,5 @@
-//! Bodies that drive the protocol: a sender or a receiver by any events at all, and the two of them
-//! against each other through a network that the fuzzer makes.
+//! Fuzz target bodies that drive the protocol: a sender or a receiver with arbitrary events, and both against
+//! each other through a network controlled by the fuzzer.
 
 use std::collections::VecDeque;
 
@@ -15,8 +15,7 @@ use crate::proto::transmit::Transmit;
 use crate::time::{Duration, Instant};
 use crate::wire::{ErrorCode, Mode, Options, Request, WireBlock};
 
-/// Text in netascii is what a reader that takes an octet at a time makes of it, however it is cut, in
-/// both directions.
+/// netascii matches a reader that takes one octet at a time, however the input is split, in both directions.
 pub fn netascii(octets: &[u8]) {
     let mut input = Input(octets);
     let cut = usize::from(input.octet()) + 1;
@@ -50,7 +49,7 @@ pub fn netascii(octets: &[u8]) {
     decoder.finish(&mut decoded);
     assert!(decoded == text, "what was encoded reads otherwise");
 
-    // What nobody encoded is read so too, wherever it is cut.
+    // Text that no encoder produced is decoded the same way, wherever it is split.
     let mut expected = Vec::new();
     let mut wire = text;
     while let [first, rest @ ..] = wire {
@@ -75,7 +74,7 @@ pub fn netascii(octets: &[u8]) {
     );
 }
 
-/// A sender keeps to its window and its length, and stays silent once it is over, whatever happens.
+/// A sender keeps to its window and its length, and sends nothing once it is over, whatever happens.
 pub fn sender_ops(octets: &[u8]) {
     let mut input = Input(octets);
     let Terms {
@@ -132,7 +131,7 @@ pub fn sender_ops(octets: &[u8]) {
                 assert!(end.past(sender.acked()) <= window, "sent beyond the window");
             }
             assert!(sender.outcome().is_none(), "sent after the end");
-            // Now and then the queue is full, or takes a part.
+            // Sometimes the queue is full, or accepts only a part.
             let left = match (input.octet() % 8, transmit) {
                 (0, _) => 0,
                 (1, Transmit::Blocks { count, .. }) => count.div_ceil(2),
@@ -220,7 +219,7 @@ pub fn receiver_ops(octets: &[u8]) {
             }
             _ if event / 6 % 2 == 0 => receiver.publish(),
             _ => {
-                // A block of the window before.
+                // A block of the previous window.
                 let back = window * u64::from(event / 12) / 21;
                 let old = receiver.acked().0.saturating_sub(back);
                 let verdict =
@@ -247,8 +246,8 @@ pub fn receiver_ops(octets: &[u8]) {
     }
 }
 
-/// Both ends through a network of the fuzzer's: they end, and if they end well, every block has come once
-/// and in order. What was sent stays within a bound, however bad the network was.
+/// Both ends through the fuzzer's network: they end, and if they end successfully, every block arrived once
+/// and in order. The number of datagrams sent stays within a bound, however bad the network was.
 pub fn conversation(octets: &[u8]) {
     let mut input = Input(octets);
     let Terms {
@@ -256,14 +255,14 @@ pub fn conversation(octets: &[u8]) {
         oack,
         start,
     } = Terms::of(&mut input);
-    // Where windows are wide, enough for more than one of them.
+    // With wide windows, enough blocks for more than one of them.
     let scale = u64::from(params.windowsize()) / 512 * 4 + 1;
     let blocks = u64::from(input.number() % 200) * scale + 1;
     let len = (start.0 + blocks - 1) * u64::from(params.blksize());
     let mut now = Instant::from_nanos(1);
     let mut sender = Sender::answer(params, len, oack, Patience::DEFAULT, now);
     let mut receiver = Receiver::request(Patience::DEFAULT, now);
-    // Its request has been heard: that is why there is a sender.
+    // The request has arrived: otherwise there would be no sender.
     receiver.transmitted(1, now);
     while sender.acked() < start {
         now += Duration::from_micros(100);
@@ -304,7 +303,7 @@ pub fn conversation(octets: &[u8]) {
             }
             receiver.transmitted(1, now);
         }
-        // The fuzzer decides what the network does; when it has nothing more to say, the weather is fair.
+        // The fuzzer decides what the network does; after the end of its input, the weather is fair.
         match if input.0.is_empty() {
             0
         } else {
@@ -345,7 +344,7 @@ pub fn conversation(octets: &[u8]) {
         } else if let Some(wire) = to_sender.pop_front() {
             sender.handle_ack(wire, now);
         } else {
-            // Nothing is under way: somebody's timer goes on.
+            // Nothing is in flight: the next timer fires.
             let wake = [sender.poll_timeout(), receiver.poll_timeout()]
                 .into_iter()
                 .flatten()
@@ -363,7 +362,7 @@ pub fn conversation(octets: &[u8]) {
         );
         assert_eq!(receiver.outcome(), Some(Outcome::Complete));
     }
-    // Each octet of the input does one thing to the network, which costs two windows at most.
+    // Each octet of the input affects the network once, which costs two windows at most.
     let window = u64::from(params.windowsize()).min(blocks) + 1;
     let most = 8 + blocks + (octets.len() as u64 + 16) * 2 * window;
     assert!(
@@ -372,7 +371,7 @@ pub fn conversation(octets: &[u8]) {
     );
 }
 
-/// What leaves at `now`, unless it lies beyond `limit`: the blocks.
+/// The blocks sent at `now`, up to `limit`.
 fn send_up_to(
     limit: BlockIndex,
     sender: &mut Sender,
@@ -386,15 +385,15 @@ fn send_up_to(
     (0..count).map(move |place| first.plus(place))
 }
 
-/// Where block numbers are about to begin anew.
+/// Close to the rollover of block numbers.
 const FAR: BlockIndex = BlockIndex(65_530);
 
-/// What the fuzzer chooses to begin with.
+/// The initial conditions that the fuzzer chooses.
 struct Terms {
     params: Params,
-    /// Whether an OACK says so.
+    /// Whether an OACK announces the terms.
     oack: bool,
-    /// So many blocks have got through in peace.
+    /// Number of blocks that were delivered before.
     start: BlockIndex,
 }
 

@@ -1,11 +1,11 @@
-//! Block numbers: one that counts for ever, and what it becomes in sixteen bits on the wire.
+//! Block numbers: an index that never wraps, and its sixteen-bit form on the wire.
 
 use std::fmt;
 
 use crate::wire::WireBlock;
 
-/// A block's place in its transfer, counted from 1 without ever wrapping; 0 stands for "none yet"
-/// and is what an ACK of a WRQ or an OACK names.
+/// A block's position in its transfer, counted from 1 without wrapping; 0 stands for "none yet" and is what
+/// an ACK of a WRQ or an OACK names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct BlockIndex(pub u64);
 
@@ -15,32 +15,32 @@ impl BlockIndex {
     /// The first block.
     pub const FIRST: Self = Self(1);
 
-    /// The index `count` blocks further on.
+    /// The index `count` blocks later.
     #[must_use]
     pub const fn plus(self, count: u64) -> Self {
         Self(self.0.saturating_add(count))
     }
 
-    /// The index of the block before; zero stays zero.
+    /// The index of the previous block; zero stays zero.
     #[must_use]
     pub const fn before(self) -> Self {
         Self(self.0.saturating_sub(1))
     }
 
-    /// How many blocks lie from `earlier` (not counted) to this one (counted); zero if it is later.
+    /// The number of blocks after `earlier` up to and including this one; zero if `earlier` is later.
     #[must_use]
     pub const fn past(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// The last block of a transfer of `len` octets: the one that is shorter than `blksize`, which
-    /// is an empty one when `len` is a multiple (RFC 1350 §6). `blksize` is one of `Params`, so never 0.
+    /// The last block of a transfer of `len` octets: the one shorter than `blksize`, which is empty if `len`
+    /// is a multiple (RFC 1350 §6). `blksize` comes from `Params`, so it is never 0.
     #[must_use]
     pub const fn last_of(len: u64, blksize: u16) -> Self {
         Self(len / blksize as u64 + 1)
     }
 
-    /// Where in the file the block begins, in octets.
+    /// The block's offset in the file, in octets.
     #[must_use]
     pub const fn offset(self, blksize: u16) -> u64 {
         self.before().0.saturating_mul(blksize as u64)
@@ -53,7 +53,7 @@ impl fmt::Display for BlockIndex {
     }
 }
 
-/// What follows block 65,535 on the wire. RFC 1350 is silent; nearly everybody goes on with 0, and
+/// What follows block 65,535 on the wire. RFC 1350 does not say; nearly all implementations go on with 0, and
 /// the `rollover` option of tftp-hpa can ask for 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Rollover {
@@ -65,7 +65,7 @@ pub enum Rollover {
 }
 
 impl Rollover {
-    /// How many blocks go by before a wire number comes again.
+    /// The number of blocks after which a wire number repeats.
     const fn period(self) -> u64 {
         match self {
             Self::ToZero => 0x1_0000,
@@ -73,7 +73,7 @@ impl Rollover {
         }
     }
 
-    /// The number that `index` bears on the wire.
+    /// The number of `index` on the wire.
     #[must_use]
     pub const fn wire(self, index: BlockIndex) -> WireBlock {
         let number = match self {
@@ -84,10 +84,10 @@ impl Rollover {
         WireBlock(number as u16)
     }
 
-    /// The first index from `from` on that bears `wire`; `None` if none ever will.
+    /// The first index from `from` on with the number `wire`; `None` if there is none.
     ///
-    /// It looks ahead only, so `wire` must not be an old number: windows hold no more than half of all
-    /// (`negotiate::WINDOWSIZE_MAX`), and what is older comes out beyond the window.
+    /// It looks ahead only, so `wire` must not be an old number: windows hold at most half of all numbers
+    /// (`negotiate::WINDOWSIZE_MAX`), and an older one resolves to an index beyond the window.
     #[must_use]
     pub const fn resolve(self, wire: WireBlock, from: BlockIndex) -> Option<BlockIndex> {
         if matches!(self, Self::ToOne) && wire.0 == 0 {
@@ -99,7 +99,7 @@ impl Rollover {
         }
         let period = self.period();
         let ahead = (wire.0 as u64 + period - from.0 % period) % period;
-        // Under `ToOne`, index 0 is wire 0 alone, although it is congruent to 65,535.
+        // Under `ToOne`, only index 0 is wire 0, although it is congruent to 65,535.
         if matches!(self, Self::ToOne) && from.0 == 0 && ahead == 0 {
             return Some(BlockIndex(period));
         }
@@ -119,8 +119,8 @@ mod tests {
         assert_eq!(format!("{:>6}", BlockIndex(70_000)), " 70000");
     }
 
-    /// Goal: `resolve` is the inverse of `wire` for any index and any start within a window.
-    /// Method: compare with a search that tries one index after the other.
+    /// Goal: `resolve` is the inverse of `wire` for any index and any start within a window. Method: compare
+    /// with a linear search.
     #[test]
     fn resolve_agrees_with_brute_force() {
         let mut random = fastrand::Rng::with_seed(7);

@@ -1,5 +1,5 @@
-//! The protocol, with no socket, file, clock, thread or log line: told what arrived and what time it
-//! is, it says what to send and when to come back.
+//! The protocol core, with no socket, file, clock, thread or log line: the caller tells it what arrived and
+//! what time it is, and it says what to send and when to call again.
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
 

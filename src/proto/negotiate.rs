@@ -1,6 +1,6 @@
-//! Options: what was asked, what is allowed, and the terms that follow (RFC 2347, 2348, 2349, 7440).
+//! Option negotiation: what was asked, what is allowed, and the resulting terms (RFC 2347, 2348, 2349, 7440).
 //!
-//! A server calls [`answer`], a client [`ask`] and then [`accept`]. Nobody else can make [`Params`].
+//! A server calls [`answer`], a client [`ask`] and then [`accept`]. No other code can create [`Params`].
 
 use std::fmt;
 
@@ -8,22 +8,22 @@ use super::block::Rollover;
 use crate::time::Duration;
 use crate::wire::{BufferFull, Mode, Options, OptionsWriter, Request, write_oack};
 
-/// Block size without a word about it (RFC 1350 §2).
+/// Default block size (RFC 1350 §2).
 pub const BLKSIZE_DEFAULT: u16 = 512;
-/// Smallest block size that may be asked for (RFC 2348).
+/// Smallest block size that a client may ask for (RFC 2348).
 pub const BLKSIZE_MIN: u16 = 8;
-/// Largest block size that may be asked for (RFC 2348): what a datagram holds, less all headers.
+/// Largest block size that a client may ask for (RFC 2348): what a datagram holds, less all headers.
 pub const BLKSIZE_MAX: u16 = 65_464;
-/// The longest `timeout` that may be asked for (RFC 2349).
+/// Longest `timeout` that a client may ask for (RFC 2349).
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(255);
-/// Largest window that is agreed on, where RFC 7440 has 65,535: half of the numbers that a block can bear. The
-/// other half tells what came before. With more, a repeat of an old block would pass for one to come, and an
-/// old ACK for a new one, and nobody would see it but who reads the file.
+/// Largest window agreed on, where RFC 7440 allows 65,535: half of the block numbers. The other half
+/// identifies old blocks. With a larger window, a duplicate of an old block would be taken for a new one, and
+/// an old ACK for a new one, and the file would be corrupted silently.
 pub const WINDOWSIZE_MAX: u16 = 32_767;
 /// The `utimeout` values that tftp-hpa defines, in microseconds.
 const UTIMEOUT_MICROS: std::ops::RangeInclusive<u64> = 10_000..=255_000_000;
 
-/// The terms of a transfer, once agreed.
+/// The agreed terms of a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Params {
     blksize: u16,
@@ -33,7 +33,7 @@ pub struct Params {
 }
 
 impl Params {
-    /// The terms of RFC 1350, which hold when nothing was agreed.
+    /// The terms of RFC 1350, which apply if nothing was agreed.
     pub const RFC1350: Self = Self {
         blksize: BLKSIZE_DEFAULT,
         windowsize: 1,
@@ -41,13 +41,13 @@ impl Params {
         timeout: None,
     };
 
-    /// Octets in every block but the last.
+    /// Octets in every block except the last.
     #[must_use]
     pub const fn blksize(&self) -> u16 {
         self.blksize
     }
 
-    /// Blocks that may be under way without an ACK.
+    /// Blocks that may be in flight without an ACK.
     #[must_use]
     pub const fn windowsize(&self) -> u16 {
         self.windowsize
@@ -59,7 +59,7 @@ impl Params {
         self.rollover
     }
 
-    /// The retransmission time that the client set, if it did.
+    /// The retransmission timeout that the client set, if any.
     #[must_use]
     pub const fn timeout(&self) -> Option<Duration> {
         self.timeout
@@ -75,18 +75,18 @@ impl Params {
 /// What the operator allows a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Largest block size, in octets.
+    /// Maximum block size, in octets.
     pub blksize_max: u16,
-    /// Most blocks under way.
+    /// Maximum window, in blocks.
     pub windowsize_max: u16,
-    /// Longest retransmission time.
+    /// Longest retransmission timeout.
     pub timeout_max: Duration,
 }
 
-/// What the transfer is about, as far as `tsize` is concerned (RFC 2349).
+/// The kind of transfer, as far as `tsize` is concerned (RFC 2349).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
-    /// A read of a body that is this many octets long on the wire.
+    /// A read of a body with this length on the wire, in octets.
     Read(u64),
     /// A write.
     Write,
@@ -97,19 +97,19 @@ pub enum Asked {
 pub struct Answer {
     /// The terms.
     pub params: Params,
-    /// The length that a writer announced.
+    /// The length that the writer announced.
     pub announced: Option<u64>,
-    /// Octets of the OACK in the buffer; 0 when there is nothing to acknowledge.
+    /// Octets of the OACK in the buffer; 0 if no OACK is sent.
     pub oack: usize,
 }
 
-/// Answers the options of `request`, laying out the OACK in `buffer`.
+/// Answers the options of `request`, and writes the OACK to `buffer`.
 ///
-/// Options come back in the order and spelling asked; what is unknown, repeated or junk is left out
+/// The OACK keeps the order and spelling of the request; unknown, repeated and invalid options are left out
 /// (RFC 2347: "the server … simply omits it").
 ///
 /// # Errors
-/// [`BufferFull`] if the OACK does not fit, which a buffer as long as the request plus 64 octets precludes.
+/// [`BufferFull`] if the OACK does not fit; a buffer as long as the request plus 64 octets always suffices.
 pub fn answer(
     request: &Request<'_>,
     limits: &Limits,
@@ -139,7 +139,7 @@ pub fn answer(
                 .map(power_of_two)
                 .inspect(|&size| params.blksize = size)
                 .map(u64::from),
-            // RFC 7440 §3: 1 to 65,535; the server may answer with less.
+            // RFC 7440 §3: 1 to 65,535; the server may answer with a smaller value.
             Name::Windowsize => value
                 .exact()
                 .and_then(|blocks| u16::try_from(blocks).ok())
@@ -147,7 +147,7 @@ pub fn answer(
                 .map(|blocks| blocks.min(limits.windowsize_max.clamp(1, WINDOWSIZE_MAX)))
                 .inspect(|&blocks| params.windowsize = blocks)
                 .map(u64::from),
-            // RFC 2349: 1 to 255 seconds, to be echoed as it is or left out.
+            // RFC 2349: 1 to 255 seconds; the server must echo the value or omit the option.
             Name::Timeout => value
                 .exact()
                 .filter(|seconds| (1..=TIMEOUT_MAX.as_secs()).contains(seconds))
@@ -166,9 +166,9 @@ pub fn answer(
                 };
             }),
             Name::Tsize => value.exact().and_then(|size| match asked {
-                // curl gives up on `tsize=0` in an OACK, and nobody needs it.
+                // curl gives up on `tsize=0` in an OACK, and no client needs it.
                 Asked::Read(len) => (len > 0).then_some(len),
-                // Octets as counted on the wire say little about a text file's size on disk.
+                // The number of octets on the wire says little about a text file's size on disk.
                 Asked::Write if request.mode == Mode::Netascii => None,
                 Asked::Write => {
                     announced = Some(size);
@@ -181,7 +181,7 @@ pub fn answer(
             oack.number(name, agreed)?;
         }
     }
-    // An OACK with nothing in it makes four of seven common clients fail: none is sent then.
+    // An empty OACK makes four of seven common clients fail, so none is sent then.
     let oack = if oack.len() == opcode_only {
         0
     } else {
@@ -199,11 +199,11 @@ pub fn answer(
 pub struct Wanted {
     /// Block size in octets.
     pub blksize: Option<u16>,
-    /// Window size in blocks; more than [`WINDOWSIZE_MAX`] is asked for as that.
+    /// Window size in blocks; a value above [`WINDOWSIZE_MAX`] is reduced to it.
     pub windowsize: Option<u16>,
-    /// Retransmission time in seconds.
+    /// Retransmission timeout in seconds.
     pub timeout: Option<u8>,
-    /// The length: 0 to be told it (a read), the length itself (a write).
+    /// The length: 0 to ask for it (a read), the length itself (a write).
     pub tsize: Option<u64>,
 }
 
@@ -250,12 +250,12 @@ pub fn ask(
     })
 }
 
-/// Why a server's OACK cannot be accepted: grounds for ERROR 8.
+/// Why a server's OACK cannot be accepted: reasons for ERROR 8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BadOack {
-    /// It holds an option that was not asked for (RFC 2347: "must not").
+    /// It contains an option that was not asked for (RFC 2347: "must not").
     Unasked,
-    /// It holds a value that is more than was asked for, or is none.
+    /// It contains a value that is larger than asked for, or invalid.
     BadValue,
 }
 
@@ -279,7 +279,7 @@ pub struct Accepted {
     pub tsize: Option<u64>,
 }
 
-/// Holds a server's OACK against what was wanted.
+/// Checks a server's OACK against what was wanted.
 ///
 /// # Errors
 /// [`BadOack`] says what is wrong with it.
@@ -355,8 +355,8 @@ impl Name {
     }
 }
 
-/// Which options were spoken of already: the first word on each counts. Two options can speak of one
-/// setting, and there the first that makes sense counts.
+/// Which options have been handled: only the first of each counts. Two options can set the same parameter;
+/// then the first valid one counts.
 #[derive(Default)]
 struct Seen {
     options: u8,
@@ -390,11 +390,11 @@ impl Seen {
     }
 }
 
-/// A number as it stood in an option.
+/// A number in an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Decimal {
     Exact(u64),
-    /// All digits, but more than 64 bits hold.
+    /// All digits, but too large for 64 bits.
     TooLarge,
 }
 
@@ -407,7 +407,7 @@ impl Decimal {
     }
 }
 
-/// A strict decimal: digits alone, blanks around them tolerated.
+/// A strict decimal: only digits, with blanks around them tolerated.
 fn decimal(text: &[u8]) -> Option<Decimal> {
     let digits = text.trim_ascii();
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
@@ -421,7 +421,7 @@ fn decimal(text: &[u8]) -> Option<Decimal> {
     Some(value.map_or(Decimal::TooLarge, Decimal::Exact))
 }
 
-/// RFC 2348: 8 to 65,464; a larger wish is cut to what is allowed, a smaller one left out.
+/// RFC 2348: 8 to 65,464; a larger value is reduced to the limit, a smaller one is left out.
 fn blksize(value: Decimal, limits: &Limits) -> Option<u16> {
     let cap = limits.blksize_max.clamp(BLKSIZE_MIN, BLKSIZE_MAX);
     match value {
@@ -431,7 +431,7 @@ fn blksize(value: Decimal, limits: &Limits) -> Option<u16> {
     }
 }
 
-/// The largest power of two that is not more than `size`, as tftp-hpa's `blksize2` wants it.
+/// The largest power of two up to `size`, as tftp-hpa's `blksize2` requires.
 const fn power_of_two(size: u16) -> u16 {
     1 << size.ilog2()
 }
@@ -448,8 +448,8 @@ mod tests {
     };
     const LEN: u64 = 1_000_000;
 
-    /// Answers an RRQ or WRQ with the options `text`, written `name=value name=value`, `_` standing
-    /// for a blank in a value; shows the OACK and the terms.
+    /// Answers an RRQ or WRQ with the options `text`, written `name=value name=value`, with `_` for a blank
+    /// in a value; shows the OACK and the terms.
     fn answered(text: &str, limits: &Limits, mode: Mode, asked: Asked) -> String {
         let octets = laid_out(text);
         let request = Request {
@@ -499,7 +499,7 @@ mod tests {
         answered(text, &LIMITS, Mode::Octet, Asked::Write)
     }
 
-    /// One line an option value: what was asked, then the answer.
+    /// One line per option value: what was asked, then the answer.
     fn table(name: &str, values: &[&str]) -> String {
         values
             .iter()
@@ -507,7 +507,7 @@ mod tests {
             .collect()
     }
 
-    /// Values that are no decimal, or one that no option takes.
+    /// Values that are not decimal, or that no option accepts.
     const JUNK: &[&str] = &[
         "",
         "-1",
@@ -579,7 +579,7 @@ mod tests {
         insta::assert_snapshot!(read("blksize=1468"), @"OACK blksize=1468, blocks of 1468");
         insta::assert_snapshot!(read("blksize=1467"), @"OACK blksize=1467, blocks of 1467");
         insta::assert_snapshot!(read("blksize2=65464"), @"OACK blksize2=1024, blocks of 1024");
-        // A limit that is none still leaves a legal block size.
+        // A limit that is invalid still results in a legal block size.
         for (blksize_max, expected) in [
             (0, "OACK blksize=8, blocks of 8"),
             (u16::MAX, "OACK blksize=65464, blocks of 65464"),
@@ -735,7 +735,8 @@ mod tests {
         assert_eq!(read(&hundreds), "OACK blksize=1024, blocks of 1024");
     }
 
-    /// Goal: the room that [`answer`] asks for suffices for the longest OACK possible, and too little is told.
+    /// Goal: the buffer that [`answer`] asks for suffices for the longest possible OACK, and a smaller one is
+    /// reported.
     #[test]
     fn the_longest_oack_fits_and_less_room_is_told() {
         let octets =
@@ -863,7 +864,7 @@ mod tests {
         }
     }
 
-    /// Goal: whoever runs the client reads which rule the server broke.
+    /// Goal: the client's user is told which rule the server broke.
     #[test]
     fn a_bad_oack_is_told_in_words() {
         let told = |text| accepted(text, &WANTED).unwrap_err().to_string();

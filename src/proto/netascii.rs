@@ -1,7 +1,7 @@
-//! netascii, the text form of RFC 764 that TFTP's `netascii` mode puts on the wire: lines end in
-//! CR LF, and a CR that ends no line is followed by NUL.
+//! netascii, the text form of RFC 764 that TFTP's `netascii` mode puts on the wire: lines end in CR LF, and a
+//! CR that ends no line is followed by NUL.
 //!
-//! Both directions take their input in pieces cut anywhere.
+//! Both directions accept input split at any point.
 
 /// Carriage return.
 const CR: u8 = b'\r';
@@ -10,7 +10,7 @@ const LF: u8 = b'\n';
 /// What follows a CR that stands for itself.
 const NUL: u8 = 0;
 
-/// The second octet of the pair that `octet` becomes on the wire; `None` if it stays as it is.
+/// The second octet of the pair that encodes `octet` on the wire; `None` if it stays as it is.
 const fn second(octet: u8) -> Option<u8> {
     match octet {
         LF => Some(LF),
@@ -19,10 +19,11 @@ const fn second(octet: u8) -> Option<u8> {
     }
 }
 
-/// How many octets `text` takes on the wire.
+/// The encoded length of `text` in octets.
 #[must_use]
 pub fn encoded_len(text: &[u8]) -> u64 {
-    // Sums of single octets, which cannot overflow within so few: a processor makes many of them at a time.
+    // Sums of single octets, which cannot overflow within a chunk this short: a processor computes many of
+    // them at a time.
     let pairs = text.chunks(u8::MAX.into()).map(|octets| {
         octets
             .iter()
@@ -40,7 +41,7 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Encodes as much of `text` as `wire` has room for; says how many octets of each were used.
+    /// Encodes as much of `text` as fits into `wire`; returns how many octets of each were used.
     pub fn encode(&mut self, text: &[u8], wire: &mut [u8]) -> (usize, usize) {
         let mut taken = 0;
         let mut written = 0;
@@ -59,7 +60,7 @@ impl Encoder {
         (taken, written)
     }
 
-    /// Whether an octet waits for room although all text was taken.
+    /// Whether an octet is still waiting for room although all text was taken.
     #[must_use]
     pub const fn is_pending(&self) -> bool {
         self.pending.is_some()
@@ -69,15 +70,15 @@ impl Encoder {
 /// From the wire to a file.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Decoder {
-    /// The last octet was a CR, and what it means depends on the next.
+    /// The last octet was a CR, whose meaning depends on the next octet.
     after_cr: bool,
 }
 
 impl Decoder {
     /// Decodes all of `wire`, appending to `text`.
     ///
-    /// A CR followed by anything but LF and NUL is against the rules, and is kept as it is: octets
-    /// are never lost.
+    /// A CR followed by anything but LF and NUL breaks the rules, and is kept as it is: octets are never
+    /// lost.
     pub fn decode(&mut self, wire: &[u8], text: &mut Vec<u8>) {
         text.reserve(wire.len() + 1);
         for &octet in wire {
@@ -103,7 +104,7 @@ impl Decoder {
         }
     }
 
-    /// The wire has ended: a CR that still waits stands for itself.
+    /// Ends the input: a pending CR stands for itself.
     pub fn finish(&mut self, text: &mut Vec<u8>) {
         if std::mem::take(&mut self.after_cr) {
             text.push(CR);
@@ -115,7 +116,7 @@ impl Decoder {
 mod tests {
     use super::*;
 
-    /// Text in which line ends, lone CRs and NULs are frequent.
+    /// Text with many line ends, lone CRs and NULs.
     fn rough_text(random: &mut fastrand::Rng) -> Vec<u8> {
         (0..random.usize(0..200))
             .map(|_| *random.choice(b"\r\n\0\r\nab").unwrap_or(&b'x'))
@@ -182,8 +183,8 @@ mod tests {
         wire
     }
 
-    /// Goal: cuts make no difference. Method: random cuts of input and output against a model that
-    /// sees everything at once, for text and for wire octets that follow no rule.
+    /// Goal: the result does not depend on where the input is split. Method: random splits of input and
+    /// output, compared with a model that sees everything at once, for text and for invalid wire octets.
     #[test]
     fn any_cut_gives_the_same() {
         let mut random = fastrand::Rng::with_seed(764);

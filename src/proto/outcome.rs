@@ -1,4 +1,4 @@
-//! How a transfer ended: a value like any other, not an error.
+//! How a transfer ended: an ordinary value, not an error.
 
 use std::fmt;
 
@@ -11,17 +11,17 @@ pub enum Outcome {
     Complete,
     /// The peer sent ERROR.
     PeerError(ErrorCode),
-    /// The peer gave up right after the OACK, as one does that only asked for the size.
+    /// The peer gave up right after the OACK, as a client does that only asked for the size.
     Probed,
     /// The peer fell silent.
     TimedOut,
-    /// The peer never proved that it is there.
+    /// The peer never proved that it exists.
     Unanswered,
-    /// This end gave up and said so with ERROR.
+    /// This end gave up and sent ERROR.
     Refused(ErrorCode),
-    /// The peer started anew: a rebooted client.
+    /// The peer started again: a rebooted client.
     Replaced,
-    /// Forgotten in favour of newer requests, before the peer proved that it is there.
+    /// Evicted in favour of newer requests, before the peer was validated.
     Evicted,
     /// This end is shutting down.
     Stopped,

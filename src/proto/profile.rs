@@ -1,5 +1,5 @@
-//! Clients as they are: the options that firmware and boot loaders ask for, in their order, how long
-//! they wait, from which ports they ask, and where they are slow.
+//! Profiles of real clients: which options firmware and boot loaders ask for, in which order, how long they
+//! wait, which ports they use, and where they are slow.
 
 use crate::proto::negotiate::{ORDER_DEFAULT, Wanted, Wish};
 use crate::proto::timing::{Patience, Repeats};
@@ -8,43 +8,43 @@ use crate::time::Duration;
 /// How a client asks and waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Profile {
-    /// Its name.
+    /// The client's name.
     pub name: &'static str,
-    /// The options that it asks for.
+    /// The options that the client asks for.
     pub wanted: Wanted,
-    /// The order in which it does.
+    /// The order of those options in the request.
     pub order: [Wish; 4],
-    /// Whether it first asks for the length alone and leaves with ERROR 8, and then asks without it.
+    /// Whether the client first asks for the length alone, leaves with ERROR 8, and then asks without it.
     pub probes: bool,
-    /// How long it waits, and how often.
+    /// The client's timeouts and retransmission limits.
     pub patience: Patience,
-    /// The ports that it asks from, the first and the last; `None` for any that is free.
+    /// The client's source ports, first and last; `None` for any free port.
     pub ports: Option<(u16, u16)>,
-    /// How long it takes before an ACK leaves.
+    /// The delay before an ACK is sent.
     pub slow: Duration,
-    /// Where it writes what comes, if that takes a while.
+    /// The flash memory that the client writes to, if that takes a while.
     pub flash: Option<Flash>,
 }
 
-/// Memory that is slow to write: the client stands still now and then.
+/// Memory that is slow to write: the client pauses now and then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flash {
-    /// After so many blocks, at least 1,
+    /// Number of blocks between pauses, at least 1.
     pub blocks: u16,
-    /// for this long.
+    /// Length of a pause.
     pub pause: Duration,
 }
 
 impl Profile {
-    /// How a client asks unless something else is said: blocks that fit Ethernet with room for a tunnel,
-    /// as many of them under way as small receive rings hold.
+    /// How a client asks by default: blocks that fit Ethernet with room for a tunnel, and a window that small
+    /// receive rings hold.
     pub const DEFAULT: Self = Self {
         name: "default",
         wanted: wanted(true, Some(1428), Some(16), None),
         order: ORDER_DEFAULT,
         probes: false,
         patience: Patience {
-            // Like most: a crowd that repeats at once would make a busy server's work more.
+            // Like most clients: many clients that retransmit early would add to a busy server's work.
             receiver_floor_millis: 1_000,
             idle: Duration::from_secs(10),
             ..Patience::DEFAULT
@@ -54,7 +54,7 @@ impl Profile {
         flash: None,
     };
 
-    /// One that asks for nothing, like the clients before RFC 2347.
+    /// A client that asks for no options, like those before RFC 2347.
     const PLAIN: Self = Self {
         name: "plain",
         wanted: wanted(false, None, None, None),
@@ -82,7 +82,7 @@ const fn wanted(
     }
 }
 
-/// Waits as long as `repeats` has it, until all of that is over.
+/// Waits according to `repeats`, until the schedule is over.
 const fn patience(repeats: &'static Repeats) -> Patience {
     Patience {
         lockstep_floor: repeats.wait(0),
@@ -94,7 +94,7 @@ const fn patience(repeats: &'static Repeats) -> Patience {
     }
 }
 
-/// The clients that are known.
+/// The known clients.
 pub static PROFILES: [Profile; 12] = [
     Profile {
         name: "ipxe",
@@ -111,7 +111,7 @@ pub static PROFILES: [Profile; 12] = [
         probes: true,
         ..Profile::PLAIN
     },
-    // Loaded by the same firmware, but with blocks of its own choice.
+    // Loaded by the same firmware, but with a block size of its own choice.
     Profile {
         name: "shim",
         wanted: wanted(false, Some(512), Some(4), None),
@@ -127,7 +127,7 @@ pub static PROFILES: [Profile; 12] = [
         ports: Some(UBOOT_PORTS),
         ..Profile::PLAIN
     },
-    // With CONFIG_SYS_DIRECT_FLASH_TFTP, which writes blocks to flash as they come.
+    // With CONFIG_SYS_DIRECT_FLASH_TFTP, which writes blocks to flash as they arrive.
     Profile {
         name: "uboot-flash",
         wanted: wanted(true, Some(1468), None, Some(5)),
@@ -167,7 +167,7 @@ pub static PROFILES: [Profile; 12] = [
         patience: patience(&CURL),
         ..Profile::PLAIN
     },
-    // Asks for what it is told to, and by itself for nothing.
+    // Asks for the options it is told to, and for none by default.
     Profile {
         name: "atftp",
         wanted: wanted(false, None, None, None),
@@ -185,7 +185,7 @@ pub static PROFILES: [Profile; 12] = [
     Profile::PLAIN,
 ];
 
-/// Doubles from a quarter of a second, and has given up once it would wait for more than ten.
+/// Doubles from a quarter of a second, and gives up when the next wait would exceed ten seconds.
 static IPXE: Repeats = Repeats {
     adapts: true,
     ..every(&[250, 500, 1_000, 2_000, 4_000, 8_000])
@@ -193,18 +193,18 @@ static IPXE: Repeats = Repeats {
 static EDK2: Repeats = every(&[4_000; 6]);
 /// Twice CONFIG_NET_RETRY_COUNT; then it starts again, which is another transfer here.
 static UBOOT: Repeats = every(&[5_000; 10]);
-/// Never repeats an ACK: the server has to.
+/// Never repeats an ACK: the server has to retransmit.
 static GRUB: Repeats = Repeats {
     acks: false,
     ..every(&GRUB_WAITS)
 };
 static PXELINUX: Repeats = every(&PXELINUX_WAITS);
-/// As with --max-time 30: it divides the time that it is given into waits of some five seconds.
+/// As with --max-time 30: curl divides the time that it is given into waits of some five seconds.
 static CURL: Repeats = every(&[5_000; 6]);
 static ATFTP: Repeats = every(&[5_000; 5]);
 static BUSYBOX: Repeats = every(&BUSYBOX_WAITS);
 
-/// These waits, after requests and ACKs alike.
+/// These waits, for both requests and ACKs.
 const fn every(waits_millis: &'static [u16]) -> Repeats {
     Repeats {
         waits_millis,
@@ -223,7 +223,7 @@ const GRUB_WAITS: [u16; 40] = {
     }
     waits
 };
-/// In ticks of the BIOS, some 55 ms each.
+/// In BIOS ticks, some 55 ms each.
 const PXELINUX_WAITS: [u16; 31] = {
     let mut waits = [
         2, 2, 3, 3, 4, 5, 6, 7, 9, 10, 12, 15, 18, 21, 26, 31, 37, 44, 53, 64, 77, 92, 110, 132,
@@ -252,7 +252,7 @@ const BUSYBOX_WAITS: [u16; 12] = {
 const UBOOT_PORTS: (u16, u16) = (1024, 4095);
 /// GRUB counts up from here.
 const GRUB_PORTS: (u16, u16) = (25_300, 32_767);
-/// PXELINUX and the Raspberry Pi count up from the first of the ports that IANA leaves to everybody.
+/// PXELINUX and the Raspberry Pi count up from the first of IANA's dynamic ports.
 const EPHEMERAL_PORTS: (u16, u16) = (49_152, 57_343);
 /// A sector of 64 KiB, which takes about half a second to erase and write.
 const NOR_FLASH: Flash = Flash {
@@ -260,7 +260,7 @@ const NOR_FLASH: Flash = Flash {
     pause: Duration::from_millis(500),
 };
 
-/// The profile of this name.
+/// The profile with this name.
 #[must_use]
 pub fn find(name: &str) -> Option<&'static Profile> {
     PROFILES.iter().find(|profile| profile.name == name)
@@ -312,8 +312,8 @@ mod tests {
         assert_eq!(find("nobody"), None);
     }
 
-    /// Goal: each asks again when its model does, as often, and gives up when that does. Method: a request by
-    /// each, answered by nobody.
+    /// Goal: each profile retransmits its request when its model does, as often, and gives up when the model
+    /// does. Method: a request by each that nothing answers.
     #[test]
     fn clients_ask_again_as_they_do() {
         let five = "0 5000 10000 15000 20000";
@@ -341,7 +341,7 @@ mod tests {
         }
     }
 
-    /// Goal: each repeats its ACK when its model does. Method: the first block comes and no other.
+    /// Goal: each profile repeats its ACK when its model does. Method: only the first block arrives.
     #[test]
     fn clients_acknowledge_again_as_they_do() {
         for (name, first, tries) in [
@@ -361,8 +361,7 @@ mod tests {
         }
     }
 
-    /// Goal: iPXE waits longer where round trips are long, the others do not. Method: a round trip of half a
-    /// second.
+    /// Goal: iPXE waits longer if RTTs are long, the others do not. Method: an RTT of half a second.
     #[test]
     fn a_long_way_is_waited_for_by_who_measures_it() {
         for (name, waits) in [("ipxe", 1_500), ("pxelinux", 110)] {
@@ -373,7 +372,7 @@ mod tests {
         }
     }
 
-    /// Ports, and where else a client differs.
+    /// Ports, and other differences between clients.
     #[test]
     fn clients_have_habits() {
         let habits = PROFILES.iter().map(|profile| {
@@ -405,7 +404,7 @@ mod tests {
         ");
     }
 
-    /// When it sends while nothing comes, and when it gives up, in milliseconds.
+    /// When the receiver sends while nothing arrives, and when it gives up, in milliseconds.
     fn sends(receiver: &mut Receiver, mut now: Instant) -> (Vec<u64>, u64) {
         let mut sent = Vec::new();
         loop {

@@ -1,4 +1,4 @@
-//! The side that gets the file: a server that is written to, a client that reads.
+//! The receiver of a file: a server that answers a write, or a client that reads.
 //!
 //! ```text
 //!            request, OACK or ACK 0                    last block is in
@@ -8,9 +8,9 @@
 //!                                        └──── idle: TimedOut                Complete (repeats are re-ACKed)
 //! ```
 //!
-//! Blocks that overtake others are kept by the caller ([`Verdict::Ahead`]), and a gap is reported once,
-//! after a time in which late blocks usually come. A path that reorders thus costs nothing, where a
-//! receiver that calls every overtaking a loss makes the sender send each window many times.
+//! The caller keeps out-of-order blocks ([`Verdict::Ahead`]), and a gap is reported once, after a time in
+//! which late blocks usually arrive. Reordering therefore costs nothing, whereas a receiver that treats it
+//! as loss makes the sender send each window many times.
 
 use super::block::BlockIndex;
 use super::negotiate::Params;
@@ -20,25 +20,25 @@ use super::transmit::{Opening, Transmit};
 use crate::time::{Duration, Instant};
 use crate::wire::{ErrorCode, WireBlock};
 
-/// How late a block may be before it is missed, while no round trip was measured.
+/// How late a block may be before it counts as missing, before the first RTT sample.
 const LATENESS_UNKNOWN: Duration = Duration::from_millis(5);
-/// Least lateness granted: below it, the receiver's own scheduling decides.
+/// Minimum tolerated lateness: below it, the receiver's own scheduling decides.
 const LATENESS_MIN: Duration = Duration::from_millis(1);
-/// Most lateness granted, however late blocks were seen to come.
+/// Maximum tolerated lateness, however late blocks have arrived.
 const LATENESS_MAX: Duration = Duration::from_millis(100);
 
 /// What to do with the payload of a DATA packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// The block that was waited for: append it, then the kept ones up to [`Receiver::received`].
+    /// The expected block: append it, then the kept ones up to [`Receiver::received`].
     Next(BlockIndex),
-    /// A block that overtook others: keep it until the blocks before it are in.
+    /// An out-of-order block: keep it until the blocks before it have arrived.
     Ahead(BlockIndex),
-    /// Nothing: it was here before, or belongs elsewhere.
+    /// Nothing to do: a duplicate, or a block from elsewhere.
     Ignore,
-    /// Longer than the block size agreed on: the peer broke the terms, and the transfer is over.
+    /// Longer than the agreed block size: the peer broke the terms, and the transfer is over.
     TooLong,
-    /// Shorter than the block size agreed on, though another block is the last: likewise.
+    /// Shorter than the agreed block size, although another block is the last: likewise.
     TooShort,
 }
 
@@ -47,39 +47,39 @@ pub enum Verdict {
 pub struct Receiver {
     params: Params,
     patience: Patience,
-    /// What opens the transfer, while nothing has answered it; `None` is ACK 0 for a writer without options.
+    /// What opens the transfer, until something answers it; `None` is ACK 0 for a writer without options.
     opening: Option<Opening>,
     /// Whether that, or ACK 0, has been sent.
     opening_sent: bool,
-    /// Everything up to here is in.
+    /// Every block up to this one has arrived.
     received: BlockIndex,
     /// The block that the last ACK named.
     acked: BlockIndex,
     acked_at: Instant,
-    /// When to send the last ACK again, if nothing new has come by then.
+    /// When to send the last ACK again, if nothing new arrives first.
     repeat_at: Option<Instant>,
     ahead: Ahead,
-    /// The block that was shorter than the others.
+    /// The block that is shorter than the block size, once it has arrived.
     last: Option<BlockIndex>,
     published: bool,
-    /// Something is to be sent: the opening or an ACK of `received`.
+    /// Whether the opening or an ACK of `received` is due to be sent.
     due: bool,
     validated: bool,
     retries: u8,
     timer: Retransmission,
-    /// When silence is answered by a repeat.
+    /// When to retransmit if nothing arrives.
     deadline: Option<Instant>,
     moved_at: Instant,
-    /// When the last fresh opening or ACK was sent, while no new block has answered it.
+    /// When the last opening or ACK was sent for the first time; `None` once a new block has answered it.
     sample: Option<Instant>,
     gap: Option<Gap>,
-    /// The lateness seen on this path, with some margin.
+    /// The lateness observed on this path, with some margin.
     lateness: Duration,
     retransmissions: u64,
     outcome: Option<Outcome>,
 }
 
-/// A block is missing that others have overtaken.
+/// A missing block, while later ones have arrived.
 #[derive(Debug, Clone, Copy)]
 struct Gap {
     since: Instant,
@@ -93,13 +93,13 @@ enum Report {
 }
 
 impl Receiver {
-    /// Answers a write request, with an OACK if there is one, else with ACK 0.
+    /// Answers a write request, with an OACK if there is one, otherwise with ACK 0.
     #[must_use]
     pub fn answer(params: Params, oack: bool, patience: Patience, now: Instant) -> Self {
         Self::new(params, oack.then_some(Opening::Oack), patience, now)
     }
 
-    /// Asks to read; the terms come with [`Receiver::agree`], or never.
+    /// Asks to read; [`Receiver::agree`] supplies the terms, if the server sends an OACK.
     #[must_use]
     pub fn request(patience: Patience, now: Instant) -> Self {
         Self::new(Params::RFC1350, Some(Opening::Request), patience, now)
@@ -132,8 +132,8 @@ impl Receiver {
         }
     }
 
-    /// Takes the terms of the OACK that answers a read request: they are acknowledged by ACK 0.
-    /// A repeat of the OACK is acknowledged again, as long as no block came after it.
+    /// Applies the terms of the OACK that answers a read request, and acknowledges it with ACK 0. A repeated
+    /// OACK is acknowledged again, as long as no block came after it.
     pub fn agree(&mut self, params: Params, now: Instant) {
         if self.opening == Some(Opening::Request) {
             self.params = params;
@@ -152,7 +152,7 @@ impl Receiver {
         }
     }
 
-    /// DATA arrived, with `len` octets of payload.
+    /// Handles DATA with `len` octets of payload.
     pub fn handle_data(&mut self, wire: WireBlock, len: usize, now: Instant) -> Verdict {
         if self
             .outcome
@@ -164,8 +164,8 @@ impl Receiver {
         let rollover = self.params.rollover();
         let index = rollover.resolve(wire, expected);
         let window = u64::from(self.params.windowsize());
-        // What counts from the last ACK is the window; it holds half of the numbers at most, so that one of
-        // the window before, which may be on its way again, comes out beyond it.
+        // The window starts after the last ACK. It holds at most half of the numbers, so a retransmitted
+        // block of the previous window resolves to an index beyond it.
         let in_window = index.filter(|&index| {
             index <= self.acked.plus(window) && self.last.is_none_or(|last| index <= last)
         });
@@ -186,7 +186,7 @@ impl Receiver {
         }
         self.measure(now);
         self.moved(now);
-        // A server that knows no options answers a request with DATA 1 and no OACK.
+        // A server without options answers a request with DATA 1 and no OACK.
         self.opening = None;
         self.note_last(index, len);
         self.received = index;
@@ -208,13 +208,13 @@ impl Receiver {
         Verdict::Next(index)
     }
 
-    /// There was no room to keep a block that overtook others ([`Verdict::Ahead`]): it is as good as lost.
+    /// Drops an out-of-order block ([`Verdict::Ahead`]) that the caller had no room for, as if it were lost.
     pub fn forget(&mut self, index: BlockIndex) {
         self.ahead.clear(index.past(self.received) - 1);
         self.last = self.last.filter(|&last| last != index);
     }
 
-    /// The whole file is in and safe: the last block may be acknowledged.
+    /// Records that the whole file is stored safely: the last block may be acknowledged.
     pub fn publish(&mut self) {
         if self.is_whole() && self.outcome.is_none() {
             self.published = true;
@@ -222,12 +222,12 @@ impl Receiver {
         }
     }
 
-    /// ERROR arrived: the transfer is over, and it is never answered.
+    /// Handles an ERROR: the transfer is over, and no answer is ever sent.
     pub fn handle_error(&mut self, code: ErrorCode) {
         self.end(Outcome::PeerError(code));
     }
 
-    /// The time that [`Receiver::poll_timeout`] named has come.
+    /// Handles the expiry of the time that [`Receiver::poll_timeout`] returned.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.outcome.is_some() {
             return;
@@ -275,17 +275,17 @@ impl Receiver {
         )
     }
 
-    /// What [`Receiver::poll_transmit`] described has left, if `count` is 1.
+    /// Records that what [`Receiver::poll_transmit`] described was sent, if `count` is 1.
     pub fn transmitted(&mut self, count: u64, now: Instant) {
         if count == 0 {
             return;
         }
         self.due = false;
-        // Only what the sender cannot send before it has this says how long the way there and back is:
-        // after a part of a window, the rest may be on its way already.
+        // Only a block that the sender cannot send before it has this ACK measures the RTT: after a partial
+        // window, the rest may already be in flight.
         let window = u64::from(self.params.windowsize());
         let whole_window = self.received.past(self.acked) >= window;
-        // Karn's rule: what was sent twice measures nothing.
+        // Karn's algorithm: what was sent twice measures nothing.
         let opening = self.received == BlockIndex::ZERO && !self.opening_sent;
         self.opening_sent = true;
         self.sample = (whole_window || opening).then_some(now);
@@ -298,7 +298,7 @@ impl Receiver {
         }
     }
 
-    /// When to call [`Receiver::handle_timeout`], if nothing arrives before.
+    /// When to call [`Receiver::handle_timeout`], if nothing arrives first.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.outcome.is_some() || self.is_whole() {
@@ -312,8 +312,8 @@ impl Receiver {
         earlier(earlier(self.deadline, soon), Some(self.idle_at()))
     }
 
-    /// How the transfer ended, once it has. After [`Outcome::Complete`], repeats of the last block
-    /// still make [`Receiver::poll_transmit`] acknowledge them.
+    /// How the transfer ended, once it has. After [`Outcome::Complete`], repeats of the last block still make
+    /// [`Receiver::poll_transmit`] return an ACK.
     #[must_use]
     pub const fn outcome(&self) -> Option<Outcome> {
         self.outcome
@@ -325,13 +325,13 @@ impl Receiver {
         &self.params
     }
 
-    /// Whether the peer has proved that it is there.
+    /// Whether the peer is validated: it has proved that it exists.
     #[must_use]
     pub const fn is_validated(&self) -> bool {
         self.validated
     }
 
-    /// Everything up to this block is in.
+    /// Every block up to this one has arrived.
     #[must_use]
     pub const fn received(&self) -> BlockIndex {
         self.received
@@ -343,41 +343,41 @@ impl Receiver {
         self.acked
     }
 
-    /// Whether every block is in, the last one included.
+    /// Whether every block has arrived, including the last one.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.last == Some(self.received)
     }
 
-    /// When the peer last moved the transfer on.
+    /// When the peer last advanced the transfer.
     #[must_use]
     pub const fn moved_at(&self) -> Instant {
         self.moved_at
     }
 
-    /// The smoothed round trip, if one was measured.
+    /// SRTT, once there is an RTT sample.
     #[must_use]
     pub fn round_trip(&self) -> Option<Duration> {
         self.timer.round_trip()
     }
 
-    /// Datagrams sent more than once.
+    /// Number of datagrams retransmitted.
     #[must_use]
     pub const fn retransmissions(&self) -> u64 {
         self.retransmissions
     }
 
-    /// A block that is in already. Only the one that the last ACK named says that this ACK was lost;
-    /// repeats of earlier ones are the rest of a window that is on its way again.
+    /// Handles a duplicate block. Only the block that the last ACK named shows that this ACK was lost;
+    /// duplicates of earlier blocks are the rest of a retransmitted window.
     fn repeated(&mut self, wire: WireBlock, now: Instant) {
         let is_last_acked =
             self.acked > BlockIndex::ZERO && self.params.rollover().wire(self.acked) == wire;
         if !is_last_acked || self.acked != self.received {
             return;
         }
-        // Nobody can have missed an ACK that left less than a round trip ago: the network delivered the
-        // block twice, and with a window the sender would take another ACK for the report of a gap. If
-        // the next blocks are overdue, it was no such copy. In lock-step another ACK does no harm.
+        // The sender cannot have missed an ACK that was sent less than one RTT ago: the network duplicated
+        // the block, and with a window the sender would take another ACK for a gap report. If the next blocks
+        // are overdue, the block was a retransmission. In lock-step another ACK does no harm.
         let known_at = self.acked_at + self.timer.overdue().unwrap_or_default();
         if self.params.is_lockstep() || self.is_whole() || known_at <= now {
             self.acknowledge_again();
@@ -397,7 +397,7 @@ impl Receiver {
         if !self.ahead.set(index.past(self.received) - 1) {
             return Verdict::Ignore;
         }
-        // Whoever sends blocks has the OACK. What it lacks is the report that block 1 was lost: ACK 0.
+        // A sender of blocks has received the OACK. It still needs the report that block 1 was lost: ACK 0.
         if self.opening == Some(Opening::Oack) {
             self.opening = None;
         }
@@ -410,28 +410,28 @@ impl Receiver {
         Verdict::Ahead(index)
     }
 
-    /// Whether a block claims to be the last although another has, or one that comes after it is here.
-    /// RFC 1350 §2: "a data packet of less than 512 bytes signals termination of a transfer".
+    /// Whether a short block contradicts another last block, or a later block that has arrived. RFC 1350 §2:
+    /// "a data packet of less than 512 bytes signals termination of a transfer".
     fn contradicts(&self, index: BlockIndex, len: usize) -> bool {
         let distance = index.past(self.received) - 1;
         len < usize::from(self.params.blksize())
             && (self.last.is_some_and(|last| last != index) || self.ahead.any_after(distance))
     }
 
-    /// A shorter block is the last.
+    /// Records a block shorter than the block size as the last one.
     fn note_last(&mut self, index: BlockIndex, len: usize) {
         if len < usize::from(self.params.blksize()) {
             self.last = Some(index);
         }
     }
 
-    /// The block that was missed has come: learn how late blocks are here, and look at the next gap.
+    /// The missing block has arrived: update the lateness of this path, and start on the next gap.
     fn gap_moved(&mut self, now: Instant) {
         if let Some(gap) = self.gap.take() {
             let round_trip = self.timer.round_trip().unwrap_or_default();
             let came_by_itself = match gap.report {
                 Report::DueAt(_) => true,
-                // What was asked for takes a round trip to come.
+                // A block that was requested takes one RTT to arrive.
                 Report::SentAt(at) => now - at < round_trip * 3 / 4,
             };
             if came_by_itself {
@@ -460,7 +460,7 @@ impl Receiver {
 
     fn silence(&mut self, now: Instant) {
         if self.opening.is_none() && !self.timer.repeats_acks() {
-            // The sender has to repeat itself, or the transfer ends.
+            // The sender has to retransmit, or the transfer ends.
             self.deadline = None;
             return;
         }
@@ -478,7 +478,7 @@ impl Receiver {
         self.retransmissions += 1;
     }
 
-    /// Whether nothing is repeated any more to a peer that has yet to prove itself.
+    /// Whether the peer is not validated and has used up its retransmissions.
     fn is_out_of_retries(&self) -> bool {
         !self.validated
             && self.retries >= self.patience.unvalidated_retries
@@ -524,17 +524,17 @@ impl Receiver {
     }
 }
 
-/// Which of the blocks after the next expected one are in: one bit each, the lowest for the expected
-/// block itself. Empty, and without memory, as long as blocks come in order.
+/// Which blocks from the expected one on have arrived: one bit each, the lowest for the expected block
+/// itself. Empty, and without memory, as long as blocks arrive in order.
 #[derive(Debug, Default)]
 struct Ahead {
     words: std::collections::VecDeque<u64>,
-    /// Bits of the first word that lie before the expected block.
+    /// Bits of the first word that precede the expected block.
     skipped: u32,
 }
 
 impl Ahead {
-    /// Notes the block `distance` after the expected one; false if it was noted before.
+    /// Sets the bit of the block `distance` after the expected one; false if it was set before.
     fn set(&mut self, distance: u64) -> bool {
         let place = distance + u64::from(self.skipped);
         let (word, bit) = ((place / 64) as usize, 1 << (place % 64));
@@ -546,7 +546,7 @@ impl Ahead {
         fresh
     }
 
-    /// Takes back what was noted of the block `distance` after the expected one.
+    /// Clears the bit of the block `distance` after the expected one.
     fn clear(&mut self, distance: u64) {
         let place = distance + u64::from(self.skipped);
         if let Some(word) = self.words.get_mut((place / 64) as usize) {
@@ -554,7 +554,7 @@ impl Ahead {
         }
     }
 
-    /// Whether a block beyond that `distance` after the expected one is in.
+    /// Whether any block more than `distance` after the expected one has arrived.
     fn any_after(&self, distance: u64) -> bool {
         let place = distance + 1 + u64::from(self.skipped);
         let mut words = self.words.iter().skip((place / 64) as usize);
@@ -562,14 +562,14 @@ impl Ahead {
         first != 0 || words.any(|&word| word != 0)
     }
 
-    /// Whether the expected block is in.
+    /// Whether the expected block has arrived.
     fn first(&self) -> bool {
         self.words
             .front()
             .is_some_and(|word| word >> self.skipped & 1 == 1)
     }
 
-    /// The block after the expected one becomes the expected one.
+    /// Makes the block after the expected one the expected one.
     fn slide(&mut self) {
         if self.words.is_empty() {
             return;
@@ -599,7 +599,7 @@ mod tests {
     use crate::proto::negotiate::{self, Asked, Limits};
     use crate::wire::Packet;
 
-    /// A server that knows no options answers with DATA 1; anything later is nobody's first word.
+    /// A server without options answers with DATA 1; a later block cannot be the first answer.
     #[test]
     fn before_the_first_answer_only_block_one_counts() {
         let now = Instant::ZERO;
@@ -614,7 +614,7 @@ mod tests {
         assert!(receiver.is_validated());
     }
 
-    /// What the queue did not take is still due.
+    /// What the queue did not accept is still due.
     #[test]
     fn what_has_not_left_is_not_sent() {
         let now = Instant::ZERO;
@@ -627,7 +627,7 @@ mod tests {
         assert_eq!(receiver.poll_transmit(), None);
     }
 
-    /// Whoever keeps blocks has a place for each of one window, and none for more.
+    /// The receiver keeps blocks of one window and none beyond it.
     #[test]
     fn a_block_beyond_the_window_is_ignored() {
         let mut receiver = offered(4);
@@ -637,8 +637,8 @@ mod tests {
         assert_eq!(data(&mut receiver, 5, 0), Verdict::Ignore);
     }
 
-    /// Goal: a block that is short although a later one is here is no last block, and is not waited behind.
-    /// Method: wherever it stands in the window, and whether it comes in order or not; a later one may be short too.
+    /// Goal: a short block is not the last one if a later block has arrived, and nothing waits for it.
+    /// Method: at every place in the window, in order or not; the later block may be short too.
     #[test]
     fn a_short_block_before_others_breaks_the_terms() {
         for (order, short) in [
@@ -663,8 +663,7 @@ mod tests {
                 assert_eq!(receiver.poll_timeout(), None);
             }
         }
-        // A repeat of a block that is in already is passed over, short as it may be, and so is what lies beyond the
-        // last block.
+        // A duplicate is ignored, even a short one, and so is a block beyond the last one.
         let mut receiver = offered(4);
         data(&mut receiver, 1, 1);
         data(&mut receiver, 3, 1);
@@ -678,7 +677,7 @@ mod tests {
         assert_eq!(data(&mut receiver, 3, 1), Verdict::Ignore);
     }
 
-    /// Goal: in the widest window, a repeat of a block of the window before is no block to come.
+    /// Goal: in the widest window, a retransmitted block of the previous window is not taken for a new one.
     #[test]
     fn repeats_of_a_whole_window_are_known_for_what_they_are() {
         let mut receiver = offered(u16::MAX);
@@ -692,8 +691,8 @@ mod tests {
         }
     }
 
-    /// Goal: what is kept out of order is known by its number, however far ahead it is.
-    /// Method: windows of 200 blocks, longer than three words of bits, in any order and some twice.
+    /// Goal: out-of-order blocks are identified by their numbers, however far ahead they are. Method: windows
+    /// of 200 blocks, longer than three words of bits, in any order and with duplicates.
     #[test]
     fn blocks_may_come_in_any_order() {
         let mut random = fastrand::Rng::with_seed(11);
@@ -725,7 +724,7 @@ mod tests {
         }
     }
 
-    /// Forged requests draw as many repeats of the OACK as are allowed, and each is counted.
+    /// A forged request draws as many retransmissions of the OACK as are allowed, and each is counted.
     #[test]
     fn an_oack_that_nobody_answers_is_repeated_and_given_up() {
         let mut receiver = offered(4);
@@ -738,8 +737,8 @@ mod tests {
         assert_eq!(receiver.retransmissions(), u64::from(retries));
     }
 
-    /// A gap is reported once, and only when late blocks could have come: after three quarters of the round
-    /// trip, or after five milliseconds where none was measured, and never within one.
+    /// A gap is reported once, and only when late blocks should have arrived: after three quarters of the
+    /// RTT, or after five milliseconds if no RTT was measured, and never within one millisecond.
     #[test]
     fn a_gap_is_reported_when_late_blocks_are_overdue() {
         for (round_trip, patience) in [(0, 1), (80, 60), (800, 100)] {
@@ -761,7 +760,7 @@ mod tests {
         assert_eq!(receiver.poll_timeout(), Some(at(1_011 + 5)));
     }
 
-    /// A path on which blocks come late by themselves is granted that, and a quarter more.
+    /// A path that delays blocks by itself is allowed that lateness, and a quarter more.
     #[test]
     fn the_lateness_of_blocks_is_learnt() {
         let mut receiver = unmeasured();
@@ -769,13 +768,14 @@ mod tests {
         data(&mut receiver, 2, 1_019);
         data(&mut receiver, 5, 1_020);
         assert_eq!(receiver.poll_timeout(), Some(at(1_020 + 10)));
-        // Less than that is no news.
+        // A smaller lateness changes nothing.
         data(&mut receiver, 4, 1_021);
         data(&mut receiver, 7, 1_022);
         assert_eq!(receiver.poll_timeout(), Some(at(1_022 + 10)));
     }
 
-    /// What comes in less than three quarters of a round trip was not sent for the report: it was late.
+    /// A block that arrives within three quarters of an RTT of the report was not sent because of it: it was
+    /// late.
     #[test]
     fn a_block_that_was_asked_for_is_not_late() {
         for (after, patience) in [(59, 100), (60, 60)] {
@@ -790,7 +790,7 @@ mod tests {
         }
     }
 
-    /// Each gap behind the one that closed is given its own time.
+    /// Each gap after the one that closed gets its own time.
     #[test]
     fn the_next_gap_begins_when_the_first_one_ends() {
         let mut receiver = offered(8);
@@ -808,8 +808,8 @@ mod tests {
         );
     }
 
-    /// The sender repeats its last block if the ACK of it was lost; a copy made by the network comes sooner
-    /// than it could have, and another ACK would pass for the report of a gap.
+    /// The sender repeats its last block if the ACK of it was lost. A copy made by the network comes sooner
+    /// than a retransmission could, and another ACK would be taken for a gap report.
     #[test]
     fn a_copy_of_the_last_block_is_believed_when_the_next_is_overdue() {
         let mut receiver = offered(4);
@@ -855,7 +855,7 @@ mod tests {
         }
     }
 
-    /// Karn's rule: what comes after ACK 0 was said again may answer either of the two.
+    /// Karn's algorithm: after ACK 0 was sent twice, the next block may answer either copy.
     #[test]
     fn an_ack_of_the_oack_that_was_repeated_measures_nothing() {
         let repeated_after = |again: fn(&mut Receiver)| {
@@ -873,7 +873,7 @@ mod tests {
         assert_eq!(repeated_after(|it| it.agree(terms(4), at(1_900))), measured);
     }
 
-    /// Block 0 is nobody's: before the first ACK there is none whose loss it could tell of.
+    /// There is no block 0: before the first ACK there is none whose loss it could indicate.
     #[test]
     fn block_zero_says_nothing() {
         let mut receiver = offered(4);
@@ -883,7 +883,8 @@ mod tests {
         assert_eq!(receiver.poll_timeout(), deadline);
     }
 
-    /// The ACK of an OACK may be lost, and the server then repeats it; once blocks come it was not.
+    /// The ACK of an OACK may be lost, and the server then repeats the OACK; once blocks arrive, it was not
+    /// lost.
     #[test]
     fn a_repeated_oack_is_acknowledged_until_blocks_come() {
         let terms = terms(4);
@@ -903,7 +904,7 @@ mod tests {
         assert_eq!(send(&mut receiver, 80), None, "it offered the terms itself");
     }
 
-    /// The last ACK may be lost too; of a transfer that failed, nothing more is said.
+    /// The last ACK may be lost too; after a failed transfer, nothing more is sent.
     #[test]
     fn after_the_end_only_the_last_block_is_acknowledged_again() {
         let mut receiver = offered(4);
@@ -922,7 +923,7 @@ mod tests {
         assert_eq!(receiver.poll_transmit(), None);
     }
 
-    /// What was negotiated with a write of blocks of 8 octets, in windows of so many, and with a second's wait.
+    /// The terms of a write with blocks of 8 octets, windows of `windowsize` and a timeout of one second.
     fn terms(windowsize: u16) -> Params {
         let request =
             format!("\0\x02x\0octet\0blksize\x008\0windowsize\0{windowsize}\0timeout\x001\0");
@@ -939,14 +940,14 @@ mod tests {
             .params
     }
 
-    /// A receiver whose OACK is out.
+    /// A receiver that has sent its OACK.
     fn offered(windowsize: u16) -> Receiver {
         let mut receiver = Receiver::answer(terms(windowsize), true, Patience::DEFAULT, at(0));
         receiver.transmitted(1, at(0));
         receiver
     }
 
-    /// The same with block 1, and no round trip measured, since the OACK was sent twice.
+    /// The same after block 1, without an RTT sample because the OACK was sent twice.
     fn unmeasured() -> Receiver {
         let mut receiver = offered(8);
         receiver.handle_timeout(at(1_000));
@@ -955,7 +956,7 @@ mod tests {
         receiver
     }
 
-    /// What could not be kept has to come again, and may then be another last block than it was.
+    /// A block that could not be kept must be sent again, and the last block may then be a different one.
     #[test]
     fn a_block_that_was_not_kept_comes_again() {
         let mut receiver = offered(4);
@@ -973,8 +974,8 @@ mod tests {
         assert!(receiver.is_whole());
     }
 
-    /// Only the last block is shorter than the others: another such one before it ends the transfer, in
-    /// whichever order they come, also where many blocks lie between them.
+    /// Only the last block is short: another short one before it ends the transfer, in whichever order they
+    /// arrive, also with many blocks between them.
     #[test]
     fn two_blocks_cannot_be_the_last() {
         for (short, other) in [
@@ -1015,12 +1016,12 @@ mod tests {
         Instant::ZERO + Duration::from_millis(millis)
     }
 
-    /// A whole block arrives.
+    /// Delivers a full block.
     fn data(receiver: &mut Receiver, block: u16, millis: u64) -> Verdict {
         receiver.handle_data(WireBlock(block), 8, at(millis))
     }
 
-    /// Sends the ACK that is due: what it names.
+    /// Sends the ACK that is due; returns the block that it names.
     fn send(receiver: &mut Receiver, millis: u64) -> Option<u64> {
         let Transmit::Ack(block) = receiver.poll_transmit()? else {
             panic!("an ACK");

@@ -1,4 +1,4 @@
-//! The side that has the file: a server that is read from, a client that writes.
+//! The sender of a file: a server that answers a read, or a client that writes.
 //!
 //! ```text
 //!               OACK or request
@@ -8,8 +8,8 @@
 //!      └── silence: Unanswered          └──── silence for the idle time: TimedOut
 //! ```
 //!
-//! The sender plans and its caller acts: [`Sender::poll_transmit`] only describes what is to be sent,
-//! and [`Sender::transmitted`] takes note of what really left. A full queue thus loses nothing.
+//! The sender plans and its caller acts: [`Sender::poll_transmit`] only describes what to send, and
+//! [`Sender::transmitted`] records what was really sent. A full queue therefore loses nothing.
 
 use super::block::BlockIndex;
 use super::negotiate::Params;
@@ -19,17 +19,17 @@ use super::transmit::{Opening, Transmit};
 use crate::time::{Duration, Instant};
 use crate::wire::{ErrorCode, WireBlock};
 
-/// Silences in a row after which only one block is repeated, and not the window: who is there answers to one
-/// as well, and who only pretended to be draws no more than that. It is by turns the last one, which says
-/// that an ACK was lost or a gap is open, and the first, for receivers that say nothing of gaps.
+/// Consecutive timeouts after which single probes, alternately the last and the first block, are sent instead
+/// of the whole window: a real client answers one block as well, and a forged address draws no more than
+/// that. The last block shows that an ACK was lost or a gap is open; the first is for receivers that do not
+/// report gaps.
 const WINDOW_REPEATS_MAX: u8 = 2;
-/// Go-backs for a gap that closed by itself, beyond which blocks are spaced out: a receiver that keeps no
-/// block out of order needs them in order, which a path that reorders only gives to blocks that do not
-/// race each other.
+/// Spurious retransmissions tolerated before blocks are paced. A receiver that discards out-of-order blocks
+/// needs them in order, and a reordering path delivers only widely spaced blocks in order.
 const STRIKES_BEFORE_SPACING: u8 = 2;
-/// Most strikes that count: then there is a round trip between blocks, and half of that for each less.
+/// Maximum number of strikes: the pacing interval is then one RTT, and half of that for each strike less.
 const STRIKES_MAX: u8 = STRIKES_BEFORE_SPACING + 4;
-/// So many blocks that arrived without one take a strike away.
+/// Blocks acknowledged without a strike that remove one strike.
 const BLOCKS_PER_STRIKE: u64 = 64;
 
 /// Sends a body of known length.
@@ -37,55 +37,55 @@ const BLOCKS_PER_STRIKE: u64 = 64;
 pub struct Sender {
     params: Params,
     patience: Patience,
-    /// What is to be acknowledged before the first block, if anything; and whether it is due.
+    /// What must be acknowledged before the first block, if anything; and whether it is due to be sent.
     opening: Option<Opening>,
     opening_due: bool,
     last: BlockIndex,
-    /// Everything up to here has arrived.
+    /// Every block up to this one is acknowledged.
     acked: BlockIndex,
-    /// The next to send; behind `sent` after a go-back.
+    /// The next block to send; lower than `sent` after a go-back.
     next: BlockIndex,
-    /// The highest ever sent.
+    /// The highest block ever sent.
     sent: BlockIndex,
-    /// The highest sent more than once.
+    /// The highest block sent more than once.
     copied: BlockIndex,
-    /// Whether the peer has proved that it is there.
+    /// Whether the peer is validated: it has proved that it exists.
     validated: bool,
     retries: u8,
     timer: Retransmission,
-    /// When to send again what is under way.
+    /// When to retransmit what is in flight.
     deadline: Option<Instant>,
     moved_at: Instant,
-    /// The first block of a burst that was sent once, and when: an ACK of it, or of a later one of the
-    /// burst, measures the round trip.
+    /// The first block of a burst that was sent only once, and when: an ACK of it, or of a later block of the
+    /// burst, measures the RTT.
     sample: Option<(BlockIndex, Instant)>,
     /// When the block after `acked` was last sent.
     window_sent_at: Instant,
-    /// Whether this window was resumed already: further equal ACKs say nothing new.
+    /// Whether this window was already resumed: further duplicate ACKs carry no new information.
     resumed: bool,
-    /// Go-backs since the last window that got through whole.
+    /// Go-backs since the last window that was delivered completely.
     resumes: u8,
     resumed_at: Option<Instant>,
-    /// A gap was reported less than a round trip after the last go-back: obey then, unless it closes.
+    /// When to act on a gap that was reported less than one RTT after the last go-back, unless it closes.
     resume_at: Option<Instant>,
-    /// Go-backs that turned out to be for nothing, less those lived down.
+    /// Spurious go-backs, less those that have expired.
     strikes: u8,
-    /// Up to here counts nothing for taking a strike away.
+    /// The block from which progress towards removing a strike is counted.
     struck_at: BlockIndex,
-    /// The next block waits until then.
+    /// The next block is held back until this time.
     paced_until: Option<Instant>,
     retransmissions: u64,
     outcome: Option<Outcome>,
 }
 
 impl Sender {
-    /// Answers a read request for `len` octets, with an OACK first if there is one.
+    /// Answers a read request for `len` octets, with an OACK first if `oack` is set.
     #[must_use]
     pub fn answer(params: Params, len: u64, oack: bool, patience: Patience, now: Instant) -> Self {
         Self::new(params, len, oack.then_some(Opening::Oack), patience, now)
     }
 
-    /// Asks to write `len` octets; the terms come with [`Sender::agree`], or never.
+    /// Asks to write `len` octets; [`Sender::agree`] supplies the terms, if the server sends an OACK.
     #[must_use]
     pub fn request(len: u64, patience: Patience, now: Instant) -> Self {
         Self::new(Params::RFC1350, len, Some(Opening::Request), patience, now)
@@ -127,7 +127,7 @@ impl Sender {
         }
     }
 
-    /// Takes the terms of the OACK that answers a write request.
+    /// Applies the terms of the OACK that answers a write request.
     pub fn agree(&mut self, params: Params, len: u64, now: Instant) {
         if self.opening == Some(Opening::Request) {
             self.params = params;
@@ -137,7 +137,7 @@ impl Sender {
         }
     }
 
-    /// An ACK arrived. Says what round trip it measured, if it did.
+    /// Handles an ACK. Returns the RTT that it measured, if any.
     pub fn handle_ack(&mut self, wire: WireBlock, now: Instant) -> Option<Duration> {
         if self.outcome.is_some() {
             return None;
@@ -146,8 +146,8 @@ impl Sender {
             // RFC 2347: an OACK is acknowledged by "an ACK packet with the block number set to 0"; so is a WRQ.
             return if wire.0 == 0 { self.opened(now) } else { None };
         }
-        // The first index from `acked` on that bears the number: an old ACK comes out beyond `sent`, for a
-        // window holds half of the numbers at most.
+        // The first index from `acked` on with this number. An old ACK resolves to an index beyond `sent`,
+        // because a window holds at most half of the numbers.
         let index = self.params.rollover().resolve(wire, self.acked)?;
         if index > self.sent {
             return None;
@@ -159,7 +159,7 @@ impl Sender {
         None
     }
 
-    /// ERROR arrived: the transfer is over, and it is never answered.
+    /// Handles an ERROR: the transfer is over, and no answer is ever sent.
     pub fn handle_error(&mut self, code: ErrorCode) {
         // A client that only wants the size takes the OACK and leaves with ERROR 0 or 8.
         let probed = self.opening == Some(Opening::Oack)
@@ -171,7 +171,7 @@ impl Sender {
         });
     }
 
-    /// The time that [`Sender::poll_timeout`] named has come.
+    /// Handles the expiry of the time that [`Sender::poll_timeout`] returned.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.outcome.is_some() {
             return;
@@ -193,8 +193,8 @@ impl Sender {
         }
     }
 
-    /// What to send next: at most `segments` blocks in one go. Says the same until told of by
-    /// [`Sender::transmitted`].
+    /// What to send next: at most `segments` blocks at once. Returns the same until [`Sender::transmitted`]
+    /// is called.
     #[must_use]
     pub fn poll_transmit(&self, segments: u64) -> Option<Transmit> {
         if self.outcome.is_some() {
@@ -215,7 +215,7 @@ impl Sender {
         })
     }
 
-    /// Of what [`Sender::poll_transmit`] described, this many datagrams left.
+    /// Records that `count` datagrams of what [`Sender::poll_transmit`] described were sent.
     pub fn transmitted(&mut self, count: u64, now: Instant) {
         if count == 0 {
             return;
@@ -248,7 +248,7 @@ impl Sender {
         }
     }
 
-    /// When to call [`Sender::handle_timeout`], if nothing arrives before.
+    /// When to call [`Sender::handle_timeout`], if nothing arrives first.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.outcome.is_some() {
@@ -270,13 +270,13 @@ impl Sender {
         &self.params
     }
 
-    /// Whether the peer has proved that it is there.
+    /// Whether the peer is validated: it has proved that it exists.
     #[must_use]
     pub const fn is_validated(&self) -> bool {
         self.validated
     }
 
-    /// Everything up to this block has arrived.
+    /// Every block up to this one is acknowledged.
     #[must_use]
     pub const fn acked(&self) -> BlockIndex {
         self.acked
@@ -294,13 +294,13 @@ impl Sender {
         self.last
     }
 
-    /// When the peer last moved the transfer on.
+    /// When the peer last advanced the transfer.
     #[must_use]
     pub const fn moved_at(&self) -> Instant {
         self.moved_at
     }
 
-    /// Datagrams sent more than once.
+    /// Number of datagrams retransmitted.
     #[must_use]
     pub const fn retransmissions(&self) -> u64 {
         self.retransmissions
@@ -314,7 +314,7 @@ impl Sender {
         measured
     }
 
-    /// New blocks have arrived, up to `index`.
+    /// Handles an ACK of new blocks, up to `index`.
     fn advance(&mut self, index: BlockIndex, now: Instant) -> Option<Duration> {
         let measured = self.measure(index, now);
         self.moved(index == self.sent, now);
@@ -331,10 +331,10 @@ impl Sender {
             self.resumes = 0;
             self.next = index.plus(1);
         } else if index.plus(1) >= self.next {
-            // A jump ahead, past the point that a go-back had come to: the receiver had kept the rest.
+            // The ACK jumps past the point that the go-back had reached: the receiver had kept the rest.
             self.next = index.plus(1);
         } else if self.answers_a_copy(now) {
-            // The blocks beyond may be in; if they are not, the next ones will draw the same ACK again.
+            // The receiver may have the blocks beyond; if not, the next ones will draw the same ACK again.
             self.resumed = false;
         } else {
             // RFC 7440 §4: the sender resumes after the block that an ACK inside the window names.
@@ -346,8 +346,8 @@ impl Sender {
         measured
     }
 
-    /// Was the last go-back for nothing? The blocks sent with it cannot have been acknowledged sooner than
-    /// in a round trip; what is, had only been overtaken.
+    /// Decides whether the last go-back was spurious. Its blocks cannot be acknowledged in less than one RTT;
+    /// whatever is acknowledged sooner had only been reordered.
     fn judge(&mut self, index: BlockIndex, now: Instant) {
         let soonest = self.timer.least_round_trip();
         if self.resumed_at.is_some_and(|at| now - at < soonest) {
@@ -358,9 +358,9 @@ impl Sender {
         }
     }
 
-    /// Whether an ACK inside the window comes just when the first blocks of the last go-back have arrived:
-    /// some receivers acknowledge each block that they had already, and going back for that would send
-    /// them more such blocks, for ever. The first time, it may as well report another gap.
+    /// Whether an ACK inside the window arrives just when the first blocks of the last go-back are answered.
+    /// Some receivers acknowledge each duplicate block, and going back for such an ACK would send them more
+    /// duplicates, in an endless loop. After a first go-back, the ACK may as well report another gap.
     fn answers_a_copy(&self, now: Instant) -> bool {
         let usual = self.timer.least_round_trip() * 5 / 4;
         self.resumes > 1 && self.resumed_at.is_some_and(|at| now - at <= usual)
@@ -371,28 +371,29 @@ impl Sender {
         self.struck_at = index;
     }
 
-    /// An ACK that says nothing new, unless it reports that the window's first block is missing.
+    /// Handles a duplicate ACK: it is ignored unless it reports that the window's first block is missing.
     fn repeated(&mut self, now: Instant) {
-        // RFC 1123 §4.2.3.1: a duplicate ACK must never cause a send, or each is answered for ever.
+        // RFC 1123 §4.2.3.1: a duplicate ACK must never trigger a send, or each is answered for ever.
         if self.params.is_lockstep() || self.sent == self.acked || self.resumed {
             return;
         }
-        // EDK2 acknowledges each block that it had already by an ACK of the last one. After a window that was
-        // sent twice such ACKs are due; going back for them would send the next one twice as well, and so on
-        // to the end of the file. A true gap is left to the timer; once that has fired, such ACKs are all in.
+        // EDK2 answers each duplicate block with an ACK of the last one. Such ACKs follow a window that was
+        // sent twice; going back for them would send the next window twice as well, and so on to the end of
+        // the file. A real gap is left to the timer; once that has fired, all such ACKs have arrived.
         let answers_copies = self.acked > BlockIndex::ZERO && self.acked <= self.copied;
         if answers_copies && self.timer.silences() == 0 {
             return;
         }
-        // A report about blocks sent just now cannot be here yet: the network made this one, or the
-        // receiver answers a repeat of the window before, or it lost its patience while ACKs wait in a
-        // crowd's queue, and the one for the whole window stands behind this. Wait until that is overdue.
+        // A report about blocks sent just now cannot have arrived yet. Either the network duplicated this
+        // ACK, or the receiver answers a retransmission of the previous window, or the receiver timed out
+        // while ACKs wait in a queue filled by many clients, and the ACK of the whole window follows. Wait
+        // until that is overdue.
         let overdue = self.timer.overdue().unwrap_or_default();
         self.gap_reported(self.window_sent_at + overdue, now);
     }
 
-    /// Resumes after `acked`, at `soonest`, unless the gap closes before; and at most once in a round
-    /// trip, for a report that crosses the blocks of the last go-back on its way knows nothing of them.
+    /// Goes back to the block after `acked`, not before `soonest`, unless the gap closes first; and at most
+    /// once per RTT, because a report that crosses the blocks of the last go-back does not reflect them.
     fn gap_reported(&mut self, soonest: Instant, now: Instant) {
         let round_trip = self.timer.round_trip().unwrap_or_default();
         let soonest = self
@@ -436,7 +437,7 @@ impl Sender {
             self.resumed = false;
             self.resumes = 0;
             self.resume_at = None;
-            // A receiver that never reports a gap may drop most of each window, if blocks overtake each other.
+            // A receiver that never reports a gap may drop most of each window if blocks are reordered.
             if self.timer.silences() > 1 && !self.params.is_lockstep() {
                 self.strike(self.acked);
             }
@@ -471,12 +472,12 @@ impl Sender {
         self.deadline = None;
     }
 
-    /// The last block that may be under way.
+    /// The last block that may be in flight.
     fn window_end(&self) -> BlockIndex {
         if self.is_probing() {
             return self.probe();
         }
-        // A peer that has yet to prove itself gets one datagram at a time.
+        // A peer that is not yet validated gets one datagram at a time.
         let window = if self.validated {
             u64::from(self.params.windowsize())
         } else {
@@ -485,12 +486,12 @@ impl Sender {
         self.acked.plus(window).min(self.last)
     }
 
-    /// Whether the peer has been silent for so long that it gets single blocks.
+    /// Whether so many consecutive timeouts passed that the peer gets single blocks.
     const fn is_probing(&self) -> bool {
         self.timer.silences() > WINDOW_REPEATS_MAX
     }
 
-    /// The block that a silent peer gets.
+    /// The block to send as a probe to a silent peer.
     fn probe(&self) -> BlockIndex {
         if self.timer.silences() % 2 == 1 {
             self.sent.max(self.acked.plus(1))
@@ -519,7 +520,7 @@ mod tests {
     use crate::proto::negotiate::{self, Asked, Limits};
     use crate::wire::Packet;
 
-    /// Long enough to stand above every floor of the timer.
+    /// Longer than every floor of the timer.
     const ROUND_TRIP: u64 = 80;
 
     fn millis(count: u64) -> Duration {
@@ -530,12 +531,12 @@ mod tests {
         Instant::ZERO + millis(count)
     }
 
-    /// A read of so many blocks of 8 octets in windows of 4, whose OACK is out.
+    /// A read of `blocks` blocks of 8 octets in windows of 4; the OACK has been sent.
     fn asked(blocks: u64) -> Sender {
         asked_with(blocks, "windowsize\x004\0")
     }
 
-    /// The same with these options.
+    /// The same with the given options.
     fn asked_with(blocks: u64, options: &str) -> Sender {
         let request = format!("\0\x01x\0octet\0blksize\x008\0{options}");
         let Ok(Packet::Rrq(request)) = Packet::parse(request.as_bytes()) else {
@@ -561,7 +562,7 @@ mod tests {
         sender
     }
 
-    /// Sends all that there is to send: the first block and how many.
+    /// Sends everything that is due; returns the first block and the count.
     fn send(sender: &mut Sender, now: Instant) -> Option<(u64, u64)> {
         let Transmit::Blocks { first, count } = sender.poll_transmit(64)? else {
             panic!("blocks");
@@ -574,8 +575,8 @@ mod tests {
         sender.handle_ack(WireBlock(block), at(now))
     }
 
-    /// Leaves three go-backs that were for nothing behind, each said to be so by what came too soon after it;
-    /// returns when that was. Everything up to block 18 is in.
+    /// Causes three spurious go-backs, each revealed by an ACK that comes too soon after it; returns the time
+    /// of the last such ACK. Everything up to block 18 is acknowledged.
     fn struck_thrice(sender: &mut Sender) -> u64 {
         let mut now = ROUND_TRIP;
         for first in [1, 7, 13] {
@@ -604,7 +605,7 @@ mod tests {
         assert_eq!(sender.acked(), BlockIndex(4));
     }
 
-    /// Goal: however wide the windows and wherever numbers go on, old ACKs say nothing and new ones everything.
+    /// Goal: old ACKs are ignored and new ones are accepted, with the widest windows and any rollover.
     #[test]
     fn the_widest_window_tells_old_acks_from_new_ones() {
         for rollover in ["0", "1"] {
@@ -629,7 +630,7 @@ mod tests {
         }
     }
 
-    /// RFC 2347: ERROR 8 declines the options; ERROR 0 is what firmware sends that only wants the size.
+    /// RFC 2347: ERROR 8 declines the options. Firmware that only wants the size sends ERROR 0.
     #[test]
     fn only_who_leaves_after_the_oack_asked_for_the_size() {
         let left = |mut sender: Sender, code| {
@@ -644,7 +645,7 @@ mod tests {
         assert_eq!(left(asked(4), full), Some(Outcome::PeerError(full)));
     }
 
-    /// Forged requests draw as many repeats of the OACK as are allowed, and each is counted.
+    /// A forged request draws as many retransmissions of the OACK as are allowed, and each is counted.
     #[test]
     fn an_oack_that_nobody_answers_is_repeated_and_given_up() {
         let mut sender = asked(4);
@@ -660,7 +661,7 @@ mod tests {
         assert_eq!(sender.retransmissions(), u64::from(retries));
     }
 
-    /// Karn's rule: an ACK of a block that was sent twice may answer either.
+    /// Karn's algorithm: an ACK of a block that was sent twice may answer either copy.
     #[test]
     fn only_what_was_sent_once_measures_the_round_trip() {
         let mut sender = agreed(20);
@@ -695,7 +696,7 @@ mod tests {
         assert_eq!(sender.poll_timeout(), Some(at(240) + interval));
     }
 
-    /// RFC 7440 §4, and no more than that: what is on its way already is not sent a third time.
+    /// RFC 7440 §4, and no more than that: blocks already in flight are not sent a third time.
     #[test]
     fn a_gap_is_obeyed_once_in_a_round_trip() {
         let mut sender = agreed(20);
@@ -711,7 +712,7 @@ mod tests {
         assert_eq!(send(&mut sender, at(160 + ROUND_TRIP)), Some((3, 4)));
     }
 
-    /// A receiver that keeps what overtook others jumps over it as soon as the gap is closed.
+    /// A receiver that keeps out-of-order blocks jumps over them as soon as the gap is closed.
     #[test]
     fn what_the_receiver_had_kept_is_not_sent_again() {
         for (jump, next) in [(2, (3, 4)), (3, (4, 4))] {
@@ -724,7 +725,7 @@ mod tests {
         }
     }
 
-    /// Some receivers acknowledge each block that they had already: going back for those would never end.
+    /// Some receivers acknowledge each duplicate block: going back for those ACKs would never end.
     #[test]
     fn the_second_go_back_is_given_time_to_arrive() {
         for (later, next) in [(100, (9, 2)), (101, (7, 4))] {
@@ -739,7 +740,8 @@ mod tests {
         }
     }
 
-    /// RFC 1123 §4.2.3.1 forbids to answer a duplicate ACK; one that outlasts the round trip reports a gap.
+    /// RFC 1123 §4.2.3.1 forbids answering a duplicate ACK; one that still stands after the RTT reports a
+    /// gap.
     #[test]
     fn an_equal_ack_is_believed_when_its_answer_is_overdue() {
         let mut sender = agreed(20);
@@ -759,7 +761,8 @@ mod tests {
         assert_eq!(send(&mut sender, deadline), Some((1, 4)));
     }
 
-    /// EDK2 acknowledges each copy by an equal ACK; only blocks that were sent once can be missing.
+    /// EDK2 answers each duplicate block with a duplicate ACK; only blocks that were sent once can be
+    /// missing.
     #[test]
     fn an_equal_ack_after_copies_says_nothing() {
         let mut sender = agreed(20);
@@ -780,8 +783,8 @@ mod tests {
         assert!(sender.poll_timeout() < deadline);
     }
 
-    /// Goal: blocks that overtake each other are sent one by one after three go-backs for nothing, and
-    /// together again once 64 blocks arrived without one.
+    /// Goal: reordered blocks are sent one by one after three spurious go-backs, and in bursts again once 64
+    /// blocks arrived without one.
     #[test]
     fn blocks_are_spaced_until_order_is_kept() {
         let mut sender = agreed(200);
@@ -805,7 +808,7 @@ mod tests {
         assert_eq!(next, Some((81, 4)));
     }
 
-    /// What comes when it can come at the soonest was no go-back for nothing.
+    /// A go-back whose ACK arrives no sooner than one RTT later was not spurious.
     #[test]
     fn a_go_back_that_was_needed_is_no_strike() {
         let mut sender = agreed(200);
@@ -820,8 +823,8 @@ mod tests {
         assert_eq!(send(&mut sender, at(now)), Some((25, 4)));
     }
 
-    /// Goal: a peer that says nothing draws two windows more, then the last and the first block by turns,
-    /// and after each silence with more space behind.
+    /// Goal: a silent peer draws two more windows, then alternately the last and the first block, with a
+    /// longer wait after each timeout.
     #[test]
     fn a_silent_peer_draws_less_and_less() {
         let mut sender = agreed(20);

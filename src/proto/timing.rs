@@ -1,33 +1,33 @@
-//! How long to wait for a peer: retransmission times that fit the peer, and the limits of patience.
+//! How long to wait for a peer: adaptive retransmission timeouts, and the limits of patience.
 
 use std::num::NonZeroU8;
 
 use super::negotiate::Params;
 use crate::time::{Duration, Instant};
 
-/// What the operator set about waiting.
+/// The operator's settings for timeouts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
-    /// Least retransmission time towards a client in lock-step. A Raspberry Pi 4 takes a repeated
-    /// DATA for the next block and hangs, so nothing is repeated early.
+    /// Minimum retransmission timeout towards a client in lock-step. A Raspberry Pi 4 takes a repeated DATA
+    /// for the next block and hangs, so nothing is retransmitted early.
     pub lockstep_floor: Duration,
-    /// Least retransmission time of a receiver with a window. It asks a little earlier than the sender
-    /// would repeat, so that a lost tail costs one ACK and not a whole window from each side.
-    /// Milliseconds, for every transfer holds these settings, and so they take no more room.
+    /// Minimum retransmission timeout of a receiver with a window. The receiver times out slightly before the
+    /// sender would, so that a lost tail costs one ACK and not a whole window from each side. In
+    /// milliseconds, to save space: every transfer holds these settings.
     pub receiver_floor_millis: u16,
-    /// A transfer that has not moved for this long is over. Long, for flash is slow to write.
+    /// A transfer that has not advanced for this long is over. It is long because flash is slow to write.
     pub idle: Duration,
-    /// Seconds that this end waits before it repeats, even where the other did not agree to them.
+    /// Retransmission timeout of this end in seconds, used even if the peer did not agree to it.
     pub own_timeout: Option<NonZeroU8>,
-    /// Retransmissions to a peer that has yet to prove that it is there. Forged requests draw this
-    /// many datagrams and one more.
+    /// Retransmissions to a peer that is not yet validated. A forged request draws this many datagrams and
+    /// one more.
     pub unvalidated_retries: u8,
-    /// When a client of known habits repeats itself; `None` for RFC 6298's arithmetic.
+    /// The retransmission schedule of a known client; `None` for RFC 6298.
     pub repeats: Option<&'static Repeats>,
 }
 
 impl Patience {
-    /// What holds unless the operator says otherwise.
+    /// The defaults.
     pub const DEFAULT: Self = Self {
         lockstep_floor: Duration::from_secs(1),
         receiver_floor_millis: 10,
@@ -37,7 +37,7 @@ impl Patience {
         repeats: None,
     };
 
-    /// The same, where this end always waits so many seconds before it repeats; none, and 0, say nothing.
+    /// The same with a fixed retransmission timeout for this end, in seconds; `None` and 0 set none.
     #[must_use]
     pub fn with_own_timeout(self, seconds: Option<u8>) -> Self {
         Self {
@@ -47,20 +47,20 @@ impl Patience {
     }
 }
 
-/// When a client of known habits says again what was not answered.
+/// The retransmission schedule of a known client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Repeats {
-    /// How long it waits after each try in a row, in milliseconds: as many as it has tries, at least one. If
-    /// its patience lasts longer, so does the last of them.
+    /// How long the client waits after each consecutive try, in milliseconds: one entry per try, at least
+    /// one. If the client is more patient than that, the last entry is repeated.
     pub waits_millis: &'static [u16],
-    /// Whether it repeats its ACKs too, or its request alone.
+    /// Whether the client retransmits its ACKs too, or only its request.
     pub acks: bool,
-    /// Whether it waits longer where round trips are longer.
+    /// Whether the client waits longer if RTTs are longer.
     pub adapts: bool,
 }
 
 impl Repeats {
-    /// How long it waits after so many silences in a row.
+    /// How long the client waits after `silences` consecutive timeouts.
     pub(super) const fn wait(&self, silences: u8) -> Duration {
         let last = self.waits_millis.len() - 1;
         let place = if (silences as usize) < last {
@@ -71,7 +71,7 @@ impl Repeats {
         Duration::from_millis(self.waits_millis[place] as u64)
     }
 
-    /// How long it takes until it gives up.
+    /// How long the client tries before it gives up.
     pub(super) const fn whole(&self) -> Duration {
         let mut millis = 0;
         let mut place = 0;
@@ -83,63 +83,68 @@ impl Repeats {
     }
 }
 
-/// Before the first measurement (RFC 6298 §2.1).
+/// Retransmission timeout before the first RTT sample (RFC 6298 §2.1).
 const INTERVAL_FIRST: Duration = Duration::from_secs(1);
-/// Silences in a row through which a time shorter than a second, set by the client, is kept; then it is
-/// doubled up to a second, for ten milliseconds of a forged request would draw thousands of datagrams.
+/// Consecutive timeouts for which a retransmission timeout below one second, set by the client, is kept.
+/// After that it is doubled up to one second: otherwise a forged request with ten milliseconds would draw
+/// thousands of datagrams.
 const FIXED_SILENCES: u8 = 4;
-/// Least time that a peer which has yet to prove itself has to answer the last repeat. The client may have set a
-/// wait of ten milliseconds, and be farther away than all of them together.
+/// Minimum time that a peer which is not yet validated has to answer the last retransmission. The client may
+/// have set a timeout of ten milliseconds, and its RTT may exceed all of those together.
 const LAST_WAIT_MIN: Duration = Duration::from_secs(1);
-/// Silences in a row before doubling lasts in lock-step, if each ended as if the answer had only been slow. One
-/// may be a loss all the same; but where no round trip is measured between them, it is longer than the wait, and
-/// each block would be sent at least twice, to the end of the file.
+/// Consecutive timeouts in lock-step, each ended as if the answer had only been slow, after which the backoff
+/// is kept. One may be a loss all the same. But if no RTT is measured between them, the RTT exceeds the
+/// timeout, and each block would be sent at least twice, to the end of the file.
 const STRAINS_MAX: u8 = 2;
-/// The same of a sender with windows that has measured before: its waits are shorter, and what is lost in windows
-/// to a receiver that reports no gap leaves many of them unmeasured.
+/// The same for a sender with windows that has an RTT sample: its timeouts are shorter, and losses in windows
+/// to a receiver that reports no gap leave many RTTs unmeasured.
 const STRAINS_MAX_OF_WINDOWS: u8 = 8;
-/// Doubling ends here, so that several tries fit the idle time.
+/// Backoff stops here, so that several tries fit into the idle time.
 const INTERVAL_MAX: Duration = Duration::from_secs(8);
-/// Least retransmission time of a sender whose receiver negotiated a window and so copes with repeats.
+/// Minimum retransmission timeout of a sender whose receiver negotiated a window and so copes with
+/// duplicates.
 const WINDOWED_SENDER_FLOOR: Duration = Duration::from_millis(20);
-/// However steady the round trips were, the next one may meet a disk or a busy machine (RFC 6298 §2.3's G).
+/// Minimum RTTVAR margin: even after steady RTTs, the next one may meet a disk or a busy machine (RFC 6298
+/// §2.3's G).
 const VARIATION_MIN: Duration = Duration::from_millis(10);
-/// The least variation to begin with. One sample says nothing of how much round trips vary, and those of a
-/// crowd that begins grow by tens of milliseconds in one; a steady path is back at the least within eight.
-/// A sender's alone: if that is too early it sends a window, and a receiver an ACK that the sender passes over.
+/// Minimum initial RTTVAR. One sample does not show how much RTTs vary, and when many clients start at once,
+/// RTTs grow by tens of milliseconds from one to the next. On a steady path the minimum applies again within
+/// eight samples. For senders only: a sender that times out too early sends a window, a receiver only an ACK
+/// that the sender ignores.
 const VARIATION_FIRST_MIN: Duration = Duration::from_millis(12);
-/// No path is so many times faster than it was: the mean came of something else than round trips.
+/// Reset SRTT when a sample is this many times smaller: no path speeds up so much, so SRTT did not come from
+/// RTTs.
 const OUT_OF_PROPORTION: u64 = 8;
-/// What takes longer is no round trip: every transfer that stands still for so long is over.
+/// Upper bound of an RTT sample: every transfer that stands still for so long is over.
 const ROUND_TRIP_MAX: Duration = Duration::from_secs(3_600);
 
-/// Which end of a transfer waits.
+/// Which end of a transfer the timer belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
     Sender,
     Receiver,
 }
 
-/// The retransmission time: RFC 6298's arithmetic over the samples given, doubling on silence.
+/// The retransmission timeout: RFC 6298 over the given samples, with exponential backoff.
 #[derive(Debug, Clone)]
 pub(super) struct Retransmission {
-    /// The client set the time, or whoever runs this end; it is kept.
+    /// A fixed timeout set by the client or by the operator of this end.
     fixed: Option<Duration>,
     repeats: Option<&'static Repeats>,
     floor: Duration,
     variation_first_min: Duration,
     smoothed: Option<Smoothed>,
     silences: u8,
-    /// Silences in a row that may have been for nothing, since a round trip was measured.
+    /// Consecutive timeouts, since the last RTT sample, that may have been spurious.
     strains: u8,
-    /// Doublings of the time.
+    /// Number of times the timeout is doubled.
     doublings: u8,
-    /// After how many of those they last until a round trip is measured again (Karn and Partridge 1987), and do
-    /// not end with the silence: first while none was ever measured, then at all other times.
+    /// Number of strains after which the backoff is kept until the next RTT sample (Karn and Partridge 1987)
+    /// instead of ending with the silence: first before any RTT sample, then after one.
     strains_max: [u8; 2],
 }
 
-/// In nanoseconds, which take half the room of a [`Duration`].
+/// In nanoseconds, which take half the space of a [`Duration`].
 #[derive(Debug, Clone, Copy)]
 struct Smoothed {
     mean: u64,
@@ -148,7 +153,7 @@ struct Smoothed {
 }
 
 impl Smoothed {
-    /// By how much a round trip may be longer than the mean without being overdue.
+    /// By how much an RTT may exceed SRTT without being overdue.
     fn margin(&self) -> u64 {
         let least = const { VARIATION_MIN.as_nanos() as u64 };
         (self.variation * 4).max(least)
@@ -187,8 +192,9 @@ impl Retransmission {
         }
     }
 
-    /// Takes the terms agreed since; what was measured stays. A sender whose request was answered only when it had
-    /// been repeated may be far away, and waits twice as long with its first window; an ACK costs less.
+    /// Applies the terms agreed since; RTT samples are kept. A sender whose request was answered only after a
+    /// retransmission may have a long RTT, so it waits twice as long for the first window; a spurious ACK
+    /// costs less.
     pub(super) fn agree(&mut self, params: &Params, patience: &Patience, end: End) {
         let kept = match end {
             End::Sender => self.silences.min(1),
@@ -202,10 +208,10 @@ impl Retransmission {
         };
     }
 
-    /// How long to wait now.
+    /// The current retransmission timeout.
     pub(super) fn interval(&self) -> Duration {
         if let Some(fixed) = self.fixed {
-            // What is asked for by the microsecond is kept for as long as it can be meant so.
+            // A timeout in microseconds is honoured for as long as the client can plausibly mean it.
             let doublings = self.silences.saturating_sub(FIXED_SILENCES).min(16);
             return fixed
                 .saturating_mul(1 << doublings)
@@ -220,25 +226,25 @@ impl Retransmission {
         }
     }
 
-    /// How long to wait by what was measured.
+    /// The retransmission timeout derived from RTT samples.
     fn measured(&self) -> Duration {
-        // The queue of a crowd may grow to twice its length before the next round trip is measured.
+        // A queue filled by many clients may double before the next RTT is measured.
         let base = self.smoothed.map_or(INTERVAL_FIRST, |s| {
             Duration::from_nanos(s.mean + s.margin().max(s.mean))
         });
         let base = base.max(self.floor);
-        // Where the floor lies above the ceiling, the operator meant it.
+        // If the floor exceeds the ceiling, the operator meant it.
         base.saturating_mul(1 << self.doublings.min(16))
             .min(INTERVAL_MAX.max(self.floor))
     }
 
-    /// How long to wait for an answer to the last repeat, before the peer is taken for one that never was there.
+    /// How long to wait for an answer to the last retransmission before the peer is considered nonexistent.
     pub(super) fn interval_at_last(&self) -> Duration {
         self.interval().max(LAST_WAIT_MIN)
     }
 
-    /// How long to wait for the rest of a window that has begun to come: its blocks leave together, and
-    /// what a crowd's queue may add to a round trip does not come between them.
+    /// How long to wait for the rest of a window that has begun to arrive: its blocks leave together, so
+    /// queueing caused by many clients does not delay one relative to another.
     pub(super) fn interval_within_window(&self) -> Duration {
         match (self.fixed, self.round_trip()) {
             (None, Some(mean)) if self.repeats.is_none() => {
@@ -254,16 +260,17 @@ impl Retransmission {
         }
     }
 
-    /// After how long an answer is overdue, whatever the client set; `None` while nothing was measured.
+    /// After how long an answer is overdue, whatever timeout the client set; `None` before the first RTT
+    /// sample.
     pub(super) fn overdue(&self) -> Option<Duration> {
         self.smoothed
             .map(|s| Duration::from_nanos(s.mean + s.margin()))
     }
 
-    /// A round trip measured on something that was sent once (Karn's rule is the caller's to keep).
+    /// Takes an RTT sample from something that was sent once (the caller applies Karn's algorithm).
     ///
-    /// The answer may have been lost nevertheless, and said again after a wait of the peer's own: such a
-    /// sample is out of all proportion. The first in proportion again puts an end to it.
+    /// The answer may still have been lost and retransmitted after the peer's own timeout: such a sample is
+    /// far too large. The first plausible sample after it resets SRTT.
     pub(super) fn sample(&mut self, round_trip: Duration) {
         self.doublings = self.silences;
         self.strains = 0;
@@ -285,24 +292,24 @@ impl Retransmission {
         });
     }
 
-    /// Nothing came in time: wait twice as long.
+    /// Handles a timeout: the next wait is twice as long.
     pub(super) const fn silence(&mut self) {
         self.silences = self.silences.saturating_add(1);
         self.doublings = self.doublings.saturating_add(1);
     }
 
-    /// Whether silence has this end say its last ACK again.
+    /// Whether this end retransmits its last ACK on a timeout.
     pub(super) fn repeats_acks(&self) -> bool {
         self.repeats.is_none_or(|repeats| repeats.acks)
     }
 
-    /// How often in a row nothing came in time.
+    /// The number of consecutive timeouts.
     pub(super) const fn silences(&self) -> u8 {
         self.silences
     }
 
-    /// Something moved: the silence is over. If all that was under way has arrived (`whole`), the answer may only
-    /// have been slow; otherwise something was missing indeed.
+    /// Handles progress: the silence is over. If everything in flight has arrived (`whole`), the answer may
+    /// only have been slow; otherwise something was really lost.
     pub(super) fn progress(&mut self, whole: bool) {
         if self.silences > 0 {
             self.strains = if whole {
@@ -319,25 +326,25 @@ impl Retransmission {
         }
     }
 
-    /// The smoothed round trip, if one was measured.
+    /// SRTT, once there is an RTT sample.
     pub(super) fn round_trip(&self) -> Option<Duration> {
         self.smoothed.map(|s| Duration::from_nanos(s.mean))
     }
 
-    /// The shortest round trip measured, zero while none was.
+    /// The shortest RTT measured; zero before the first sample.
     pub(super) fn least_round_trip(&self) -> Duration {
         self.smoothed
             .map_or(Duration::ZERO, |s| Duration::from_nanos(s.least))
     }
 
-    /// How long a transfer may stand still: never less than two of the waits that were set. A server agrees
-    /// to none that its operator's patience does not hold twice.
+    /// How long a transfer may stand still: at least two of the timeouts that were set. A server agrees to no
+    /// timeout that does not fit twice into its operator's patience.
     pub(super) fn idle(&self, patience: &Patience) -> Duration {
         patience.idle.max(self.fixed.unwrap_or_default() * 2)
     }
 }
 
-/// The earlier of two moments, where either may be missing.
+/// The earlier of two times, either of which may be missing.
 pub(crate) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
@@ -383,7 +390,7 @@ mod tests {
         timer.sample(millis(80));
         assert_eq!(timer.interval(), millis(80 + 4 * 40));
         timer.sample(millis(160));
-        // Variation (3·40 + |80 − 160|) / 4 = 50, mean (7·80 + 160) / 8 = 90.
+        // RTTVAR (3·40 + |80 − 160|) / 4 = 50, SRTT (7·80 + 160) / 8 = 90.
         assert_eq!(timer.interval(), millis(90 + 4 * 50));
         assert_eq!(timer.overdue(), Some(millis(90 + 4 * 50)));
     }
@@ -405,8 +412,8 @@ mod tests {
         assert_eq!(waits(End::Sender), (millis(48), millis(48), millis(36)));
     }
 
-    /// Goal: where each answer comes after the repeat, none is ever measured, and the wait grows until one is.
-    /// Method: a round trip that is longer than the first wait, or than those measured before.
+    /// Goal: if each answer arrives after the retransmission, no RTT is measured, and the timeout grows until
+    /// one is. Method: an RTT longer than the first timeout, or than the previous RTTs.
     #[test]
     fn a_round_trip_longer_than_the_wait_is_measured_in_the_end() {
         let repeats = |params: &Params, before: Option<Duration>, round_trip| {
@@ -435,7 +442,7 @@ mod tests {
         assert_eq!(repeats(&windowed(), Some(millis(10)), millis(100)), 9);
     }
 
-    /// An ACK that was lost and said again by the peer's own timer measures that timer, not the path.
+    /// A lost ACK that the peer retransmits by its own timer measures that timer, not the path.
     #[test]
     fn a_mean_out_of_proportion_is_given_up() {
         let after = |slow, quick| {
@@ -465,7 +472,7 @@ mod tests {
         );
     }
 
-    /// RFC 2349: whoever asks for 255 s may fall silent for as long, and may miss one answer.
+    /// RFC 2349: a peer that asks for 255 s may fall silent for as long, and may miss one answer.
     #[test]
     fn nobody_is_given_up_before_two_waits() {
         let wanted = Wanted {

@@ -1,8 +1,8 @@
-//! A transfer, whichever way it goes: the five verbs that a shard drives it by.
+//! A transfer in either direction: the five methods by which a shard drives it.
 //!
-//! The contract: after each `handle_*`, call [`Transfer::poll_transmit`] until it says `None`, telling
-//! [`Transfer::transmitted`] what left; then arm a timer for [`Transfer::poll_timeout`], and look whether
-//! there is an [`Transfer::outcome`].
+//! The contract: after each `handle_*`, call [`Transfer::poll_transmit`] until it returns `None`, reporting
+//! to [`Transfer::transmitted`] what was sent; then set a timer for [`Transfer::poll_timeout`], and check
+//! whether there is an [`Transfer::outcome`].
 
 use super::negotiate::Params;
 use super::outcome::Outcome;
@@ -14,18 +14,18 @@ use crate::wire::ErrorCode;
 
 /// A transfer in either direction.
 #[derive(Debug)]
-// Nearly every transfer of a busy server is a read: a box for those would only be a detour.
+// Nearly every transfer of a busy server is a read, so boxing those would only add an indirection.
 #[allow(clippy::large_enum_variant)]
 pub enum Transfer {
-    /// This end has the file.
+    /// This end sends the file.
     Send(Sender),
-    /// This end gets the file. Boxed, for most transfers of a busy server are reads, and need not be
+    /// This end receives the file. Boxed, because most transfers of a busy server are reads, and need not be
     /// as large as this.
     Receive(Box<Receiver>),
 }
 
 impl Transfer {
-    /// ERROR arrived.
+    /// Handles an ERROR.
     pub fn handle_error(&mut self, code: ErrorCode) {
         match self {
             Self::Send(sender) => sender.handle_error(code),
@@ -33,7 +33,7 @@ impl Transfer {
         }
     }
 
-    /// The time that [`Transfer::poll_timeout`] named has come.
+    /// Handles the expiry of the time that [`Transfer::poll_timeout`] returned.
     pub fn handle_timeout(&mut self, now: Instant) {
         match self {
             Self::Send(sender) => sender.handle_timeout(now),
@@ -41,7 +41,7 @@ impl Transfer {
         }
     }
 
-    /// What to send next; at most `segments` blocks in one go.
+    /// What to send next; at most `segments` blocks at once.
     #[must_use]
     pub fn poll_transmit(&self, segments: u64) -> Option<Transmit> {
         match self {
@@ -50,7 +50,7 @@ impl Transfer {
         }
     }
 
-    /// Of what was described, this many datagrams left.
+    /// Records that `count` of the described datagrams were sent.
     pub fn transmitted(&mut self, count: u64, now: Instant) {
         match self {
             Self::Send(sender) => sender.transmitted(count, now),
@@ -58,7 +58,7 @@ impl Transfer {
         }
     }
 
-    /// When to come back, if nothing arrives before.
+    /// When to call again, if nothing arrives first.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self {
@@ -67,7 +67,7 @@ impl Transfer {
         }
     }
 
-    /// How it ended, once it has.
+    /// How the transfer ended, once it has.
     #[must_use]
     pub const fn outcome(&self) -> Option<Outcome> {
         match self {
@@ -85,7 +85,7 @@ impl Transfer {
         }
     }
 
-    /// Whether the peer has proved that it is there.
+    /// Whether the peer is validated: it has proved that it exists.
     #[must_use]
     pub const fn is_validated(&self) -> bool {
         match self {
@@ -94,7 +94,7 @@ impl Transfer {
         }
     }
 
-    /// When the peer last said something that moved the transfer; at first, when it began.
+    /// When the peer last advanced the transfer; initially, when the transfer began.
     #[must_use]
     pub const fn moved_at(&self) -> Instant {
         match self {
@@ -103,7 +103,7 @@ impl Transfer {
         }
     }
 
-    /// Datagrams sent more than once.
+    /// Number of datagrams retransmitted.
     #[must_use]
     pub const fn retransmissions(&self) -> u64 {
         match self {
@@ -120,8 +120,8 @@ mod tests {
     use crate::time::Duration;
     use crate::wire::WireBlock;
 
-    /// Goal: whoever asks a transfer, and not its sender or receiver, is told the same of either.
-    /// Method: each moves once, repeats once and is then ended by its peer.
+    /// Goal: a transfer returns the same as its sender or receiver. Method: each advances once, retransmits
+    /// once and is then ended by its peer.
     #[test]
     fn both_ways_tell_the_same() {
         let at = |secs| Instant::ZERO + Duration::from_secs(secs);

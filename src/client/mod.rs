@@ -333,7 +333,7 @@ impl Transfer {
 
     /// After completion, lingers to answer repeats of the last block, whose ACK may have been lost: otherwise
     /// the server would retry until its timeout and report a failure. The file is complete by then, so
-    /// lingering is kept short. See [`stay`] for how long; each repeat extends it.
+    /// lingering is kept short. See `stay` for how long; each repeat extends it.
     pub fn linger(mut self) {
         let mut until = self.shard.engine().now() + self.stay;
         let mut received = self.shard.metrics().received;

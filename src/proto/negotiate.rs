@@ -208,7 +208,8 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    fn windowsize(&self) -> Option<u64> {
+    /// The window size to ask for: no more than the protocol can tell apart.
+    fn asked_windowsize(&self) -> Option<u64> {
         self.windowsize
             .map(|blocks| blocks.min(WINDOWSIZE_MAX).into())
     }
@@ -244,7 +245,7 @@ pub fn ask(
             Wish::Tsize => (&b"tsize"[..], wanted.tsize),
             Wish::Blksize => (&b"blksize"[..], wanted.blksize.map(u64::from)),
             Wish::Timeout => (&b"timeout"[..], wanted.timeout.map(u64::from)),
-            Wish::Windowsize => (&b"windowsize"[..], wanted.windowsize()),
+            Wish::Windowsize => (&b"windowsize"[..], wanted.asked_windowsize()),
         };
         value.map_or(Ok(()), |value| request.number(name, value))
     })
@@ -307,7 +308,7 @@ pub fn accept(oack: Options<'_>, wanted: &Wanted) -> Result<Accepted, BadOack> {
                 accepted.params.blksize = u16::try_from(size).map_err(|_| BadOack::BadValue)?;
             }
             Name::Windowsize => {
-                let blocks = within(1, wanted.windowsize())?;
+                let blocks = within(1, wanted.asked_windowsize())?;
                 accepted.params.windowsize =
                     u16::try_from(blocks).map_err(|_| BadOack::BadValue)?;
             }

@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::fs::statvfs;
+use rustix::fs::{statvfs, syncfs};
 use tempfile::TempDir;
 
 use crate::common::binary::{Binary, Engine, on_both_engines};
@@ -108,10 +108,21 @@ fn a_quota_that_is_used_up(engine: Engine) {
     let refused = peer::store(server.address, "large", &large);
     assert_eq!(refused.map_err(|(code, _)| code), Err(3));
 
-    // As far as the disk knows, what is announced here fits.
-    let mut writer = Peer::new(server.address);
-    writer.send(&request(WRQ, b"large", &[("tsize", "2097152")]));
-    assert_eq!(oack(&writer.receive()), ["tsize=2097152"]);
+    // As far as the disk knows, what is announced here fits, once the file system has released what the first
+    // upload held.
+    let mut writer = None;
+    until_released(&disk, || {
+        let mut peer = Peer::new(server.address);
+        peer.send(&request(WRQ, b"large", &[("tsize", "2097152")]));
+        let answer = peer.receive();
+        if opcode(&answer) == ERROR {
+            return Err(number(&answer));
+        }
+        assert_eq!(oack(&answer), ["tsize=2097152"]);
+        writer = Some(peer);
+        Ok(())
+    });
+    let mut writer = writer.expect("an OACK came");
     // The disk is asked while the first blocks are acknowledged.
     let refused = (1..).zip(large.chunks(512)).find_map(|(block, octets)| {
         writer.send(&data(block, octets));
@@ -122,7 +133,23 @@ fn a_quota_that_is_used_up(engine: Engine) {
     assert!(!disk.join("large").exists());
 
     assert_eq!(peer::fetch(server.address, "good"), Ok(b"good".to_vec()));
-    assert_eq!(peer::store(server.address, "small", b"small"), Ok(()));
+    until_released(&disk, || {
+        peer::store(server.address, "small", b"small").map_err(|(code, _)| code)
+    });
+}
+
+/// Repeats an upload that is refused with ERROR 3 until the file system has released the quota of the one
+/// before, which it does some time after the file is gone.
+fn until_released(disk: &Path, mut upload: impl FnMut() -> Result<(), u16>) {
+    until("the quota is released", || match upload() {
+        Ok(()) => true,
+        Err(3) => {
+            let disk = File::open(disk).expect("a directory");
+            syncfs(&disk).expect("it is written");
+            false
+        }
+        Err(code) => panic!("ERROR {code}"),
+    });
 }
 
 /// Octets of the disk's image, of the file on it, and of what is left of the image.

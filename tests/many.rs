@@ -207,10 +207,7 @@ fn shards_at_one_port_are_cut_short_together(engine: Engine) {
     server.signal(Signal::TERM);
     let (status, said) = server.ended();
     assert_eq!(status.code(), Some(1), "{said}");
-    assert!(
-        said.contains("1 running transfers were cut short"),
-        "{said}"
-    );
+    assert!(said.contains("1 running transfer was cut short"), "{said}");
     drop(clients);
 }
 

@@ -173,13 +173,11 @@ impl Receiver {
             self.repeated(wire, now);
             return Verdict::Ignore;
         };
-        if len > usize::from(self.params.blksize()) {
+        if len != usize::from(self.params.blksize())
+            && let Some(broken) = self.broken_terms(index, len)
+        {
             self.end(Outcome::Refused(ErrorCode::ILLEGAL));
-            return Verdict::TooLong;
-        }
-        if self.contradicts(index, len) {
-            self.end(Outcome::Refused(ErrorCode::ILLEGAL));
-            return Verdict::TooShort;
+            return broken;
         }
         if index > expected {
             return self.overtook(index, len, now);
@@ -410,12 +408,22 @@ impl Receiver {
         Verdict::Ahead(index)
     }
 
+    /// How a block that is not of the negotiated size breaks the terms, if it does. Only the last block of a
+    /// transfer gets here.
+    #[cold]
+    fn broken_terms(&self, index: BlockIndex, len: usize) -> Option<Verdict> {
+        if len > usize::from(self.params.blksize()) {
+            Some(Verdict::TooLong)
+        } else {
+            self.contradicts(index).then_some(Verdict::TooShort)
+        }
+    }
+
     /// Whether a short block contradicts another last block, or a later block that has arrived. RFC 1350 §2:
     /// "a data packet of less than 512 bytes signals termination of a transfer".
-    fn contradicts(&self, index: BlockIndex, len: usize) -> bool {
+    fn contradicts(&self, index: BlockIndex) -> bool {
         let distance = index.past(self.received) - 1;
-        len < usize::from(self.params.blksize())
-            && (self.last.is_some_and(|last| last != index) || self.ahead.any_after(distance))
+        self.last.is_some_and(|last| last != index) || self.ahead.any_after(distance)
     }
 
     /// Records a block shorter than the block size as the last one.

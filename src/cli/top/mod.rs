@@ -6,7 +6,7 @@ mod screen;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::header::HOST;
@@ -19,10 +19,14 @@ use tokio::time::{sleep_until, timeout};
 use super::Trouble;
 use super::args::Top;
 use sample::Sample;
-use screen::Size;
+use screen::{Size, harmless};
 
 /// How long the server may take to answer; the admin side gives up on a busy worker sooner.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Octets of a page at most: more than the longest list of transfers, so that another program at that address
+/// cannot fill the memory.
+const PAGE_OCTETS_MAX: usize = 64 << 20;
 
 /// The screen size if the output is not a terminal, or its size is unknown.
 const SIZE_DEFAULT: Size = Size {
@@ -120,16 +124,19 @@ async fn get(server: &str, path: &str) -> Result<String, String> {
         .body(Empty::<Bytes>::new())
         .map_err(|error| error.to_string())?;
     let answer = async move {
-        let response = sender.send_request(request).await?;
+        let response = sender.send_request(request).await.map_err(told)?;
         let status = response.status();
-        let body = response.into_body().collect().await?.to_bytes();
+        let body = Limited::new(response.into_body(), PAGE_OCTETS_MAX).collect();
+        let body = body.await.map_err(|error| error.to_string())?.to_bytes();
         // Without a sender the connection ends.
         drop(sender);
-        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+        Ok::<_, String>((status, String::from_utf8_lossy(&body).into_owned()))
     };
     let (answer, _) = tokio::join!(answer, connection);
-    match answer.map_err(told)? {
+    match answer? {
         (StatusCode::OK, page) => Ok(page),
-        (status, page) => Err(format!("{path}: {status}: {}", page.trim_end())),
+        (status, page) => {
+            Err(harmless(&format!("{path}: {status}: {}", page.trim_end())).collect())
+        }
     }
 }

@@ -30,10 +30,17 @@ pub(super) fn draw(server: &str, before: &Sample, now: &Sample, size: Size) -> S
     // The cursor takes the last row.
     lines.truncate(size.rows.saturating_sub(1).max(1));
     lines.iter().fold(String::new(), |mut text, line| {
-        let shown: String = line.chars().take(size.columns).collect();
+        let shown: String = harmless(line).take(size.columns).collect();
         let _ = writeln!(text, "{}", shown.trim_end());
         text
     })
+}
+
+/// A text from elsewhere without control characters, which would command the terminal. A bootstorm server sends
+/// none, but another program may answer at its address.
+pub(super) fn harmless(text: &str) -> impl Iterator<Item = char> {
+    text.chars()
+        .map(|letter| if letter.is_control() { '?' } else { letter })
 }
 
 fn title(server: &str, now: &Sample) -> String {
@@ -183,5 +190,17 @@ mod tests {
             text.lines().all(|line| line.chars().count() <= 20),
             "{text}"
         );
+    }
+
+    #[test]
+    fn nothing_from_the_server_commands_the_terminal() {
+        let [before, mut now] = two();
+        now.transfers[0].file = "a\u{1b}[2Jb\nc\u{9b}2J".to_owned();
+        let size = Size {
+            rows: 24,
+            columns: 200,
+        };
+        let text = draw("127.0.0.1:9100", &before, &now, size);
+        assert!(text.ends_with("  a?[2Jb?c?2J\n"), "{text}");
     }
 }

@@ -3,8 +3,9 @@
 //! What stays: the share of all requests that needs no reading, compared with an LRU cache of the same size.
 //! Only counts, from seeded randomness, so they are the same on every machine.
 //!
-//! How it is sent: processor time of reading a file once and sending it, as frames in reused memory, and as
-//! headers and payload gathered by the kernel, from a mapping or from a buffer.
+//! How it is sent: processor time of reading a file once and sending it, as the server does for its first
+//! client and for its second, and as headers and payload gathered by the kernel, from a mapping or from a
+//! buffer.
 
 // Mappings, which are what frames are compared with, and one socket option.
 #![allow(unsafe_code)]
@@ -296,8 +297,12 @@ fn under_cache(mix: &Mix) -> Work {
     for ask in &mix.asks {
         let open = || asker.open(&ask.file.to_be_bytes());
         let body = Arc::clone(bodies.entry(ask.client).or_insert_with(open));
-        drop(asker.frames(body, BLKSIZE, ask.extent));
+        // As a transfer does when it passes on, and when it is over.
+        let asked = key(body, BLKSIZE, ask.extent);
+        asker.store.passed(&asked);
+        drop(asker.frames(&asked));
         if ask.is_last {
+            asker.store.left(&key(asked.body, BLKSIZE, ask.extent + 1));
             bodies.remove(&ask.client);
         }
     }
@@ -342,14 +347,18 @@ impl Asker {
         }
     }
 
-    fn frames(&self, body: Arc<Body>, blksize: u16, extent: u64) -> Arc<Frames> {
-        let key = FramesKey {
-            body,
-            blksize,
-            rollover: Rollover::ToZero,
-            extent,
-        };
-        let answer = self.store.frames(&key, &self.mailbox);
+    /// For a transfer that asks for the first time.
+    fn frames(&self, key: &FramesKey) -> Arc<Frames> {
+        self.made(self.store.frames(key, &self.mailbox))
+    }
+
+    /// For the only transfer there is.
+    fn frames_alone(&self, key: &FramesKey) -> Arc<Frames> {
+        self.store.passed(key);
+        self.made(self.store.frames_again(key, &self.mailbox))
+    }
+
+    fn made(&self, answer: Answer<Result<Arc<Frames>, ReadFailure>>) -> Arc<Frames> {
         while self.store.run_next() {}
         match answer {
             Answer::Now(frames) => frames.expect("it reads"),
@@ -358,6 +367,16 @@ impl Asker {
                 other => panic!("not framed: {other:?}"),
             },
         }
+    }
+}
+
+/// A file's extent.
+const fn key(body: Arc<Body>, blksize: u16, extent: u64) -> FramesKey {
+    FramesKey {
+        body,
+        blksize,
+        rollover: Rollover::ToZero,
+        extent,
     }
 }
 
@@ -400,11 +419,12 @@ struct BlankSource(Arc<AtomicU64>);
 
 impl Source for BlankSource {
     fn read_at(&self, buffer: &mut [u8], _: u64) -> Result<usize, ReadFailure> {
-        self.0.fetch_add(1, Ordering::Relaxed);
         Ok(buffer.len())
     }
 
+    /// Each extent is checked once, in however many parts it was read.
     fn check(&self) -> Result<(), ReadFailure> {
+        self.0.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -450,8 +470,9 @@ mod sends {
     type Send = fn(&Way<'_>);
 
     /// Ways to do so.
-    const WAYS: [(&str, Send); 6] = [
-        ("frames through the cache", |way| way.frames()),
+    const WAYS: [(&str, Send); 7] = [
+        ("plain, as for a first client", |way| way.plain()),
+        ("laid out, as for a second", |way| way.laid_out()),
         ("gathered from a mapping", |way| {
             way.mapping(MapFlags::SHARED)
         }),
@@ -459,7 +480,7 @@ mod sends {
             way.mapping(MapFlags::SHARED | MapFlags::POPULATE)
         }),
         ("gathered from a buffer", |way| way.buffer()),
-        ("frames at hand", |way| way.kept()),
+        ("laid out, at hand", |way| way.kept()),
         ("gathered, all at hand", |way| {
             way.gather(&way.octets, BlockIndex::FIRST);
         }),
@@ -470,7 +491,7 @@ mod sends {
         let octets: Vec<u8> = (0..FILE_OCTETS).map(|place| (place >> 3) as u8).collect();
         file.write_all(&octets).expect("room for it");
         let names = WAYS.map(|(name, _)| name).join(" | ");
-        println!("\n| blksize/windowsize, CPU s/GB | {names} |\n|---|---|---|---|---|---|---|");
+        println!("\n| blksize/windowsize, CPU s/GB | {names} |\n|---|---|---|---|---|---|---|---|");
         for (blksize, windowsize) in [(512, 64), (1428, 16), (1428, 64), (8192, 64), (65_464, 1)] {
             let way = Way::new(file.path(), blksize, windowsize);
             WAYS.iter().for_each(|(_, send)| send(&way));
@@ -498,8 +519,10 @@ mod sends {
         peer: SockAddr,
         /// Its receive queue is always full: what comes is thrown away at the least cost.
         _sink: UdpSocket,
-        asker: Asker,
-        body: Arc<Body>,
+        /// Asks for one transfer only.
+        plain: (Asker, Arc<Body>),
+        /// Asks for many.
+        laid_out: (Asker, Arc<Body>),
         /// All frames of the file, made before.
         kept: Vec<Arc<Frames>>,
         /// All octets of the file, which a mapping that is kept would hold.
@@ -513,12 +536,22 @@ mod sends {
             let peer: SocketAddr = sink.local_addr().expect("an address");
             let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
             let segment = u64::from(blksize) + HEADER_OCTETS as u64;
-            let asker = Asker::new(Local, FRAMES_OCTETS);
-            let body = asker.open(path.as_os_str().as_bytes());
+            let asker = |octets| {
+                let asker = Asker::new(Local, octets);
+                let body = asker.open(path.as_os_str().as_bytes());
+                (asker, body)
+            };
+            let (for_kept, body) = asker(4 * FILE_OCTETS);
             let last = Frames::extent_of(BlockIndex::last_of(FILE_OCTETS, blksize), blksize);
-            let kept = (0..=last)
-                .map(|extent| asker.frames(Arc::clone(&body), blksize, extent))
-                .collect();
+            let laid_out = |extent| {
+                let key = super::key(Arc::clone(&body), blksize, extent);
+                let mut frames = for_kept.frames(&key);
+                while !frames.are_laid_out() {
+                    frames = for_kept.frames(&key);
+                }
+                frames
+            };
+            let kept = (0..=last).map(laid_out).collect();
             Self {
                 path,
                 blksize,
@@ -527,9 +560,8 @@ mod sends {
                 socket: socket.into(),
                 peer: peer.into(),
                 _sink: sink,
-                // Another, for those that are kept leave no room in this one.
-                asker: Asker::new(Local, FRAMES_OCTETS),
-                body,
+                plain: asker(FRAMES_OCTETS),
+                laid_out: asker(FRAMES_OCTETS),
                 kept,
                 octets: std::fs::read(path).expect("the file"),
             }
@@ -543,12 +575,21 @@ mod sends {
             self.socket.sendmsg(&message, 0).expect("it leaves");
         }
 
-        /// As the server does: framed a mebibyte at a time, each burst one slice of that.
-        fn frames(&self) {
-            let last = self.kept.len() as u64;
-            for extent in 0..last {
-                let body = Arc::clone(&self.body);
-                self.extent(&self.asker.frames(body, self.blksize, extent), extent);
+        /// As the server does for a first client: each burst is gathered from memory that is reused.
+        fn plain(&self) {
+            let (asker, body) = &self.plain;
+            for extent in 0..self.kept.len() as u64 {
+                let key = super::key(Arc::clone(body), self.blksize, extent);
+                self.extent(&asker.frames_alone(&key), extent);
+            }
+        }
+
+        /// As it does for a second one: each burst is a slice of what is kept for others.
+        fn laid_out(&self) {
+            let (asker, body) = &self.laid_out;
+            for extent in 0..self.kept.len() as u64 {
+                let key = super::key(Arc::clone(body), self.blksize, extent);
+                self.extent(&asker.frames(&key), extent);
             }
         }
 
@@ -562,12 +603,12 @@ mod sends {
         fn extent(&self, frames: &Frames, extent: u64) {
             let mut block = super::first_block(extent, self.blksize);
             loop {
-                let (octets, count) = frames.slice(block, self.burst);
-                if count == 0 {
+                let burst = frames.burst(block, self.burst);
+                if burst.count() == 0 {
                     break;
                 }
-                self.send(&[IoSlice::new(octets)]);
-                block = block.plus(count);
+                burst.with_parts(|parts| self.send(parts));
+                block = block.plus(burst.count() as u64);
             }
         }
 

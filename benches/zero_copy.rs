@@ -54,7 +54,7 @@ mod linux {
         Answer, Frames, FramesKey, Mailbox, Store, StoreOptions, Ticket, Writes,
     };
     use bootstorm::time::Instant;
-    use bootstorm::wire::{HEADER_OCTETS, Mode};
+    use bootstorm::wire::Mode;
     use rustix::time::{ClockId, clock_gettime};
 
     /// Octets of the file, many times a processor's cache.
@@ -75,6 +75,7 @@ mod linux {
         let frames = all_frames(blksize);
         let work = Work {
             frames: &frames,
+            blksize,
             blocks: BlockIndex::last_of(FILE_OCTETS, blksize).0,
             interface,
             windowsize,
@@ -101,6 +102,7 @@ mod linux {
 
     struct Work<'a> {
         frames: &'a [Arc<Frames>],
+        blksize: u16,
         blocks: u64,
         interface: u32,
         windowsize: u64,
@@ -155,8 +157,8 @@ mod linux {
             let (mut left, mut octets) = (self.windowsize, 0);
             while left > 0 {
                 let first = BlockIndex::FIRST.plus(*place % self.blocks);
-                let blksize = self.frames[0].segment() - HEADER_OCTETS;
-                let frames = &self.frames[Frames::extent_of(first, blksize as u16) as usize];
+                let blksize = self.blksize;
+                let frames = &self.frames[Frames::extent_of(first, blksize) as usize];
                 let payload = Payload::Frames {
                     frames,
                     first,
@@ -166,7 +168,7 @@ mod linux {
                     Sent::Datagrams(sent) => {
                         left -= sent as u64;
                         *place += sent as u64;
-                        octets += (sent * blksize) as u64;
+                        octets += sent as u64 * u64::from(blksize);
                     }
                     Sent::Full => engine.wait(None, inbox).expect("a working engine"),
                     Sent::Failed(errno) => panic!("error {errno}"),
@@ -204,7 +206,7 @@ mod linux {
             };
             loop {
                 match store.frames(&key, &mailbox) {
-                    Answer::Now(frames) => return frames.expect("a pattern"),
+                    Answer::Now(Ok(frames)) if frames.are_laid_out() => return frames,
                     _ => store.run_next(),
                 };
             }

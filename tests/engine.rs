@@ -327,7 +327,7 @@ fn segments_arrive_as_datagrams<E: Tested>() {
 }
 
 /// The frames of a file of `len` octets, extent by extent.
-fn framed(len: u64, blksize: u16) -> Vec<Arc<Frames>> {
+fn framed(len: u64, blksize: u16, laid_out: bool) -> Vec<Arc<Frames>> {
     let memory = Memory::new(Writes::Off);
     memory.insert(b"image", Contents::Pattern { seed: 1, len });
     let options = StoreOptions {
@@ -348,9 +348,10 @@ fn framed(len: u64, blksize: u16) -> Vec<Arc<Frames>> {
             rollover: Rollover::ToZero,
             extent,
         };
+        // Asked for by one transfer, frames are plain; asked for by another as well, they are laid out.
         loop {
             match store.frames(&key, &mailbox) {
-                Answer::Now(frames) => break frames.expect("a pattern"),
+                Answer::Now(Ok(frames)) if frames.are_laid_out() == laid_out => break frames,
                 _ => store.run_next(),
             };
         }
@@ -365,28 +366,25 @@ fn frames_arrive_as_datagrams<E: Tested>() {
     // Along the path of an answer, interface and all.
     receiver.send(&to(sender.at("127.0.0.1")), Payload::Packet(b"question"));
     let path = sender.receive(1).remove(0).path;
-    let frames = framed(39 * 1428 + 5, 1428).remove(0);
-    let expected: Vec<Vec<u8>> = {
-        let (octets, count) = frames.slice(BlockIndex::FIRST, u64::MAX);
-        assert_eq!(count, 40);
-        octets
-            .chunks(frames.segment())
-            .map(<[u8]>::to_vec)
-            .collect()
-    };
-    for (first, count, left) in [(1, 40, 40), (38, 100, 3), (1, 1, 1), (41, 1, 0)] {
-        let burst = Payload::Frames {
-            frames: &frames,
-            first: BlockIndex(first),
-            count,
-        };
-        assert_eq!(sender.send(&path, burst), Sent::Datagrams(left));
-        let arrived = receiver.receive(left);
-        for (datagram, expected) in arrived.iter().zip(&expected[first as usize - 1..]) {
-            assert_eq!(datagram.octets, *expected);
+    for laid_out in [false, true] {
+        let frames = framed(39 * 1428 + 5, 1428, laid_out).remove(0);
+        let burst = frames.burst(BlockIndex::FIRST, u64::MAX);
+        assert_eq!(burst.count(), 40);
+        let octets = burst.to_contiguous();
+        let expected: Vec<&[u8]> = octets.chunks(burst.segment()).collect();
+        for (first, count, left) in [(1, 40, 40), (38, 100, 3), (1, 1, 1), (41, 1, 0)] {
+            let burst = Payload::Frames {
+                frames: &frames,
+                first: BlockIndex(first),
+                count,
+            };
+            assert_eq!(sender.send(&path, burst), Sent::Datagrams(left));
+            let arrived = receiver.receive(left);
+            for (datagram, expected) in arrived.iter().zip(&expected[first as usize - 1..]) {
+                assert_eq!(datagram.octets, *expected);
+            }
         }
     }
-    drop(frames);
     assert_eq!(sender.statistics().zero_copy_sends, 0);
 }
 

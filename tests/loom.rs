@@ -419,7 +419,8 @@ impl Shard {
             Answer::Busy => panic!("there is room"),
         };
         let frames = frames.expect("it can be read");
-        assert_eq!(frames.slice(BlockIndex::FIRST, 1).0, b"\0\x03\0\x01octets");
+        let packet = frames.burst(BlockIndex::FIRST, 1).to_contiguous();
+        assert_eq!(*packet, *b"\0\x03\0\x01octets");
         assert!(self.is_empty(), "it is told once");
     }
 

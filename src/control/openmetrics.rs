@@ -225,8 +225,14 @@ fn write_page(
         (
             "tftp_frame_cache_framed_bytes",
             "counter",
-            "Octets of frames made.",
+            "Octets of frames made for several transfers.",
             cache.framed_octets,
+        ),
+        (
+            "tftp_frame_cache_plain_bytes",
+            "counter",
+            "Octets read for one transfer and not kept.",
+            cache.plain_octets,
         ),
         (
             "tftp_frame_cache_evictions",

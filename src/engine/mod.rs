@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use crate::proto::block::BlockIndex;
-use crate::store::Frames;
+use crate::store::{Burst, Frames};
 use crate::time::Instant;
 
 /// Identifies a socket within its engine.
@@ -102,17 +102,17 @@ pub enum Payload<'a> {
 }
 
 impl<'a> Payload<'a> {
-    /// All octets, and the length of each datagram but the last.
+    /// The datagrams.
     #[must_use]
-    pub fn segments(&self) -> (&'a [u8], usize) {
+    pub fn burst(&self) -> Burst<'a> {
         match *self {
-            Self::Packet(octets) => (octets, octets.len()),
-            Self::Segments { octets, segment } => (octets, segment),
+            Self::Packet(octets) => Burst::single(octets),
+            Self::Segments { octets, segment } => Burst::contiguous(octets, segment),
             Self::Frames {
                 frames,
                 first,
                 count,
-            } => (frames.slice(first, count).0, frames.segment()),
+            } => frames.burst(first, count),
         }
     }
 }

@@ -672,10 +672,11 @@ impl Engine for SimEngine {
     fn send(&mut self, socket: SocketId, path: &Path, payload: Payload<'_>) -> Sent {
         match payload {
             Payload::Packet(octets) => self.send_one(socket, path, octets),
-            burst => {
-                let (octets, segment) = burst.segments();
+            payload => {
+                let burst = payload.burst();
+                let octets = burst.to_contiguous();
                 let mut left = 0;
-                for datagram in octets.chunks(segment.max(1)) {
+                for datagram in octets.chunks(burst.segment().max(1)) {
                     match self.send_one(socket, path, datagram) {
                         Sent::Datagrams(_) => left += 1,
                         failed if left == 0 => return failed,

@@ -4,7 +4,7 @@
 //! an allocation per call. The interface of this file is safe, knows nothing of readiness and keeps no
 //! state. Other systems use plain calls: answers then leave from the address that the system picks.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
 
@@ -110,20 +110,21 @@ pub(super) fn receive_plainly(socket: &UdpSocket, buffer: &mut [u8]) -> io::Resu
     plain::receive(socket, buffer)
 }
 
-/// Sends `octets` along `path`, split into datagrams of `segment` octets if that is given. `ipv6` is whether
-/// the socket is of that family.
+/// Sends what `parts` consist of along `path`, split into datagrams of `segment` octets if that is given.
+/// `ipv6` is whether the socket is of that family.
 pub(super) fn send(
     socket: &UdpSocket,
     ipv6: bool,
     path: &Path,
-    octets: &[u8],
+    parts: &[IoSlice<'_>],
     segment: Option<u16>,
 ) -> io::Result<()> {
     let peer = if ipv6 { mapped(path.peer) } else { path.peer };
-    if path.local.address.is_none() && segment.is_none() {
-        return plain::send(socket, ipv6, peer, &path.local, octets, segment);
+    // The plain call is the cheapest one that suffices.
+    if path.local.address.is_none() && segment.is_none() && parts.len() == 1 {
+        return plain::send(socket, ipv6, peer, &path.local, parts, segment);
     }
-    platform::send(socket, ipv6, peer, &path.local, octets, segment)
+    platform::send(socket, ipv6, peer, &path.local, parts, segment)
 }
 
 /// How many datagrams the socket has dropped because its queue was full.
@@ -452,11 +453,11 @@ pub(super) mod linux {
         ipv6: bool,
         peer: SocketAddr,
         local: &Local,
-        octets: &[u8],
+        parts: &[IoSlice<'_>],
         segment: Option<u16>,
     ) -> io::Result<()> {
         let message = Message::new(ipv6, peer, local, segment)?;
-        message.with(octets, |header| {
+        message.with(parts, |header| {
             // SAFETY: all that `header` points to lives during this call, has the length that it gives, and
             // is only read by the kernel.
             let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), header, 0) };
@@ -524,22 +525,19 @@ pub(super) mod linux {
             Ok(Self { peer, control })
         }
 
-        /// Calls `use_header` with a header for `octets`, all of which lives until it returns.
+        /// Calls `use_header` with a header for `parts`, all of which lives until it returns.
         pub(crate) fn with<T>(
             &self,
-            octets: &[u8],
+            parts: &[IoSlice<'_>],
             use_header: impl FnOnce(*const libc::msghdr) -> T,
         ) -> T {
-            let mut part = libc::iovec {
-                iov_base: octets.as_ptr().cast_mut().cast(),
-                iov_len: octets.len(),
-            };
             // SAFETY: a msghdr of zeros is one without address, data and control messages.
             let mut header: libc::msghdr = unsafe { mem::zeroed() };
             header.msg_name = self.peer.as_ptr().cast_mut().cast();
             header.msg_namelen = self.peer.len();
-            header.msg_iov = &raw mut part;
-            header.msg_iovlen = 1;
+            // An IoSlice is laid out as an iovec, and the kernel only reads them here.
+            header.msg_iov = parts.as_ptr().cast_mut().cast();
+            header.msg_iovlen = parts.len() as _;
             if self.control.used > 0 {
                 header.msg_control = self.control.octets.as_ptr().cast_mut().cast();
                 header.msg_controllen = self.control.used as _;
@@ -743,13 +741,20 @@ mod plain {
         _ipv6: bool,
         peer: SocketAddr,
         _local: &Local,
-        octets: &[u8],
+        parts: &[IoSlice<'_>],
         segment: Option<u16>,
     ) -> io::Result<()> {
         if segment.is_some() {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        socket.send_to(octets, peer).map(drop)
+        match parts {
+            [octets] => socket.send_to(octets, peer),
+            parts => {
+                let octets: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+                socket.send_to(&octets, peer)
+            }
+        }
+        .map(drop)
     }
 
     pub(super) const fn cuts_segments(_: &UdpSocket) -> bool {
@@ -789,7 +794,7 @@ mod tests {
             false,
             there_address,
             &Local::default(),
-            b"question",
+            &[IoSlice::new(b"quest"), IoSlice::new(b"ion")],
             None,
         )
         .expect("sent");
@@ -805,7 +810,7 @@ mod tests {
             false,
             here_address,
             &Local::default(),
-            b"answer",
+            &[IoSlice::new(b"answer")],
             segment,
         );
         assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::Unsupported);

@@ -10,6 +10,7 @@ use slab::Slab;
 
 use super::socket;
 use super::{Bind, Path, Payload, Sent, SocketId, Statistics};
+use crate::store::Burst;
 use crate::time::{Duration, Instant};
 
 /// Datagrams per burst: the kernel's limit when GSO was introduced (128 since Linux 6.9).
@@ -202,20 +203,20 @@ impl<S> Sockets<S> {
         id: SocketId,
         path: &Path,
         payload: &Payload<'_>,
-        mut other: impl FnMut(&Socket<S>, &Path, &[u8], u16) -> Option<io::Result<()>>,
+        mut other: impl FnMut(&Socket<S>, &Path, &Burst<'_>, u16) -> Option<io::Result<()>>,
     ) -> Result<usize, Stopped> {
-        let (octets, segment) = payload.segments();
-        if matches!(payload, Payload::Packet(_)) || (1..=segment).contains(&octets.len()) {
-            return match self.transmit(id, path, octets, None, &mut other) {
+        let burst = payload.burst();
+        if burst.segment() == 0 && !matches!(payload, Payload::Packet(_)) {
+            let error = io::Error::from_raw_os_error(libc::EINVAL);
+            return Err(Stopped { sent: 0, error });
+        }
+        if burst.count() == 1 {
+            return match self.transmit(id, path, &burst, None, &mut other) {
                 Ok(()) => Ok(1),
                 Err(error) => Err(Stopped { sent: 0, error }),
             };
         }
-        if segment == 0 {
-            let error = io::Error::from_raw_os_error(libc::EINVAL);
-            return Err(Stopped { sent: 0, error });
-        }
-        self.send_segments(id, path, octets, segment, &mut other)
+        self.send_segments(id, path, burst, &mut other)
     }
 
     /// The result of a send that an error ended; makes the next wait end when a retry is worthwhile.
@@ -267,22 +268,20 @@ impl<S> Sockets<S> {
         &mut self,
         id: SocketId,
         path: &Path,
-        octets: &[u8],
-        segment: usize,
-        other: &mut impl FnMut(&Socket<S>, &Path, &[u8], u16) -> Option<io::Result<()>>,
+        burst: Burst<'_>,
+        other: &mut impl FnMut(&Socket<S>, &Path, &Burst<'_>, u16) -> Option<io::Result<()>>,
     ) -> Result<usize, Stopped> {
+        let segment = burst.segment();
         let mut per_call = self.segments_per_call(path, segment);
         let mut refusal = None;
-        let mut rest = octets;
+        let mut rest = burst;
         let mut sent = 0;
-        while !rest.is_empty() {
-            let (front, back) = rest.split_at(rest.len().min(per_call * segment));
-            let cut = u16::try_from(segment)
-                .ok()
-                .filter(|_| front.len() > segment);
-            match self.transmit(id, path, front, cut, other) {
+        while rest.count() > 0 {
+            let (front, back) = rest.split_at(per_call);
+            let cut = u16::try_from(segment).ok().filter(|_| front.count() > 1);
+            match self.transmit(id, path, &front, cut, other) {
                 Ok(()) => {
-                    sent += front.len().div_ceil(segment);
+                    sent += front.count();
                     rest = back;
                     // Only now is it known that the burst itself was refused, not its contents.
                     if let Some(refused_from) = refusal.take() {
@@ -352,9 +351,9 @@ impl<S> Sockets<S> {
         &mut self,
         id: SocketId,
         path: &Path,
-        octets: &[u8],
+        burst: &Burst<'_>,
         cut: Option<u16>,
-        other: &mut impl FnMut(&Socket<S>, &Path, &[u8], u16) -> Option<io::Result<()>>,
+        other: &mut impl FnMut(&Socket<S>, &Path, &Burst<'_>, u16) -> Option<io::Result<()>>,
     ) -> io::Result<()> {
         let socket = self
             .table
@@ -366,13 +365,15 @@ impl<S> Sockets<S> {
             path.local.address = None;
         }
         if let Some(segment) = cut
-            && let Some(answer) = other(socket, &path, octets, segment)
+            && let Some(answer) = other(socket, &path, burst, segment)
         {
             return answer;
         }
         loop {
             self.statistics.sends += 1;
-            match socket::send(&socket.udp, socket.ipv6, &path, octets, cut) {
+            let sent =
+                burst.with_parts(|parts| socket::send(&socket.udp, socket.ipv6, &path, parts, cut));
+            match sent {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(()) => {
                     self.statistics.gso_sends += u64::from(cut.is_some());

@@ -11,6 +11,7 @@ use super::profile::{Flash, Profile};
 use super::round_trips::RoundTrips;
 use crate::engine::{Bind, Datagram, Engine, Inbox, Path, Payload, Sent, SocketId, Statistics};
 use crate::proto::timing::earlier;
+use crate::store::Burst;
 use crate::time::{Duration, Instant};
 
 /// The impairment of the clients' packets, in both directions.
@@ -303,9 +304,7 @@ impl<E: Engine> Weathered<E> {
     fn pass(&mut self, socket: SocketId, path: &Path, payload: Payload<'_>) -> Sent {
         let sent = self.engine.send(socket, path, payload);
         if let Sent::Datagrams(count) = sent {
-            let (octets, segment) = payload.segments();
-            let left = octets.len().min(count * segment);
-            self.passed.sent += block_octets(&octets[..left], segment);
+            self.passed.sent += block_octets(&payload.burst().split_at(count).0);
         }
         sent
     }
@@ -333,7 +332,7 @@ impl<E: Engine> Weathered<E> {
                 // A packet for which there is no room is lost, as on the network.
                 if let Sent::Datagrams(_) = self.engine.send(*socket, path, Payload::Packet(octets))
                 {
-                    self.passed.sent += block_octets(octets, octets.len());
+                    self.passed.sent += block_octets(&Burst::single(octets));
                     self.round_trips.left(*socket, path, octets, now);
                 }
             }
@@ -373,9 +372,10 @@ impl<E: Engine> Engine for Weathered<E> {
         let Some(&conditions) = self.conditions.get(&socket) else {
             return self.pass(socket, path, payload);
         };
-        let (octets, segment) = payload.segments();
+        let burst = payload.burst();
+        let octets = burst.to_contiguous();
         let mut left = 0;
-        for packet in octets.chunks(segment.max(1)) {
+        for packet in octets.chunks(burst.segment().max(1)) {
             let fate = self.fate(&conditions.weather, packet);
             let pause = conditions.pause(packet);
             match fate.first.map(|after| after + pause) {
@@ -423,7 +423,7 @@ impl<E: Engine> Engine for Weathered<E> {
         }
         let came = (0..inbox.len()).filter_map(|place| inbox.get(place));
         self.passed.received += came
-            .map(|datagram| block_octets(datagram.octets, datagram.octets.len()))
+            .map(|datagram| block_octets(&Burst::single(datagram.octets)))
             .sum::<u64>();
         Ok(())
     }
@@ -465,13 +465,15 @@ impl Ord for Held {
     }
 }
 
-/// The octets of blocks in DATA packets of `segment` octets each but the last; other packets have none.
-fn block_octets(octets: &[u8], segment: usize) -> u64 {
-    if !octets.starts_with(&DATA) {
+/// The octets of blocks in DATA packets; other packets have none.
+fn block_octets(burst: &Burst<'_>) -> u64 {
+    // Only DATA packets are ever gathered.
+    let octets = burst.as_contiguous();
+    if octets.is_some_and(|octets| !octets.starts_with(&DATA)) {
         return 0;
     }
-    let headers = octets.len().div_ceil(segment) * DATA_HEADER_OCTETS;
-    octets.len().saturating_sub(headers) as u64
+    let headers = burst.count() * DATA_HEADER_OCTETS;
+    burst.total().saturating_sub(headers) as u64
 }
 
 #[cfg(test)]
@@ -482,10 +484,13 @@ mod tests {
     fn only_blocks_count() {
         let data = [&DATA[..], &[0, 1], &[7; 10]].concat();
         let row = [&data[..], &data[..], &data[..9]].concat();
-        assert_eq!(block_octets(&data, data.len()), 10);
-        assert_eq!(block_octets(&row, data.len()), 10 + 10 + 5);
-        assert_eq!(block_octets(&[0, 3], 2), 0, "cut short");
-        assert_eq!(block_octets(&[0, 4, 0, 1], 4), 0, "an ACK");
-        assert_eq!(block_octets(&[], 0), 0);
+        let single = |octets| block_octets(&Burst::single(octets));
+        assert_eq!(single(&data), 10);
+        let row = Burst::contiguous(&row, data.len());
+        assert_eq!(block_octets(&row), 10 + 10 + 5);
+        assert_eq!(block_octets(&row.split_at(2).0), 10 + 10);
+        assert_eq!(single(&[0, 3]), 0, "cut short");
+        assert_eq!(single(&[0, 4, 0, 1]), 0, "an ACK");
+        assert_eq!(single(&[]), 0);
     }
 }

@@ -276,14 +276,21 @@ impl<E: Engine> Shard<E> {
         self.discard(slot.stage);
     }
 
-    /// Discards what a transfer was writing, if anything.
+    /// Returns to the store what a transfer was reading from or writing to, if anything.
     fn discard(&mut self, stage: Stage) {
-        if let Stage::Running(_, Flow::In(inflow)) = stage {
-            self.kept_octets -= inflow.kept_octets();
-            if let Some(upload) = inflow.into_upload() {
-                // Discarding a long file occupies the disk for a while.
-                self.store.discard(upload);
+        match stage {
+            Stage::Running(Transfer::Send(sender), Flow::Out(out)) if out.may_be_alone() => {
+                let next = out.key(sender.params(), out.extents_asked);
+                self.store.left(&next);
             }
+            Stage::Running(_, Flow::In(inflow)) => {
+                self.kept_octets -= inflow.kept_octets();
+                if let Some(upload) = inflow.into_upload() {
+                    // Discarding a long file occupies the disk for a while.
+                    self.store.discard(upload);
+                }
+            }
+            _ => {}
         }
     }
 }

@@ -7,9 +7,7 @@ use std::sync::Arc;
 
 use super::admission::Limit;
 use super::check::Check;
-use super::slot::{
-    Again, Errand, Flow, Held, Key, LocalSide, Manner, Origin, Outflow, Slot, Stage,
-};
+use super::slot::{Again, Errand, Flow, Key, LocalSide, Manner, Origin, Outflow, Slot, Stage};
 use super::upload::Inflow;
 use super::{Operation, Plan, Purpose, Shard, SlotId, log};
 use crate::config;
@@ -351,11 +349,7 @@ impl<E: Engine> Shard<E> {
             return self.drop_unstarted(id);
         };
         let sender = Sender::answer(answer.params, body.len(), answer.oack > 0, patience, now);
-        let flow = Flow::Out(Outflow {
-            body,
-            frames: Held::None,
-            waiting: false,
-        });
+        let flow = Flow::Out(Outflow::new(body));
         self.count_request("read", "accepted");
         self.begin(id, Transfer::Send(sender), flow, &oack[..answer.oack], now);
     }
@@ -637,11 +631,7 @@ impl<E: Engine> Shard<E> {
             errand.wanted.tsize = Some(body.len());
         }
         let sender = Sender::request(body.len(), errand.patience, now);
-        let flow = Flow::Out(Outflow {
-            body,
-            frames: Held::None,
-            waiting: false,
-        });
+        let flow = Flow::Out(Outflow::new(body));
         self.ask_server(id, Transfer::Send(sender), flow, now);
     }
 

@@ -13,7 +13,7 @@ use crate::proto::negotiate::{Params, Wanted, Wish};
 use crate::proto::outcome::Outcome;
 use crate::proto::timing::Patience;
 use crate::proto::transfer::Transfer;
-use crate::store::{Body, Frames};
+use crate::store::{Body, Frames, FramesKey};
 use crate::time::{Duration, Instant};
 use crate::wire::{Escaped, Mode, WireBlock};
 
@@ -322,8 +322,41 @@ pub(super) enum Flow {
 pub(super) struct Outflow {
     pub(super) body: Arc<Body>,
     pub(super) frames: Held,
+    /// The extents before this one have been asked for.
+    pub(super) extents_asked: u64,
     /// Whether requested frames have not arrived from the store yet.
     pub(super) waiting: bool,
+}
+
+impl Outflow {
+    pub(super) fn new(body: Arc<Body>) -> Self {
+        Self {
+            body,
+            frames: Held::None,
+            extents_asked: 0,
+            waiting: false,
+        }
+    }
+
+    /// Whether frames may have been read for this transfer alone.
+    pub(super) fn may_be_alone(&self) -> bool {
+        let frames = match &self.frames {
+            Held::None => return self.extents_asked > 0,
+            Held::Waited(frames) => Some(frames.clone()),
+            Held::Known(frames) => frames.upgrade(),
+        };
+        frames.is_none_or(|frames| !frames.are_laid_out())
+    }
+
+    /// What the store calls this extent of the body.
+    pub(super) fn key(&self, params: &Params, extent: u64) -> FramesKey {
+        FramesKey {
+            body: self.body.clone(),
+            blksize: params.blksize(),
+            rollover: params.rollover(),
+            extent,
+        }
+    }
 }
 
 /// The frames that a transfer sends from. Ten thousand idle transfers must not keep ten thousand file extents

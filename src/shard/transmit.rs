@@ -7,6 +7,7 @@ use super::{Shard, SlotId};
 use crate::engine::{Engine, Path, Payload, Sent, SocketId};
 use crate::metrics::Suppressed;
 use crate::proto::block::BlockIndex;
+use crate::proto::transfer::Transfer;
 use crate::proto::transmit::Transmit;
 use crate::store::{Answer, Frames, FramesKey, ReadFailure, Refusal};
 use crate::time::{Duration, Instant};
@@ -160,7 +161,7 @@ impl<E: Engine> Shard<E> {
                     let extent = Frames::extent_of(first, params.blksize());
                     return self.fetch(id, extent, now);
                 };
-                let count = frames.slice(first, count).1;
+                let count = frames.burst(first, count).count() as u64;
                 let burst = Payload::Frames {
                     frames: &frames,
                     first,
@@ -205,20 +206,26 @@ impl<E: Engine> Shard<E> {
     /// Asks the store for the frames that the transfer needs next.
     fn fetch(&mut self, id: SlotId, extent: u64, now: Instant) -> Turn {
         let Some(Slot {
-            stage: Stage::Running(transfer, Flow::Out(out)),
+            stage: Stage::Running(Transfer::Send(sender), Flow::Out(out)),
             ..
         }) = self.table.get_mut(id)
         else {
             return Turn::Idle;
         };
-        let params = transfer.params();
-        let key = FramesKey {
-            body: out.body.clone(),
-            blksize: params.blksize(),
-            rollover: params.rollover(),
-            extent,
+        let key = out.key(sender.params(), extent);
+        let answer = if extent < out.extents_asked {
+            self.store.frames_again(&key, &self.mailbox)
+        } else {
+            // It makes room before it takes more.
+            let first = sender.acked().plus(1);
+            let first = Frames::extent_of(first, key.blksize);
+            self.store.passed(&out.key(sender.params(), first));
+            self.store.frames(&key, &self.mailbox)
         };
-        match self.store.frames(&key, &self.mailbox) {
+        if !matches!(answer, Answer::Busy) {
+            out.extents_asked = out.extents_asked.max(extent + 1);
+        }
+        match answer {
             Answer::Now(Ok(frames)) => {
                 out.frames = Held::Waited(frames);
                 // The missing frames are available now, so the turn continues.
@@ -314,6 +321,6 @@ impl Held {
             Self::Waited(frames) => frames.clone(),
             Self::Known(frames) => frames.upgrade()?,
         };
-        (frames.slice(block, 1).1 == 1).then_some(frames)
+        frames.contain(block).then_some(frames)
     }
 }

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, Weak};
 
-use super::frames::FrameCache;
+use super::cache::FrameCache;
 use super::{Identity, Opened, ReadFailure, Source};
 use crate::sync::{Mutex, MutexGuard};
 use crate::wire::Mode;
@@ -57,11 +57,16 @@ impl Body {
         self.id
     }
 
-    /// Fills `buffer` from `offset` on, and checks that the file is still the one that was opened.
+    /// Fills `buffer` from `offset` on. The octets are the file's only if it [checks](Self::check) afterwards.
     pub(super) fn read(&self, buffer: &mut [u8], offset: u64) -> Result<(), ReadFailure> {
         if self.source.read_at(buffer, offset)? < buffer.len() {
             return Err(ReadFailure::Changed);
         }
+        Ok(())
+    }
+
+    /// Checks that the file is still the one that was opened, and so was whatever was read before.
+    pub(super) fn check(&self) -> Result<(), ReadFailure> {
         self.source.check()
     }
 }

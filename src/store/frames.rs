@@ -1,23 +1,19 @@
-//! DATA packets framed once and shared by all transfers that send them, and the cache that keeps them.
+//! DATA packets, made for all transfers that send them.
 //!
-//! All requests go through the cache, so that requests for the same cold extent are merged. For a single
-//! client that costs more than letting the kernel gather headers and payload, by a third or more for blocks
-//! of 1428 octets; the third client makes up for it (`benches/policy.rs`). A large file that one client
-//! reads once must not flush the image that every client boots. So an extent requested once is on probation,
-//! and is evicted before any that was requested again; those are protected, up to a share of the cache,
-//! beyond which the least recently used one returns to probation. In either group the least recently used
-//! extent is evicted first, except those still being sent: evicting them would free no memory.
+//! A file is cut into *extents* of whole blocks. The packets of an extent are either *laid out*, with their
+//! headers, consecutively in memory, as they leave; or *plain*: the payload alone, and each send gathers
+//! the headers in between. To lay packets out costs one more pass over the octets, and every send of them
+//! costs less; which of the two is cheaper depends on how many clients ask (see `cache.rs`).
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
-use super::arena::{Arena, CELL_OCTETS, Chunk, Lasting};
+use super::ReadFailure;
+use super::arena::{CELL_OCTETS, Chunk, Lasting};
 use super::body::Body;
-use super::{Mailbox, ReadFailure, StoreStatistics};
+use super::burst::Burst;
 use crate::proto::block::{BlockIndex, Rollover};
-use crate::sync::{Mutex, MutexGuard};
 use crate::wire::{HEADER_OCTETS, write_data_header};
 
 /// Approximate octets per extent: large enough that reading it is one efficient disk request and few bursts
@@ -28,13 +24,9 @@ pub const EXTENT_OCTETS: u64 = CELL_OCTETS as u64;
 /// the first block.
 pub(super) const FIRST_EXTENT_OCTETS: u64 = 64 * 1024;
 
-/// Extents read ahead of the first client: one to hide a disk that is faster than the client, and one more
-/// for when the disk stalls.
-const EXTENTS_AHEAD: u64 = 2;
-
-/// Limit of unrequested read-ahead, as a fraction (one in this many) of the cache: at most half of the
-/// probation share, so that it does not flush extents requested once.
-const AHEAD_SHARE: usize = 8;
+/// Octets that are laid out at a time: few enough that a core's own cache still holds what was read when its
+/// blocks are moved apart, enough that the calls to the system do not matter.
+const PART_OCTETS: usize = 128 * 1024;
 
 /// Identifies a run of DATA packets: their contents, block size and numbering.
 #[derive(Debug, Clone)]
@@ -65,18 +57,22 @@ impl FramesKey {
         (first <= last).then(|| (first, count.min(last.past(first) + 1)))
     }
 
-    /// Memory that the frames take, in octets.
-    pub(super) fn octets(&self) -> usize {
+    /// Memory that the packets take, in octets; 0 past the end of the file.
+    pub(super) fn octets(&self, layout: Layout) -> usize {
         let Some((first, blocks)) = self.blocks() else {
             return 0;
         };
         let payload =
             (self.body.len() - first.offset(self.blksize)).min(blocks * u64::from(self.blksize));
         // An extent is about EXTENT_OCTETS long, or one block: it fits any address space.
-        payload as usize + blocks as usize * HEADER_OCTETS
+        payload as usize
+            + match layout {
+                Layout::LaidOut => blocks as usize * HEADER_OCTETS,
+                Layout::Plain => 0,
+            }
     }
 
-    fn slot(&self) -> Slot {
+    pub(super) fn slot(&self) -> Slot {
         Slot {
             body: self.body.id(),
             blksize: self.blksize,
@@ -84,6 +80,24 @@ impl FramesKey {
             extent: self.extent,
         }
     }
+}
+
+/// A key as the cache keeps it: it does not hold the body, or no body would ever be dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Slot {
+    pub(super) body: u64,
+    pub(super) blksize: u16,
+    pub(super) to_one: bool,
+    pub(super) extent: u64,
+}
+
+/// How packets lie in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// As they leave, headers included.
+    LaidOut,
+    /// The payload alone.
+    Plain,
 }
 
 impl PartialEq for FramesKey {
@@ -100,11 +114,13 @@ impl Hash for FramesKey {
     }
 }
 
-/// A run of immutable, contiguous DATA packets, headers included.
+/// A run of immutable DATA packets.
 pub struct Frames {
     first: BlockIndex,
     blocks: u64,
-    segment: usize,
+    blksize: u16,
+    rollover: Rollover,
+    layout: Layout,
     chunk: Chunk,
 }
 
@@ -119,27 +135,45 @@ impl Frames {
         }
     }
 
-    /// Length of every packet except the transfer's last.
+    /// Whether they contain `block`.
     #[must_use]
-    pub const fn segment(&self) -> usize {
-        self.segment
+    pub fn contain(&self, block: BlockIndex) -> bool {
+        self.first <= block && block.past(self.first) < self.blocks
     }
 
-    /// Up to `count` packets from block `first` on, and their number: fewer at the end of the extent, none
-    /// if it does not contain `first`.
+    /// Whether the packets lie consecutively in memory, headers included.
     #[must_use]
-    pub fn slice(&self, first: BlockIndex, count: u64) -> (&[u8], u64) {
-        let skipped = first.past(self.first);
-        if first < self.first || skipped >= self.blocks {
-            return (&[], 0);
+    pub fn are_laid_out(&self) -> bool {
+        self.layout == Layout::LaidOut
+    }
+
+    /// Up to `count` packets from block `first` on: fewer at the end of the extent, none if it does not
+    /// contain `first`.
+    #[must_use]
+    pub fn burst(&self, first: BlockIndex, count: u64) -> Burst<'_> {
+        let segment = self.segment();
+        if !self.contain(first) {
+            return Burst::contiguous(&[], segment);
         }
-        let count = count.min(self.blocks - skipped);
-        let start = skipped as usize * self.segment;
+        let skipped = first.past(self.first);
+        let count = count.min(self.blocks - skipped) as usize;
+        let each = match self.layout {
+            Layout::LaidOut => segment,
+            Layout::Plain => usize::from(self.blksize),
+        };
         let octets = self.chunk.octets();
-        let end = ((skipped + count) as usize * self.segment).min(octets.len());
-        octets
-            .get(start..end)
-            .map_or((&[], 0), |octets| (octets, count))
+        let start = (skipped as usize * each).min(octets.len());
+        let end = ((skipped as usize + count) * each).min(octets.len());
+        let octets = &octets[start..end];
+        match self.layout {
+            Layout::LaidOut => Burst::contiguous(octets, segment),
+            Layout::Plain => Burst::gathered(octets, segment, count, first, self.rollover),
+        }
+    }
+
+    /// Length of every packet except the transfer's last.
+    fn segment(&self) -> usize {
+        usize::from(self.blksize) + HEADER_OCTETS
     }
 
     /// Their memory, if it outlives them: later frames in the same cell share it.
@@ -148,35 +182,93 @@ impl Frames {
         self.chunk.lasting()
     }
 
-    /// Reads an extent into `chunk`, whose length is the one the key gives, and frames it in place.
-    pub(super) fn read(key: &FramesKey, mut chunk: Chunk) -> Result<Self, ReadFailure> {
-        let blksize = usize::from(key.blksize);
-        let segment = blksize + HEADER_OCTETS;
+    /// What their memory costs against the bound of the cache.
+    pub(super) const fn cost(&self) -> usize {
+        self.chunk.cost()
+    }
+
+    /// Whether their memory exceeds the bound of the cache, so that they should not be kept.
+    pub(super) const fn are_excess(&self) -> bool {
+        self.chunk.is_excess()
+    }
+
+    /// Reads an extent into `chunk`, whose length is the one the key gives for this layout.
+    pub(super) fn read(
+        key: &FramesKey,
+        layout: Layout,
+        mut chunk: Chunk,
+    ) -> Result<Self, ReadFailure> {
         let (first, blocks) = key.blocks().unwrap_or((BlockIndex::FIRST, 0));
         if blocks > 0 {
             let octets = chunk.octets_mut();
-            // The payload is read at once into the far end, and each block is then moved forward to its
-            // place. No block is overwritten before it is moved: block `i` of `n` ends, in its place, 4(i+1)
-            // octets after the payload before it, and the next one begins 4n after the same point.
-            let unmoved = blocks as usize * HEADER_OCTETS;
-            key.body
-                .read(&mut octets[unmoved..], first.offset(key.blksize))?;
-            for index in 0..blocks as usize {
-                let from = unmoved + index * blksize;
-                let end = (from + blksize).min(octets.len());
-                let header = index * segment;
-                octets.copy_within(from..end, header + HEADER_OCTETS);
-                let number = key.rollover.wire(first.plus(index as u64));
-                octets[header..header + HEADER_OCTETS].copy_from_slice(&write_data_header(number));
+            match layout {
+                Layout::LaidOut => read_and_lay_out(key, first, octets)?,
+                Layout::Plain => key.body.read(octets, first.offset(key.blksize))?,
             }
+            // The octets are the file's only if it has not changed meanwhile.
+            key.body.check()?;
         }
         Ok(Self {
             first,
             blocks,
-            segment,
+            blksize: key.blksize,
+            rollover: key.rollover,
+            layout,
             chunk,
         })
     }
+
+    /// The same packets, laid out in `chunk`, whose length is the one the key gives for that.
+    pub(super) fn laid_out(&self, mut chunk: Chunk) -> Self {
+        let octets = chunk.octets_mut();
+        let mut place = 0;
+        let mut rest = self.burst(self.first, self.blocks);
+        while rest.count() > 0 {
+            let (front, back) = rest.split_at(Burst::PARTED_MAX);
+            front.with_parts(|parts| {
+                for part in parts {
+                    octets[place..place + part.len()].copy_from_slice(part);
+                    place += part.len();
+                }
+            });
+            rest = back;
+        }
+        Self {
+            layout: Layout::LaidOut,
+            chunk,
+            ..*self
+        }
+    }
+}
+
+/// Reads the blocks from `first` on and lays them out in `octets`, part by part.
+fn read_and_lay_out(
+    key: &FramesKey,
+    mut first: BlockIndex,
+    octets: &mut [u8],
+) -> Result<(), ReadFailure> {
+    let blksize = usize::from(key.blksize);
+    let segment = blksize + HEADER_OCTETS;
+    let part_octets = (PART_OCTETS / segment).max(1) * segment;
+    for part in octets.chunks_mut(part_octets) {
+        // The payload is read at once into the far end, and each block is then moved forward to its place.
+        // No block is overwritten before it is moved: block `i` of `n` ends, in its place, 4(i+1) octets
+        // after the payload before it, and the next one begins 4n after the same point.
+        let unmoved = part.len().div_ceil(segment) * HEADER_OCTETS;
+        key.body
+            .read(&mut part[unmoved..], first.offset(key.blksize))?;
+        for (header, from) in (0..part.len())
+            .step_by(segment)
+            .zip((unmoved..).step_by(blksize))
+        {
+            let end = (from + blksize).min(part.len());
+            part.copy_within(from..end, header + HEADER_OCTETS);
+            let number = write_data_header(key.rollover.wire(first));
+            part[header..header + HEADER_OCTETS].copy_from_slice(&number);
+            first = first.plus(1);
+        }
+    }
+    Ok(())
 }
 
 impl fmt::Debug for Frames {
@@ -184,431 +276,12 @@ impl fmt::Debug for Frames {
         f.debug_struct("Frames")
             .field("first", &self.first)
             .field("blocks", &self.blocks)
-            .field("segment", &self.segment)
+            .field("blksize", &self.blksize)
+            .field("layout", &self.layout)
             .finish_non_exhaustive()
     }
 }
 
 fn blocks_within(octets: u64, blksize: u16) -> u64 {
     (octets / (u64::from(blksize) + HEADER_OCTETS as u64)).max(1)
-}
-
-/// A key as the cache keeps it: it does not hold the body, or no body would ever be dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Slot {
-    body: u64,
-    blksize: u16,
-    to_one: bool,
-    extent: u64,
-}
-
-/// Recently used frames, and those being made.
-pub(super) struct FrameCache {
-    octets_max: usize,
-    arena: Arc<Arena>,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    entries: BTreeMap<Slot, Entry>,
-    /// Ready entries requested once or never, least recently used first.
-    probation: BTreeMap<u64, Slot>,
-    /// Ready entries requested more than once, least recently used first.
-    protected: BTreeMap<u64, Slot>,
-    /// Octets of the protected entries.
-    protected_octets: usize,
-    uses: u64,
-    /// Octets, ready or pending, that were read ahead and not requested yet.
-    ahead: usize,
-    hits: u64,
-    misses: u64,
-    framed_octets: u64,
-    evictions: u64,
-    /// Entries that are not ready.
-    pending: u64,
-}
-
-struct Entry {
-    octets: usize,
-    asked: Asks,
-    progress: Progress,
-}
-
-/// How often an entry was requested.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asks {
-    /// Read ahead only.
-    Never,
-    Once,
-    Again,
-}
-
-enum Progress {
-    /// A job is making them; each waiting mailbox is listed once.
-    Pending(Vec<Mailbox>),
-    Ready {
-        frames: Arc<Frames>,
-        used: u64,
-        protected: bool,
-    },
-}
-
-/// The cache's answer to a request.
-pub(super) enum Asked {
-    Ready(Arc<Frames>),
-    Waiting,
-    Busy,
-}
-
-/// Why frames are made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Why {
-    /// A transfer is waiting.
-    Asked,
-    /// A request is expected soon.
-    Ahead,
-}
-
-impl FrameCache {
-    pub(super) fn new(octets_max: usize) -> Self {
-        Self {
-            octets_max,
-            arena: Arena::new(octets_max),
-            state: Mutex::default(),
-        }
-    }
-
-    /// Looks `key` up. On the first request for it, passes it and the extents behind it to `queue`, which
-    /// returns whether it accepted them.
-    ///
-    /// The queue is filled under the lock: an entry that the queue refuses is gone before anyone can wait
-    /// for it.
-    pub(super) fn ask(
-        &self,
-        key: &FramesKey,
-        mailbox: &Mailbox,
-        mut queue: impl FnMut(FramesKey, Why) -> bool,
-    ) -> Asked {
-        let mut state = self.lock();
-        let (asked, first_time) = state.ask(key, mailbox, self.protected_max(), &mut queue);
-        match asked {
-            Asked::Ready(_) => state.hits += 1,
-            Asked::Waiting => state.misses += 1,
-            Asked::Busy => {}
-        }
-        if first_time {
-            state.read_ahead(key, self.octets_max, queue);
-        }
-        asked
-    }
-
-    /// Memory for `octets` of frames. Evicts the least recently used entries to make room; if none can be
-    /// evicted, or the frames never fit, they serve only their current waiters.
-    pub(super) fn room(&self, octets: usize) -> Chunk {
-        if self.arena.fits(octets) {
-            loop {
-                if let Some(chunk) = self.arena.take(octets) {
-                    return chunk;
-                }
-                // Free the memory after releasing the lock, since others wait for it.
-                let evicted = self.lock().evict();
-                if evicted.is_none() {
-                    break;
-                }
-            }
-        }
-        self.arena.exceed(octets)
-    }
-
-    /// Stores a job's result; returns it with its waiters.
-    pub(super) fn finish(
-        &self,
-        key: &FramesKey,
-        result: Result<Frames, ReadFailure>,
-    ) -> (Result<Arc<Frames>, ReadFailure>, Vec<Mailbox>) {
-        let result = result.map(Arc::new);
-        let waiting = self
-            .lock()
-            .finish(key, result.as_ref().ok(), self.protected_max());
-        (result, waiting)
-    }
-
-    /// Removes all entries of a dropped body.
-    pub(super) fn forget(&self, body: u64) {
-        let mut state = self.lock();
-        let least = Slot {
-            body,
-            blksize: 0,
-            to_one: false,
-            extent: 0,
-        };
-        let most = Slot {
-            body,
-            blksize: u16::MAX,
-            to_one: true,
-            extent: u64::MAX,
-        };
-        let slots: Vec<Slot> = state
-            .entries
-            .range(least..=most)
-            .map(|(&slot, _)| slot)
-            .collect();
-        let dropped: Vec<Entry> = slots
-            .into_iter()
-            .filter_map(|slot| state.remove(slot))
-            .collect();
-        drop(state);
-        drop(dropped);
-    }
-
-    pub(super) fn statistics(&self) -> StoreStatistics {
-        let resident = self.arena.resident();
-        let state = self.lock();
-        StoreStatistics {
-            hits: state.hits,
-            misses: state.misses,
-            framed_octets: state.framed_octets,
-            evictions: state.evictions,
-            resident_octets: resident as u64,
-            pending: state.pending,
-        }
-    }
-
-    /// Entries, ready or pending.
-    #[cfg(test)]
-    pub(super) fn entries(&self) -> usize {
-        self.lock().entries.len()
-    }
-
-    /// Limit of protected octets: the rest is left to new entries, which could otherwise never stay long
-    /// enough to be requested again.
-    const fn protected_max(&self) -> usize {
-        self.octets_max / 4 * 3
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    /// The answer, and whether this is the first request for this extent.
-    fn ask(
-        &mut self,
-        key: &FramesKey,
-        mailbox: &Mailbox,
-        protected_max: usize,
-        queue: &mut impl FnMut(FramesKey, Why) -> bool,
-    ) -> (Asked, bool) {
-        let slot = key.slot();
-        let Some(entry) = self.entries.get_mut(&slot) else {
-            if !queue(key.clone(), Why::Asked) {
-                return (Asked::Busy, false);
-            }
-            let waiting = vec![mailbox.clone()];
-            self.add_pending(slot, key.octets(), Asks::Once, waiting);
-            return (Asked::Waiting, true);
-        };
-        let first_time = entry.asked == Asks::Never;
-        if first_time {
-            entry.asked = Asks::Once;
-            self.ahead -= entry.octets;
-        } else {
-            entry.asked = Asks::Again;
-        }
-        let asked = match &mut entry.progress {
-            Progress::Pending(waiting) => {
-                if !waiting.iter().any(|other| other.is(mailbox)) {
-                    waiting.push(mailbox.clone());
-                }
-                Asked::Waiting
-            }
-            Progress::Ready { frames, .. } => {
-                let asked = Asked::Ready(Arc::clone(frames));
-                self.touch(slot, protected_max);
-                asked
-            }
-        };
-        (asked, first_time)
-    }
-
-    /// Queues the extents behind `key`, as long as unrequested read-ahead stays within its share.
-    fn read_ahead(
-        &mut self,
-        key: &FramesKey,
-        octets_max: usize,
-        mut queue: impl FnMut(FramesKey, Why) -> bool,
-    ) {
-        for step in 1..=EXTENTS_AHEAD {
-            let next = FramesKey {
-                extent: key.extent.saturating_add(step),
-                ..key.clone()
-            };
-            let (slot, octets) = (next.slot(), next.octets());
-            if self.entries.contains_key(&slot) {
-                continue;
-            }
-            let room = self.ahead + octets <= octets_max / AHEAD_SHARE;
-            if octets == 0 || !room || !queue(next, Why::Ahead) {
-                return;
-            }
-            self.ahead += octets;
-            self.add_pending(slot, octets, Asks::Never, Vec::new());
-        }
-    }
-
-    fn add_pending(&mut self, slot: Slot, octets: usize, asked: Asks, waiting: Vec<Mailbox>) {
-        self.pending += 1;
-        let progress = Progress::Pending(waiting);
-        self.entries.insert(
-            slot,
-            Entry {
-                octets,
-                asked,
-                progress,
-            },
-        );
-    }
-
-    /// Returns the waiters for frames that have been made or have failed. The frames are kept if they are
-    /// within the bound.
-    fn finish(
-        &mut self,
-        key: &FramesKey,
-        frames: Option<&Arc<Frames>>,
-        protected_max: usize,
-    ) -> Vec<Mailbox> {
-        if frames.is_some() {
-            self.framed_octets += key.octets() as u64;
-        }
-        let slot = key.slot();
-        let Some(entry) = self.entries.get_mut(&slot) else {
-            return Vec::new();
-        };
-        let Progress::Pending(waiting) = &mut entry.progress else {
-            return Vec::new();
-        };
-        let waiting = std::mem::take(waiting);
-        match frames.filter(|frames| !frames.chunk.is_excess()) {
-            Some(frames) => {
-                self.pending -= 1;
-                self.uses += 1;
-                entry.progress = Progress::Ready {
-                    frames: Arc::clone(frames),
-                    used: self.uses,
-                    protected: false,
-                };
-                self.probation.insert(self.uses, slot);
-                self.touch(slot, protected_max);
-            }
-            None => {
-                self.remove(slot);
-            }
-        }
-        waiting
-    }
-
-    /// Makes a ready entry the most recently used one of its group.
-    fn touch(&mut self, slot: Slot, protected_max: usize) {
-        self.uses += 1;
-        let Some(Entry {
-            asked,
-            progress:
-                Progress::Ready {
-                    frames,
-                    used,
-                    protected,
-                },
-            ..
-        }) = self.entries.get_mut(&slot)
-        else {
-            return;
-        };
-        let group = if *protected {
-            &mut self.protected
-        } else {
-            &mut self.probation
-        };
-        group.remove(used);
-        *used = self.uses;
-        if *asked != Asks::Again {
-            self.probation.insert(self.uses, slot);
-            return;
-        }
-        self.protected.insert(self.uses, slot);
-        if !std::mem::replace(protected, true) {
-            self.protected_octets += frames.chunk.cost();
-        }
-        while self.protected_octets > protected_max {
-            let Some((_, oldest)) = self.protected.pop_first() else {
-                return;
-            };
-            self.demote(oldest);
-        }
-    }
-
-    /// Puts an entry that was removed from the protected ones back on probation.
-    fn demote(&mut self, slot: Slot) {
-        self.uses += 1;
-        if let Some(Entry {
-            asked,
-            progress:
-                Progress::Ready {
-                    frames,
-                    used,
-                    protected,
-                },
-            ..
-        }) = self.entries.get_mut(&slot)
-        {
-            *asked = Asks::Once;
-            *used = self.uses;
-            *protected = false;
-            self.protected_octets -= frames.chunk.cost();
-            self.probation.insert(self.uses, slot);
-        }
-    }
-
-    /// Evicts the least valuable entry whose eviction frees memory, if there is one.
-    fn evict(&mut self) -> Option<Entry> {
-        let mut slots = self.probation.values().chain(self.protected.values());
-        let slot = *slots.find(|slot| self.is_idle(slot))?;
-        self.evictions += 1;
-        self.remove(slot)
-    }
-
-    /// Whether only the cache holds these frames right now. A transfer may take them before they are
-    /// evicted, or release them just after; then another entry, or one more, is evicted.
-    fn is_idle(&self, slot: &Slot) -> bool {
-        matches!(
-            self.entries.get(slot),
-            Some(Entry {
-                progress: Progress::Ready { frames, .. },
-                ..
-            }) if Arc::strong_count(frames) == 1
-        )
-    }
-
-    fn remove(&mut self, slot: Slot) -> Option<Entry> {
-        let entry = self.entries.remove(&slot)?;
-        if entry.asked == Asks::Never {
-            self.ahead -= entry.octets;
-        }
-        match &entry.progress {
-            Progress::Pending(_) => self.pending -= 1,
-            Progress::Ready {
-                used,
-                protected: false,
-                ..
-            } => {
-                self.probation.remove(used);
-            }
-            Progress::Ready { frames, used, .. } => {
-                self.protected.remove(used);
-                self.protected_octets -= frames.chunk.cost();
-            }
-        }
-        Some(entry)
-    }
 }

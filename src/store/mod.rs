@@ -8,6 +8,8 @@
 
 mod arena;
 mod body;
+mod burst;
+mod cache;
 pub mod directory;
 mod file;
 mod frames;
@@ -28,12 +30,14 @@ use std::task::Waker;
 
 pub use self::arena::{Lasting, Stay};
 pub use self::body::Body;
+pub use self::burst::Burst;
 pub use self::frames::{EXTENT_OCTETS, Frames, FramesKey};
 pub(crate) use self::resolve::Resolver;
 pub use self::upload::Upload;
 
 use self::body::Bodies;
-use self::frames::{Asked, FrameCache, Why};
+use self::cache::{Asked, Asker, FrameCache, Recipe, Why};
+use self::frames::Layout;
 use self::pool::Queue;
 use self::scans::{Scans, Work};
 use self::text::Scan;
@@ -167,16 +171,34 @@ impl Store {
         self.shared.scans.withdraw(ticket, mailbox);
     }
 
-    /// The frames of `key`. If they are not available, [`Done::Framed`] follows: one per mailbox, however
-    /// often it asked.
+    /// The frames of `key`, for a transfer that asks for them for the first time. If they are not available,
+    /// [`Done::Framed`] follows: one per mailbox, however often it asked.
     pub fn frames(
         &self,
         key: &FramesKey,
         mailbox: &Mailbox,
     ) -> Answer<Result<Arc<Frames>, ReadFailure>> {
+        self.ask(key, Asker::Another, mailbox)
+    }
+
+    /// The same for a transfer that has asked for them before, so that it does not count as another one.
+    pub fn frames_again(
+        &self,
+        key: &FramesKey,
+        mailbox: &Mailbox,
+    ) -> Answer<Result<Arc<Frames>, ReadFailure>> {
+        self.ask(key, Asker::Same, mailbox)
+    }
+
+    fn ask(
+        &self,
+        key: &FramesKey,
+        asker: Asker,
+        mailbox: &Mailbox,
+    ) -> Answer<Result<Arc<Frames>, ReadFailure>> {
         let queue = self.shared.queue(Lane::Reads);
-        let asked = self.shared.cache.ask(key, mailbox, |key, why| {
-            // Reading ahead is for idle times: it leaves most of the queue to demand requests.
+        let asked = self.shared.cache.ask(key, asker, mailbox, |key, why| {
+            // What nobody waits for is for idle times: it leaves most of the queue to demand requests.
             let room = why == Why::Asked || queue.len() < JOBS_MAX / 4;
             room && queue.offer(Job::Frame(key))
         });
@@ -185,6 +207,16 @@ impl Store {
             Asked::Waiting => Answer::Later,
             Asked::Busy => Answer::Busy,
         }
+    }
+
+    /// A transfer needs none of the extents before that of `key` any more.
+    pub fn passed(&self, key: &FramesKey) {
+        self.shared.cache.passed(key);
+    }
+
+    /// A transfer is over; the extent of `key` is the first that it has not asked for.
+    pub fn left(&self, key: &FramesKey) {
+        self.shared.cache.left(key);
     }
 
     /// Begins an upload to `name`, of length `announced` if given. [`Done::Created`] follows.
@@ -292,8 +324,10 @@ pub struct StoreStatistics {
     pub hits: u64,
     /// Requests for frames that had to wait.
     pub misses: u64,
-    /// Octets of frames made.
+    /// Octets of packets laid out with their headers, to be kept for several transfers.
     pub framed_octets: u64,
+    /// Octets of packets read for one transfer, and not kept.
+    pub plain_octets: u64,
     /// Extents evicted to make room.
     pub evictions: u64,
     /// Octets of memory in use: frames, cached or only being sent, and free memory kept for reuse.
@@ -406,8 +440,13 @@ impl Shared {
                 mailbox.deliver(Done::Opened(ticket, answer));
             }
             Job::Frame(key) => {
-                let frames = caught(ReadFailure::Failed(PANICKED), || {
-                    Frames::read(&key, self.cache.room(key.octets()))
+                let Some(recipe) = self.cache.recipe(&key) else {
+                    return;
+                };
+                let room = |layout| self.cache.room(key.octets(layout));
+                let frames = caught(ReadFailure::Failed(PANICKED), || match recipe {
+                    Recipe::Read(layout) => Frames::read(&key, layout, room(layout)),
+                    Recipe::LayOut(plain) => Ok(plain.laid_out(room(Layout::LaidOut))),
                 });
                 let (result, waiting) = self.cache.finish(&key, frames);
                 for mailbox in waiting {

@@ -9,7 +9,7 @@
 //! kernel need not look up its pages for each burst.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, IoSlice};
 use std::mem;
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
@@ -209,7 +209,7 @@ impl ZeroCopy {
             Some(registered) => registered.place(&self.ring, frames.lasting()),
             None => None,
         };
-        let result = message.with(octets, |header| {
+        let result = message.with(&[IoSlice::new(octets)], |header| {
             let fixed = place.map_or(0, |_| FIXED_BUFFER);
             let mut entry = opcode::SendMsgZc::new(fd, header)
                 .ioprio(REPORT_USAGE | fixed)

@@ -1,0 +1,613 @@
+//! The cache of packets, and the policy that decides which are laid out and kept.
+//!
+//! All requests go through the cache, so that requests for the same cold extent are merged. What is asked
+//! for by one transfer only is read *plain* into memory that is reused as soon as that transfer has passed
+//! on: laying it out would cost that client more than gathering does, and a large file that one client
+//! reads once must not flush the image that every client boots. What a second transfer asks for is *laid
+//! out* and kept: it costs each further client less, and nothing is read again. In numbers: at 1428 octets
+//! per block, the third client has made up for it (`benches/policy.rs`).
+//!
+//! To know a second request, the cache remembers extents that it no longer holds (as 2Q does; Johnson and
+//! Shasha, 1994). When memory runs out, the least recently requested extent is evicted: a plain one if those
+//! take more than their share, else one that is laid out; but none that is being sent, since that would free
+//! nothing.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+
+use super::arena::{Arena, Chunk};
+use super::frames::{EXTENT_OCTETS, Frames, FramesKey, Layout, Slot};
+use super::{Mailbox, ReadFailure, StoreStatistics};
+use crate::sync::{Mutex, MutexGuard};
+
+/// Extents read ahead of the first client: one to hide a disk that is faster than the client, and one more
+/// for when the disk stalls.
+const EXTENTS_AHEAD: u64 = 2;
+
+/// Limit of unrequested read-ahead, as a fraction (one in this many) of the cache: at most half of what
+/// plain extents may take, so that it does not flush those.
+const AHEAD_SHARE: usize = 8;
+
+/// The part of the cache (one in this many) that plain extents may take from those laid out: enough for
+/// hundreds of clients at once that each read a file of their own.
+const PLAIN_SHARE: usize = 4;
+
+/// How many extents behind a transfer are looked at when it passes on: it has usually left one.
+const EXTENTS_BEHIND: u64 = 8;
+
+/// Extents that are remembered, for each that fits the cache: an image that is booted again before twice
+/// that much other data was read is known again.
+const REMEMBERED_PER_EXTENT: usize = 2;
+
+/// Least number of extents that are remembered, so that small files are known again by a small cache.
+const REMEMBERED_MIN: usize = 256;
+
+/// Recently used frames, those being made, and those that were there before.
+pub(super) struct FrameCache {
+    arena: Arc<Arena>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    octets_max: usize,
+    entries: BTreeMap<Slot, Entry>,
+    /// Ready entries that are plain, least recently requested first.
+    plain: BTreeMap<u64, Slot>,
+    /// Octets of the plain entries.
+    plain_octets: usize,
+    /// Ready entries that are laid out, least recently requested first.
+    laid_out: BTreeMap<u64, Slot>,
+    /// Entries that are only remembered, the oldest first.
+    remembered: BTreeMap<u64, Slot>,
+    uses: u64,
+    /// Octets, ready or pending, that were read ahead and not requested yet.
+    ahead: usize,
+    hits: u64,
+    misses: u64,
+    framed_octets: u64,
+    plain_octets_read: u64,
+    evictions: u64,
+    /// Entries that are being read.
+    pending: u64,
+}
+
+struct Entry {
+    /// Octets of the packets, headers included.
+    octets: usize,
+    /// Whether it was read ahead and not requested since.
+    ahead: bool,
+    requests: Requests,
+    progress: Progress,
+}
+
+/// How many transfers asked for an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Requests {
+    /// None, or one.
+    One,
+    /// More than one.
+    Several,
+}
+
+enum Progress {
+    /// A job is reading them; each waiting mailbox is listed once.
+    Pending(Vec<Mailbox>),
+    Ready {
+        frames: Arc<Frames>,
+        used: u64,
+        /// Whether a job is laying them out.
+        changing: bool,
+    },
+    /// Evicted.
+    Remembered { used: u64 },
+}
+
+/// The cache's answer to a request.
+pub(super) enum Asked {
+    Ready(Arc<Frames>),
+    Waiting,
+    Busy,
+}
+
+/// Who requests frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asker {
+    /// A transfer that has not asked for them before.
+    Another,
+    /// One that has: it repeats blocks, or they were evicted meanwhile.
+    Same,
+}
+
+/// Why a job is queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// A transfer is waiting.
+    Asked,
+    /// It saves time or work later.
+    Ahead,
+}
+
+/// How a job makes frames.
+pub(super) enum Recipe {
+    /// By reading.
+    Read(Layout),
+    /// By laying out those that are there.
+    LayOut(Arc<Frames>),
+}
+
+impl FrameCache {
+    pub(super) fn new(octets_max: usize) -> Self {
+        Self {
+            arena: Arena::new(octets_max),
+            state: Mutex::new(State {
+                octets_max,
+                ..State::default()
+            }),
+        }
+    }
+
+    /// Looks `key` up. On the first request for it, passes it and the extents behind it to `queue`, which
+    /// returns whether it accepted them.
+    ///
+    /// The queue is filled under the lock: an entry that the queue refuses is gone before anyone can wait
+    /// for it.
+    pub(super) fn ask(
+        &self,
+        key: &FramesKey,
+        asker: Asker,
+        mailbox: &Mailbox,
+        mut queue: impl FnMut(FramesKey, Why) -> bool,
+    ) -> Asked {
+        let mut state = self.lock();
+        let (asked, first_time) = state.ask(key, asker, mailbox, &mut queue);
+        match asked {
+            Asked::Ready(_) => state.hits += 1,
+            Asked::Waiting => state.misses += 1,
+            Asked::Busy => {}
+        }
+        if first_time {
+            state.read_ahead(key, queue);
+        }
+        asked
+    }
+
+    /// A transfer no longer needs the extents before that of `key`: those that it alone asked for make room.
+    pub(super) fn passed(&self, key: &FramesKey) {
+        let before = key.slot();
+        let after = Slot {
+            extent: before.extent.saturating_sub(EXTENTS_BEHIND),
+            ..before
+        };
+        let mut state = self.lock();
+        let passed = state.entries.range(after..before);
+        let slots: Vec<Slot> = passed
+            .filter(|(_, entry)| entry.is_of_one_reader())
+            .map(|(&slot, _)| slot)
+            .collect();
+        let dropped: Vec<_> = slots.into_iter().map(|slot| state.retire(slot)).collect();
+        drop(state);
+        drop(dropped);
+    }
+
+    /// A transfer is over that would have asked for `key` next: what was read ahead for it makes room too.
+    pub(super) fn left(&self, key: &FramesKey) {
+        self.passed(&FramesKey {
+            extent: key.extent.saturating_add(EXTENTS_AHEAD),
+            ..key.clone()
+        });
+    }
+
+    /// How the job for `key` is to make its frames; `None` if there is nothing to do any more.
+    pub(super) fn recipe(&self, key: &FramesKey) -> Option<Recipe> {
+        self.lock().recipe(key.slot())
+    }
+
+    /// Memory for `octets` of frames. Evicts entries to make room; if none can be evicted, or the frames
+    /// never fit, they serve only their current waiters.
+    pub(super) fn room(&self, octets: usize) -> Chunk {
+        if self.arena.fits(octets) {
+            loop {
+                if let Some(chunk) = self.arena.take(octets) {
+                    return chunk;
+                }
+                // Free the memory after releasing the lock, since others wait for it.
+                let evicted = self.lock().evict();
+                if evicted.is_none() {
+                    break;
+                }
+            }
+        }
+        self.arena.exceed(octets)
+    }
+
+    /// Stores a job's result; returns it with its waiters.
+    pub(super) fn finish(
+        &self,
+        key: &FramesKey,
+        result: Result<Frames, ReadFailure>,
+    ) -> (Result<Arc<Frames>, ReadFailure>, Vec<Mailbox>) {
+        let result = result.map(Arc::new);
+        let mut state = self.lock();
+        let (waiting, displaced) = state.finish(key, result.as_ref().ok());
+        drop(state);
+        drop(displaced);
+        (result, waiting)
+    }
+
+    /// Removes all entries of a dropped body.
+    pub(super) fn forget(&self, body: u64) {
+        let mut state = self.lock();
+        let least = Slot {
+            body,
+            blksize: 0,
+            to_one: false,
+            extent: 0,
+        };
+        let most = Slot {
+            body,
+            blksize: u16::MAX,
+            to_one: true,
+            extent: u64::MAX,
+        };
+        let slots: Vec<Slot> = state
+            .entries
+            .range(least..=most)
+            .map(|(&slot, _)| slot)
+            .collect();
+        let dropped: Vec<Entry> = slots
+            .into_iter()
+            .filter_map(|slot| state.remove(slot))
+            .collect();
+        drop(state);
+        drop(dropped);
+    }
+
+    pub(super) fn statistics(&self) -> StoreStatistics {
+        let resident = self.arena.resident();
+        let state = self.lock();
+        StoreStatistics {
+            hits: state.hits,
+            misses: state.misses,
+            framed_octets: state.framed_octets,
+            plain_octets: state.plain_octets_read,
+            evictions: state.evictions,
+            resident_octets: resident as u64,
+            pending: state.pending,
+        }
+    }
+
+    /// Entries, ready or pending.
+    #[cfg(test)]
+    pub(super) fn entries(&self) -> usize {
+        let state = self.lock();
+        state.entries.len() - state.remembered.len()
+    }
+
+    /// The extents that are ready, and whether they are laid out.
+    #[cfg(test)]
+    pub(super) fn ready(&self) -> Vec<(u64, bool)> {
+        let state = self.lock();
+        let ready = |(slot, entry): (&Slot, &Entry)| match &entry.progress {
+            Progress::Ready { frames, .. } => Some((slot.extent, frames.are_laid_out())),
+            _ => None,
+        };
+        state.entries.iter().filter_map(ready).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    /// Whether it is held for one transfer only, or for none yet.
+    fn is_of_one_reader(&self) -> bool {
+        let is_plain = matches!(
+            &self.progress,
+            Progress::Ready { frames, changing: false, .. } if !frames.are_laid_out()
+        );
+        is_plain && self.requests == Requests::One
+    }
+}
+
+impl State {
+    /// The answer, and whether the transfer has found nothing ready, so that it is time to read ahead.
+    fn ask(
+        &mut self,
+        key: &FramesKey,
+        asker: Asker,
+        mailbox: &Mailbox,
+        queue: &mut impl FnMut(FramesKey, Why) -> bool,
+    ) -> (Asked, bool) {
+        let slot = key.slot();
+        let Some(entry) = self.entries.get_mut(&slot) else {
+            if !queue(key.clone(), Why::Asked) {
+                return (Asked::Busy, false);
+            }
+            let entry = Entry {
+                octets: key.octets(Layout::LaidOut),
+                ahead: false,
+                requests: Requests::One,
+                progress: Progress::Pending(vec![mailbox.clone()]),
+            };
+            self.pending += 1;
+            self.entries.insert(slot, entry);
+            return (Asked::Waiting, true);
+        };
+        let was_ahead = std::mem::take(&mut entry.ahead);
+        if was_ahead {
+            self.ahead -= entry.octets;
+        }
+        match &mut entry.progress {
+            Progress::Pending(waiting) => {
+                // What was read ahead may be remembered from an earlier transfer.
+                if !was_ahead && asker == Asker::Another {
+                    entry.requests = Requests::Several;
+                }
+                if !waiting.iter().any(|other| other.is(mailbox)) {
+                    waiting.push(mailbox.clone());
+                }
+                (Asked::Waiting, was_ahead)
+            }
+            Progress::Ready {
+                frames, changing, ..
+            } => {
+                if !was_ahead && asker == Asker::Another {
+                    entry.requests = Requests::Several;
+                    // If the queue is full, the next one that asks tries again.
+                    if !frames.are_laid_out() && !*changing {
+                        *changing = queue(key.clone(), Why::Ahead);
+                    }
+                }
+                let asked = Asked::Ready(Arc::clone(frames));
+                self.touch(slot);
+                (asked, was_ahead)
+            }
+            Progress::Remembered { used } => {
+                if !queue(key.clone(), Why::Asked) {
+                    return (Asked::Busy, false);
+                }
+                self.remembered.remove(used);
+                if asker == Asker::Another {
+                    entry.requests = Requests::Several;
+                }
+                entry.progress = Progress::Pending(vec![mailbox.clone()]);
+                self.pending += 1;
+                (Asked::Waiting, true)
+            }
+        }
+    }
+
+    /// Queues the extents behind `key`, as long as unrequested read-ahead stays within its share.
+    fn read_ahead(&mut self, key: &FramesKey, mut queue: impl FnMut(FramesKey, Why) -> bool) {
+        for step in 1..=EXTENTS_AHEAD {
+            let next = FramesKey {
+                extent: key.extent.saturating_add(step),
+                ..key.clone()
+            };
+            let (slot, octets) = (next.slot(), next.octets(Layout::LaidOut));
+            let remembered = match self.entries.get(&slot).map(|entry| &entry.progress) {
+                None => None,
+                Some(Progress::Remembered { used }) => Some(*used),
+                Some(_) => continue,
+            };
+            let room = self.ahead + octets <= self.octets_max / AHEAD_SHARE;
+            if octets == 0 || !room || !queue(next, Why::Ahead) {
+                return;
+            }
+            // The transfer that it is read for is the second one, if it is remembered.
+            let requests = if let Some(used) = remembered {
+                self.remembered.remove(&used);
+                Requests::Several
+            } else {
+                Requests::One
+            };
+            self.ahead += octets;
+            self.pending += 1;
+            let entry = Entry {
+                octets,
+                ahead: true,
+                requests,
+                progress: Progress::Pending(Vec::new()),
+            };
+            self.entries.insert(slot, entry);
+        }
+    }
+
+    fn recipe(&self, slot: Slot) -> Option<Recipe> {
+        let entry = self.entries.get(&slot)?;
+        match &entry.progress {
+            Progress::Pending(_) => {
+                let several = entry.requests == Requests::Several || self.follows_a_crowd(slot);
+                Some(Recipe::Read(if several {
+                    Layout::LaidOut
+                } else {
+                    Layout::Plain
+                }))
+            }
+            Progress::Ready {
+                frames,
+                changing: true,
+                ..
+            } => Some(Recipe::LayOut(Arc::clone(frames))),
+            Progress::Ready { .. } | Progress::Remembered { .. } => None,
+        }
+    }
+
+    /// Whether several transfers asked for one of the extents shortly before: they will ask for this one.
+    fn follows_a_crowd(&self, slot: Slot) -> bool {
+        let after = Slot {
+            extent: slot.extent.saturating_sub(EXTENTS_AHEAD + 1),
+            ..slot
+        };
+        let mut before = self.entries.range(after..slot);
+        before.any(|(_, entry)| entry.requests == Requests::Several)
+    }
+
+    /// Returns the waiters for frames that have been made or have failed, and those whose place they take.
+    /// The frames are kept if they are within the bound.
+    fn finish(
+        &mut self,
+        key: &FramesKey,
+        frames: Option<&Arc<Frames>>,
+    ) -> (Vec<Mailbox>, Option<Arc<Frames>>) {
+        if let Some(frames) = frames {
+            *if frames.are_laid_out() {
+                &mut self.framed_octets
+            } else {
+                &mut self.plain_octets_read
+            } += key.octets(Layout::LaidOut) as u64;
+        }
+        let slot = key.slot();
+        let kept = frames.filter(|frames| !frames.are_excess());
+        let Some(entry) = self.entries.get_mut(&slot) else {
+            return (Vec::new(), None);
+        };
+        match &mut entry.progress {
+            Progress::Pending(waiting) => {
+                let waiting = std::mem::take(waiting);
+                match kept {
+                    Some(frames) => {
+                        self.pending -= 1;
+                        self.uses += 1;
+                        let used = self.uses;
+                        entry.progress = Progress::Ready {
+                            frames: Arc::clone(frames),
+                            used,
+                            changing: false,
+                        };
+                        self.enter(slot, used, frames);
+                    }
+                    None => drop(self.remove(slot)),
+                }
+                (waiting, None)
+            }
+            Progress::Ready {
+                frames,
+                used,
+                changing,
+            } => {
+                *changing = false;
+                let Some(made) = kept else {
+                    return (Vec::new(), None);
+                };
+                let displaced = std::mem::replace(frames, Arc::clone(made));
+                let used = *used;
+                self.leave(used, &displaced);
+                self.enter(slot, used, made);
+                (Vec::new(), Some(displaced))
+            }
+            Progress::Remembered { .. } => (Vec::new(), None),
+        }
+    }
+
+    /// Makes a ready entry the most recently requested one of its group.
+    fn touch(&mut self, slot: Slot) {
+        self.uses += 1;
+        if let Some(Progress::Ready { frames, used, .. }) =
+            self.entries.get_mut(&slot).map(|entry| &mut entry.progress)
+        {
+            let group = if frames.are_laid_out() {
+                &mut self.laid_out
+            } else {
+                &mut self.plain
+            };
+            group.remove(used);
+            *used = self.uses;
+            group.insert(self.uses, slot);
+        }
+    }
+
+    /// Lists ready frames in their group.
+    fn enter(&mut self, slot: Slot, used: u64, frames: &Frames) {
+        if frames.are_laid_out() {
+            self.laid_out.insert(used, slot);
+        } else {
+            self.plain.insert(used, slot);
+            self.plain_octets += frames.cost();
+        }
+    }
+
+    /// Takes them from it.
+    fn leave(&mut self, used: u64, frames: &Frames) {
+        if frames.are_laid_out() {
+            self.laid_out.remove(&used);
+        } else {
+            self.plain.remove(&used);
+            self.plain_octets -= frames.cost();
+        }
+    }
+
+    /// Evicts the least valuable entry whose eviction frees memory, if there is one; returns its frames.
+    fn evict(&mut self) -> Option<Arc<Frames>> {
+        let (first, second) = if self.plain_octets > self.octets_max / PLAIN_SHARE {
+            (&self.plain, &self.laid_out)
+        } else {
+            (&self.laid_out, &self.plain)
+        };
+        let mut slots = first.values().chain(second.values());
+        let slot = *slots.find(|slot| self.is_idle(slot))?;
+        self.evictions += 1;
+        self.retire(slot)
+    }
+
+    /// Whether only the cache holds these frames right now. A transfer may take them before they are
+    /// evicted, or release them just after; then another entry, or one more, is evicted.
+    fn is_idle(&self, slot: &Slot) -> bool {
+        matches!(
+            self.entries.get(slot),
+            Some(Entry {
+                progress: Progress::Ready { frames, .. },
+                ..
+            }) if Arc::strong_count(frames) == 1
+        )
+    }
+
+    /// Takes the frames of a ready entry; it is remembered, if it was requested at all.
+    fn retire(&mut self, slot: Slot) -> Option<Arc<Frames>> {
+        let entry = self.entries.get_mut(&slot)?;
+        if entry.ahead {
+            return match self.remove(slot)?.progress {
+                Progress::Ready { frames, .. } => Some(frames),
+                _ => None,
+            };
+        }
+        if !matches!(entry.progress, Progress::Ready { .. }) {
+            return None;
+        }
+        self.uses += 1;
+        let remembered = Progress::Remembered { used: self.uses };
+        let retired = std::mem::replace(&mut entry.progress, remembered);
+        // One more request, and it was requested again.
+        entry.requests = Requests::One;
+        self.remembered.insert(self.uses, slot);
+        let remembered_max =
+            (self.octets_max / EXTENT_OCTETS as usize * REMEMBERED_PER_EXTENT).max(REMEMBERED_MIN);
+        if self.remembered.len() > remembered_max
+            && let Some((_, oldest)) = self.remembered.pop_first()
+        {
+            self.entries.remove(&oldest);
+        }
+        let Progress::Ready { frames, used, .. } = retired else {
+            return None;
+        };
+        self.leave(used, &frames);
+        Some(frames)
+    }
+
+    fn remove(&mut self, slot: Slot) -> Option<Entry> {
+        let entry = self.entries.remove(&slot)?;
+        if entry.ahead {
+            self.ahead -= entry.octets;
+        }
+        match &entry.progress {
+            Progress::Pending(_) => self.pending -= 1,
+            Progress::Ready { frames, used, .. } => self.leave(*used, frames),
+            Progress::Remembered { used } => {
+                self.remembered.remove(used);
+            }
+        }
+        Some(entry)
+    }
+}

@@ -5,6 +5,9 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+/// Length of the file `large`: many times the memory that one transfer of it needs.
+const LARGE_OCTETS: usize = 40 << 20;
+
 /// A server with an admin side, killed when dropped.
 struct Server {
     child: Child,
@@ -19,6 +22,7 @@ impl Server {
     fn start() -> Self {
         let root = tempfile::tempdir().expect("a directory");
         std::fs::write(root.path().join("image"), vec![b'x'; 3000]).expect("room");
+        std::fs::write(root.path().join("large"), vec![b'x'; LARGE_OCTETS]).expect("room");
         let mut child = Command::new(env!("CARGO_BIN_EXE_bootstorm"))
             .args([
                 "serve",
@@ -206,6 +210,8 @@ fn every_series_has_its_name() {
         ("tftp_zero_copy_copied", "counter"),
         ("tftp_frame_cache_hits", "counter"),
         ("tftp_frame_cache_misses", "counter"),
+        ("tftp_frame_cache_framed_bytes", "counter"),
+        ("tftp_frame_cache_plain_bytes", "counter"),
         ("tftp_frame_cache_evictions", "counter"),
         ("tftp_frame_cache_bytes", "gauge"),
         ("tftp_engine", "info"),
@@ -248,6 +254,38 @@ fn every_series_has_its_name() {
         info.contains("\",gso=\"") && info.contains("\",zero_copy=\"") && info.ends_with("\"} 1"),
         "{info}"
     );
+}
+
+/// Goal: an image that one client reads takes a few extents of memory; once a second client has read it, it is
+/// kept for all others. Method: clients one after the other.
+#[test]
+fn what_one_client_reads_is_not_kept() {
+    let server = Server::start();
+    let read = || {
+        let status = Command::new(env!("CARGO_BIN_EXE_bootstorm"))
+            .args(["load", "--clients", "1", "--transfers", "1"])
+            .args(["--blksize", "1428", "--windowsize", "32"])
+            .arg(format!("tftp://{}/large", server.udp))
+            .output()
+            .expect("it runs")
+            .status;
+        assert!(status.success());
+        let page = server.get("/metrics");
+        let number = |name| value(&page, name).expect("a number") as usize;
+        (
+            number("tftp_frame_cache_framed_bytes_total"),
+            number("tftp_frame_cache_bytes"),
+        )
+    };
+    let (laid_out, resident) = read();
+    assert_eq!(laid_out, 0);
+    assert!(resident <= 8 << 20, "{resident}");
+    for _ in 0..2 {
+        let (laid_out, resident) = read();
+        let about = LARGE_OCTETS..LARGE_OCTETS * 11 / 10;
+        assert!(about.contains(&laid_out), "{laid_out}");
+        assert!(resident >= LARGE_OCTETS, "{resident}");
+    }
 }
 
 #[test]

@@ -332,7 +332,7 @@ fn framed(len: u64, blksize: u16, laid_out: bool) -> Vec<Arc<Frames>> {
     memory.insert(b"image", Contents::Pattern { seed: 1, len });
     let options = StoreOptions {
         threads: 0,
-        frame_cache_octets: 2 * len as usize,
+        frame_cache_octets: 4 * len as usize,
     };
     let store = Store::new(memory, options).expect("no thread is started");
     let (sender, _done) = mpsc::channel();

@@ -96,7 +96,7 @@ enum Progress {
     Ready {
         frames: Arc<Frames>,
         used: u64,
-        /// Whether a job is laying them out.
+        /// Whether a job is laying them out, or found no room for that.
         changing: bool,
     },
     /// Evicted.
@@ -488,10 +488,10 @@ impl State {
                 used,
                 changing,
             } => {
-                *changing = false;
                 let Some(made) = kept else {
                     return (Vec::new(), None);
                 };
+                *changing = false;
                 let displaced = std::mem::replace(frames, Arc::clone(made));
                 let used = *used;
                 self.leave(used, &displaced);

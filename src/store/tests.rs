@@ -624,6 +624,31 @@ fn what_a_second_transfer_reads_is_kept() {
     assert!(watched.ask(40));
 }
 
+/// Goal: without room to lay an extent out, it stays plain for all, and nobody tries again each time. Method: a
+/// cache with room for one extent and a half.
+#[test]
+fn what_does_not_fit_twice_stays_plain() {
+    let (store, mailbox, inbox) = store(Blank, 3 * EXTENT_OCTETS as usize / 16);
+    let body = blank(&store, EXTENT_OCTETS / 4 - 64 * 1024, &mailbox, &inbox);
+    let key = FramesKey {
+        body,
+        blksize: 65_464,
+        rollover: Rollover::ToZero,
+        extent: 1,
+    };
+    for _ in 0..5 {
+        let made = frames(&store, &key, &mailbox, &inbox).expect("well");
+        assert!(!made.are_laid_out());
+        run_all(&store);
+    }
+    let statistics = store.statistics();
+    assert_eq!(
+        statistics.framed_octets, statistics.plain_octets,
+        "tried once"
+    );
+    assert!(statistics.resident_octets <= 3 * EXTENT_OCTETS / 16);
+}
+
 /// Goal: clients that each read a file of their own take up to a quarter of the cache from what is kept for
 /// others, and no more. Method: extents of both kinds, each more than there is room for.
 #[test]
@@ -653,10 +678,7 @@ fn plain_extents_have_a_share() {
         while !watched.ask(extent) {}
     }
     let (laid_out, plain) = ready();
-    assert!(
-        laid_out >= 11 && laid_out + plain == 16,
-        "{laid_out} {plain}"
-    );
+    assert!(laid_out >= 11 && plain <= 5, "{laid_out} {plain}");
 }
 
 /// Goal: only extents whose eviction frees memory are evicted. Method: in a full cache, the least recently

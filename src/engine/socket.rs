@@ -695,9 +695,12 @@ pub(super) mod linux {
     }
 }
 
-/// What every Unix can do. Where it suffices, it is the cheapest on Linux too.
+/// What every Unix can do. Where it suffices, it is the cheapest on Linux too; rustix makes these calls without
+/// the detours that libc takes so that threads can be cancelled.
 #[cfg_attr(target_os = "linux", allow(dead_code))]
 mod plain {
+    use rustix::net::{RecvFlags, SendFlags, recvfrom, sendto};
+
     use super::*;
 
     pub(super) const fn force_receive_buffer(_: &Socket, _: usize) -> bool {
@@ -723,9 +726,10 @@ mod plain {
     pub(super) const fn receive_rows(_: &UdpSocket) {}
 
     pub(super) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<Received> {
-        let (len, peer) = socket.recv_from(buffer)?;
+        let (len, _, peer) = recvfrom(socket, buffer, RecvFlags::empty())?;
+        let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
         let path = Path {
-            peer: unmapped(peer),
+            peer: unmapped(peer.ok_or(io::ErrorKind::InvalidData)?),
             local: Local::default(),
         };
         Ok(Received {
@@ -748,13 +752,13 @@ mod plain {
             return Err(io::ErrorKind::Unsupported.into());
         }
         match parts {
-            [octets] => socket.send_to(octets, peer),
+            [octets] => sendto(socket, octets, SendFlags::empty(), &peer)?,
             parts => {
                 let octets: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
-                socket.send_to(&octets, peer)
+                sendto(socket, &octets, SendFlags::empty(), &peer)?
             }
-        }
-        .map(drop)
+        };
+        Ok(())
     }
 
     pub(super) const fn cuts_segments(_: &UdpSocket) -> bool {

@@ -27,7 +27,7 @@ mod timers;
 mod transmit;
 mod upload;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::RandomState;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -69,7 +69,8 @@ pub struct Shard<E> {
     mailbox: Mailbox,
     results: Receiver<Done>,
     inbox: Option<Inbox>,
-    sockets: HashMap<SocketId, Purpose>,
+    /// Few, and looked up for each datagram.
+    sockets: BTreeMap<SocketId, Purpose>,
     /// Sockets bound to one local address each, for answers when requests are accepted at all of them.
     answers: Answers,
     table: Table,
@@ -148,7 +149,7 @@ impl<E: Engine> Shard<E> {
             mailbox,
             results,
             inbox: Some(Inbox::new()),
-            sockets: HashMap::new(),
+            sockets: BTreeMap::new(),
             answers: Answers::default(),
             table: Table::default(),
             timers: Wheel::new(),

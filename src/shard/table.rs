@@ -3,8 +3,8 @@
 use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
-use slab::Slab;
 
+use super::pages::Pages;
 use super::slot::{Key, Operation, Slot, Stage};
 use crate::store::Ticket;
 use crate::time::Instant;
@@ -33,7 +33,8 @@ impl SlotId {
 
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    slots: Slab<(u32, Slot)>,
+    /// Slots, each with the generation of its transfer.
+    slots: Pages<(u32, Slot)>,
     /// Slots by the hash of their keys. The keys are in the slots, which are accessed anyway, so that ten
     /// thousand entries fit into a core's own cache.
     by_key: HashTable<u32>,
@@ -51,9 +52,9 @@ impl Table {
     }
 
     pub(super) fn find(&self, key: &Key) -> Option<SlotId> {
-        let is_it = |&index: &u32| self.slots[index as usize].1.key() == *key;
+        let is_it = |&index: &u32| self.slots[index].1.key() == *key;
         let index = *self.by_key.find(self.hasher.hash_one(key), is_it)?;
-        let generation = self.slots[index as usize].0;
+        let generation = self.slots[index].0;
         Some(SlotId { index, generation })
     }
 
@@ -62,11 +63,11 @@ impl Table {
         self.generation = self.generation.wrapping_add(1);
         let key = slot.key();
         debug_assert!(self.find(&key).is_none(), "a key names one transfer");
-        let index = self.slots.insert((self.generation, slot)) as u32;
+        let index = self.slots.insert((self.generation, slot));
         let (slots, hasher) = (&self.slots, &self.hasher);
-        let hash = |&index: &u32| hasher.hash_one(slots[index as usize].1.key());
+        let hash = |&index: &u32| hasher.hash_one(slots[index].1.key());
         self.by_key.insert_unique(hash(&index), index, hash);
-        let operation = slots[index as usize].1.operation;
+        let operation = slots[index].1.operation;
         *self.count(operation) += 1;
         SlotId {
             index,
@@ -75,12 +76,12 @@ impl Table {
     }
 
     pub(super) fn get(&self, id: SlotId) -> Option<&Slot> {
-        let (generation, slot) = self.slots.get(id.index as usize)?;
+        let (generation, slot) = self.slots.get(id.index)?;
         (*generation == id.generation).then_some(slot)
     }
 
     pub(super) fn get_mut(&mut self, id: SlotId) -> Option<&mut Slot> {
-        let (generation, slot) = self.slots.get_mut(id.index as usize)?;
+        let (generation, slot) = self.slots.get_mut(id.index)?;
         (*generation == id.generation).then_some(slot)
     }
 
@@ -95,7 +96,8 @@ impl Table {
         if let Ok(place) = self.by_key.find_entry(hash, |&index| index == id.index) {
             place.remove();
         }
-        let slot = self.slots.remove(id.index as usize).1;
+        let (_, slot) = self.slots.remove(id.index)?;
+        self.slots.give_back();
         if !slot.is_lingering() {
             *self.count(slot.operation) -= 1;
         }
@@ -136,10 +138,7 @@ impl Table {
     }
 
     pub(super) fn ids(&self) -> Vec<SlotId> {
-        let id = |(index, (generation, _)): (usize, &(u32, Slot))| SlotId {
-            index: index as u32,
-            generation: *generation,
-        };
+        let id = |(index, &(generation, _)): (u32, &(u32, Slot))| SlotId { index, generation };
         self.slots.iter().map(id).collect()
     }
 

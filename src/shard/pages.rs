@@ -6,8 +6,8 @@
 use std::ops::{Index, IndexMut};
 
 /// Values in a page. The list of pages is itself a vector and is copied as it grows, but for 65,536 transfers it
-/// takes no more than 24 KiB. A page of transfers takes 32 KiB, of timers 1.5 KiB, which is all that a table may
-/// have too much.
+/// takes no more than 24 KiB. A page of transfers takes 30 KiB, one of timers 1.5 KiB, which is all that a table
+/// may have too much.
 const PAGE: u32 = 64;
 
 /// A table of values. A number is used again once its value is removed, the latest first, since that one is

@@ -121,8 +121,7 @@ fn a_warm_shard_allocates_nothing() {
         let within = first..=first + 600;
         let end = BlockIndex(within.end() + u64::from(windowsize));
         assert_eq!(Frames::extent_of(end, BLKSIZE), 1);
-        // A timer now and then grows a place of the wheel, once; what every block or burst
-        // allocates shows each time.
+        // A queue may have to grow, once; what every block or burst allocates shows each time.
         let least = (0..SERVED)
             .map(|_| serve(&mut shard, address, windowsize, &within))
             .filter(|counts| counts.rounds > 0)

@@ -11,6 +11,7 @@ use std::os::fd::AsRawFd;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::{Bind, Local, Path};
+use crate::store::Burst;
 use crate::time::Duration;
 
 #[cfg(target_os = "linux")]
@@ -143,9 +144,10 @@ pub(super) fn receive_buffer(socket: &UdpSocket) -> io::Result<usize> {
     })
 }
 
-/// Whether the kernel segments a burst into datagrams by itself.
-pub(super) fn cuts_segments(socket: &UdpSocket) -> bool {
-    platform::cuts_segments(socket)
+/// How many datagrams the kernel cuts one burst into at most; `None` if it does not segment bursts. Any socket
+/// will do for the query.
+pub(super) fn segments_max(socket: &UdpSocket) -> Option<usize> {
+    platform::segments_max(socket)
 }
 
 /// The largest IP packet that the interface sends unfragmented; any socket will do for the query.
@@ -209,6 +211,13 @@ pub(super) mod linux {
     /// Room for the control messages of one call: 96 octets at most are received (IP_PKTINFO,
     /// IPV6_PKTINFO and UDP_GRO), and fewer are sent.
     pub(crate) const CONTROL_OCTETS: usize = 128;
+
+    /// Datagrams that the kernel cuts one burst into at most: its UDP_MAX_SEGMENTS, since Linux 6.9.
+    pub(super) const SEGMENTS_MAX: usize = 128;
+    const _: () = assert!(SEGMENTS_MAX <= Burst::PARTED_MAX);
+
+    /// The same from Linux 4.18 on, the first that cuts bursts.
+    pub(super) const SEGMENTS_MAX_BEFORE: usize = 64;
 
     /// Number of values that SO_MEMINFO reports for a socket (linux/sock_diag.h).
     const MEMORY_NUMBERS: usize = 9;
@@ -546,7 +555,38 @@ pub(super) mod linux {
         }
     }
 
-    pub(super) fn cuts_segments(socket: &UdpSocket) -> bool {
+    pub(super) fn segments_max(socket: &UdpSocket) -> Option<usize> {
+        if !cuts_segments(socket) {
+            return None;
+        }
+        // No option tells the limit, and an older kernel may have been given the higher one, so a burst is
+        // tried. If it fails for another reason, such as a loopback that is down, the lower limit still holds.
+        let loopbacks: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        let takes_all = |&address: &IpAddr| sends_itself(address, SEGMENTS_MAX).is_ok();
+        Some(if loopbacks.iter().any(takes_all) {
+            SEGMENTS_MAX
+        } else {
+            SEGMENTS_MAX_BEFORE
+        })
+    }
+
+    /// Sends a burst of segments of one octet from a socket to itself. None of it leaves the loopback, nor
+    /// would an ICMP message about the socket being closed before the burst arrives.
+    pub(super) fn sends_itself(address: IpAddr, segments: usize) -> io::Result<()> {
+        let socket = UdpSocket::bind((address, 0))?;
+        socket.set_nonblocking(true)?;
+        let (itself, octets) = (socket.local_addr()?, vec![0; segments]);
+        send(
+            &socket,
+            address.is_ipv6(),
+            itself,
+            &Local::default(),
+            &[IoSlice::new(&octets)],
+            Some(1),
+        )
+    }
+
+    fn cuts_segments(socket: &UdpSocket) -> bool {
         let mut segment: c_int = 0;
         let mut length = size_of::<c_int>() as libc::socklen_t;
         // SAFETY: value and length are valid and writable, and the length is the value's.
@@ -761,8 +801,8 @@ mod plain {
         Ok(())
     }
 
-    pub(super) const fn cuts_segments(_: &UdpSocket) -> bool {
-        false
+    pub(super) const fn segments_max(_: &UdpSocket) -> Option<usize> {
+        None
     }
 
     pub(super) const fn drops(_: &UdpSocket) -> u32 {
@@ -781,6 +821,8 @@ mod plain {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(target_os = "linux")]
+    use crate::testing::skip;
 
     #[test]
     fn plain_calls_carry_a_datagram_there_and_back() {
@@ -823,13 +865,31 @@ mod tests {
         assert!(!plain::force_receive_buffer(&socket, 1));
         assert!(plain::prepare(&socket, false, false).is_ok());
         assert_eq!(plain::drops(&here), 0);
-        assert!(!plain::cuts_segments(&here));
+        assert_eq!(plain::segments_max(&here), None);
         assert_eq!(plain::mtu(&here, 1), None);
         plain::receive_rows(&here);
         assert!(!plain::wait_precisely(&here, Duration::ZERO));
         assert!(plain::report_errors(&here, false).is_ok());
         assert!(plain::report(&here).is_none());
         assert_eq!(plain::route_mtu(&here, false), None);
+    }
+
+    /// Goal: the limit found is the kernel's own. Method: a burst of so many segments is taken, and one with
+    /// one more is refused.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_kernel_takes_as_many_segments_as_found_and_no_more() {
+        let Some(most) = segments_max(&unbound().expect("a socket")) else {
+            return skip("this kernel does not cut bursts");
+        };
+        let burst = |segments| linux::sends_itself(Ipv4Addr::LOCALHOST.into(), segments);
+        burst(most).expect("a burst that the kernel takes");
+        let refused = burst(most + 1).expect_err("a burst that the kernel refuses");
+        assert_eq!(refused.raw_os_error(), Some(libc::EINVAL));
+        if most != linux::SEGMENTS_MAX {
+            assert_eq!(most, linux::SEGMENTS_MAX_BEFORE);
+            skip("this kernel cuts bursts into fewer datagrams");
+        }
     }
 
     #[test]

@@ -13,9 +13,6 @@ use super::{Bind, Path, Payload, Sent, SocketId, Statistics};
 use crate::store::Burst;
 use crate::time::{Duration, Instant};
 
-/// Datagrams per burst: the kernel's limit when GSO was introduced (128 since Linux 6.9).
-const SEGMENTS_MAX: usize = 64;
-
 /// Octets per burst to an IPv4 peer: 65,535 less the headers.
 const BURST_OCTETS_MAX_IPV4: usize = 65_535 - HEADERS_OCTETS_IPV4;
 
@@ -55,7 +52,8 @@ pub(super) struct Sockets<S> {
     /// An unbound socket for asking the kernel about interfaces.
     probe: UdpSocket,
     mtus: HashMap<u32, Mtu>,
-    gso: bool,
+    /// How many datagrams the kernel cuts one burst into at most; `None` if they are sent one by one.
+    segments_max: Option<usize>,
     /// Peers to which bursts failed.
     refusals: HashMap<IpAddr, Refusal>,
     /// When to retry what failed for lack of memory.
@@ -104,7 +102,7 @@ impl<S> Sockets<S> {
             epoch: std::time::Instant::now(),
             table: Slab::new(),
             generation: 0,
-            gso: socket::cuts_segments(&probe),
+            segments_max: socket::segments_max(&probe),
             probe,
             mtus: HashMap::new(),
             refusals: HashMap::new(),
@@ -116,12 +114,12 @@ impl<S> Sockets<S> {
 
     /// From now on, sends every datagram with its own call.
     pub(super) const fn stop_gso(&mut self) {
-        self.gso = false;
+        self.segments_max = None;
     }
 
     /// Whether the kernel segments bursts into datagrams.
     pub(super) const fn gso(&self) -> bool {
-        self.gso
+        self.segments_max.is_some()
     }
 
     /// Reads the monotonic clock, which takes no system call.
@@ -305,9 +303,9 @@ impl<S> Sockets<S> {
             .refusals
             .get(&peer)
             .is_some_and(|refusal| segment >= refusal.from && self.now() < refusal.until);
-        if !self.gso || refused {
+        let Some(segments_max) = self.segments_max.filter(|_| !refused) else {
             return 1;
-        }
+        };
         let (headers, octets_max) = match peer {
             IpAddr::V4(_) => (HEADERS_OCTETS_IPV4, BURST_OCTETS_MAX_IPV4),
             IpAddr::V6(_) => (HEADERS_OCTETS_IPV6, BURST_OCTETS_MAX_IPV6),
@@ -317,7 +315,7 @@ impl<S> Sockets<S> {
             .mtu(path.local.interface)
             .is_none_or(|mtu| segment.saturating_add(headers) <= mtu as usize);
         if whole {
-            (octets_max / segment).clamp(1, SEGMENTS_MAX)
+            (octets_max / segment).clamp(1, segments_max)
         } else {
             1
         }
@@ -445,7 +443,7 @@ mod tests {
     #[test]
     fn segments_above_the_mtu_go_singly() {
         let (mut sockets, path) = (Sockets::<()>::new().expect("a socket"), path());
-        sockets.gso = true;
+        sockets.segments_max = Some(128);
         let until = Instant::from_nanos(u64::MAX);
         sockets.mtus.insert(
             7,
@@ -464,7 +462,8 @@ mod tests {
         let ipv4 = at(&path);
         assert_eq!(sockets.segments_per_call(&ipv4, 1472), 44);
         assert_eq!(sockets.segments_per_call(&ipv4, 1473), 1);
-        assert_eq!(sockets.segments_per_call(&ipv4, 516), SEGMENTS_MAX);
+        assert_eq!(sockets.segments_per_call(&ipv4, 516), 126);
+        assert_eq!(sockets.segments_per_call(&ipv4, 511), 128);
         assert_eq!(sockets.segments_per_call(&ipv4, usize::MAX), 1);
         let ipv6 = Path {
             peer: "[::1]:9".parse().expect("an address"),
@@ -477,19 +476,19 @@ mod tests {
     #[test]
     fn refusals_are_bounded_and_keep_the_shortest_length() {
         let (mut sockets, path) = (Sockets::<()>::new().expect("a socket"), path());
-        sockets.gso = true;
+        sockets.segments_max = Some(64);
         for refused_from in [1400, 900, 1200] {
             sockets.remember_refusal(path.peer.ip(), refused_from);
         }
         assert_eq!(sockets.segments_per_call(&path, 900), 1);
-        assert_eq!(sockets.segments_per_call(&path, 899), SEGMENTS_MAX);
+        assert_eq!(sockets.segments_per_call(&path, 899), 64);
         // Refusals expire.
         let refusal = sockets
             .refusals
             .get_mut(&path.peer.ip())
             .expect("remembered");
         refusal.until = Instant::ZERO;
-        assert_eq!(sockets.segments_per_call(&path, 900), SEGMENTS_MAX);
+        assert_eq!(sockets.segments_per_call(&path, 900), 64);
         for peer in 0..=REFUSALS_MAX as u32 {
             sockets.remember_refusal(std::net::Ipv4Addr::from(peer).into(), 0);
             assert!(sockets.refusals.len() <= REFUSALS_MAX);

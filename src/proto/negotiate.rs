@@ -3,6 +3,7 @@
 //! A server calls [`answer`], a client [`ask`] and then [`accept`]. No other code can create [`Params`].
 
 use std::fmt;
+use std::num::NonZeroU32;
 
 use super::block::Rollover;
 use crate::time::Duration;
@@ -29,7 +30,8 @@ pub struct Params {
     blksize: u16,
     windowsize: u16,
     rollover: Rollover,
-    timeout: Option<Duration>,
+    /// In microseconds, which take less space than a [`Duration`]: every transfer holds its terms.
+    timeout_micros: Option<NonZeroU32>,
 }
 
 impl Params {
@@ -38,7 +40,7 @@ impl Params {
         blksize: BLKSIZE_DEFAULT,
         windowsize: 1,
         rollover: Rollover::ToZero,
-        timeout: None,
+        timeout_micros: None,
     };
 
     /// Octets in every block except the last.
@@ -62,7 +64,16 @@ impl Params {
     /// The retransmission timeout that the client set, if any.
     #[must_use]
     pub const fn timeout(&self) -> Option<Duration> {
-        self.timeout
+        match self.timeout_micros {
+            Some(micros) => Some(Duration::from_micros(micros.get() as u64)),
+            None => None,
+        }
+    }
+
+    /// Sets the retransmission timeout, which is at most [`TIMEOUT_MAX`].
+    fn set_timeout(&mut self, timeout: Duration) {
+        let micros = u32::try_from(timeout.as_micros()).unwrap_or(u32::MAX);
+        self.timeout_micros = NonZeroU32::new(micros);
     }
 
     /// Whether each block waits for the ACK of the one before.
@@ -152,12 +163,12 @@ pub fn answer(
                 .exact()
                 .filter(|seconds| (1..=TIMEOUT_MAX.as_secs()).contains(seconds))
                 .filter(|&seconds| Duration::from_secs(seconds) <= limits.timeout_max)
-                .inspect(|&seconds| params.timeout = Some(Duration::from_secs(seconds))),
+                .inspect(|&seconds| params.set_timeout(Duration::from_secs(seconds))),
             Name::Utimeout => value
                 .exact()
                 .filter(|micros| UTIMEOUT_MICROS.contains(micros))
                 .filter(|&micros| Duration::from_micros(micros) <= limits.timeout_max)
-                .inspect(|&micros| params.timeout = Some(Duration::from_micros(micros))),
+                .inspect(|&micros| params.set_timeout(Duration::from_micros(micros))),
             Name::Rollover => value.exact().filter(|&to| to <= 1).inspect(|&to| {
                 params.rollover = if to == 1 {
                     Rollover::ToOne
@@ -316,7 +327,7 @@ pub fn accept(oack: Options<'_>, wanted: &Wanted) -> Result<Accepted, BadOack> {
             Name::Timeout => {
                 let seconds = wanted.timeout.map(u64::from).ok_or(BadOack::Unasked)?;
                 let seconds = within(seconds, Some(seconds))?;
-                accepted.params.timeout = Some(Duration::from_secs(seconds));
+                accepted.params.set_timeout(Duration::from_secs(seconds));
             }
             Name::Tsize => accepted.tsize = Some(within(0, wanted.tsize.map(|_| u64::MAX))?),
             Name::Blksize2 | Name::Utimeout | Name::Rollover => return Err(BadOack::Unasked),

@@ -132,8 +132,8 @@ pub(super) struct Retransmission {
     fixed: Option<Duration>,
     repeats: Option<&'static Repeats>,
     floor: Duration,
-    variation_first_min: Duration,
     smoothed: Option<Smoothed>,
+    end: End,
     silences: u8,
     /// Consecutive timeouts, since the last RTT sample, that may have been spurious.
     strains: u8,
@@ -167,11 +167,6 @@ impl Retransmission {
             End::Sender => WINDOWED_SENDER_FLOOR,
             End::Receiver => Duration::from_millis(patience.receiver_floor_millis.into()),
         };
-        // In lock-step the floor is longer.
-        let variation_first_min = match end {
-            End::Sender => VARIATION_FIRST_MIN,
-            End::Receiver => Duration::ZERO,
-        };
         Self {
             fixed: params.timeout().or_else(|| {
                 let seconds = patience.own_timeout?;
@@ -179,8 +174,8 @@ impl Retransmission {
             }),
             repeats: patience.repeats,
             floor,
-            variation_first_min,
             smoothed: None,
+            end,
             silences: 0,
             strains: 0,
             doublings: 0,
@@ -279,11 +274,18 @@ impl Retransmission {
             .smoothed
             .filter(|old| old.mean <= round_trip * OUT_OF_PROPORTION);
         self.smoothed = Some(match old {
-            None => Smoothed {
-                mean: round_trip,
-                variation: (round_trip / 2).max(self.variation_first_min.as_nanos() as u64),
-                least: round_trip,
-            },
+            None => {
+                // In lock-step the floor is longer.
+                let variation_min = match self.end {
+                    End::Sender => VARIATION_FIRST_MIN.as_nanos() as u64,
+                    End::Receiver => 0,
+                };
+                Smoothed {
+                    mean: round_trip,
+                    variation: (round_trip / 2).max(variation_min),
+                    least: round_trip,
+                }
+            }
             Some(old) => Smoothed {
                 mean: (old.mean * 7 + round_trip) / 8,
                 variation: (old.variation * 3 + old.mean.abs_diff(round_trip)) / 4,

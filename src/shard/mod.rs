@@ -20,6 +20,7 @@ mod holdings;
 mod lifecycle;
 mod log;
 mod packets;
+mod pages;
 mod requests;
 mod slot;
 mod table;

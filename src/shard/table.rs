@@ -3,8 +3,8 @@
 use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
-use slab::Slab;
 
+use super::pages::Pages;
 use super::slot::{Key, Operation, Slot, Stage};
 use crate::store::Ticket;
 use crate::time::Instant;
@@ -33,10 +33,11 @@ impl SlotId {
 
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    slots: Slab<(u32, Slot)>,
+    /// Slots, each with the generation of its transfer.
+    slots: Pages<(u32, Slot)>,
     /// Slots by the hash of their keys. The keys are in the slots, which are accessed anyway, so that ten
     /// thousand entries fit into a core's own cache.
-    by_key: HashTable<u32>,
+    by_key: HashTable<Entry>,
     /// Randomly keyed, because clients choose their addresses.
     hasher: RandomState,
     generation: u32,
@@ -45,15 +46,24 @@ pub(super) struct Table {
     writes: usize,
 }
 
+/// Where a key's slot is. With the hash at hand, the entries move as their table grows without a look at any
+/// slot: reading fifty thousand keys would stop every client for milliseconds.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    hash: u32,
+    index: u32,
+}
+
 impl Table {
     pub(super) fn len(&self) -> usize {
         self.slots.len()
     }
 
     pub(super) fn find(&self, key: &Key) -> Option<SlotId> {
-        let is_it = |&index: &u32| self.slots[index as usize].1.key() == *key;
-        let index = *self.by_key.find(self.hasher.hash_one(key), is_it)?;
-        let generation = self.slots[index as usize].0;
+        let hash = self.hash(key);
+        let is_it = |entry: &Entry| entry.hash == hash && self.slots[entry.index].1.key() == *key;
+        let index = self.by_key.find(widened(hash), is_it)?.index;
+        let generation = self.slots[index].0;
         Some(SlotId { index, generation })
     }
 
@@ -62,12 +72,12 @@ impl Table {
         self.generation = self.generation.wrapping_add(1);
         let key = slot.key();
         debug_assert!(self.find(&key).is_none(), "a key names one transfer");
-        let index = self.slots.insert((self.generation, slot)) as u32;
-        let (slots, hasher) = (&self.slots, &self.hasher);
-        let hash = |&index: &u32| hasher.hash_one(slots[index as usize].1.key());
-        self.by_key.insert_unique(hash(&index), index, hash);
-        let operation = slots[index as usize].1.operation;
-        *self.count(operation) += 1;
+        *self.count(slot.operation) += 1;
+        let index = self.slots.insert((self.generation, slot));
+        let hash = self.hash(&key);
+        let widened_of = |entry: &Entry| widened(entry.hash);
+        self.by_key
+            .insert_unique(widened(hash), Entry { hash, index }, widened_of);
         SlotId {
             index,
             generation: self.generation,
@@ -75,12 +85,12 @@ impl Table {
     }
 
     pub(super) fn get(&self, id: SlotId) -> Option<&Slot> {
-        let (generation, slot) = self.slots.get(id.index as usize)?;
+        let (generation, slot) = self.slots.get(id.index)?;
         (*generation == id.generation).then_some(slot)
     }
 
     pub(super) fn get_mut(&mut self, id: SlotId) -> Option<&mut Slot> {
-        let (generation, slot) = self.slots.get_mut(id.index as usize)?;
+        let (generation, slot) = self.slots.get_mut(id.index)?;
         (*generation == id.generation).then_some(slot)
     }
 
@@ -91,11 +101,13 @@ impl Table {
     }
 
     pub(super) fn remove(&mut self, id: SlotId) -> Option<Slot> {
-        let hash = self.hasher.hash_one(self.get(id)?.key());
-        if let Ok(place) = self.by_key.find_entry(hash, |&index| index == id.index) {
+        let hash = self.hash(&self.get(id)?.key());
+        let is_it = |entry: &Entry| entry.index == id.index;
+        if let Ok(place) = self.by_key.find_entry(widened(hash), is_it) {
             place.remove();
         }
-        let slot = self.slots.remove(id.index as usize).1;
+        let (_, slot) = self.slots.remove(id.index)?;
+        self.slots.give_back();
         if !slot.is_lingering() {
             *self.count(slot.operation) -= 1;
         }
@@ -128,6 +140,10 @@ impl Table {
         count
     }
 
+    fn hash(&self, key: &Key) -> u32 {
+        self.hasher.hash_one(key) as u32
+    }
+
     const fn count(&mut self, operation: Operation) -> &mut usize {
         match operation {
             Operation::Read => &mut self.reads,
@@ -136,14 +152,16 @@ impl Table {
     }
 
     pub(super) fn ids(&self) -> Vec<SlotId> {
-        let id = |(index, (generation, _)): (usize, &(u32, Slot))| SlotId {
-            index: index as u32,
-            generation: *generation,
-        };
+        let id = |(index, &(generation, _)): (u32, &(u32, Slot))| SlotId { index, generation };
         self.slots.iter().map(id).collect()
     }
 
     pub(super) fn slots(&self) -> impl Iterator<Item = &Slot> {
         self.slots.iter().map(|(_, (_, slot))| slot)
     }
+}
+
+/// A hash in the form that [`HashTable`] takes, which looks at the lowest and the highest bits.
+const fn widened(hash: u32) -> u64 {
+    (hash as u64) << 32 | hash as u64
 }

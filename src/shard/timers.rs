@@ -2,7 +2,11 @@
 //!
 //! A transfer's deadline moves with every datagram, nearly always to a later time. The wheel is therefore not
 //! updated: when an entry fires, its owner checks the actual deadline and inserts a new entry.
+//!
+//! The entries of a place are linked. Stored in a vector per place, they would need far more memory: the timers
+//! of a storm fire together, each time at another place, and every vector would keep room for all of them.
 
+use super::pages::Pages;
 use crate::time::Instant;
 
 /// A tick is 2^20 ns, about a millisecond: the same resolution as the kernel's waits.
@@ -13,53 +17,58 @@ const PLACES: usize = 1 << PLACE_BITS;
 /// Five levels of 64 places reach 2^30 ticks, about 13 days; later deadlines are placed again then.
 const LEVELS: usize = 5;
 
-/// Entries for which each place has memory from the start, so that a shard in steady state does not allocate
-/// each time the wheel reaches a new place.
-const PLACE_ENTRIES: usize = 4;
-
 /// Entries by firing time; `T` identifies the owner.
 #[derive(Debug)]
 pub struct Wheel<T> {
     /// Everything before this tick has fired.
     tick: u64,
-    levels: Vec<Level<T>>,
-    len: usize,
+    levels: Box<[Level; LEVELS]>,
+    entries: Pages<Entry<T>>,
 }
 
-#[derive(Debug)]
-struct Level<T> {
+#[derive(Debug, Clone, Copy)]
+struct Level {
     /// Bit n: place n is not empty.
     occupied: u64,
-    places: Vec<Vec<(u64, T)>>,
+    /// The numbers of the first and last entry of each place, in the order in which they came there; without
+    /// meaning if the place is empty.
+    places: [(u32, u32); PLACES],
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry<T> {
+    tick: u64,
+    owner: T,
+    /// The number of the next entry in the same place.
+    next: Option<u32>,
 }
 
 impl<T: Copy> Wheel<T> {
     /// Creates a wheel without entries, at time zero.
     #[must_use]
     pub fn new() -> Self {
-        let level = || Level {
+        let level = Level {
             occupied: 0,
-            places: (0..PLACES)
-                .map(|_| Vec::with_capacity(PLACE_ENTRIES))
-                .collect(),
+            places: [(0, 0); PLACES],
         };
         Self {
             tick: 0,
-            levels: (0..LEVELS).map(|_| level()).collect(),
-            len: 0,
+            levels: Box::new([level; LEVELS]),
+            entries: Pages::new(),
         }
     }
 
     /// The number of entries.
     pub(crate) const fn len(&self) -> usize {
-        self.len
+        self.entries.len()
     }
 
     /// Inserts an entry; it fires at the first [`Wheel::expire`] at or after `at`, never before.
     pub fn insert(&mut self, at: Instant, owner: T) {
         let tick = at.as_nanos().div_ceil(1 << TICK_SHIFT).max(self.tick);
-        self.place(tick, owner);
-        self.len += 1;
+        let next = None;
+        let entry = self.entries.insert(Entry { tick, owner, next });
+        self.place(tick, entry);
     }
 
     /// When the wheel next needs to be checked: never later than the first entry fires.
@@ -71,6 +80,8 @@ impl<T: Copy> Wheel<T> {
 
     /// Removes all entries due by `now`.
     pub fn expire(&mut self, now: Instant, mut fired: impl FnMut(T)) {
+        // Owners insert new entries right after the call, so a wheel still empty now is one that nobody uses.
+        self.entries.give_back();
         let until = now.as_nanos() >> TICK_SHIFT;
         while let Some((tick, level)) = self.next_tick() {
             if tick > until {
@@ -78,27 +89,26 @@ impl<T: Copy> Wheel<T> {
             }
             self.tick = tick;
             let place = place_of(tick, level);
-            let entries = std::mem::take(&mut self.levels[level].places[place]);
+            let (first, _) = self.levels[level].places[place];
             self.levels[level].occupied &= !(1 << place);
-            for &(at, owner) in &entries {
+            let mut next = Some(first);
+            while let Some(number) = next {
+                let entry = &mut self.entries[number];
+                next = entry.next.take();
+                let (at, owner) = (entry.tick, entry.owner);
                 if at <= until {
-                    self.len -= 1;
+                    self.entries.remove(number);
                     fired(owner);
                 } else {
-                    self.place(at, owner);
+                    self.place(at, number);
                 }
-            }
-            // The place keeps its memory, unless it has been refilled meanwhile.
-            let home = &mut self.levels[level].places[place];
-            if home.is_empty() {
-                *home = entries;
-                home.clear();
             }
         }
         self.tick = self.tick.max(until);
     }
 
-    fn place(&mut self, tick: u64, owner: T) {
+    /// Puts an entry, which is in no place, behind the others of its place.
+    fn place(&mut self, tick: u64, entry: u32) {
         // The highest digit in which the tick differs from the current one selects the level.
         let differs = tick ^ self.tick;
         let level = ((u64::BITS - differs.leading_zeros()).saturating_sub(1) / PLACE_BITS) as usize;
@@ -109,8 +119,15 @@ impl<T: Copy> Wheel<T> {
             let top = LEVELS - 1;
             (top, (place_of(self.tick, top) + PLACES - 1) % PLACES)
         };
-        self.levels[level].places[place].push((tick, owner));
-        self.levels[level].occupied |= 1 << place;
+        let level = &mut self.levels[level];
+        let (first, last) = &mut level.places[place];
+        if level.occupied & 1 << place == 0 {
+            *first = entry;
+        } else {
+            self.entries[*last].next = Some(entry);
+        }
+        *last = entry;
+        level.occupied |= 1 << place;
     }
 
     /// The next tick at which a place is due, and that place's level.

@@ -13,8 +13,9 @@ use crate::store::{Answer, Frames, FramesKey, ReadFailure, Refusal};
 use crate::time::{Duration, Instant};
 use crate::wire::{self, ErrorCode};
 
-/// Blocks that one transfer may send per turn: a window of the usual size.
-const BURST_BLOCKS_MAX: u64 = 64;
+/// Blocks that one transfer may send per turn: as many as a kernel segments at once (128 since Linux 6.9), or
+/// two windows of the usual size. An engine that can pass fewer to the kernel makes several calls.
+const BURST_BLOCKS_MAX: u64 = 128;
 /// Maximum turns per round of the loop. With ten thousand clients, ACKs must not wait until all have been
 /// served, because their timers would have expired by then.
 const TURNS_PER_ROUND_MAX: usize = 512;

@@ -15,6 +15,7 @@ use super::args::{Compare as Arguments, CompareGuard};
 use super::output::Output;
 use super::{Trouble, end_at_once, remark, say, values};
 use crate::control;
+use crate::load::Weather;
 use crate::load::compare::{self, Contender, Event, Form, Outcome, Plan, Results, Stop, Workload};
 use crate::load::plan::{Bounds, Pace};
 use crate::processors;
@@ -267,6 +268,9 @@ struct WrittenWork {
     within: Option<f64>,
     blksize: Option<u16>,
     windowsize: Option<u16>,
+    /// A probability.
+    #[serde(default)]
+    loss: f64,
     /// Seconds.
     limit: Option<f64>,
 }
@@ -430,6 +434,10 @@ fn workload(written: WrittenWork) -> Result<Workload, String> {
             think: Duration::ZERO,
         },
     };
+    let loss = written.loss;
+    if !(0.0..1.0).contains(&loss) {
+        return Err("loss has to be from 0 to less than 1, as in 0.01".to_owned());
+    }
     let once = written.transfers.is_none() && duration.is_none();
     let blksize = written
         .blksize
@@ -452,6 +460,10 @@ fn workload(written: WrittenWork) -> Result<Workload, String> {
             windowsize: windowsize.transpose()?.filter(|&blocks| blocks > 1),
             timeout: None,
             tsize: None,
+        },
+        weather: Weather {
+            loss,
+            ..Weather::FAIR
         },
         limit: time(written.limit, "limit")?.unwrap_or(LIMIT),
     })
@@ -562,6 +574,7 @@ mod tests {
         size = ["1KiB", "4MiB"]
         clients = 64
         windowsize = 1
+        loss = 0.25
         limit = 2.5
     "#;
 
@@ -580,6 +593,7 @@ mod tests {
         assert_eq!(work.sizes, [1 << 10, 4 << 20]);
         assert_eq!(work.wanted, Wanted::default());
         assert_eq!(work.bounds.transfers, Some(64));
+        assert_eq!(work.weather.loss, 0.25);
         assert_eq!(work.limit, Duration::from_millis(2500));
     }
 
@@ -591,7 +605,7 @@ mod tests {
             .replace("cores = [0]", "")
             .replace("cores = [1]", "");
         let plan = plan(&anywhere).expect("a plan");
-        assert_eq!((plan.contenders.len(), plan.workloads.len()), (7, 10));
+        assert_eq!((plan.contenders.len(), plan.workloads.len()), (7, 14));
         // All but dnsmasq accept uploads.
         let uploads = plan.contenders.iter().filter(|contender| contender.uploads);
         assert_eq!(uploads.count(), 6);
@@ -615,6 +629,7 @@ mod tests {
             ("limit = 2.5", "op = \"write\"", "one size is expected"),
             ("limit = 2.5", "op = \"remove\"", "unknown variant `remove`"),
             ("limit = 2.5", "blksize = 7", "blksize has to be from 8"),
+            ("loss = 0.25", "loss = 1.0", "loss has to be from 0"),
             ("port = 69", "port = 0", "free one"),
             ("port = 69", "cores = [4095]", "core 4095 is none"),
             ("port = 69", "prot = 69", "unknown field `prot`"),

@@ -24,7 +24,7 @@ use std::time::Instant;
 
 use super::plan::{Bounds, Pace};
 use super::profile::Profile;
-use super::{File, Group, Live, Load, Work, contents, run as run_load};
+use super::{File, Group, Live, Load, Weather, Work, contents, run as run_load};
 use crate::proto::negotiate::Wanted;
 use crate::proto::timing::Patience;
 use crate::shard::{Expected, Operation, PATTERN_SEED};
@@ -99,6 +99,8 @@ pub struct Workload {
     pub bounds: Bounds,
     /// The options to request.
     pub wanted: Wanted,
+    /// The impairment of the clients' packets.
+    pub weather: Weather,
     /// When the run is cut off, so that a server that fails costs a bounded time.
     pub limit: Duration,
 }
@@ -317,6 +319,7 @@ fn load(plan: &Plan, workload: &Workload, server: SocketAddr, grounds: &Grounds)
         profiles: vec![(profile, 1)],
         pace: workload.pace,
         bounds: workload.bounds,
+        weather: workload.weather,
         ..Group::new(files.collect(), 1)
     };
     // The server is monitored here, with everything that it starts, so the load needs no process ID.

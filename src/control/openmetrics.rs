@@ -231,7 +231,7 @@ fn write_page(
         (
             "tftp_frame_cache_plain_bytes",
             "counter",
-            "Octets read for one transfer and not kept.",
+            "Octets read plainly, for one transfer.",
             cache.plain_octets,
         ),
         (

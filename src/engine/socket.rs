@@ -11,7 +11,6 @@ use std::os::fd::AsRawFd;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::{Bind, Local, Path};
-use crate::store::Burst;
 use crate::time::Duration;
 
 #[cfg(target_os = "linux")]
@@ -202,6 +201,8 @@ pub(super) mod linux {
     use std::ptr;
 
     use socket2::SockAddr;
+
+    use crate::store::Burst;
 
     use super::*;
 
@@ -739,7 +740,7 @@ pub(super) mod linux {
 /// the detours that libc takes so that threads can be cancelled.
 #[cfg_attr(target_os = "linux", allow(dead_code))]
 mod plain {
-    use rustix::net::{RecvFlags, SendFlags, recvfrom, sendto};
+    use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recvfrom, sendmsg_addr, sendto};
 
     use super::*;
 
@@ -794,8 +795,8 @@ mod plain {
         match parts {
             [octets] => sendto(socket, octets, SendFlags::empty(), &peer)?,
             parts => {
-                let octets: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
-                sendto(socket, &octets, SendFlags::empty(), &peer)?
+                let mut control = SendAncillaryBuffer::default();
+                sendmsg_addr(socket, &peer, parts, &mut control, SendFlags::empty())?
             }
         };
         Ok(())

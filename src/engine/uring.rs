@@ -378,7 +378,7 @@ impl Engine for UringEngine {
                 let Payload::Frames { frames, .. } = payload else {
                     return None;
                 };
-                // A device takes few parts.
+                // A packet that is not copied has at most seventeen parts.
                 let octets = burst.as_contiguous()?;
                 let route = Route {
                     udp: &socket.udp,

@@ -9,6 +9,7 @@ use super::check::{Check, Expected, Flaw};
 use super::upload::Inflow;
 use crate::config;
 use crate::engine::{Path, SocketId};
+use crate::proto::block::BlockIndex;
 use crate::proto::negotiate::{Params, Wanted, Wish};
 use crate::proto::outcome::Outcome;
 use crate::proto::timing::Patience;
@@ -341,11 +342,19 @@ impl Outflow {
     /// Whether frames may have been read for this transfer alone.
     pub(super) fn may_be_alone(&self) -> bool {
         let frames = match &self.frames {
-            Held::None => return self.extents_asked > 0,
+            Held::None => return true,
             Held::Waited(frames) => Some(frames.clone()),
             Held::Known(frames) => frames.upgrade(),
         };
         frames.is_none_or(|frames| !frames.are_laid_out())
+    }
+
+    /// Whether the store may hold something that was read for this transfer alone: what it sends from, or what
+    /// was read ahead for it.
+    pub(super) fn leaves_something(&self, params: &Params) -> bool {
+        let last = BlockIndex::last_of(self.body.len(), params.blksize());
+        let all = self.extents_asked > Frames::extent_of(last, params.blksize());
+        self.extents_asked > 0 && (!all || self.may_be_alone())
     }
 
     /// What the store calls this extent of the body.

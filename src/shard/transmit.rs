@@ -23,7 +23,7 @@ const TURNS_PER_ROUND_MAX: usize = 512;
 /// segmented by the kernel.
 const ROUND_MAX: Duration = Duration::from_millis(5);
 /// Turns between two readings of the clock.
-const TURNS_PER_LOOK: usize = 16;
+const TURNS_PER_LOOK: usize = 8;
 /// Interval at which transfers waiting for the engine are scanned: scanning ten thousand takes a millisecond.
 const ARMED_EVERY: Duration = Duration::from_millis(500);
 /// How long a transfer waits before it asks again for frames that the store was too busy to provide.
@@ -218,9 +218,10 @@ impl<E: Engine> Shard<E> {
             self.store.frames_again(&key, &self.mailbox)
         } else {
             // It makes room before it takes more.
-            let first = sender.acked().plus(1);
-            let first = Frames::extent_of(first, key.blksize);
-            self.store.passed(&out.key(sender.params(), first));
+            let needed = Frames::extent_of(sender.acked().plus(1), key.blksize);
+            if needed > 0 && out.may_be_alone() {
+                self.store.passed(&out.key(sender.params(), needed));
+            }
             self.store.frames(&key, &self.mailbox)
         };
         if !matches!(answer, Answer::Busy) {

@@ -65,6 +65,11 @@ impl Body {
         Ok(())
     }
 
+    /// Whether reading in parts costs no more than reading at once.
+    pub(super) fn is_random_access(&self) -> bool {
+        self.source.is_random_access()
+    }
+
     /// Checks that the file is still the one that was opened, and so was whatever was read before.
     pub(super) fn check(&self) -> Result<(), ReadFailure> {
         self.source.check()

@@ -5,7 +5,10 @@ use std::borrow::Cow;
 use std::io::IoSlice;
 
 use crate::proto::block::{BlockIndex, Rollover};
-use crate::wire::{HEADER_OCTETS, write_data_header};
+use crate::wire::{HEADER_OCTETS, WireBlock, write_data_header};
+
+/// The longest block that is copied to be sent alone: what an Ethernet packet holds.
+const COPIED_OCTETS_MAX: usize = 1500;
 
 /// Consecutive datagrams of equal length; the last may be shorter.
 #[derive(Debug, Clone, Copy)]
@@ -148,6 +151,9 @@ impl<'a> Burst<'a> {
         let Some(Numbering { first, rollover }) = self.numbering else {
             return use_parts(&[IoSlice::new(self.octets)]);
         };
+        if self.count == 1 {
+            return with_parts_of_one(rollover.wire(first), self.octets, use_parts);
+        }
         let count = self.count.min(Self::PARTED_MAX);
         let mut headers = [[0; HEADER_OCTETS]; Self::PARTED_MAX];
         for (header, index) in headers[..count].iter_mut().zip(0..) {
@@ -162,6 +168,25 @@ impl<'a> Burst<'a> {
             parts[1] = IoSlice::new(block);
         }
         use_parts(&parts[..2 * count])
+    }
+}
+
+/// Calls `use_parts` with the parts of a single packet: one, if the block is short, since copying it costs less
+/// than handing over two.
+fn with_parts_of_one<T>(
+    number: WireBlock,
+    block: &[u8],
+    use_parts: impl FnOnce(&[IoSlice<'_>]) -> T,
+) -> T {
+    let header = write_data_header(number);
+    let mut packet = [0; HEADER_OCTETS + COPIED_OCTETS_MAX];
+    match packet.get_mut(HEADER_OCTETS..HEADER_OCTETS + block.len()) {
+        Some(place) => {
+            place.copy_from_slice(block);
+            packet[..HEADER_OCTETS].copy_from_slice(&header);
+            use_parts(&[IoSlice::new(&packet[..HEADER_OCTETS + block.len()])])
+        }
+        None => use_parts(&[IoSlice::new(&header), IoSlice::new(block)]),
     }
 }
 

@@ -1,16 +1,16 @@
 //! The cache of packets, and the policy that decides which are laid out and kept.
 //!
-//! All requests go through the cache, so that requests for the same cold extent are merged. What is asked
-//! for by one transfer only is read *plain* into memory that is reused as soon as that transfer has passed
-//! on: laying it out would cost that client more than gathering does, and a large file that one client
-//! reads once must not flush the image that every client boots. What a second transfer asks for is *laid
-//! out* and kept: it costs each further client less, and nothing is read again. In numbers: at 1428 octets
-//! per block, the third client has made up for it (`benches/policy.rs`).
+//! All requests go through the cache, so that requests for the same cold extent are merged. What only one
+//! transfer asks for is read *plain* into memory that is reused as soon as that transfer has passed on.
+//! Laying it out takes longer than gathering saves one client, and keeping it takes new memory, which costs
+//! more than everything else; nor may a large file that one client reads once flush the image that every
+//! client boots. What a second transfer asks for is *laid out* and kept: sending it costs each further client
+//! less, and nothing is read again (`benches/policy.rs`).
 //!
-//! To know a second request, the cache remembers extents that it no longer holds (as 2Q does; Johnson and
-//! Shasha, 1994). When memory runs out, the least recently requested extent is evicted: a plain one if those
-//! take more than their share, else one that is laid out; but none that is being sent, since that would free
-//! nothing.
+//! To recognise a second request, the cache remembers extents that it no longer holds (as 2Q does; Johnson
+//! and Shasha, 1994). When memory runs out, an extent is evicted that was not requested for long; but none
+//! that is being sent, since that would free nothing. Plain extents have a share of the memory: as long as
+//! they take less, what is laid out is evicted first, and beyond that whatever is oldest.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -32,8 +32,9 @@ const AHEAD_SHARE: usize = 8;
 /// hundreds of clients at once that each read a file of their own.
 const PLAIN_SHARE: usize = 4;
 
-/// How many extents behind a transfer are looked at when it passes on: it has usually left one.
-const EXTENTS_BEHIND: u64 = 8;
+/// How many extents behind a transfer are looked at when it passes on. It has usually left one; a window of the
+/// largest blocks spans many.
+const EXTENTS_BEHIND: u64 = 64;
 
 /// Extents that are remembered, for each that fits the cache: an image that is booted again before twice
 /// that much other data was read is known again.
@@ -190,12 +191,24 @@ impl FrameCache {
         drop(dropped);
     }
 
-    /// A transfer is over that would have asked for `key` next: what was read ahead for it makes room too.
+    /// A transfer is over that would have asked for `key` next: what was read for it makes room, also ahead.
     pub(super) fn left(&self, key: &FramesKey) {
-        self.passed(&FramesKey {
-            extent: key.extent.saturating_add(EXTENTS_AHEAD),
-            ..key.clone()
-        });
+        let next = key.slot();
+        let beyond = Slot {
+            extent: next.extent.saturating_add(EXTENTS_AHEAD),
+            ..next
+        };
+        let mut state = self.lock();
+        let ahead: Vec<Slot> = state
+            .entries
+            .range(next..beyond)
+            .filter(|(_, entry)| entry.ahead)
+            .map(|(&slot, _)| slot)
+            .collect();
+        let dropped: Vec<_> = ahead.into_iter().map(|slot| state.retire(slot)).collect();
+        drop(state);
+        drop(dropped);
+        self.passed(key);
     }
 
     /// How the job for `key` is to make its frames; `None` if there is nothing to do any more.
@@ -312,7 +325,8 @@ impl Entry {
 }
 
 impl State {
-    /// The answer, and whether the transfer has found nothing ready, so that it is time to read ahead.
+    /// The answer, and whether it is time to read ahead: this is the first time that anyone asks, at least for
+    /// long.
     fn ask(
         &mut self,
         key: &FramesKey,
@@ -374,7 +388,8 @@ impl State {
                 }
                 entry.progress = Progress::Pending(vec![mailbox.clone()]);
                 self.pending += 1;
-                (Asked::Waiting, true)
+                // A transfer that lost what it was sending from has asked for the next ones already.
+                (Asked::Waiting, asker == Asker::Another)
             }
         }
     }
@@ -442,7 +457,10 @@ impl State {
             ..slot
         };
         let mut before = self.entries.range(after..slot);
-        before.any(|(_, entry)| entry.requests == Requests::Several)
+        before.any(|(_, entry)| {
+            let is_there = !matches!(entry.progress, Progress::Remembered { .. });
+            is_there && entry.requests == Requests::Several
+        })
     }
 
     /// Returns the waiters for frames that have been made or have failed, and those whose place they take.
@@ -541,13 +559,18 @@ impl State {
 
     /// Evicts the least valuable entry whose eviction frees memory, if there is one; returns its frames.
     fn evict(&mut self) -> Option<Arc<Frames>> {
-        let (first, second) = if self.plain_octets > self.octets_max / PLAIN_SHARE {
-            (&self.plain, &self.laid_out)
-        } else {
-            (&self.laid_out, &self.plain)
+        let oldest = |group: &BTreeMap<u64, Slot>| {
+            let mut entries = group.iter();
+            entries
+                .find(|(_, slot)| self.is_idle(slot))
+                .map(|(&used, &slot)| (used, slot))
         };
-        let mut slots = first.values().chain(second.values());
-        let slot = *slots.find(|slot| self.is_idle(slot))?;
+        let (plain, laid_out) = (oldest(&self.plain), oldest(&self.laid_out));
+        let has_more_than_its_share = self.plain_octets > self.octets_max / PLAIN_SHARE;
+        let (_, slot) = match (plain, laid_out) {
+            (Some(plain), Some(laid_out)) if has_more_than_its_share => plain.min(laid_out),
+            (plain, laid_out) => laid_out.or(plain)?,
+        };
         self.evictions += 1;
         self.retire(slot)
     }
@@ -564,7 +587,8 @@ impl State {
         )
     }
 
-    /// Takes the frames of a ready entry; it is remembered, if it was requested at all.
+    /// Takes the frames of a ready entry; it is remembered, if it was requested at all. One that was read ahead
+    /// in vain goes, even if it is not ready yet.
     fn retire(&mut self, slot: Slot) -> Option<Arc<Frames>> {
         let entry = self.entries.get_mut(&slot)?;
         if entry.ahead {
@@ -579,8 +603,6 @@ impl State {
         self.uses += 1;
         let remembered = Progress::Remembered { used: self.uses };
         let retired = std::mem::replace(&mut entry.progress, remembered);
-        // One more request, and it was requested again.
-        entry.requests = Requests::One;
         self.remembered.insert(self.uses, slot);
         let remembered_max =
             (self.octets_max / EXTENT_OCTETS as usize * REMEMBERED_PER_EXTENT).max(REMEMBERED_MIN);

@@ -249,7 +249,11 @@ fn read_and_lay_out(
 ) -> Result<(), ReadFailure> {
     let blksize = usize::from(key.blksize);
     let segment = blksize + HEADER_OCTETS;
-    let part_octets = (PART_OCTETS / segment).max(1) * segment;
+    let part_octets = if key.body.is_random_access() {
+        (PART_OCTETS / segment).max(1) * segment
+    } else {
+        octets.len()
+    };
     for part in octets.chunks_mut(part_octets) {
         // The payload is read at once into the far end, and each block is then moved forward to its place.
         // No block is overwritten before it is moved: block `i` of `n` ends, in its place, 4(i+1) octets

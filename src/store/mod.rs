@@ -214,7 +214,7 @@ impl Store {
         self.shared.cache.passed(key);
     }
 
-    /// A transfer is over; the extent of `key` is the first that it has not asked for.
+    /// A transfer is over that would have asked for `key` next: what was read for it alone is released.
     pub fn left(&self, key: &FramesKey) {
         self.shared.cache.left(key);
     }
@@ -326,13 +326,13 @@ pub struct StoreStatistics {
     pub misses: u64,
     /// Octets of packets laid out with their headers, to be kept for several transfers.
     pub framed_octets: u64,
-    /// Octets of packets read for one transfer, and not kept.
+    /// Octets of packets read plainly, for one transfer.
     pub plain_octets: u64,
     /// Extents evicted to make room.
     pub evictions: u64,
     /// Octets of memory in use: frames, cached or only being sent, and free memory kept for reuse.
     pub resident_octets: u64,
-    /// Extents being made or queued.
+    /// Extents being read or about to be.
     pub pending: u64,
 }
 
@@ -703,6 +703,11 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// [`ReadFailure::Changed`] if it is not.
     fn check(&self) -> Result<(), ReadFailure>;
+
+    /// Whether reading at any offset costs as much as reading on: then a long read may be done in parts.
+    fn is_random_access(&self) -> bool {
+        true
+    }
 
     /// Whether the file has no name left, so that no new client can request it and only open descriptors
     /// keep it on the disk.

@@ -394,6 +394,7 @@ fn waits_of_one_reader(
             rollover: Rollover::ToZero,
             extent,
         };
+        store.passed(&key);
         if matches!(store.frames(&key, mailbox), Answer::Later) {
             waits.push(extent);
             while inbox.try_recv().is_err() {
@@ -527,7 +528,7 @@ struct Watched {
 
 impl Watched {
     fn new(extents: u64) -> Self {
-        let (store, mailbox, inbox, body) = cold_file(extents, 100);
+        let (store, mailbox, inbox, body) = cold_file(extents, 200);
         Self {
             store,
             mailbox,
@@ -650,7 +651,8 @@ fn what_does_not_fit_twice_stays_plain() {
 }
 
 /// Goal: clients that each read a file of their own take up to a quarter of the cache from what is kept for
-/// others, and no more. Method: extents of both kinds, each more than there is room for.
+/// others that ask for it, and more of what nobody asks for. Method: extents of both kinds, each more than there
+/// is room for.
 #[test]
 fn plain_extents_have_a_share() {
     let watched = Watched::new(16);
@@ -665,20 +667,74 @@ fn plain_extents_have_a_share() {
     }
     assert_eq!(ready().0, 10);
     // Nobody passes on.
-    extents(10..15).for_each(|extent| assert!(!watched.ask(extent)));
-    let (laid_out, plain) = ready();
-    assert_eq!(laid_out + plain, 16, "nothing is given up without need");
-    extents(15..24).for_each(|extent| assert!(!watched.ask(extent)));
+    for extent in extents(10..30) {
+        assert!(!watched.ask(extent));
+        // These are asked for all the time.
+        extents(0..10).for_each(|extent| assert!(watched.ask(extent)));
+    }
     assert_eq!(
         ready(),
         (10, 6),
-        "beyond a quarter, they make room for each other"
+        "beyond their share, they make room for each other"
     );
-    for extent in extents(0..24) {
+    for extent in extents(30..46) {
+        assert!(!watched.ask(extent));
+    }
+    let (laid_out, plain) = ready();
+    assert!(
+        laid_out <= 2 && laid_out + plain == 16,
+        "and what is older makes room for them"
+    );
+    for extent in extents(30..40) {
         while !watched.ask(extent) {}
     }
     let (laid_out, plain) = ready();
-    assert!(laid_out >= 11 && plain <= 5, "{laid_out} {plain}");
+    assert!(laid_out >= 10 && plain >= 4, "{laid_out} {plain}");
+}
+
+/// Goal: those who send an extent keep it, although it was evicted meanwhile and one of them passes on. Method:
+/// two transfers of an extent that then makes room for others.
+#[test]
+fn what_several_send_is_not_taken_by_the_first_that_passes() {
+    let watched = Watched::new(4);
+    while !watched.ask(1) {}
+    (5..20)
+        .step_by(4)
+        .for_each(|extent| while !watched.ask(extent) {});
+    assert!(!watched.holds(1));
+    let again = watched
+        .store
+        .frames_again(&watched.key(1), &watched.mailbox);
+    assert!(matches!(again, Answer::Later));
+    run_all(&watched.store);
+    watched.inbox.try_iter().count();
+    watched.store.passed(&watched.key(2));
+    assert!(watched.holds(1));
+}
+
+/// Goal: transfers that are aborted leave no room to read ahead occupied, whether what was read for them came
+/// before or after that, and of whichever layout it is. Method: more of them than there is such room for.
+#[test]
+fn aborted_transfers_leave_the_room_to_read_ahead() {
+    let watched = Watched::new(16);
+    for laid_out in [false, true] {
+        for extent in (0..12).map(|index| 4 * index) {
+            // The first transfer is remembered, so that the second one's extents are laid out.
+            assert_eq!(watched.ask(extent), laid_out);
+            watched.store.left(&watched.key(extent + 1));
+        }
+    }
+    for extent in (50..90).step_by(4) {
+        let asked = watched.store.frames(&watched.key(extent), &watched.mailbox);
+        assert!(matches!(asked, Answer::Later));
+        watched.store.left(&watched.key(extent + 1));
+        run_all(&watched.store);
+    }
+    watched.inbox.try_iter().count();
+    watched.ask(95);
+    run_all(&watched.store);
+    assert!(watched.holds(96) && watched.holds(97), "it was read ahead");
+    assert_eq!(watched.store.statistics().pending, 0);
 }
 
 /// Goal: only extents whose eviction frees memory are evicted. Method: in a full cache, the least recently
@@ -730,8 +786,9 @@ fn a_large_file_does_not_flush_the_image() {
         }
         waits_of_one_reader(&store, &large, &mailbox, &inbox, |_| disk_jobs);
         run_all(&store);
+        let read = store.statistics().plain_octets;
         assert!(
-            store.statistics().evictions > 60,
+            read > 10 * CACHE_EXTENTS * EXTENT_OCTETS,
             "the large file came and went"
         );
         let waits = waits_of_one_reader(&store, &image, &mailbox, &inbox, |_| disk_jobs);
@@ -822,13 +879,12 @@ fn the_counters_add_up() {
     let once = store.statistics();
     assert_eq!((once.hits, once.misses, once.evictions), (3, 1, 0));
     assert_eq!(once.framed_octets, 0);
-    assert!(once.plain_octets > body.len() && once.plain_octets <= once.resident_octets);
+    assert!(once.plain_octets > body.len());
     waits_of_one_reader(&store, &body, &mailbox, &inbox, |_| 1);
     run_all(&store);
     let twice = store.statistics();
-    assert_eq!((twice.hits, twice.misses), (7, 1));
-    assert_eq!(twice.plain_octets, once.plain_octets);
-    assert_eq!(twice.framed_octets, once.plain_octets);
+    assert_eq!((twice.hits, twice.misses), (6, 2));
+    assert!(twice.framed_octets > body.len() && twice.framed_octets <= twice.resident_octets);
 }
 
 #[test]

@@ -82,6 +82,11 @@ impl Scan {
 }
 
 impl Source for Text {
+    /// The text between a checkpoint and the offset has to be passed over.
+    fn is_random_access(&self) -> bool {
+        false
+    }
+
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, ReadFailure> {
         let (mut place, wire) = self.index.before(offset);
         let mut skip = offset - wire;

@@ -360,33 +360,42 @@ fn framed(len: u64, blksize: u16, laid_out: bool) -> Vec<Arc<Frames>> {
     extents.collect()
 }
 
-/// Goal: frames arrive whole and in order, copied or not, and whatever happens to them later.
+/// Goal: frames arrive whole and in order, however they lie in memory, and few or more than the kernel segments
+/// at once.
 fn frames_arrive_as_datagrams<E: Tested>() {
-    let mut sender = Host::<E>::new("0.0.0.0");
-    let mut receiver = Host::<E>::new("0.0.0.0");
-    // Along the path of an answer, interface and all.
-    receiver.send(&to(sender.at("127.0.0.1")), Payload::Packet(b"question"));
-    let path = sender.receive(1).remove(0).path;
-    for laid_out in [false, true] {
-        let frames = framed(39 * 1428 + 5, 1428, laid_out).remove(0);
-        let burst = frames.burst(BlockIndex::FIRST, u64::MAX);
-        assert_eq!(burst.count(), 40);
-        let octets = burst.to_contiguous();
-        let expected: Vec<&[u8]> = octets.chunks(burst.segment()).collect();
-        for (first, count, left) in [(1, 40, 40), (38, 100, 3), (1, 1, 1), (41, 1, 0)] {
-            let burst = Payload::Frames {
-                frames: &frames,
-                first: BlockIndex(first),
-                count,
-            };
-            assert_eq!(sender.send(&path, burst), Sent::Datagrams(left));
-            let arrived = receiver.receive(left);
-            for (datagram, expected) in arrived.iter().zip(&expected[first as usize - 1..]) {
-                assert_eq!(datagram.octets, *expected);
+    for (everywhere, here) in [("0.0.0.0", "127.0.0.1"), ("::", "::1")] {
+        let mut sender = Host::<E>::new(everywhere);
+        let mut receiver = Host::<E>::new(everywhere);
+        // Along the path of an answer, interface and all.
+        receiver.send(&to(sender.at(here)), Payload::Packet(b"question"));
+        let path = sender.receive(1).remove(0).path;
+        for (blksize, last) in [(1428, 40), (256, 200)] {
+            for laid_out in [false, true] {
+                let len = (last - 1) * u64::from(blksize) + 5;
+                let frames = framed(len, blksize, laid_out).remove(0);
+                let burst = frames.burst(BlockIndex::FIRST, u64::MAX);
+                assert_eq!(burst.count() as u64, last);
+                let octets = burst.to_contiguous();
+                let expected: Vec<&[u8]> = octets.chunks(burst.segment()).collect();
+                for (first, count) in [(1, last), (last - 2, 100), (1, 1), (last, 1), (last + 1, 1)]
+                {
+                    let burst = Payload::Frames {
+                        frames: &frames,
+                        first: BlockIndex(first),
+                        count,
+                    };
+                    let left = count.min(last + 1 - first) as usize;
+                    assert_eq!(sender.send(&path, burst), Sent::Datagrams(left));
+                    let arrived = receiver.receive(left);
+                    for (datagram, expected) in arrived.iter().zip(&expected[first as usize - 1..])
+                    {
+                        assert_eq!(datagram.octets, *expected);
+                    }
+                }
             }
         }
+        assert_eq!(sender.statistics().zero_copy_sends, 0);
     }
-    assert_eq!(sender.statistics().zero_copy_sends, 0);
 }
 
 fn many_segments_take_few_system_calls<E: Tested>() {

@@ -279,11 +279,11 @@ impl<E: Engine> Shard<E> {
     /// Returns to the store what a transfer was reading from or writing to, if anything.
     fn discard(&mut self, stage: Stage) {
         match stage {
-            Stage::Running(Transfer::Send(sender), Flow::Out(out)) => {
-                if out.leaves_something(sender.params()) {
-                    let next = out.key(sender.params(), out.extents_asked);
-                    self.store.left(&next);
-                }
+            Stage::Running(Transfer::Send(sender), Flow::Out(out))
+                if out.leaves_something(sender.params()) =>
+            {
+                let next = out.key(sender.params(), out.extents_asked);
+                self.store.left(&next);
             }
             Stage::Running(_, Flow::In(inflow)) => {
                 self.kept_octets -= inflow.kept_octets();

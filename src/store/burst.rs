@@ -103,12 +103,12 @@ impl<'a> Burst<'a> {
 
     /// The octets of all datagrams, copied together if need be.
     #[must_use]
-    pub fn to_contiguous(&self) -> Cow<'a, [u8]> {
+    pub fn to_contiguous(self) -> Cow<'a, [u8]> {
         if self.numbering.is_none() {
             return Cow::Borrowed(self.octets);
         }
         let mut octets = Vec::with_capacity(self.total());
-        let mut rest = *self;
+        let mut rest = self;
         while rest.count > 0 {
             let (front, back) = rest.split_at(Self::PARTED_MAX);
             front.with_parts(|parts| parts.iter().for_each(|part| octets.extend_from_slice(part)));

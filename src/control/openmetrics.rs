@@ -219,7 +219,7 @@ fn write_page(
         (
             "tftp_frame_cache_misses",
             "counter",
-            "Frames that had to be waited for.",
+            "Frames that had to be read.",
             cache.misses,
         ),
         (

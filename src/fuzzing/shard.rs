@@ -207,6 +207,7 @@ impl Play {
             }
             _ => self.files.set_faults(Faults {
                 open_would_block: number & 2 == 2,
+                read_would_block: number & 8 == 8,
                 disk_octets: (number & 4 == 4).then_some(700),
                 ..Faults::default()
             }),

@@ -158,6 +158,12 @@ pub fn run(scenario: &Scenario) -> Report {
         &client_files
     };
     source.insert(b"image", image);
+    // Without a disk to wait for, the server reads on its own thread.
+    let faults = Faults {
+        read_would_block: !scenario.disk.is_zero(),
+        ..Faults::default()
+    };
+    server_files.set_faults(faults);
     let server = world.add_host(
         "S",
         SERVER.ip(),
@@ -214,11 +220,11 @@ pub fn run(scenario: &Scenario) -> Report {
             Some(Calamity::ServerStops) => world.shard_mut(server).stop(),
             Some(Calamity::ReadsFail) => server_files.set_faults(Faults {
                 read: Some(ReadFailure::Failed(libc::EIO)),
-                ..Faults::default()
+                ..faults
             }),
             Some(Calamity::DiskFull) => server_files.set_faults(Faults {
                 disk_octets: Some(0),
-                ..Faults::default()
+                ..faults
             }),
         }
         let ended = world.take_endings(client);

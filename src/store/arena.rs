@@ -117,6 +117,19 @@ impl Arena {
         Some(self.chunk(memory, cost, false))
     }
 
+    /// A chunk of `octets` in a free cell that keeps its memory, if there is one. Also chunks that usually come
+    /// from the heap get the whole cell.
+    pub(super) fn take_warm(self: &Arc<Self>, octets: usize) -> Option<Chunk> {
+        let region = self.region.as_ref().filter(|_| octets <= CELL_OCTETS)?;
+        let Warm { cell, stay } = self.lock().warm.pop_back()?;
+        let memory = Memory::Cell {
+            cell: region.cell(cell),
+            octets,
+            stay,
+        };
+        Some(self.chunk(memory, CELL_OCTETS, false))
+    }
+
     /// A chunk of `octets` in excess of the bound.
     pub(super) fn exceed(self: &Arc<Self>, octets: usize) -> Chunk {
         let cost = octets + CHUNK_OCTETS;

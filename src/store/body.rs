@@ -65,6 +65,12 @@ impl Body {
         Ok(())
     }
 
+    /// Fills `buffer` from `offset` on and checks, if that takes no longer than to copy the octets; `false` if it
+    /// may, or if anything is wrong.
+    pub(super) fn read_now(&self, buffer: &mut [u8], offset: u64) -> bool {
+        self.source.read_now(buffer, offset)
+    }
+
     /// Whether reading in parts costs no more than reading at once.
     pub(super) fn is_random_access(&self) -> bool {
         self.source.is_random_access()

@@ -7,6 +7,10 @@
 //! client boots. What a second transfer asks for is *laid out* and kept: sending it costs each further client
 //! less, and nothing is read again (`benches/policy.rs`).
 //!
+//! What is plain and in the system's page cache is read on the thread of the shard that asks, if there is
+//! memory for it that was used before: waking a thread costs more than the copy. For all else there are jobs,
+//! and if the disk has to be asked, the next extents are read ahead.
+//!
 //! To recognise a second request, the cache remembers extents that it no longer holds (as 2Q does; Johnson
 //! and Shasha, 1994). When memory runs out, an extent is evicted that was not requested for long; but none
 //! that is being sent, since that would free nothing. Plain extents have a share of the memory: as long as
@@ -17,7 +21,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::arena::{Arena, Chunk};
 use super::frames::{EXTENT_OCTETS, Frames, FramesKey, Layout, Slot};
-use super::{Mailbox, ReadFailure, StoreStatistics};
+use super::{Mailbox, StoreStatistics};
 use crate::sync::{Mutex, MutexGuard};
 
 /// Extents read ahead of the first client: one to hide a disk that is faster than the client, and one more
@@ -35,6 +39,9 @@ const PLAIN_SHARE: usize = 4;
 /// How many extents behind a transfer are looked at when it passes on. It has usually left one; a window of the
 /// largest blocks spans many.
 const EXTENTS_BEHIND: u64 = 64;
+
+/// Octets whose first touch takes no longer than a burst does: less than the heap asks the system for at a time.
+const SOON_TOUCHED_OCTETS: usize = 96 * 1024;
 
 /// Extents that are remembered, for each that fits the cache: an image that is booted again before twice
 /// that much other data was read is known again.
@@ -97,6 +104,8 @@ enum Progress {
     Ready {
         frames: Arc<Frames>,
         used: u64,
+        /// Whether they were read without asking a disk, so that nothing is gained by reading ahead.
+        at_hand: bool,
         /// Whether a job is laying them out, or found no room for that.
         changing: bool,
     },
@@ -107,6 +116,8 @@ enum Progress {
 /// The cache's answer to a request.
 pub(super) enum Asked {
     Ready(Arc<Frames>),
+    /// The caller alone asks for them: it is to read them plainly, or to queue a job that does.
+    Alone,
     Waiting,
     Busy,
 }
@@ -125,6 +136,8 @@ pub(super) enum Asker {
 pub(super) enum Why {
     /// A transfer is waiting.
     Asked,
+    /// One is waiting that may be answered at once: nothing is queued yet, but there must be room.
+    AskedAlone,
     /// It saves time or work later.
     Ahead,
 }
@@ -164,13 +177,18 @@ impl FrameCache {
         let (asked, first_time) = state.ask(key, asker, mailbox, &mut queue);
         match asked {
             Asked::Ready(_) => state.hits += 1,
-            Asked::Waiting => state.misses += 1,
+            Asked::Alone | Asked::Waiting => state.misses += 1,
             Asked::Busy => {}
         }
         if first_time {
             state.read_ahead(key, queue);
         }
         asked
+    }
+
+    /// Queues the extents behind `key`, which the disk had to be asked for.
+    pub(super) fn read_ahead(&self, key: &FramesKey, queue: impl FnMut(FramesKey, Why) -> bool) {
+        self.lock().read_ahead(key, queue);
     }
 
     /// A transfer no longer needs the extents before that of `key`: those that it alone asked for make room.
@@ -219,33 +237,53 @@ impl FrameCache {
     /// Memory for `octets` of frames. Evicts entries to make room; if none can be evicted, or the frames
     /// never fit, they serve only their current waiters.
     pub(super) fn room(&self, octets: usize) -> Chunk {
-        if self.arena.fits(octets) {
-            loop {
-                if let Some(chunk) = self.arena.take(octets) {
-                    return chunk;
-                }
-                // Free the memory after releasing the lock, since others wait for it.
-                let evicted = self.lock().evict();
-                if evicted.is_none() {
-                    break;
-                }
-            }
-        }
-        self.arena.exceed(octets)
+        let within = self.room_within(octets);
+        within.unwrap_or_else(|| self.arena.exceed(octets))
     }
 
-    /// Stores a job's result; returns it with its waiters.
+    /// Memory for `octets` of frames within the bound, if it is there at once: so little that its first touch
+    /// does not matter, or memory that was used before.
+    pub(super) fn warm_room(&self, octets: usize) -> Option<Chunk> {
+        if octets <= SOON_TOUCHED_OCTETS {
+            self.room_within(octets)
+        } else {
+            self.arena.take_warm(octets)
+        }
+    }
+
+    fn room_within(&self, octets: usize) -> Option<Chunk> {
+        if !self.arena.fits(octets) {
+            return None;
+        }
+        loop {
+            if let Some(chunk) = self.arena.take(octets) {
+                return Some(chunk);
+            }
+            // Free the memory after releasing the lock, since others wait for it.
+            let evicted = self.lock().evict();
+            evicted.as_ref()?;
+        }
+    }
+
+    /// Stores frames that were made; returns them with their waiters. What is `at_hand` came from memory, and
+    /// probably so will the octets behind it.
     pub(super) fn finish(
         &self,
         key: &FramesKey,
-        result: Result<Frames, ReadFailure>,
-    ) -> (Result<Arc<Frames>, ReadFailure>, Vec<Mailbox>) {
-        let result = result.map(Arc::new);
+        frames: Frames,
+        at_hand: bool,
+    ) -> (Arc<Frames>, Vec<Mailbox>) {
+        let frames = Arc::new(frames);
         let mut state = self.lock();
-        let (waiting, displaced) = state.finish(key, result.as_ref().ok());
+        let (waiting, displaced) = state.finish(key, Some(&frames), at_hand);
         drop(state);
         drop(displaced);
-        (result, waiting)
+        (frames, waiting)
+    }
+
+    /// Frames could not be made; returns their waiters.
+    pub(super) fn fail(&self, key: &FramesKey) -> Vec<Mailbox> {
+        self.lock().finish(key, None, false).0
     }
 
     /// Removes all entries of a dropped body.
@@ -336,9 +374,15 @@ impl State {
     ) -> (Asked, bool) {
         let slot = key.slot();
         let Some(entry) = self.entries.get_mut(&slot) else {
-            if !queue(key.clone(), Why::Asked) {
+            let (asked, why) = if self.follows_a_crowd(slot) {
+                (Asked::Waiting, Why::Asked)
+            } else {
+                (Asked::Alone, Why::AskedAlone)
+            };
+            if !queue(key.clone(), why) {
                 return (Asked::Busy, false);
             }
+            let first_time = why == Why::Asked;
             let entry = Entry {
                 octets: key.octets(Layout::LaidOut),
                 ahead: false,
@@ -347,7 +391,7 @@ impl State {
             };
             self.pending += 1;
             self.entries.insert(slot, entry);
-            return (Asked::Waiting, true);
+            return (asked, first_time);
         };
         let was_ahead = std::mem::take(&mut entry.ahead);
         if was_ahead {
@@ -365,8 +409,12 @@ impl State {
                 (Asked::Waiting, was_ahead)
             }
             Progress::Ready {
-                frames, changing, ..
+                frames,
+                at_hand,
+                changing,
+                ..
             } => {
+                let at_hand = *at_hand;
                 if !was_ahead && asker == Asker::Another {
                     entry.requests = Requests::Several;
                     // If the queue is full, the next one that asks tries again.
@@ -376,7 +424,7 @@ impl State {
                 }
                 let asked = Asked::Ready(Arc::clone(frames));
                 self.touch(slot);
-                (asked, was_ahead)
+                (asked, was_ahead && !at_hand)
             }
             Progress::Remembered { used } => {
                 if !queue(key.clone(), Why::Asked) {
@@ -469,6 +517,7 @@ impl State {
         &mut self,
         key: &FramesKey,
         frames: Option<&Arc<Frames>>,
+        at_hand: bool,
     ) -> (Vec<Mailbox>, Option<Arc<Frames>>) {
         if let Some(frames) = frames {
             *if frames.are_laid_out() {
@@ -493,6 +542,7 @@ impl State {
                         entry.progress = Progress::Ready {
                             frames: Arc::clone(frames),
                             used,
+                            at_hand,
                             changing: false,
                         };
                         self.enter(slot, used, frames);
@@ -505,6 +555,7 @@ impl State {
                 frames,
                 used,
                 changing,
+                ..
             } => {
                 let Some(made) = kept else {
                     return (Vec::new(), None);

@@ -106,6 +106,21 @@ impl FileSource {
         Ok(filled)
     }
 
+    /// Fills the buffer if the page cache holds all of it (`RWF_NOWAIT`, Linux 4.14).
+    #[cfg(target_os = "linux")]
+    fn fill_now(&self, buffer: &mut [u8], offset: u64) -> bool {
+        use rustix::io::{ReadWriteFlags, preadv2};
+        let len = buffer.len();
+        let parts = &mut [io::IoSliceMut::new(buffer)];
+        // A read that stops short found a page missing, or the end of a file that is shorter now.
+        preadv2(&self.file, parts, offset, ReadWriteFlags::NOWAIT) == Ok(len)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn fill_now(&self, _: &mut [u8], _: u64) -> bool {
+        false
+    }
+
     /// Whether the file can be the one that was opened. If longer, it has grown or another was copied over
     /// it; with the old length and time stamp, it was renamed or deleted, or is another with the old time
     /// stamp: the sample of what was read decides.
@@ -149,6 +164,14 @@ impl Source for FileSource {
         // Another thread may have found a change meanwhile.
         *trusted = trusted.filter(|_| holds).map(|_| now);
         trusted.map(drop).ok_or(ReadFailure::Changed)
+    }
+
+    fn read_now(&self, buffer: &mut [u8], offset: u64) -> bool {
+        let fill_now = |buffer: &mut [u8], offset| self.fill_now(buffer, offset);
+        fill_now(buffer, offset)
+            && self.sample.note(buffer, offset)
+            && (offset == 0 || self.sample.look_ahead_now(fill_now))
+            && identity(&self.file).is_ok_and(|now| *self.trusted() == Some(now))
     }
 
     fn is_nameless(&self) -> bool {
@@ -534,6 +557,53 @@ mod tests {
         let mut octets = vec![0; len];
         fastrand::Rng::with_seed(seed).fill(&mut octets);
         octets
+    }
+
+    /// Goal: what the page cache holds is read at once and is the file's; nothing is if the file has changed
+    /// in any way since it was last checked, nor beyond its end. Method: parts that are in memory, then out of
+    /// it, then an addition, a rewrite and a truncation.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_is_in_memory_is_read_at_once_if_nothing_has_changed() {
+        let whole = octets(4, LEN);
+        let case = Case::new(&whole);
+        let path = case.folder.path().join("file");
+        let read_now = |offset: u64| {
+            let mut buffer = [0; 5000];
+            let read = case.source.read_now(&mut buffer, offset);
+            let there = whole.get(offset as usize..offset as usize + 5000);
+            assert!(!read || there == Some(&buffer[..]), "other octets");
+            read
+        };
+        // A file that was just written is in memory, its samples included.
+        assert!(read_now(0) && read_now(70_000) && read_now(LEN as u64 - 5000));
+        assert!(!read_now(LEN as u64 - 4999), "it has no such end");
+
+        let file = File::open(&path).expect("it");
+        file.sync_all().expect("on the disk");
+        let all = rustix::fs::Advice::DontNeed;
+        rustix::fs::fadvise(&file, 0, None, all).expect("advised");
+        // Some file systems have nothing but memory.
+        let was_there = read_now(1 << 20);
+        assert_eq!(
+            case.read(1 << 20, 5000).as_deref(),
+            Ok(&whole[1 << 20..][..5000])
+        );
+        assert!(read_now(1 << 20), "read just now; before: {was_there}");
+
+        let mut grown = File::options().append(true).open(&path).expect("it");
+        grown.write_all(b"more").expect("room");
+        assert!(!read_now(0), "whether it is still the same takes a look");
+        assert!(case.read(0, 5000).is_ok());
+        assert!(read_now(0));
+        let other = octets(5, LEN + 4);
+        case.write(&other);
+        assert!(!read_now(0));
+        assert_eq!(case.read(0, 5000), Err(ReadFailure::Changed));
+        case.write(&whole);
+        assert!(!read_now(0), "once changed, never trusted");
+        grown.set_len(100).expect("cut");
+        assert!(!read_now(0));
     }
 
     /// Goal: a file that is appended to is read up to its old end, whatever happens to its name.

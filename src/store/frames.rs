@@ -218,6 +218,26 @@ impl Frames {
         })
     }
 
+    /// Reads an extent plainly into `chunk`, whose length is the one the key gives for that, or hands it back if
+    /// reading may take longer than to copy the octets.
+    pub(super) fn read_now(key: &FramesKey, mut chunk: Chunk) -> Result<Self, Chunk> {
+        let Some((first, blocks)) = key.blocks() else {
+            return Err(chunk);
+        };
+        let offset = first.offset(key.blksize);
+        if !key.body.read_now(chunk.octets_mut(), offset) {
+            return Err(chunk);
+        }
+        Ok(Self {
+            first,
+            blocks,
+            blksize: key.blksize,
+            rollover: key.rollover,
+            layout: Layout::Plain,
+            chunk,
+        })
+    }
+
     /// The same packets, laid out in `chunk`, whose length is the one the key gives for that.
     pub(super) fn laid_out(&self, mut chunk: Chunk) -> Self {
         let octets = chunk.octets_mut();

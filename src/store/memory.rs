@@ -55,6 +55,8 @@ pub struct Faults {
     pub disk_octets: Option<u64>,
     /// Nothing can be opened without blocking.
     pub open_would_block: bool,
+    /// Nothing can be read without blocking.
+    pub read_would_block: bool,
     /// Every new upload is refused with this.
     pub create: Option<Refusal>,
 }
@@ -269,6 +271,22 @@ impl Source for Reader {
 
     fn check(&self) -> Result<(), ReadFailure> {
         Ok(())
+    }
+
+    fn read_now(&self, buffer: &mut [u8], offset: u64) -> bool {
+        let mut state = self.memory.lock();
+        let Faults {
+            read,
+            short_reads,
+            read_would_block,
+            ..
+        } = state.faults;
+        if read.is_some() || short_reads || read_would_block {
+            return false;
+        }
+        state.reads += 1;
+        drop(state);
+        self.contents.read(buffer, offset) == buffer.len()
     }
 }
 

@@ -197,13 +197,25 @@ impl Store {
         mailbox: &Mailbox,
     ) -> Answer<Result<Arc<Frames>, ReadFailure>> {
         let queue = self.shared.queue(Lane::Reads);
-        let asked = self.shared.cache.ask(key, asker, mailbox, |key, why| {
+        let mut offer = |key, why| match why {
+            Why::Asked => queue.offer(Job::Frame(key)),
+            // It may need no job.
+            Why::AskedAlone => queue.len() < JOBS_MAX,
             // What nobody waits for is for idle times: it leaves most of the queue to demand requests.
-            let room = why == Why::Asked || queue.len() < JOBS_MAX / 4;
-            room && queue.offer(Job::Frame(key))
-        });
-        match asked {
+            Why::Ahead => queue.len() < JOBS_MAX / 4 && queue.offer(Job::Frame(key)),
+        };
+        match self.shared.cache.ask(key, asker, mailbox, &mut offer) {
             Asked::Ready(frames) => Answer::Now(Ok(frames)),
+            Asked::Alone => match self.shared.read_now(key, mailbox) {
+                Ok(frames) => Answer::Now(Ok(frames)),
+                Err(cause) => {
+                    queue.add(Job::Frame(key.clone()));
+                    if cause == NotNow::Cold {
+                        self.shared.cache.read_ahead(key, offer);
+                    }
+                    Answer::Later
+                }
+            },
             Asked::Waiting => Answer::Later,
             Asked::Busy => Answer::Busy,
         }
@@ -322,7 +334,7 @@ impl fmt::Debug for Store {
 pub struct StoreStatistics {
     /// Requests for frames that were in the cache.
     pub hits: u64,
-    /// Requests for frames that had to wait.
+    /// Requests for frames that were not.
     pub misses: u64,
     /// Octets of packets laid out with their headers, to be kept for several transfers.
     pub framed_octets: u64,
@@ -365,6 +377,8 @@ enum Job {
         mailbox: Mailbox,
     },
     Frame(FramesKey),
+    /// A client has begun to read a file: a good time to release deleted ones.
+    Tidy,
     Create {
         ticket: Ticket,
         name: Box<[u8]>,
@@ -389,7 +403,7 @@ enum Job {
 impl Job {
     const fn lane(&self) -> Lane {
         match self {
-            Self::Open { .. } | Self::Frame(_) => Lane::Reads,
+            Self::Open { .. } | Self::Frame(_) | Self::Tidy => Lane::Reads,
             Self::Create { .. } | Self::Write { .. } | Self::Publish { .. } | Self::Discard(_) => {
                 Lane::Uploads
             }
@@ -419,6 +433,24 @@ impl Shared {
         }
     }
 
+    /// Reads the extent that the owner of the mailbox alone asked for, on the caller's thread, if that takes no
+    /// longer than to copy the octets. Otherwise, its job is still to be queued.
+    fn read_now(&self, key: &FramesKey, mailbox: &Mailbox) -> Result<Arc<Frames>, NotNow> {
+        let room = self.cache.warm_room(key.octets(Layout::Plain));
+        let frames = Frames::read_now(key, room.ok_or(NotNow::NoMemory)?);
+        let frames = frames.map_err(|_room| NotNow::Cold)?;
+        let (frames, waiting) = self.cache.finish(key, frames, true);
+        // Other shards may have asked meanwhile.
+        for other in waiting.iter().filter(|other| !other.is(mailbox)) {
+            other.deliver(Done::Framed(key.clone(), Ok(Arc::clone(&frames))));
+        }
+        if key.extent == 0 {
+            // If the queue is full, the next one will do.
+            self.offer(Job::Tidy);
+        }
+        Ok(frames)
+    }
+
     fn run(&self, job: Job) {
         match job {
             Job::Open {
@@ -443,20 +475,38 @@ impl Shared {
                 let Some(recipe) = self.cache.recipe(&key) else {
                     return;
                 };
+                let mut at_hand = false;
                 let room = |layout| self.cache.room(key.octets(layout));
                 let frames = caught(ReadFailure::Failed(PANICKED), || match recipe {
-                    Recipe::Read(layout) => Frames::read(&key, layout, room(layout)),
+                    Recipe::Read(Layout::LaidOut) => {
+                        Frames::read(&key, Layout::LaidOut, room(Layout::LaidOut))
+                    }
+                    Recipe::Read(Layout::Plain) => {
+                        match Frames::read_now(&key, room(Layout::Plain)) {
+                            Ok(frames) => {
+                                at_hand = true;
+                                Ok(frames)
+                            }
+                            Err(room) => Frames::read(&key, Layout::Plain, room),
+                        }
+                    }
                     Recipe::LayOut(plain) => Ok(plain.laid_out(room(Layout::LaidOut))),
                 });
-                let (result, waiting) = self.cache.finish(&key, frames);
+                let (result, waiting) = match frames {
+                    Ok(frames) => {
+                        let (frames, waiting) = self.cache.finish(&key, frames, at_hand);
+                        (Ok(frames), waiting)
+                    }
+                    Err(failure) => (Err(failure), self.cache.fail(&key)),
+                };
                 for mailbox in waiting {
                     mailbox.deliver(Done::Framed(key.clone(), result.clone()));
                 }
-                // A client starts reading a file: a good time to release deleted ones.
                 if key.extent == 0 {
                     self.bodies.release_nameless();
                 }
             }
+            Job::Tidy => self.bodies.release_nameless(),
             Job::Create {
                 ticket,
                 name,
@@ -581,6 +631,15 @@ impl Shared {
     }
 }
 
+/// Why an extent is not read on a shard's thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NotNow {
+    /// Only new memory is free, whose first touch takes ten times as long as the copy.
+    NoMemory,
+    /// The octets are on the disk, or something is wrong with the file.
+    Cold,
+}
+
 /// The outcome of opening.
 enum Opening {
     Done(Arc<Body>),
@@ -703,6 +762,13 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// [`ReadFailure::Changed`] if it is not.
     fn check(&self) -> Result<(), ReadFailure>;
+
+    /// Reads as [`Self::read_at`] does, and checks, if that takes no longer than to copy the octets. `false` if
+    /// it may, or if anything is wrong: reading at leisure finds out what.
+    fn read_now(&self, buffer: &mut [u8], offset: u64) -> bool {
+        let _ = (buffer, offset);
+        false
+    }
 
     /// Whether reading at any offset costs as much as reading on: then a long read may be done in parts.
     fn is_random_access(&self) -> bool {

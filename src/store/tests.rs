@@ -9,6 +9,7 @@ use super::memory::{Contents, Faults, Memory, pattern_octet};
 use super::scans::{SCANS_MAX, WAITING_MAX};
 use super::*;
 use crate::proto::block::{BlockIndex, Rollover};
+use crate::sync::Mutex;
 use crate::sync::mpsc::{Receiver, channel};
 use crate::wire::write_data_header;
 
@@ -375,6 +376,16 @@ fn blocks_and_extents_agree() {
     }
 }
 
+/// Every read has to wait for the disk.
+const COLD: Faults = Faults {
+    read: None,
+    short_reads: false,
+    disk_octets: None,
+    open_would_block: false,
+    read_would_block: true,
+    create: None,
+};
+
 /// A client that reads a file from the first extent to the last; returns which extents it had to wait for.
 /// After each, the disk does as many jobs as `disk` says.
 fn waits_of_one_reader(
@@ -469,6 +480,7 @@ fn two_extents_are_read_ahead() {
     let memory = Memory::new(Writes::Off);
     let len = 10 * EXTENT_OCTETS;
     memory.insert(b"file", Contents::Pattern { seed: 1, len });
+    memory.set_faults(COLD);
     let (store, mailbox, inbox) = store(memory.clone(), 1 << 26);
     let body = open(&store, b"file", Mode::Octet, &mailbox, &inbox).expect("there");
     let key = |extent| FramesKey {
@@ -504,6 +516,7 @@ fn reading_ahead_goes_on_when_nobody_came() {
         };
         memory.insert(&[name], contents);
     }
+    memory.set_faults(COLD);
     let (store, mailbox, inbox) = store(memory.clone(), 1 << 20);
     for name in 0..FILES {
         let key = FramesKey {
@@ -516,6 +529,123 @@ fn reading_ahead_goes_on_when_nobody_came() {
     }
     let ahead = memory.reads() - u64::from(FILES);
     assert!(ahead > 4, "{ahead} extents were read ahead");
+}
+
+/// Goal: what the page cache holds is read on the caller's thread, without a job and without reading ahead, but
+/// not into new memory; what it does not hold is read by a job, as are the next extents until they are there
+/// again. Method: one transfer; a part of the file is cold.
+#[test]
+fn what_is_in_memory_is_read_at_once() {
+    const COLD_PART: std::ops::Range<u64> = 10..14;
+    let memory = Memory::new(Writes::Off);
+    let len = 30 * EXTENT_OCTETS;
+    memory.insert(b"file", Contents::Pattern { seed: 1, len });
+    let (store, mailbox, inbox) = store(memory.clone(), 1 << 26);
+    let body = open(&store, b"file", Mode::Octet, &mailbox, &inbox).expect("there");
+    let (mut at_once, mut read_before) = (Vec::new(), 0);
+    for extent in 0..20 {
+        memory.set_faults(Faults {
+            read_would_block: COLD_PART.contains(&extent),
+            ..Faults::default()
+        });
+        let key = FramesKey {
+            body: Arc::clone(&body),
+            blksize: 1428,
+            rollover: Rollover::ToZero,
+            extent,
+        };
+        store.passed(&key);
+        let made = match store.frames(&key, &mailbox) {
+            Answer::Now(made) => {
+                at_once.push(extent);
+                made
+            }
+            _ => {
+                run_all(&store);
+                match inbox.try_recv() {
+                    Ok(Done::Framed(done, made)) if done == key => made,
+                    other => panic!("not what was asked for: {other:?}"),
+                }
+            }
+        };
+        let first = first_of(extent, 1428);
+        let made = made.expect("well");
+        let burst = made.burst(first, 1).to_contiguous();
+        let octets = |at: u64| pattern_octet(1, first.offset(1428) + at);
+        assert!(burst[4..].iter().copied().eq((0..1428).map(octets)));
+        drop(burst);
+        drop(made);
+        run_all(&store);
+        if !COLD_PART.contains(&extent) && extent < 10 {
+            read_before += 1;
+            assert_eq!(
+                memory.reads(),
+                read_before,
+                "nothing is read ahead at {extent}"
+            );
+        }
+    }
+    let cold_or_new = [1, 10];
+    let expected = (0..20).filter(|extent| !cold_or_new.contains(extent));
+    assert!(expected.eq(at_once.iter().copied()), "{at_once:?}");
+    assert_eq!(memory.reads(), 20, "each extent was read once");
+    assert_eq!(store.statistics().pending, 0);
+}
+
+/// Goal: another shard that asks while an extent is being read on the first one's thread gets it too, and the
+/// first is not told what it knows. Method: a file whose reading asks for the other.
+#[test]
+fn who_asks_during_a_read_gets_it_too() {
+    type Asking = Mutex<Option<Box<dyn Fn() + Send>>>;
+    struct Curious(Arc<Asking>);
+    impl Source for Curious {
+        fn read_at(&self, _: &mut [u8], _: u64) -> Result<usize, ReadFailure> {
+            panic!("all is in memory");
+        }
+        fn check(&self) -> Result<(), ReadFailure> {
+            Ok(())
+        }
+        fn read_now(&self, _: &mut [u8], _: u64) -> bool {
+            let ask = self.0.lock().expect("no panic").take();
+            ask.expect("it is read once")();
+            true
+        }
+    }
+    let (store, mailbox, inbox) = store(Blank, 1 << 26);
+    let (sender, other_inbox) = channel();
+    let other = Mailbox::new(sender, Waker::noop().clone());
+    let ask = Arc::default();
+    let opened = Opened {
+        source: Box::new(Curious(Arc::clone(&ask))),
+        len: 1000,
+        identity: Identity {
+            device: 9,
+            inode: 9,
+            len: 1000,
+            modified: 0,
+            changed: 0,
+        },
+    };
+    let key = FramesKey {
+        body: store.shared.share(opened, Mode::Octet),
+        blksize: 512,
+        rollover: Rollover::ToZero,
+        extent: 0,
+    };
+    let (asked_store, asked_key) = (Arc::clone(&store), key.clone());
+    *ask.lock().expect("no panic") = Some(Box::new(move || {
+        let asked = asked_store.frames(&asked_key, &other);
+        assert!(matches!(asked, Answer::Later));
+    }));
+    assert!(matches!(store.frames(&key, &mailbox), Answer::Now(Ok(_))));
+    let told: Vec<_> = other_inbox.try_iter().collect();
+    assert!(
+        matches!(&told[..], [Done::Framed(done, Ok(_))] if *done == key),
+        "{told:?}"
+    );
+    run_all(&store);
+    assert_eq!(inbox.try_iter().count(), 0);
+    assert_eq!(store.statistics().pending, 0);
 }
 
 /// What a cache holds and does, as seen from outside, for one file at one block size.
@@ -607,6 +737,9 @@ fn what_a_second_transfer_reads_is_kept() {
     // Three plain ones, two of them read ahead, and the first again.
     assert!(plain > laid_out && laid_out > 0);
 
+    // There must be memory that was used before, or it is not known that the file is cold.
+    assert!(!watched.ask(10));
+    watched.store.passed(&watched.key(11));
     assert!(!watched.ask(20));
     watched.store.passed(&watched.key(21));
     assert!(!watched.holds(20));
@@ -1007,6 +1140,7 @@ fn an_image_stays_warm_between_readers_until_it_is_deleted() {
         extent: 0,
     };
     frames(&store, &other, &mailbox, &inbox).expect("well");
+    run_all(&store);
     assert!(weak.upgrade().is_none(), "a deleted file is held");
 }
 

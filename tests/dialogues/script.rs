@@ -234,9 +234,16 @@ impl Setup {
             ("floor", value) => settings.patience.lockstep_floor = duration(value)?,
             ("idle", value) => settings.patience.idle = duration(value)?,
             ("disk", value) => self.faults.disk_octets = Some(number(value)?),
-            ("disk-time", value) => self.disk = duration(value)?,
+            ("disk-time", value) => {
+                self.disk = duration(value)?;
+                // What is in memory would not have to wait for it.
+                self.faults.read_would_block = true;
+            }
             // Nothing is open or cached already.
-            ("cold", "") => self.faults.open_would_block = true,
+            ("cold", "") => {
+                self.faults.open_would_block = true;
+                self.faults.read_would_block = true;
+            }
             ("changed", "") => self.faults.read = Some(ReadFailure::Changed),
             ("unreadable", "") => self.faults.read = Some(ReadFailure::Failed(libc::EIO)),
             _ => return Err(format!("`{setting}` is no setting of a server")),

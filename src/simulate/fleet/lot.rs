@@ -9,6 +9,7 @@ use crate::proto::negotiate::{ORDER_DEFAULT, Wanted};
 use crate::proto::profile::{PROFILES, Profile};
 use crate::proto::timing::Patience;
 use crate::shard::{Manner, Operation};
+use crate::store::memory::Faults;
 use crate::time::{Duration, Instant};
 
 /// Kinds of weather.
@@ -192,6 +193,8 @@ pub(super) struct Lot {
     pub(super) mishap_at: Instant,
     pub(super) mishap_for: Duration,
     pub(super) single_port: bool,
+    /// Whether the server must wait for its disk, or has all files in memory.
+    pub(super) cold: bool,
     pub(super) pace: Pace,
     /// The lengths of the files, by number.
     pub(super) files: Vec<u64>,
@@ -232,6 +235,7 @@ impl Lot {
             mishap_at,
             mishap_for,
             single_port: random.bool(),
+            cold: mishap == Mishap::SlowDisk || fleet.seed.is_multiple_of(2),
             pace: if kind == Kind::Busy {
                 BUSY
             } else {
@@ -279,6 +283,14 @@ impl Lot {
             lot.cohort = first..lot.askings.len();
         }
         lot
+    }
+
+    /// The faults of the server's files without a mishap.
+    pub(super) fn faults(&self) -> Faults {
+        Faults {
+            read_would_block: self.cold,
+            ..Faults::default()
+        }
     }
 }
 

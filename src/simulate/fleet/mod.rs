@@ -171,6 +171,7 @@ impl Storm {
         let mut lot = Lot::draw(&fleet);
         let mut world = World::new(fleet.seed, lot.kind.weather(), DISK);
         let files = Memory::new(Writes::Overwrite);
+        files.set_faults(lot.faults());
         let sources = Memory::new(Writes::Off);
         let mut expected = Vec::new();
         for (number, &len) in lot.files.iter().enumerate() {
@@ -391,7 +392,7 @@ impl Storm {
             self.mishap_until = None;
             self.mishap_over = true;
             self.strike_all();
-            self.files.set_faults(Faults::default());
+            self.files.set_faults(self.lot.faults());
             self.world.set_disk(DISK);
         }
         if self.mishap_over || self.lot.mishap == Mishap::None || now < self.lot.mishap_at {
@@ -406,11 +407,11 @@ impl Storm {
             Mishap::SlowDisk => self.world.set_disk(DISK_SLOW),
             Mishap::ReadsFail => self.files.set_faults(Faults {
                 read: Some(ReadFailure::Failed(libc::EIO)),
-                ..Faults::default()
+                ..self.lot.faults()
             }),
             Mishap::ShortReads => self.files.set_faults(Faults {
                 short_reads: true,
-                ..Faults::default()
+                ..self.lot.faults()
             }),
             Mishap::ClockLeaps => self.world.network().leap(self.lot.mishap_for),
             Mishap::ServerStalls => {

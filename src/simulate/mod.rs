@@ -140,6 +140,14 @@ impl Report {
     }
 }
 
+/// The faults of all files: with a disk, reads wait for it; without, a shard reads on its own thread.
+fn faults(scenario: &Scenario) -> Faults {
+    Faults {
+        read_would_block: !scenario.disk.is_zero(),
+        ..Faults::default()
+    }
+}
+
 /// Runs a scenario to its end.
 #[must_use]
 pub fn run(scenario: &Scenario) -> Report {
@@ -158,12 +166,10 @@ pub fn run(scenario: &Scenario) -> Report {
         &client_files
     };
     source.insert(b"image", image);
-    // Without a disk to wait for, the server reads on its own thread.
-    let faults = Faults {
-        read_would_block: !scenario.disk.is_zero(),
-        ..Faults::default()
-    };
-    server_files.set_faults(faults);
+    let faults = faults(scenario);
+    for files in [&server_files, &client_files] {
+        files.set_faults(faults);
+    }
     let server = world.add_host(
         "S",
         SERVER.ip(),
@@ -295,6 +301,7 @@ pub fn serve(scenario: &Scenario, style: Style) -> Served {
         len: scenario.len,
     };
     files.insert(b"image", image);
+    files.set_faults(faults(scenario));
     let server = world.add_host("S", SERVER.ip(), files, scenario.settings.clone());
     world.listen(server, SERVER);
     let node = world.network().add_node("C", CLIENT, MTU);

@@ -82,6 +82,7 @@ const MODELS: &[Model] = models! {
     shards_do_not_wait_for_one_that_failed
     cells_have_one_owner
     frames_are_made_once_for_all
+    frames_read_at_once_are_for_all
     bodies_end_with_their_readers
     store_that_ends_joins_its_threads
 };
@@ -286,7 +287,17 @@ fn cells_have_one_owner() {
 /// Goal: two shards that want the same frames each get them once, and the file is read once. In the end
 /// nothing of them is left.
 fn frames_are_made_once_for_all() {
+    read_by_two(Files::default());
+}
+
+/// Goal: the same if the shard that asks first reads them itself.
+fn frames_read_at_once_are_for_all() {
     let files = Files::default();
+    files.in_memory.store(true, Relaxed);
+    read_by_two(files);
+}
+
+fn read_by_two(files: Files) {
     let reads = Arc::clone(&files.reads);
     let store = store(files, 0);
     let shard = Shard::new();
@@ -447,6 +458,8 @@ struct Files {
     reads: Arc<Plain>,
     /// Whether the file has lost its name.
     nameless: Arc<std::sync::atomic::AtomicBool>,
+    /// Whether it can be read without waiting.
+    in_memory: Arc<std::sync::atomic::AtomicBool>,
 }
 
 impl Backend for Files {
@@ -457,6 +470,7 @@ impl Backend for Files {
         let source = Octets {
             reads: Arc::clone(&self.reads),
             nameless: self.nameless.load(Relaxed),
+            in_memory: self.in_memory.load(Relaxed),
         };
         let identity = Identity {
             device: 1,
@@ -480,6 +494,7 @@ impl Backend for Files {
 struct Octets {
     reads: Arc<Plain>,
     nameless: bool,
+    in_memory: bool,
 }
 
 impl Source for Octets {
@@ -491,6 +506,10 @@ impl Source for Octets {
 
     fn check(&self) -> Result<(), ReadFailure> {
         Ok(())
+    }
+
+    fn read_now(&self, buffer: &mut [u8], offset: u64) -> bool {
+        self.in_memory && self.read_at(buffer, offset).is_ok()
     }
 
     fn is_nameless(&self) -> bool {

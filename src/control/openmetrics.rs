@@ -213,13 +213,13 @@ fn write_page(
         (
             "tftp_frame_cache_hits",
             "counter",
-            "Frames that were at hand.",
+            "Requests for frames that were there.",
             cache.hits,
         ),
         (
             "tftp_frame_cache_misses",
             "counter",
-            "Frames that had to be read.",
+            "Requests for frames that were not there.",
             cache.misses,
         ),
         (

@@ -82,6 +82,8 @@ pub struct Shard<E> {
     fired: Vec<SlotId>,
     /// Transfers with something to send, served round-robin; each is either here or in the backlog, once.
     ready: VecDeque<SlotId>,
+    /// Whether a turn since the last look at the clock got frames from the store, which may have read them at once.
+    fetched: bool,
     /// Transfers waiting for room in the send queues of their sockets.
     backlog: Backlog,
     /// Transfers waiting for frames, keyed by those frames.
@@ -157,6 +159,7 @@ impl<E: Engine> Shard<E> {
             timers_deferred: 0,
             fired: Vec::new(),
             ready: VecDeque::new(),
+            fetched: false,
             backlog: Backlog::default(),
             waiting: HashMap::new(),
             opened_together: OpenedTogether::default(),

@@ -66,7 +66,8 @@ impl<E: Engine> Shard<E> {
                 Turn::Idle => self.arm(id),
                 Turn::Full => self.wait_for_room(id, now),
             }
-            if turn % TURNS_PER_LOOK == 0 && self.engine.now() - now >= ROUND_MAX {
+            let looks = turn % TURNS_PER_LOOK == 0 || std::mem::take(&mut self.fetched);
+            if looks && self.engine.now() - now >= ROUND_MAX {
                 return;
             }
         }
@@ -229,6 +230,7 @@ impl<E: Engine> Shard<E> {
         }
         match answer {
             Answer::Now(Ok(frames)) => {
+                self.fetched = true;
                 out.frames = Held::Waited(frames);
                 // The missing frames are available now, so the turn continues.
                 self.transmit(id, now)

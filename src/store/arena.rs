@@ -27,6 +27,9 @@ pub(super) const CELL_OCTETS: usize = 1024 * 1024;
 /// would take far more memory than the bound allows.
 const CHUNK_OCTETS: usize = 256;
 
+/// Octets whose first touch takes no longer than a burst does: less than the heap asks the system for at a time.
+const SOON_OCTETS_MAX: usize = 96 * 1024;
+
 /// Allocates chunks and takes them back.
 pub(super) struct Arena {
     octets_max: usize,
@@ -117,17 +120,29 @@ impl Arena {
         Some(self.chunk(memory, cost, false))
     }
 
-    /// A chunk of `octets` in a free cell that keeps its memory, if there is one. Also chunks that usually come
-    /// from the heap get the whole cell.
-    pub(super) fn take_warm(self: &Arc<Self>, octets: usize) -> Option<Chunk> {
-        let region = self.region.as_ref().filter(|_| octets <= CELL_OCTETS)?;
-        let Warm { cell, stay } = self.lock().warm.pop_back()?;
-        let memory = Memory::Cell {
-            cell: region.cell(cell),
-            octets,
-            stay,
-        };
-        Some(self.chunk(memory, CELL_OCTETS, false))
+    /// The same without a call to the system that would take long: in a free cell that keeps its memory, or
+    /// little enough from the heap. `None` if there is neither.
+    pub(super) fn take_soon(self: &Arc<Self>, octets: usize) -> Option<Chunk> {
+        let mut state = self.lock();
+        if wants_cell(octets) {
+            let region = self.region.as_ref()?;
+            let Warm { cell, stay } = state.warm.pop_back()?;
+            drop(state);
+            let memory = Memory::Cell {
+                cell: region.cell(cell),
+                octets,
+                stay,
+            };
+            return Some(self.chunk(memory, CELL_OCTETS, false));
+        }
+        let cost = self.cost(octets);
+        if octets > SOON_OCTETS_MAX || state.resident + cost > self.octets_max {
+            return None;
+        }
+        state.resident += cost;
+        drop(state);
+        let memory = Memory::Heap(vec![0; octets].into());
+        Some(self.chunk(memory, cost, false))
     }
 
     /// A chunk of `octets` in excess of the bound.

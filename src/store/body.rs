@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, Weak};
 
 use super::cache::FrameCache;
@@ -20,6 +20,7 @@ pub struct Body {
     len: u64,
     identity: Identity,
     source: Box<dyn Source>,
+    begun: AtomicBool,
     cache: Weak<FrameCache>,
 }
 
@@ -36,6 +37,7 @@ impl Body {
             len,
             identity,
             source,
+            begun: AtomicBool::new(false),
             cache,
         }
     }
@@ -69,6 +71,17 @@ impl Body {
     /// may, or if anything is wrong.
     pub(super) fn read_now(&self, buffer: &mut [u8], offset: u64) -> bool {
         self.source.read_now(buffer, offset)
+    }
+
+    /// Whether this is the first call, for a body whose first octets were read at once: it is to
+    /// [begin](Self::begin) then.
+    pub(super) fn is_to_begin(&self) -> bool {
+        !self.begun.swap(true, Ordering::Relaxed)
+    }
+
+    /// Does what a first read does beyond reading, and may take longer.
+    pub(super) fn begin(&self) {
+        self.source.begin();
     }
 
     /// Whether reading in parts costs no more than reading at once.

@@ -8,8 +8,8 @@
 //! less, and nothing is read again (`benches/policy.rs`).
 //!
 //! What is plain and in the system's page cache is read on the thread of the shard that asks, if there is
-//! memory for it that was used before: waking a thread costs more than the copy. For all else there are jobs,
-//! and if the disk has to be asked, the next extents are read ahead.
+//! memory for it that was used before: waking a thread costs more than the copy. For all else there are jobs.
+//! Extents are read ahead only for one that several asked for, or that was not in memory.
 //!
 //! To recognise a second request, the cache remembers extents that it no longer holds (as 2Q does; Johnson
 //! and Shasha, 1994). When memory runs out, an extent is evicted that was not requested for long; but none
@@ -39,9 +39,6 @@ const PLAIN_SHARE: usize = 4;
 /// How many extents behind a transfer are looked at when it passes on. It has usually left one; a window of the
 /// largest blocks spans many.
 const EXTENTS_BEHIND: u64 = 64;
-
-/// Octets whose first touch takes no longer than a burst does: less than the heap asks the system for at a time.
-const SOON_TOUCHED_OCTETS: usize = 96 * 1024;
 
 /// Extents that are remembered, for each that fits the cache: an image that is booted again before twice
 /// that much other data was read is known again.
@@ -85,6 +82,8 @@ struct Entry {
     octets: usize,
     /// Whether it was read ahead and not requested since.
     ahead: bool,
+    /// Whether the extents behind it are to be read ahead if it turns out not to be in memory.
+    leads: bool,
     requests: Requests,
     progress: Progress,
 }
@@ -99,7 +98,7 @@ enum Requests {
 }
 
 enum Progress {
-    /// A job is reading them; each waiting mailbox is listed once.
+    /// A job is reading them, or the shard that asked; each waiting mailbox is listed once.
     Pending(Vec<Mailbox>),
     Ready {
         frames: Arc<Frames>,
@@ -116,7 +115,8 @@ enum Progress {
 /// The cache's answer to a request.
 pub(super) enum Asked {
     Ready(Arc<Frames>),
-    /// The caller alone asks for them: it is to read them plainly, or to queue a job that does.
+    /// The caller alone asks for them: it is to read them plainly and [`FrameCache::finish`] them, or to queue
+    /// a job that does.
     Alone,
     Waiting,
     Busy,
@@ -162,7 +162,7 @@ impl FrameCache {
     }
 
     /// Looks `key` up. On the first request for it, passes it and the extents behind it to `queue`, which
-    /// returns whether it accepted them.
+    /// returns whether it accepted them; or leaves it to the caller ([`Asked::Alone`]).
     ///
     /// The queue is filled under the lock: an entry that the queue refuses is gone before anyone can wait
     /// for it.
@@ -186,9 +186,14 @@ impl FrameCache {
         asked
     }
 
-    /// Queues the extents behind `key`, which the disk had to be asked for.
+    /// A job is about to read `key` from the disk, or for several: queues the extents behind it, unless that
+    /// was done when it was asked for, or who asked is gone.
     pub(super) fn read_ahead(&self, key: &FramesKey, queue: impl FnMut(FramesKey, Why) -> bool) {
-        self.lock().read_ahead(key, queue);
+        let mut state = self.lock();
+        let entry = state.entries.get_mut(&key.slot());
+        if entry.is_some_and(|entry| std::mem::take(&mut entry.leads)) {
+            state.read_ahead(key, queue);
+        }
     }
 
     /// A transfer no longer needs the extents before that of `key`: those that it alone asked for make room.
@@ -216,7 +221,17 @@ impl FrameCache {
             extent: next.extent.saturating_add(EXTENTS_AHEAD),
             ..next
         };
+        let last = Slot {
+            extent: next.extent.saturating_sub(1),
+            ..next
+        };
         let mut state = self.lock();
+        // It may not be there yet.
+        if let Some(entry) = state.entries.get_mut(&last)
+            && entry.requests == Requests::One
+        {
+            entry.leads = false;
+        }
         let ahead: Vec<Slot> = state
             .entries
             .range(next..beyond)
@@ -237,32 +252,24 @@ impl FrameCache {
     /// Memory for `octets` of frames. Evicts entries to make room; if none can be evicted, or the frames
     /// never fit, they serve only their current waiters.
     pub(super) fn room(&self, octets: usize) -> Chunk {
-        let within = self.room_within(octets);
-        within.unwrap_or_else(|| self.arena.exceed(octets))
-    }
-
-    /// Memory for `octets` of frames within the bound, if it is there at once: so little that its first touch
-    /// does not matter, or memory that was used before.
-    pub(super) fn warm_room(&self, octets: usize) -> Option<Chunk> {
-        if octets <= SOON_TOUCHED_OCTETS {
-            self.room_within(octets)
-        } else {
-            self.arena.take_warm(octets)
-        }
-    }
-
-    fn room_within(&self, octets: usize) -> Option<Chunk> {
-        if !self.arena.fits(octets) {
-            return None;
-        }
-        loop {
-            if let Some(chunk) = self.arena.take(octets) {
-                return Some(chunk);
+        if self.arena.fits(octets) {
+            loop {
+                if let Some(chunk) = self.arena.take(octets) {
+                    return chunk;
+                }
+                // Free the memory after releasing the lock, since others wait for it.
+                let evicted = self.lock().evict();
+                if evicted.is_none() {
+                    break;
+                }
             }
-            // Free the memory after releasing the lock, since others wait for it.
-            let evicted = self.lock().evict();
-            evicted.as_ref()?;
         }
+        self.arena.exceed(octets)
+    }
+
+    /// The same if nothing has to be evicted, and no new memory to be touched but a little.
+    pub(super) fn room_soon(&self, octets: usize) -> Option<Chunk> {
+        self.arena.take_soon(octets)
     }
 
     /// Stores frames that were made; returns them with their waiters. What is `at_hand` came from memory, and
@@ -374,24 +381,25 @@ impl State {
     ) -> (Asked, bool) {
         let slot = key.slot();
         let Some(entry) = self.entries.get_mut(&slot) else {
-            let (asked, why) = if self.follows_a_crowd(slot) {
-                (Asked::Waiting, Why::Asked)
-            } else {
+            let asked_alone = !self.follows_a_crowd(slot);
+            let (asked, why) = if asked_alone {
                 (Asked::Alone, Why::AskedAlone)
+            } else {
+                (Asked::Waiting, Why::Asked)
             };
             if !queue(key.clone(), why) {
                 return (Asked::Busy, false);
             }
-            let first_time = why == Why::Asked;
             let entry = Entry {
                 octets: key.octets(Layout::LaidOut),
                 ahead: false,
+                leads: asked_alone,
                 requests: Requests::One,
                 progress: Progress::Pending(vec![mailbox.clone()]),
             };
             self.pending += 1;
             self.entries.insert(slot, entry);
-            return (asked, first_time);
+            return (asked, !asked_alone);
         };
         let was_ahead = std::mem::take(&mut entry.ahead);
         if was_ahead {
@@ -471,6 +479,7 @@ impl State {
             let entry = Entry {
                 octets,
                 ahead: true,
+                leads: false,
                 requests,
                 progress: Progress::Pending(Vec::new()),
             };
@@ -557,7 +566,9 @@ impl State {
                 changing,
                 ..
             } => {
-                let Some(made) = kept else {
+                // A job that was queued before may read plainly what has been laid out meanwhile.
+                let better = |made: &&Arc<Frames>| made.are_laid_out() || !frames.are_laid_out();
+                let Some(made) = kept.filter(better) else {
                     return (Vec::new(), None);
                 };
                 *changing = false;

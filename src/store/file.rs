@@ -106,7 +106,8 @@ impl FileSource {
         Ok(filled)
     }
 
-    /// Fills the buffer if the page cache holds all of it (`RWF_NOWAIT`, Linux 4.14).
+    /// Fills the buffer if the page cache holds all of it (`RWF_NOWAIT`, Linux 4.14). If it does not, the
+    /// kernel may begin to read, but does not wait for the disk.
     #[cfg(target_os = "linux")]
     fn fill_now(&self, buffer: &mut [u8], offset: u64) -> bool {
         use rustix::io::{ReadWriteFlags, preadv2};
@@ -167,11 +168,18 @@ impl Source for FileSource {
     }
 
     fn read_now(&self, buffer: &mut [u8], offset: u64) -> bool {
-        let fill_now = |buffer: &mut [u8], offset| self.fill_now(buffer, offset);
-        fill_now(buffer, offset)
+        // Without the pieces ahead, a change of what follows might go unnoticed.
+        (offset == 0 || self.sample.looks_ahead())
+            && self.fill_now(buffer, offset)
             && self.sample.note(buffer, offset)
-            && (offset == 0 || self.sample.look_ahead_now(fill_now))
             && identity(&self.file).is_ok_and(|now| *self.trusted() == Some(now))
+    }
+
+    fn begin(&self) {
+        self.sample
+            .look_ahead(|buffer, offset| self.fill(buffer, offset));
+        // Whatever is wrong, the next read finds it too.
+        let _ = self.check();
     }
 
     fn is_nameless(&self) -> bool {
@@ -575,21 +583,34 @@ mod tests {
             assert!(!read || there == Some(&buffer[..]), "other octets");
             read
         };
-        // A file that was just written is in memory, its samples included.
-        assert!(read_now(0) && read_now(70_000) && read_now(LEN as u64 - 5000));
+        // A file that was just written is in memory.
+        if !read_now(0) {
+            let text = "this file system never tells what is in memory: not tested";
+            assert!(
+                std::env::var_os("BOOTSTORM_REQUIRE_TOOLS").is_none(),
+                "{text}"
+            );
+            return eprintln!("skipped: {text}");
+        }
+        assert!(
+            !read_now(70_000),
+            "no change of what follows would be noticed"
+        );
+        case.source.begin();
+        assert!(read_now(70_000) && read_now(LEN as u64 - 5000));
         assert!(!read_now(LEN as u64 - 4999), "it has no such end");
 
         let file = File::open(&path).expect("it");
         file.sync_all().expect("on the disk");
-        let all = rustix::fs::Advice::DontNeed;
-        rustix::fs::fadvise(&file, 0, None, all).expect("advised");
-        // Some file systems have nothing but memory.
-        let was_there = read_now(1 << 20);
-        assert_eq!(
-            case.read(1 << 20, 5000).as_deref(),
-            Ok(&whole[1 << 20..][..5000])
-        );
-        assert!(read_now(1 << 20), "read just now; before: {was_there}");
+        let is_gone = |_| {
+            let dont_need = rustix::fs::Advice::DontNeed;
+            rustix::fs::fadvise(&file, 0, None, dont_need).expect("advised");
+            !read_now(1 << 20)
+        };
+        assert!((0..100).any(is_gone), "it waits for the disk");
+        let there = Ok(&whole[1 << 20..][..5000]);
+        assert_eq!(case.read(1 << 20, 5000).as_deref(), there);
+        assert!(read_now(1 << 20), "it was read just now");
 
         let mut grown = File::options().append(true).open(&path).expect("it");
         grown.write_all(b"more").expect("room");

@@ -56,11 +56,6 @@ const SCAN_THREADS_MAX: usize = 1;
 /// its reader need not wait behind longer texts.
 const SCANNED_AT_ONCE_OCTETS_MAX: u64 = EXTENT_OCTETS;
 
-/// Threads for uploads, for each that opens and frames: they spend their time in `fsync`, which costs a file
-/// system with a journal hardly more for several files than for one. With 64 uploads at once, eight are up to a
-/// third faster than two, and more gain nothing.
-const UPLOAD_THREADS_EACH: usize = 2;
-
 /// Limit of waiting jobs in the lanes of reads and uploads, beyond those that must not be refused: enough
 /// for a whole rack at once, few enough for a slow disk to finish before the clients give up.
 const JOBS_MAX: usize = 1024;
@@ -70,8 +65,9 @@ const JOBS_MAX: usize = 1024;
 pub struct StoreOptions {
     /// Limit of frame memory beyond the frames that transfers wait for; 0 caches none.
     pub frame_cache_octets: usize,
-    /// Number of threads that open and frame; other lanes have theirs in proportion. With 0, only
-    /// [`Store::run_next`] does any work.
+    /// Number of threads that open and frame, and of those for uploads, which spend their time in `fsync`: a file
+    /// system with a journal does that for several at the price of one. With 0, only [`Store::run_next`] does any
+    /// work.
     pub threads: usize,
 }
 
@@ -121,7 +117,7 @@ impl Store {
             (
                 |shared| shared.work(Lane::Uploads),
                 "upload",
-                options.threads * UPLOAD_THREADS_EACH,
+                options.threads,
             ),
         ];
         for (work, name, threads) in lanes {
@@ -203,22 +199,15 @@ impl Store {
         mailbox: &Mailbox,
     ) -> Answer<Result<Arc<Frames>, ReadFailure>> {
         let queue = self.shared.queue(Lane::Reads);
-        let mut offer = |key, why| match why {
-            Why::Asked => queue.offer(Job::Frame(key)),
-            // It may need no job.
-            Why::AskedAlone => queue.len() < JOBS_MAX,
-            // What nobody waits for is for idle times: it leaves most of the queue to demand requests.
-            Why::Ahead => queue.len() < JOBS_MAX / 4 && queue.offer(Job::Frame(key)),
-        };
-        match self.shared.cache.ask(key, asker, mailbox, &mut offer) {
+        let asked = self.shared.cache.ask(key, asker, mailbox, |key, why| {
+            self.shared.offer_frames(key, why)
+        });
+        match asked {
             Asked::Ready(frames) => Answer::Now(Ok(frames)),
             Asked::Alone => match self.shared.read_now(key, mailbox) {
-                Ok(frames) => Answer::Now(Ok(frames)),
-                Err(cause) => {
+                Some(frames) => Answer::Now(Ok(frames)),
+                None => {
                     queue.add(Job::Frame(key.clone()));
-                    if cause == NotNow::Cold {
-                        self.shared.cache.read_ahead(key, offer);
-                    }
                     Answer::Later
                 }
             },
@@ -383,8 +372,8 @@ enum Job {
         mailbox: Mailbox,
     },
     Frame(FramesKey),
-    /// A client has begun to read a file: a good time to release deleted ones.
-    Tidy,
+    /// A client has begun to read a file.
+    Begin(Arc<Body>),
     Create {
         ticket: Ticket,
         name: Box<[u8]>,
@@ -409,7 +398,7 @@ enum Job {
 impl Job {
     const fn lane(&self) -> Lane {
         match self {
-            Self::Open { .. } | Self::Frame(_) | Self::Tidy => Lane::Reads,
+            Self::Open { .. } | Self::Frame(_) | Self::Begin(_) => Lane::Reads,
             Self::Create { .. } | Self::Write { .. } | Self::Publish { .. } | Self::Discard(_) => {
                 Lane::Uploads
             }
@@ -439,22 +428,38 @@ impl Shared {
         }
     }
 
+    /// Queues a job that makes frames; returns whether there was room for it.
+    fn offer_frames(&self, key: FramesKey, why: Why) -> bool {
+        let queue = self.queue(Lane::Reads);
+        match why {
+            Why::Asked => queue.offer(Job::Frame(key)),
+            // It may need no job.
+            Why::AskedAlone => queue.len() < JOBS_MAX,
+            Why::Ahead => self.offer_idly(Job::Frame(key)),
+        }
+    }
+
+    /// Queues a job that nobody waits for, and that leaves most of the queue to others.
+    fn offer_idly(&self, job: Job) -> bool {
+        self.queue(job.lane()).len() < JOBS_MAX / 4 && self.offer(job)
+    }
+
     /// Reads the extent that the owner of the mailbox alone asked for, on the caller's thread, if that takes no
     /// longer than to copy the octets. Otherwise, its job is still to be queued.
-    fn read_now(&self, key: &FramesKey, mailbox: &Mailbox) -> Result<Arc<Frames>, NotNow> {
-        let room = self.cache.warm_room(key.octets(Layout::Plain));
-        let frames = Frames::read_now(key, room.ok_or(NotNow::NoMemory)?);
-        let frames = frames.map_err(|_room| NotNow::Cold)?;
+    fn read_now(&self, key: &FramesKey, mailbox: &Mailbox) -> Option<Arc<Frames>> {
+        let room = self.cache.room_soon(key.octets(Layout::Plain))?;
+        // If it panics, so does the job, which answers all who wait.
+        let frames = caught((), || Frames::read_now(key, room).map_err(drop)).ok()?;
         let (frames, waiting) = self.cache.finish(key, frames, true);
         // Other shards may have asked meanwhile.
         for other in waiting.iter().filter(|other| !other.is(mailbox)) {
             other.deliver(Done::Framed(key.clone(), Ok(Arc::clone(&frames))));
         }
-        if key.extent == 0 {
-            // If the queue is full, the next one will do.
-            self.offer(Job::Tidy);
+        if key.extent == 0 && key.body.is_to_begin() {
+            // If the queue is full, the job for the next extent does most of it.
+            self.offer_idly(Job::Begin(Arc::clone(&key.body)));
         }
-        Ok(frames)
+        Some(frames)
     }
 
     fn run(&self, job: Job) {
@@ -483,18 +488,17 @@ impl Shared {
                 };
                 let mut at_hand = false;
                 let room = |layout| self.cache.room(key.octets(layout));
+                let read = |layout, room| {
+                    let offer = |key, why| self.offer_frames(key, why);
+                    self.cache.read_ahead(&key, offer);
+                    Frames::read(&key, layout, room)
+                };
                 let frames = caught(ReadFailure::Failed(PANICKED), || match recipe {
-                    Recipe::Read(Layout::LaidOut) => {
-                        Frames::read(&key, Layout::LaidOut, room(Layout::LaidOut))
-                    }
+                    Recipe::Read(Layout::LaidOut) => read(Layout::LaidOut, room(Layout::LaidOut)),
                     Recipe::Read(Layout::Plain) => {
-                        match Frames::read_now(&key, room(Layout::Plain)) {
-                            Ok(frames) => {
-                                at_hand = true;
-                                Ok(frames)
-                            }
-                            Err(room) => Frames::read(&key, Layout::Plain, room),
-                        }
+                        let frames = Frames::read_now(&key, room(Layout::Plain));
+                        at_hand = frames.is_ok();
+                        frames.or_else(|room| read(Layout::Plain, room))
                     }
                     Recipe::LayOut(plain) => Ok(plain.laid_out(room(Layout::LaidOut))),
                 });
@@ -508,11 +512,18 @@ impl Shared {
                 for mailbox in waiting {
                     mailbox.deliver(Done::Framed(key.clone(), result.clone()));
                 }
+                // A client starts reading a file: a good time to release deleted ones.
                 if key.extent == 0 {
                     self.bodies.release_nameless();
                 }
             }
-            Job::Tidy => self.bodies.release_nameless(),
+            Job::Begin(body) => {
+                let _ = caught((), || {
+                    body.begin();
+                    Ok(())
+                });
+                self.bodies.release_nameless();
+            }
             Job::Create {
                 ticket,
                 name,
@@ -635,15 +646,6 @@ impl Shared {
     fn share(&self, opened: Opened, mode: Mode) -> Arc<Body> {
         self.bodies.share(opened, mode, &self.cache)
     }
-}
-
-/// Why an extent is not read on a shard's thread.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum NotNow {
-    /// Only new memory is free, whose first touch takes ten times as long as the copy.
-    NoMemory,
-    /// The octets are on the disk, or something is wrong with the file.
-    Cold,
 }
 
 /// The outcome of opening.
@@ -770,11 +772,15 @@ pub trait Source: Send + Sync {
     fn check(&self) -> Result<(), ReadFailure>;
 
     /// Reads as [`Self::read_at`] does, and checks, if that takes no longer than to copy the octets. `false` if
-    /// it may, or if anything is wrong: reading at leisure finds out what.
+    /// it may, if nobody can tell, or if anything is wrong: reading at leisure finds out what.
     fn read_now(&self, buffer: &mut [u8], offset: u64) -> bool {
         let _ = (buffer, offset);
         false
     }
+
+    /// Called once the first octets were [read at once](Self::read_now): does whatever else the first
+    /// [`Self::read_at`] calls do.
+    fn begin(&self) {}
 
     /// Whether reading at any offset costs as much as reading on: then a long read may be done in parts.
     fn is_random_access(&self) -> bool {

@@ -86,37 +86,30 @@ impl Sample {
         &self,
         read_at: impl Fn(&mut [u8], u64) -> Result<usize, ReadFailure>,
     ) {
-        let unseen = self.lock().take_unseen();
-        // A client that requests an unreadable piece gets the error then.
-        self.record(&unseen, |piece, offset| {
-            read_at(piece, offset) == Ok(piece.len())
-        });
-    }
-
-    /// The same with a reader that fails if it would take long; returns whether nothing is left to look at.
-    pub(super) fn look_ahead_now(&self, read_now: impl Fn(&mut [u8], u64) -> bool) -> bool {
-        let unseen = self.lock().take_unseen();
-        let seen = self.record(&unseen, read_now);
-        if !seen {
-            self.lock().ahead = false;
+        let mut known = self.lock();
+        if std::mem::replace(&mut known.ahead, true) {
+            return;
         }
-        seen
-    }
-
-    /// Reads and records these pieces; returns whether all could be read.
-    fn record(&self, pieces: &[usize], read: impl Fn(&mut [u8], u64) -> bool) -> bool {
-        let mut buffer = [0; PIECE_OCTETS as usize];
-        let piece = &mut buffer[..self.piece as usize];
-        let mut all = true;
-        for &index in pieces {
-            let recorded = read(piece, self.place(index));
-            if recorded {
-                let digest = digest(piece);
+        let pieces = known.digests.len();
+        let missing: Vec<usize> = (0..pieces)
+            .rev()
+            .step_by(AHEAD_EVERY)
+            .filter(|&index| known.digests[index].is_none())
+            .collect();
+        drop(known);
+        let mut piece = vec![0; self.piece as usize];
+        for index in missing {
+            // A client that requests an unreadable piece gets the error then.
+            if read_at(&mut piece, self.place(index)) == Ok(piece.len()) {
+                let digest = digest(&piece);
                 self.lock().digests[index].get_or_insert(digest);
             }
-            all &= recorded;
         }
-        all
+    }
+
+    /// Whether the pieces ahead were read, or are being read.
+    pub(super) fn looks_ahead(&self) -> bool {
+        self.lock().ahead
     }
 
     /// Whether all recorded pieces are unchanged.
@@ -144,19 +137,6 @@ impl Sample {
 
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Known {
-    /// The pieces ahead that were not read yet, for the first who asks.
-    fn take_unseen(&mut self) -> Vec<usize> {
-        if std::mem::replace(&mut self.ahead, true) {
-            return Vec::new();
-        }
-        let pieces = (0..self.digests.len()).rev().step_by(AHEAD_EVERY);
-        pieces
-            .filter(|&index| self.digests[index].is_none())
-            .collect()
     }
 }
 
@@ -242,28 +222,6 @@ mod tests {
                     .expect("it reads")
             );
         }
-    }
-
-    /// Goal: pieces that cannot be read without waiting are left to a reader that may wait, and those that could
-    /// be are not read again.
-    #[test]
-    fn what_cannot_be_read_now_is_read_ahead_later() {
-        let file = octets(4 << 20);
-        let sample = Sample::new(file.len() as u64);
-        let known = |sample: &Sample| sample.lock().digests.iter().flatten().count();
-        let half = file.len() as u64 / 2;
-        let read_now = |buffer: &mut [u8], offset| {
-            offset < half && reader(&file)(buffer, offset) == Ok(buffer.len())
-        };
-        assert!(!sample.look_ahead_now(read_now));
-        let at_once = known(&sample);
-        assert!(at_once > 0 && at_once < 5, "{at_once}");
-        sample.look_ahead(|buffer, offset| {
-            assert!(offset >= half, "{offset} is known");
-            reader(&file)(buffer, offset)
-        });
-        assert_eq!(known(&sample), 5);
-        assert!(sample.look_ahead_now(|_, _| panic!("nothing is left")));
     }
 
     /// Goal: unread parts are sampled once, at even distances and at the end.

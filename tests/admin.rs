@@ -288,6 +288,45 @@ fn what_one_client_reads_is_not_kept() {
     }
 }
 
+/// Goal: memory that a client's blocks were read into serves others once it has aborted. Method: clients that
+/// abort within a large image one after the other, each with a block size of its own, so that none reads for
+/// another.
+#[test]
+fn what_an_aborted_client_read_is_not_kept() {
+    const CLIENTS: usize = 16;
+    const WINDOWSIZE: usize = 4;
+    const READ_OCTETS: usize = 5 << 19;
+    let server = Server::start();
+    for client in 0..CLIENTS {
+        let peer = UdpSocket::bind("127.0.0.1:0").expect("a port");
+        peer.set_read_timeout(Some(Duration::from_secs(30)))
+            .expect("a timeout");
+        let blksize = 8000 + client;
+        let request = format!("\0\x01large\0octet\0blksize\0{blksize}\0windowsize\0{WINDOWSIZE}\0");
+        peer.send_to(request.as_bytes(), server.udp).expect("sent");
+        let mut buffer = [0; 10_000];
+        let (_, transfer) = peer.recv_from(&mut buffer).expect("an answer");
+        let mut acknowledged = 0_u16;
+        while usize::from(acknowledged) * blksize < READ_OCTETS {
+            let [high, low] = acknowledged.to_be_bytes();
+            peer.send_to(&[0, 4, high, low], transfer).expect("sent");
+            for _ in 0..WINDOWSIZE {
+                let (len, _) = peer.recv_from(&mut buffer).expect("a block");
+                assert_eq!(len, 4 + blksize);
+                acknowledged = u16::from_be_bytes([buffer[2], buffer[3]]);
+            }
+        }
+        peer.send_to(b"\0\x05\0\0enough\0", transfer).expect("sent");
+    }
+    let number = |name| value(&server.get("/metrics"), name).expect("a number") as usize;
+    while number("tftp_transfers_active{op=\"read\"}") > 0 {
+        std::thread::yield_now();
+    }
+    assert!(number("tftp_frame_cache_plain_bytes_total") >= CLIENTS * READ_OCTETS);
+    let resident = number("tftp_frame_cache_bytes");
+    assert!(resident <= 8 << 20, "{resident}");
+}
+
 #[test]
 fn health_and_nonsense() {
     let server = Server::start();

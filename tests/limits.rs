@@ -14,7 +14,7 @@ use bootstorm::metrics::Suppressed;
 use bootstorm::proto::timing::Patience;
 use bootstorm::shard::{Census, Holdings, Operation, Shard};
 use bootstorm::simulate::{CLIENT, SERVER};
-use bootstorm::store::memory::{Contents, Memory};
+use bootstorm::store::memory::{Contents, Faults, Memory};
 use bootstorm::store::{Store, StoreOptions, Writes};
 use bootstorm::time::{Duration, Instant};
 use bootstorm::wire::{self, Mode, Opcode, WireBlock};
@@ -56,6 +56,10 @@ impl Lab {
         for (name, len) in lengths {
             files.insert(name, Contents::Pattern { seed: 1, len });
         }
+        files.set_faults(Faults {
+            read_would_block: true,
+            ..Faults::default()
+        });
         let options = StoreOptions {
             frame_cache_octets: 1 << 20,
             threads: 0,

@@ -4,9 +4,11 @@ use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 
-use super::frames::FIRST_EXTENT_OCTETS;
+use super::frames::{FIRST_EXTENT_OCTETS, Layout};
+use super::jobs::SCANNED_AT_ONCE_OCTETS_MAX;
 use super::memory::{Contents, Faults, Memory, pattern_octet};
 use super::scans::{SCANS_MAX, WAITING_MAX};
+use super::text::Scan;
 use super::*;
 use crate::proto::block::{BlockIndex, Rollover};
 use crate::sync::Mutex;

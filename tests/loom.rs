@@ -294,10 +294,12 @@ fn frames_are_made_once_for_all() {
 fn frames_read_at_once_are_for_all() {
     let files = Files::default();
     files.in_memory.store(true, Relaxed);
-    read_by_two(files);
+    let answered_at_once = read_by_two(files);
+    assert_ne!(answered_at_once, [false; 2]);
 }
 
-fn read_by_two(files: Files) {
+/// Two shards read a file; whether each got it at once.
+fn read_by_two(files: Files) -> [bool; 2] {
     let reads = Arc::clone(&files.reads);
     let store = store(files, 0);
     let shard = Shard::new();
@@ -306,11 +308,10 @@ fn read_by_two(files: Files) {
         let (store, body) = (Arc::clone(&store), Arc::clone(&body));
         thread::spawn(move || Shard::new().read(&store, &body))
     });
-    for shard in shards {
-        shard.join().expect("it ends");
-    }
+    let at_once = shards.map(|shard| shard.join().expect("it ends"));
     assert_eq!(reads.load(Relaxed), 1);
     shard.assert_forgets(&store, body);
+    at_once
 }
 
 /// Goal: whether a file is opened again before, while or after its last reader leaves, its readers get frames
@@ -416,14 +417,15 @@ impl Shard {
         }
     }
 
-    /// Reads all of a file, which is one block, and does the store's work for it.
-    fn read(&self, store: &Store, body: &Arc<Body>) {
-        let frames = match store.frames(&key(body), &self.mailbox) {
-            Answer::Now(frames) => frames,
+    /// Reads all of a file, which is one block, and does the store's work for it; returns whether it got that at
+    /// once.
+    fn read(&self, store: &Store, body: &Arc<Body>) -> bool {
+        let (frames, at_once) = match store.frames(&key(body), &self.mailbox) {
+            Answer::Now(frames) => (frames, true),
             Answer::Later => {
                 while store.run_next() {}
                 match self.next() {
-                    Done::Framed(_, frames) => frames,
+                    Done::Framed(_, frames) => (frames, false),
                     other => panic!("{other:?}"),
                 }
             }
@@ -433,6 +435,7 @@ impl Shard {
         let packet = frames.burst(BlockIndex::FIRST, 1).to_contiguous();
         assert_eq!(*packet, *b"\0\x03\0\x01octets");
         assert!(self.is_empty(), "it is told once");
+        at_once
     }
 
     /// This reader is the last; once it has left, the store holds neither memory nor a descriptor for the file.

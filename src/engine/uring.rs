@@ -1,9 +1,11 @@
 //! The engine for Linux with io_uring: multishot receive requests fill lent buffers, so that one system call
 //! both waits and receives; bursts leave without a copy where the device supports it.
 //!
-//! Copied sends use plain sendmsg(2), which a ring does not make cheaper. Sockets are not registered as
-//! fixed files: a receive request looks its file up once and then serves thousands of datagrams. All parts
-//! of an engine belong to the thread that created it.
+//! Copied sends use plain sendmsg(2), which a ring does not make cheaper, nor do sends submitted in batches:
+//! copying and the network stack are what they cost. Sockets are not registered as fixed files: a receive
+//! request looks its file up once and then serves thousands of datagrams, while a registered socket keeps its
+//! port bound for milliseconds after the process has ended, and a restart would find it taken. All parts of an
+//! engine belong to the thread that created it.
 
 mod buffers;
 mod registered;

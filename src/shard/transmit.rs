@@ -66,7 +66,7 @@ impl<E: Engine> Shard<E> {
                 Turn::Idle => self.arm(id),
                 Turn::Full => self.wait_for_room(id, now),
             }
-            let looks = turn % TURNS_PER_LOOK == 0 || std::mem::take(&mut self.fetched);
+            let looks = std::mem::take(&mut self.fetched) || turn % TURNS_PER_LOOK == 0;
             if looks && self.engine.now() - now >= ROUND_MAX {
                 return;
             }

@@ -7,9 +7,9 @@
 //! client boots. What a second transfer asks for is *laid out* and kept: sending it costs each further client
 //! less, and nothing is read again (`benches/policy.rs`).
 //!
-//! What is plain and in the system's page cache is read on the thread of the shard that asks, if there is
-//! memory for it that was used before: waking a thread costs more than the copy. For all else there are jobs.
-//! Extents are read ahead only for one that several asked for, or that was not in memory.
+//! What is plain and in the system's page cache is read on the thread of the shard that asks, if memory for it
+//! is there at once: waking a thread costs more than the copy. For all else there are jobs. Extents are read
+//! ahead only for one that several asked for, or that the page cache did not hold, as far as anyone can tell.
 //!
 //! To recognise a second request, the cache remembers extents that it no longer holds (as 2Q does; Johnson
 //! and Shasha, 1994). When memory runs out, an extent is evicted that was not requested for long; but none
@@ -226,10 +226,8 @@ impl FrameCache {
             ..next
         };
         let mut state = self.lock();
-        // It may not be there yet.
-        if let Some(entry) = state.entries.get_mut(&last)
-            && entry.requests == Requests::One
-        {
+        // It may not be there yet. Others who wait for it read ahead from the next one on.
+        if let Some(entry) = state.entries.get_mut(&last) {
             entry.leads = false;
         }
         let ahead: Vec<Slot> = state
@@ -543,6 +541,7 @@ impl State {
         match &mut entry.progress {
             Progress::Pending(waiting) => {
                 let waiting = std::mem::take(waiting);
+                entry.leads = false;
                 match kept {
                     Some(frames) => {
                         self.pending -= 1;

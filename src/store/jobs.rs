@@ -142,6 +142,14 @@ impl Shared {
         Some(frames)
     }
 
+    /// Does what is left to do once the first octets were read at once.
+    fn begin(&self, body: &Body) {
+        let _ = caught((), || {
+            body.begin();
+            Ok(())
+        });
+    }
+
     pub(super) fn run(&self, job: Job) {
         match job {
             Job::Open {
@@ -192,16 +200,16 @@ impl Shared {
                 for mailbox in waiting {
                     mailbox.deliver(Done::Framed(key.clone(), result.clone()));
                 }
-                // A client starts reading a file: a good time to release deleted ones.
                 if key.extent == 0 {
+                    if at_hand && key.body.is_to_begin() {
+                        self.begin(&key.body);
+                    }
+                    // A client starts reading a file: a good time to release deleted ones.
                     self.bodies.release_nameless();
                 }
             }
             Job::Begin(body) => {
-                let _ = caught((), || {
-                    body.begin();
-                    Ok(())
-                });
+                self.begin(&body);
                 self.bodies.release_nameless();
             }
             Job::Create {
@@ -355,7 +363,7 @@ const PANICKED: i32 = libc::EIO;
 /// The error number for what may succeed later: EAGAIN.
 const WOULD_BLOCK: i32 = libc::EAGAIN;
 
-/// The error number for [`Answer::Busy`] where that answer is no longer possible: EBUSY.
+/// The error number for [`Answer::Busy`](super::Answer::Busy) where that answer is no longer possible: EBUSY.
 const BUSY: i32 = libc::EBUSY;
 
 /// Does `work`; turns a panic into `failure`, so that the waiters are notified and the thread survives.

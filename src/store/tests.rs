@@ -13,7 +13,7 @@ use super::*;
 use crate::proto::block::{BlockIndex, Rollover};
 use crate::sync::Mutex;
 use crate::sync::mpsc::{Receiver, channel};
-use crate::wire::write_data_header;
+use crate::wire::{HEADER_OCTETS, write_data_header};
 
 /// A store without threads, and a mailbox.
 fn store(
@@ -597,29 +597,41 @@ fn what_is_in_memory_is_read_at_once() {
 }
 
 /// Goal: a file that is rewritten is told from one that has grown, also if its beginning was read at once and is
-/// the same in both. Method: a longer file is copied over it before its client goes on.
+/// the same in both. Method: a longer file is copied over it before its client goes on; the beginning is read by
+/// the shard, and by a thread where the cache is full.
 #[test]
 fn what_is_read_at_once_is_not_mixed_with_what_replaced_it() {
-    let root = tempfile::tempdir().expect("a directory");
-    let image = root.path().join("image");
-    let mut octets = vec![7; 300_000];
-    std::fs::write(&image, &octets).expect("room");
-    let directory = directory::Directory::new(root.path(), Default::default()).expect("there");
-    let (store, mailbox, inbox) = store(directory, 8 << 20);
-    let key = |extent| FramesKey {
-        body: open(&store, b"image", Mode::Octet, &mailbox, &inbox).expect("there"),
-        blksize: 512,
-        rollover: Rollover::ToZero,
-        extent,
-    };
-    let [first, second] = [0, 1].map(key);
-    frames(&store, &first, &mailbox, &inbox).expect("well");
-    run_all(&store);
-    octets[200_000..].fill(8);
-    octets.push(8);
-    std::fs::write(&image, &octets).expect("room");
-    let made = frames(&store, &second, &mailbox, &inbox);
-    assert_eq!(made.err(), Some(ReadFailure::Changed));
+    for frame_cache_octets in [8 << 20, 100_000] {
+        let root = tempfile::tempdir().expect("a directory");
+        let image = root.path().join("image");
+        let mut octets = vec![7; 300_000];
+        std::fs::write(&image, &octets).expect("room");
+        std::fs::write(root.path().join("other"), &octets[..60_000]).expect("room");
+        let directory = directory::Directory::new(root.path(), Default::default()).expect("there");
+        let (store, mailbox, inbox) = store(directory, frame_cache_octets);
+        let key = |name: &[u8], extent| FramesKey {
+            body: open(&store, name, Mode::Octet, &mailbox, &inbox).expect("there"),
+            blksize: 512,
+            rollover: Rollover::ToZero,
+            extent,
+        };
+        frames(&store, &key(b"other", 0), &mailbox, &inbox).expect("well");
+        let [first, second] = [0, 1].map(|extent| key(b"image", extent));
+        frames(&store, &first, &mailbox, &inbox).expect("well");
+        run_all(&store);
+        inbox.try_iter().count();
+        octets[200_000..].fill(8);
+        octets.push(8);
+        std::fs::write(&image, &octets).expect("room");
+        match frames(&store, &second, &mailbox, &inbox) {
+            Err(failure) => assert_eq!(failure, ReadFailure::Changed),
+            // Where the page cache cannot be asked, it was read ahead.
+            Ok(made) => {
+                let burst = made.burst(first_of(1, 512), 1).to_contiguous();
+                assert!(burst[HEADER_OCTETS..].iter().all(|&octet| octet == 7));
+            }
+        }
+    }
 }
 
 /// Goal: another shard that asks while an extent is being read on the first one's thread gets it too, and the
@@ -885,9 +897,14 @@ fn aborted_transfers_leave_the_room_to_read_ahead() {
         }
     }
     for extent in (50..90).step_by(4) {
-        let asked = watched.store.frames(&watched.key(extent), &watched.mailbox);
-        assert!(matches!(asked, Answer::Later));
-        watched.store.left(&watched.key(extent + 1));
+        let transfers = 1 + extent % 8 / 4;
+        for _ in 0..transfers {
+            let asked = watched.store.frames(&watched.key(extent), &watched.mailbox);
+            assert!(matches!(asked, Answer::Later));
+        }
+        for _ in 0..transfers {
+            watched.store.left(&watched.key(extent + 1));
+        }
         run_all(&watched.store);
     }
     watched.inbox.try_iter().count();

@@ -1134,9 +1134,8 @@ fn a_hundred_thousand_random_datagrams_change_nothing() {
 #[test]
 fn load_examines_too() {
     let here = scratch();
-    let nobody = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let nobody = common::refusing("127.0.0.1:0").expect("a socket");
     let url = format!("tftp://{}/x", nobody.local_addr().expect("bound"));
-    drop(nobody);
     let told = [&["check", &url][..], &["load", "--check", &url]]
         .map(|arguments| fail(here.path(), 1, arguments.iter().copied()));
     assert!(told[0].contains("cannot be examined"), "{}", told[0]);

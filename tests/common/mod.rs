@@ -9,6 +9,7 @@ pub(crate) mod peer;
 
 use std::env;
 use std::io::{self, Write};
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 
 /// The environment variable that turns every skip into a failure.
@@ -45,6 +46,15 @@ pub(crate) fn require_path(path: &'static str, package: &str) -> Option<&'static
     }
     skip(&format!("the package {package} is not installed"));
     None
+}
+
+/// A socket whose port refuses all datagrams: it is connected to an address that sends none. As long as it is
+/// there, no other program gets the port, as one might whose socket takes any port that is free.
+pub(crate) fn refusing(any: &str) -> io::Result<UdpSocket> {
+    const DISCARD: u16 = 9;
+    let socket = UdpSocket::bind(any)?;
+    socket.connect((socket.local_addr()?.ip(), DISCARD))?;
+    Ok(socket)
 }
 
 /// Says why a test does not test.

@@ -176,12 +176,11 @@ fn each_group_has_its_own_weather() {
 fn who_is_refused_does_not_wait() {
     let _turn = turn();
     for any in ["127.0.0.1:0", "[::1]:0"] {
-        let Ok(nobody) = UdpSocket::bind(any) else {
+        let Ok(nobody) = common::refusing(any) else {
             common::skip("this machine has no IPv6");
             continue;
         };
         let address = nobody.local_addr().expect("bound");
-        drop(nobody);
         let report = run(&reads(address, 50, Expected::Anything));
         let failures: Vec<_> = report.tally.failures.iter().collect();
         assert_eq!(failures, [(&Failure::Refused, &50)], "{report}");

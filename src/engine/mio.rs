@@ -121,8 +121,8 @@ impl MioEngine {
         }
     }
 
-    /// The same engine, but its waits spin for some microseconds if a lone peer answers that fast. For a
-    /// server: a client's only peer is a server, and a client is measured by its own work.
+    /// The same engine, but its waits spin for some microseconds where that is quicker. For a server: a
+    /// client's only peer is a server, and a client is measured by its own work.
     #[must_use]
     pub fn with_busy_polling(self) -> Self {
         Self {
@@ -389,7 +389,7 @@ impl Engine for MioEngine {
         self.poll(until)?;
         self.receive(inbox);
         if let Some(busy_poll) = &mut self.busy_poll {
-            busy_poll.note(self.sockets.now() - began, inbox);
+            busy_poll.note(began, self.sockets.now(), inbox);
         }
         Ok(())
     }

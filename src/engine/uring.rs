@@ -133,7 +133,7 @@ impl UringEngine {
         self
     }
 
-    /// The same engine, but its waits spin for some microseconds if a lone peer answers that fast.
+    /// The same engine, but its waits spin for some microseconds where that is quicker.
     #[must_use]
     pub fn with_busy_polling(mut self) -> Self {
         self.busy_poll = Some(BusyPoll::default());
@@ -435,7 +435,7 @@ impl Engine for UringEngine {
             until = Some(Instant::ZERO);
         }
         if let Some(busy_poll) = &mut self.busy_poll {
-            busy_poll.note(self.sockets.now() - began, inbox);
+            busy_poll.note(began, self.sockets.now(), inbox);
         }
         if self.sockets.is_time_to_retry() {
             self.idle.append(&mut self.failed);

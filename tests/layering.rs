@@ -37,6 +37,7 @@ const UNSAFE_FILES: &[&str] = &[
     "src/engine/uring/ring.rs",
     "src/engine/uring/zero_copy.rs",
     "src/store/arena.rs",
+    "src/store/writeback.rs",
     "tests/allocations.rs",
     "tests/scale.rs",
 ];

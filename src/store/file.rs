@@ -12,6 +12,7 @@ use rustix::fs::{linkat, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::sample::Sample;
+use super::writeback;
 use super::{Identity, Opened, ReadFailure, Refusal, Sink, Source};
 use crate::sync::{Mutex, MutexGuard};
 
@@ -24,6 +25,10 @@ const HIDDEN_ATTEMPTS_MAX: u32 = 16;
 /// How many of them are fixed, so that a later server finds the file of a killed one. The others are random,
 /// so that occupying the fixed names cannot block uploads.
 const HIDDEN_FIXED: u32 = 8;
+
+/// Octets of an upload that begin to be written to the disk together: enough for large requests to it, few enough
+/// that little is left when the upload ends.
+pub(super) const WRITEBACK_OCTETS: u64 = 4 * 1024 * 1024;
 
 /// The refusal that a system error means for a client.
 pub(super) fn refusal(errno: Errno) -> Refusal {
@@ -217,6 +222,8 @@ pub(super) struct FileSink {
     /// The permissions of the file being replaced.
     permissions: Option<Mode>,
     written: u64,
+    /// How many of these octets began to be written to the disk.
+    begun: u64,
     /// Whether disk space for the announced length was reserved.
     reserved: bool,
 }
@@ -246,6 +253,7 @@ impl FileSink {
             terms,
             permissions,
             written: 0,
+            begun: 0,
             reserved: false,
         })
     }
@@ -369,6 +377,11 @@ impl Sink for FileSink {
             .write_all(octets)
             .map_err(|error| write_refusal(&error))?;
         self.written = written;
+        let begun = self.written - self.written % WRITEBACK_OCTETS;
+        if begun > self.begun {
+            writeback::begin(&self.file, self.begun, begun - self.begun);
+            self.begun = begun;
+        }
         Ok(())
     }
 

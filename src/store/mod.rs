@@ -24,6 +24,7 @@ mod sample;
 mod scans;
 mod text;
 mod upload;
+mod writeback;
 
 use std::fmt;
 use std::io;

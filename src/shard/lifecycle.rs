@@ -77,9 +77,27 @@ impl<E: Engine> Shard<E> {
                 Next::Nothing => {}
             }
         }
-        // A queued transfer arms its timer after sending; one already queued arms it now.
-        let waits = slot.queued;
-        if !self.queue(id) || waits {
+        self.schedule(id);
+    }
+
+    /// Queues the transfer if it can send something now. It arms its timer after that; one that was queued
+    /// before, or has nothing to send, arms it now.
+    fn schedule(&mut self, id: SlotId) {
+        let Some(slot) = self.table.get_mut(id) else {
+            return;
+        };
+        let Stage::Running(transfer, flow) = &slot.stage else {
+            return;
+        };
+        let held_up = match flow {
+            Flow::Out(out) => out.waiting,
+            Flow::In(inflow) => inflow.is_backlogged(),
+            Flow::Check(_) => false,
+        };
+        if !slot.queued && !held_up && transfer.poll_transmit(1).is_some() {
+            slot.queued = true;
+            self.ready.push_back(id);
+        } else {
             self.arm(id);
         }
     }
@@ -98,26 +116,6 @@ impl<E: Engine> Shard<E> {
             slot.armed = Some(deadline);
             self.timers.insert(deadline, id);
         }
-    }
-
-    /// Queues the transfer if it can send something now; returns whether it is queued.
-    pub(super) fn queue(&mut self, id: SlotId) -> bool {
-        let Some(slot) = self.table.get_mut(id) else {
-            return false;
-        };
-        let Stage::Running(transfer, flow) = &slot.stage else {
-            return false;
-        };
-        let held_up = match flow {
-            Flow::Out(out) => out.waiting,
-            Flow::In(inflow) => inflow.is_backlogged(),
-            Flow::Check(_) => false,
-        };
-        if !slot.queued && !held_up && transfer.poll_transmit(1).is_some() {
-            slot.queued = true;
-            self.ready.push_back(id);
-        }
-        slot.queued
     }
 
     /// Aborts a transfer with an ERROR to the peer.

@@ -163,7 +163,7 @@ impl<E: Engine> Shard<E> {
                     let extent = Frames::extent_of(first, params.blksize());
                     return self.fetch(id, extent, now);
                 };
-                let count = frames.burst(first, count).count() as u64;
+                let count = count.min(frames.blocks_from(first));
                 let burst = Payload::Frames {
                     frames: &frames,
                     first,

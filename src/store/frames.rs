@@ -141,6 +141,12 @@ impl Frames {
         self.first <= block && block.past(self.first) < self.blocks
     }
 
+    /// The number of packets from block `first` on, which they must contain.
+    #[must_use]
+    pub fn blocks_from(&self, first: BlockIndex) -> u64 {
+        self.blocks - first.past(self.first)
+    }
+
     /// Whether the packets lie consecutively in memory, headers included.
     #[must_use]
     pub fn are_laid_out(&self) -> bool {

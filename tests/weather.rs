@@ -3,11 +3,19 @@
 //!
 //! `SEED=16 cargo test --test weather any_weather` plays one run of the first test with its trace printed.
 
-use bootstorm::engine::sim::Weather;
+use bootstorm::config::{LINGER, Settings};
+use bootstorm::engine::sim::{Pace, Weather};
+use bootstorm::proto::negotiate::{ORDER_DEFAULT, Wanted};
 use bootstorm::proto::outcome::Outcome;
-use bootstorm::shard::Operation;
-use bootstorm::simulate::{Calamity, Report, Scenario, Served, Style, run, serve};
-use bootstorm::time::Duration;
+use bootstorm::proto::timing::Patience;
+use bootstorm::shard::{LocalSide, Operation, Origin, Plan};
+use bootstorm::simulate::{
+    CLIENT, Calamity, Report, SERVER, Scenario, Served, Style, World, run, serve,
+};
+use bootstorm::store::Writes;
+use bootstorm::store::memory::{Contents, Memory};
+use bootstorm::time::{Duration, Instant};
+use bootstorm::wire::Mode;
 
 /// Runs without `SEED`.
 const RUNS: u64 = 2_000;
@@ -317,6 +325,81 @@ fn nothing_lost_nothing_sent_again() {
             }
         }
     }
+}
+
+/// Goal: a crowd's queue that moves from the server to the clients, or back, is not taken for a loss: round trips
+/// become a dozen times as long from one to the next. Method: two processors, of which one is slow, by turns.
+#[test]
+fn a_queue_that_moves_to_the_other_end_is_no_loss() {
+    const CROWD: usize = 300;
+    let pace = |receive, send| Pace {
+        receive: micros(receive),
+        send: micros(send),
+        queue_max: usize::MAX,
+    };
+    let files = Memory::new(Writes::Create);
+    let len = 1 << 20;
+    files.insert(b"image", Contents::Pattern { seed: 1, len });
+    let mut world = World::new(1, Weather::FAIR, Duration::ZERO);
+    let server = world.add_host("S", SERVER.ip(), files, Settings::default());
+    let copies = Memory::new(Writes::Create);
+    let clients = world.add_host("C", CLIENT, copies, Settings::default());
+    world.listen(server, SERVER);
+    for number in 0..CROWD {
+        let plan = Plan {
+            server: SERVER,
+            operation: Operation::Read,
+            remote: b"image".to_vec(),
+            origin: Origin::Own,
+            local: LocalSide::Stored(format!("copy-{number}").into_bytes()),
+            mode: Mode::Octet,
+            wanted: Wanted {
+                blksize: Some(1428),
+                windowsize: Some(16),
+                ..Wanted::default()
+            },
+            patience: Patience::DEFAULT,
+            linger: LINGER,
+            order: ORDER_DEFAULT,
+        };
+        world.start_at(Instant::ZERO, clients, plan);
+    }
+    let (mut complete, mut turns, mut next) = (0, 0, Instant::ZERO);
+    let mut again_at_first = 0;
+    world.alarm_at(next);
+    while world.step() {
+        if world.now() >= next {
+            let (at_server, at_clients) = if turns % 2 == 0 {
+                (pace(1, 20), pace(1, 1))
+            } else {
+                (pace(1, 1), pace(20, 1))
+            };
+            world.set_pace(server, at_server);
+            world.set_pace(clients, at_clients);
+            turns += 1;
+            if turns == 3 {
+                again_at_first = world.metrics(server).retransmissions;
+            }
+            next += millis(400);
+            world.alarm_at(next);
+        }
+        let endings = world.take_endings(clients);
+        complete += endings
+            .iter()
+            .filter(|ending| ending.outcome == Outcome::Complete)
+            .count();
+        if complete == CROWD {
+            break;
+        }
+    }
+    assert!(turns > 6, "it took only {turns} turns");
+    let (again, data) = (
+        world.metrics(server).retransmissions,
+        world.sent(server).data,
+    );
+    assert_eq!(again, again_at_first, "laps are known by then");
+    // Until they are, round trips of a moment grow to a tenth of a second.
+    assert!(again * 200 < data, "{again} of {data} DATA were sent again");
 }
 
 /// Goal: octets are correct despite loss, delay and duplication around the rollover of block numbers, and

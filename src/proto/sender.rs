@@ -317,6 +317,10 @@ impl Sender {
     /// Handles an ACK of new blocks, up to `index`.
     fn advance(&mut self, index: BlockIndex, now: Instant) -> Option<Duration> {
         let measured = self.measure(index, now);
+        // Blocks that are sent again or spaced take their time without a queue.
+        if measured.is_some() && self.copied <= self.acked && !self.is_spaced() {
+            self.timer.lap(now - self.moved_at);
+        }
         self.moved(index == self.sent, now);
         self.acked = index;
         self.judge(index, now);

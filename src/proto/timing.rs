@@ -115,6 +115,8 @@ const VARIATION_FIRST_MIN: Duration = Duration::from_millis(12);
 /// Reset SRTT when a sample is this many times smaller: no path speeds up so much, so SRTT did not come from
 /// RTTs.
 const OUT_OF_PROPORTION: u64 = 8;
+/// Upper bound of a lap that lengthens timeouts: a transfer that waited longer waited for a disk.
+const LAP_MAX: Duration = Duration::from_millis(500);
 /// Upper bound of an RTT sample: every transfer that stands still for so long is over.
 const ROUND_TRIP_MAX: Duration = Duration::from_secs(3_600);
 
@@ -150,6 +152,8 @@ struct Smoothed {
     mean: u64,
     variation: u64,
     least: u64,
+    /// The last lap; 0 if none was measured.
+    lap: u64,
 }
 
 impl Smoothed {
@@ -223,9 +227,10 @@ impl Retransmission {
 
     /// The retransmission timeout derived from RTT samples.
     fn measured(&self) -> Duration {
-        // A queue filled by many clients may double before the next RTT is measured.
+        // A queue filled by many clients may double before the next RTT is measured. And a queue at this end,
+        // which is no part of an RTT, may move to the other end within a lap.
         let base = self.smoothed.map_or(INTERVAL_FIRST, |s| {
-            Duration::from_nanos(s.mean + s.margin().max(s.mean))
+            Duration::from_nanos((s.mean + s.margin().max(s.mean)).max(2 * s.lap))
         });
         let base = base.max(self.floor);
         // If the floor exceeds the ceiling, the operator meant it.
@@ -284,20 +289,33 @@ impl Retransmission {
                     mean: round_trip,
                     variation: (round_trip / 2).max(variation_min),
                     least: round_trip,
+                    lap: 0,
                 }
             }
             Some(old) => Smoothed {
                 mean: (old.mean * 7 + round_trip) / 8,
                 variation: (old.variation * 3 + old.mean.abs_diff(round_trip)) / 4,
                 least: old.least.min(round_trip),
+                lap: old.lap,
             },
         });
     }
 
-    /// Handles a timeout: the next wait is twice as long.
+    /// Takes the time from one acknowledgment to the next, of which the latter has just given an RTT sample: the
+    /// RTT, and how long this end took to send.
+    pub(super) fn lap(&mut self, took: Duration) {
+        if let Some(smoothed) = &mut self.smoothed {
+            smoothed.lap = took.min(LAP_MAX).as_nanos() as u64;
+        }
+    }
+
+    /// Handles a timeout: the next wait is twice as long. The last lap is out of date.
     pub(super) const fn silence(&mut self) {
         self.silences = self.silences.saturating_add(1);
         self.doublings = self.doublings.saturating_add(1);
+        if let Some(smoothed) = &mut self.smoothed {
+            smoothed.lap = 0;
+        }
     }
 
     /// Whether this end retransmits its last ACK on a timeout.
@@ -412,6 +430,25 @@ mod tests {
         };
         assert_eq!(waits(End::Receiver), (millis(10), millis(20), millis(10)));
         assert_eq!(waits(End::Sender), (millis(48), millis(48), millis(36)));
+    }
+
+    #[test]
+    fn a_sender_waits_for_two_laps_until_it_has_waited_in_vain() {
+        let mut timer = Retransmission::new(&windowed(), &Patience::DEFAULT, End::Sender);
+        timer.lap(millis(100));
+        assert_eq!(timer.interval(), INTERVAL_FIRST, "no round trip is known");
+        timer.sample(millis(1));
+        let alone = timer.interval();
+        assert!(alone < millis(100));
+        timer.lap(millis(100));
+        timer.sample(millis(1));
+        assert_eq!(timer.interval(), millis(200));
+        assert_eq!(timer.round_trip(), Some(millis(1)));
+        timer.lap(millis(900));
+        assert_eq!(timer.interval(), 2 * LAP_MAX);
+        timer.silence();
+        timer.progress(true);
+        assert!(timer.interval() <= alone);
     }
 
     /// Goal: if each answer arrives after the retransmission, no RTT is measured, and the timeout grows until

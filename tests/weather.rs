@@ -8,7 +8,7 @@ use bootstorm::engine::sim::{Pace, Weather};
 use bootstorm::proto::negotiate::{ORDER_DEFAULT, Wanted};
 use bootstorm::proto::outcome::Outcome;
 use bootstorm::proto::timing::Patience;
-use bootstorm::shard::{LocalSide, Operation, Origin, Plan};
+use bootstorm::shard::{Ending, LocalSide, Operation, Origin, Plan};
 use bootstorm::simulate::{
     CLIENT, Calamity, Report, SERVER, Scenario, Served, Style, World, run, serve,
 };
@@ -364,35 +364,31 @@ fn a_queue_that_moves_to_the_other_end_is_no_loss() {
         };
         world.start_at(Instant::ZERO, clients, plan);
     }
-    let (mut complete, mut turns, mut next) = (0, 0, Instant::ZERO);
+    let mut endings = Vec::new();
+    let (mut moves, mut next) = (0, Instant::ZERO);
     let mut again_at_first = 0;
     world.alarm_at(next);
-    while world.step() {
+    while world.step() && endings.len() < CROWD {
         if world.now() >= next {
-            let (at_server, at_clients) = if turns % 2 == 0 {
+            let (at_server, at_clients) = if moves % 2 == 0 {
                 (pace(1, 20), pace(1, 1))
             } else {
                 (pace(1, 1), pace(20, 1))
             };
             world.set_pace(server, at_server);
             world.set_pace(clients, at_clients);
-            turns += 1;
-            if turns == 3 {
+            if moves == 1 {
                 again_at_first = world.metrics(server).retransmissions;
             }
+            moves += 1;
             next += millis(400);
             world.alarm_at(next);
         }
-        let endings = world.take_endings(clients);
-        complete += endings
-            .iter()
-            .filter(|ending| ending.outcome == Outcome::Complete)
-            .count();
-        if complete == CROWD {
-            break;
-        }
+        endings.extend(world.take_endings(clients));
     }
-    assert!(turns > 6, "it took only {turns} turns");
+    let is_complete = |ending: &Ending| ending.outcome == Outcome::Complete;
+    assert!(endings.iter().all(is_complete), "{moves} moves");
+    assert!(moves > 6, "only {moves} moves");
     let (again, data) = (
         world.metrics(server).retransmissions,
         world.sent(server).data,

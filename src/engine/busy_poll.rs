@@ -1,11 +1,11 @@
-//! Busy polling: decides whether a wait should spin instead of sleeping. Where falling asleep and being woken
-//! takes long, as in most virtual machines, it takes longer than the next datagram of a few nearby clients
-//! needs to arrive, and costs as much processor time as polling for it.
+//! Busy polling: decides whether a wait should spin instead of sleeping. Falling asleep and being woken can take
+//! longer than the next datagram of a few nearby clients needs to arrive, above all in a virtual machine, and
+//! then costs about as much processor time as polling for it.
 //!
 //! The kernel does the same for idle virtual machines (KVM's halt polling) and for receive queues
-//! (`SO_BUSY_POLL`). Where waking up is quick, or clients are many and their datagrams are handled in batches
-//! after a sleep, it costs processor time and gains nothing. So some waits sleep, some spin, and those that
-//! follow do what brought more datagrams in the time.
+//! (`SO_BUSY_POLL`). Where waking up is quick, or many clients' datagrams are handled in batches after a sleep,
+//! it costs processor time and gains little. So some waits sleep, some spin, and those that follow do what
+//! brought more datagrams in the time.
 
 use super::Inbox;
 use crate::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::time::{Duration, Instant};
 /// neighbour on a fast network, plus the client's waking up and working.
 const AWAKE_MAX: Duration = Duration::from_micros(100);
 
-/// The limit of a short wait. A longer one lasts too long for spinning to change much.
+/// The limit of a short wait. After a longer one, nobody is near.
 const SHORT_MAX: Duration = Duration::from_micros(200);
 
 /// The last wait of the trial that sleeps; as many spin before one way is chosen.
@@ -23,57 +23,78 @@ const ASLEEP_TRIAL: u16 = 16;
 /// The last wait of the trial that spins.
 const AWAKE_TRIAL: u16 = 2 * ASLEEP_TRIAL;
 
-/// The last wait before both ways are tried again: a few hundredths of a second later.
+/// The last wait before both ways are tried again, less than half a second later.
 const OVER: u16 = AWAKE_TRIAL + 2_000;
+
+/// Chosen waits in a row that spin in vain before the others sleep: clients that went away, or are slower now, cost
+/// no more than that.
+const VAIN_MAX: u8 = 4;
 
 /// Decides from past waits how the next one begins.
 #[derive(Debug, Default)]
 pub(super) struct BusyPoll {
     /// Consecutive short waits, since the first one that was to be compared.
     waits: u16,
-    /// When the current trial began, and the datagrams that it received.
-    began: Instant,
+    /// Whether the current wait spins, and whether it can last at all.
+    spins: bool,
+    lasts: bool,
+    /// When the previous wait ended, if it counts.
+    ended: Option<Instant>,
+    /// The current trial: the time from wait to wait, the work in between included, and what came.
+    took: Duration,
     datagrams: u32,
-    /// The time that each datagram took in the trial that slept.
-    asleep: Duration,
+    /// The time that each datagram took in the trial that slept, if any came.
+    asleep: Option<Duration>,
     /// Whether spinning was quicker, by so much that it is worth the processor time.
     pays: bool,
+    /// Chosen waits in a row that spun in vain.
+    vain: u8,
 }
 
 impl BusyPoll {
-    /// How long the next wait spins before it sleeps, if at all; the wait may last for `timeout`.
-    pub(super) fn stays_awake(&self, timeout: Duration) -> Option<Duration> {
-        let spins = self.pays || (ASLEEP_TRIAL..AWAKE_TRIAL).contains(&self.waits);
-        (spins && !timeout.is_zero()).then(|| timeout.min(AWAKE_MAX))
+    /// Begins a wait that may last for `timeout`; returns how long it is to spin before it sleeps, if at all.
+    pub(super) fn begin(&mut self, timeout: Duration) -> Option<Duration> {
+        let is_trial = (ASLEEP_TRIAL..AWAKE_TRIAL).contains(&self.waits);
+        self.lasts = !timeout.is_zero();
+        self.spins = self.lasts && (is_trial || self.pays);
+        self.spins.then(|| timeout.min(AWAKE_MAX))
     }
 
-    /// Records a wait: when it began and ended, and what it received.
-    pub(super) fn note(&mut self, began: Instant, ended: Instant, inbox: &Inbox) {
-        if ended - began > SHORT_MAX {
+    /// Ends the wait that began at `began`, and has received what is in the inbox.
+    pub(super) fn end(&mut self, began: Instant, ended: Instant, inbox: &Inbox) {
+        let lasted = ended - began;
+        // One long stretch of work must not decide a trial.
+        self.took += (ended - self.ended.unwrap_or(began)).min(SHORT_MAX);
+        self.datagrams += inbox.len() as u32;
+        self.ended = Some(ended);
+        if !self.lasts {
+            return;
+        }
+        if lasted > SHORT_MAX && !self.spins {
             *self = Self::default();
             return;
         }
-        if self.waits == 0 {
-            self.began = began;
+        if self.pays && self.waits >= AWAKE_TRIAL {
+            self.vain = if lasted > AWAKE_MAX { self.vain + 1 } else { 0 };
+            self.pays = self.vain < VAIN_MAX;
         }
         self.waits += 1;
-        self.datagrams += inbox.len() as u32;
         match self.waits {
-            ASLEEP_TRIAL => self.asleep = self.end_trial(ended),
-            // By a quarter at least.
-            AWAKE_TRIAL => self.pays = self.end_trial(ended) <= self.asleep / 4 * 3,
+            ASLEEP_TRIAL => self.asleep = self.end_trial(),
+            AWAKE_TRIAL => {
+                let trials = self.asleep.zip(self.end_trial());
+                // By a quarter at least.
+                self.pays = trials.is_some_and(|(asleep, awake)| awake <= asleep * 3 / 4);
+            }
             OVER => *self = Self::default(),
             _ => {}
         }
     }
 
-    /// Ends a trial; returns the time that each of its datagrams took.
-    fn end_trial(&mut self, now: Instant) -> Duration {
-        let took = now - std::mem::replace(&mut self.began, now);
-        match std::mem::take(&mut self.datagrams) {
-            0 => Duration::MAX,
-            datagrams => took / datagrams,
-        }
+    /// Ends a trial; returns the time that each of its datagrams took, if any came.
+    fn end_trial(&mut self) -> Option<Duration> {
+        let took = std::mem::take(&mut self.took);
+        took.checked_div(std::mem::take(&mut self.datagrams))
     }
 }
 
@@ -84,10 +105,16 @@ pub(super) mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(1);
 
+    const fn micros(micros: u64) -> Duration {
+        Duration::from_micros(micros)
+    }
+
     /// An instance whose next wait spins.
     pub(in super::super) fn awake() -> BusyPoll {
         let mut waits = Waits::default();
-        (0..ASLEEP_TRIAL).for_each(|_| waits.one(SHORT_MAX, 1));
+        (0..ASLEEP_TRIAL).for_each(|_| {
+            waits.one(TIMEOUT, |_| (SHORT_MAX, 1));
+        });
         waits.busy_poll
     }
 
@@ -99,8 +126,12 @@ pub(super) mod tests {
     }
 
     impl Waits {
-        /// Records one that received so many datagrams.
-        fn one(&mut self, lasted: Duration, datagrams: usize) {
+        /// One wait, as long and with as many datagrams as is said of one that spins, or does not; returns which
+        /// it was.
+        fn one(&mut self, timeout: Duration, is: impl Fn(bool) -> (Duration, usize)) -> bool {
+            let began = self.now + micros(5);
+            let spins = self.busy_poll.begin(timeout).is_some();
+            let (lasted, datagrams) = is(spins);
             let mut inbox = Inbox::new();
             for port in 1..=datagrams {
                 let path = Path {
@@ -109,13 +140,19 @@ pub(super) mod tests {
                 };
                 inbox.push(SocketId(1), path, false, 4);
             }
-            let began = self.now + Duration::from_micros(5);
             self.now = began + lasted;
-            self.busy_poll.note(began, self.now, &inbox);
+            self.busy_poll.end(began, self.now, &inbox);
+            spins
         }
 
-        fn is_next_awake(&self) -> bool {
-            self.busy_poll.stays_awake(TIMEOUT).is_some()
+        /// Waits that are quicker if they spin, until that is found out.
+        fn until_it_pays() -> Self {
+            let mut waits = Self::default();
+            for _ in 0..AWAKE_TRIAL {
+                waits.one(TIMEOUT, |spins| (micros(if spins { 20 } else { 80 }), 1));
+            }
+            assert!(waits.busy_poll.pays);
+            waits
         }
     }
 
@@ -128,18 +165,19 @@ pub(super) mod tests {
             ((75, 1), (56, 1), false),
             ((95, 4), (20, 1), false),
             ((95, 4), (10, 1), true),
-            ((75, 0), (75, 0), false),
-            ((75, 0), (75, 1), true),
+            ((75, 0), (75, 1), false),
+            ((75, 1), (75, 0), false),
+            ((150, 1), (250, 1), false),
         ];
         for (asleep, awake, pays) in cases {
             let mut waits = Waits::default();
-            let mut spun = Vec::new();
-            for _ in 0..2 * OVER {
-                let spins = waits.is_next_awake();
-                let (micros, datagrams) = if spins { awake } else { asleep };
-                waits.one(Duration::from_micros(micros), datagrams);
-                spun.push(spins);
-            }
+            let one = |_| {
+                waits.one(TIMEOUT, |spins| {
+                    let (lasted, datagrams) = if spins { awake } else { asleep };
+                    (micros(lasted), datagrams)
+                })
+            };
+            let spun: Vec<_> = (0..2 * OVER).map(one).collect();
             let trial = usize::from(ASLEEP_TRIAL);
             let chosen = usize::from(OVER) - 2 * trial;
             let once = [(false, trial), (true, trial), (pays, chosen)];
@@ -150,24 +188,37 @@ pub(super) mod tests {
 
     #[test]
     fn a_wait_spins_no_longer_than_it_may_last() {
-        let busy_poll = awake();
-        assert_eq!(busy_poll.stays_awake(TIMEOUT), Some(AWAKE_MAX));
-        let short = Duration::from_micros(3);
-        assert_eq!(busy_poll.stays_awake(short), Some(short));
-        assert_eq!(busy_poll.stays_awake(Duration::ZERO), None);
+        let mut busy_poll = awake();
+        assert_eq!(busy_poll.begin(TIMEOUT), Some(AWAKE_MAX));
+        assert_eq!(busy_poll.begin(micros(3)), Some(micros(3)));
+        assert_eq!(busy_poll.begin(Duration::ZERO), None);
     }
 
     #[test]
-    fn a_long_wait_lets_them_sleep() {
+    fn polls_that_do_not_wait_decide_nothing() {
         let mut waits = Waits::default();
-        (0..OVER / 2).for_each(|_| {
-            let micros = if waits.is_next_awake() { 20 } else { 80 };
-            waits.one(Duration::from_micros(micros), 1);
-        });
-        assert!(waits.is_next_awake());
-        waits.one(SHORT_MAX, 1);
-        assert!(waits.is_next_awake(), "still short");
-        waits.one(SHORT_MAX + Duration::from_nanos(1), 1);
-        assert!(!waits.is_next_awake());
+        for _ in 0..OVER {
+            assert!(!waits.one(Duration::ZERO, |_| (micros(1), 1)));
+        }
+        assert_eq!(waits.busy_poll.waits, 0);
+    }
+
+    #[test]
+    fn a_long_sleep_or_spinning_in_vain_lets_them_sleep() {
+        let mut waits = Waits::until_it_pays();
+        for turn in 1..=5 * VAIN_MAX {
+            let lasted = AWAKE_MAX + micros(if turn % VAIN_MAX == 0 { 0 } else { 50 });
+            assert!(
+                waits.one(TIMEOUT, |_| (lasted, 1)),
+                "not often enough in a row"
+            );
+        }
+        for _ in 0..VAIN_MAX {
+            assert!(waits.one(TIMEOUT, |_| (10 * SHORT_MAX, 1)));
+        }
+        assert!(!waits.one(TIMEOUT, |_| (SHORT_MAX, 1)));
+        assert!(waits.busy_poll.waits > AWAKE_TRIAL, "as if it had not paid");
+        waits.one(TIMEOUT, |_| (SHORT_MAX + Duration::from_nanos(1), 1));
+        assert_eq!(waits.busy_poll.waits, 0, "nobody is near");
     }
 }

@@ -173,8 +173,8 @@ impl MioEngine {
         } else {
             Duration::ZERO
         };
-        let busy_poll = self.busy_poll.as_ref();
-        let awake = busy_poll.and_then(|busy| busy.stays_awake(timeout));
+        let busy_poll = self.busy_poll.as_mut();
+        let awake = busy_poll.and_then(|busy| busy.begin(timeout));
         let came = match awake {
             Some(awake) => self.poll_busily(awake)?,
             None => false,
@@ -381,15 +381,15 @@ impl Engine for MioEngine {
 
     /// Clears the inbox, then fills it.
     ///
-    /// The system sleeps in whole milliseconds, rounded up: a wait that times out ends up to 1 ms late, and
-    /// does not spin before. A signal or a malformed datagram ends it early.
+    /// The system sleeps in whole milliseconds, rounded up: a wait that times out ends up to 1 ms late. A
+    /// signal or a malformed datagram ends it early.
     fn wait(&mut self, until: Option<Instant>, inbox: &mut Inbox) -> io::Result<()> {
         inbox.clear();
         let began = self.now();
         self.poll(until)?;
         self.receive(inbox);
         if let Some(busy_poll) = &mut self.busy_poll {
-            busy_poll.note(began, self.sockets.now(), inbox);
+            busy_poll.end(began, self.sockets.now(), inbox);
         }
         Ok(())
     }

@@ -239,8 +239,8 @@ impl UringEngine {
     /// Polls in a loop if that beats sleeping; returns whether something came.
     fn poll_busily(&mut self, until: Option<Instant>) -> io::Result<bool> {
         let timeout = self.sockets.timeout(until).unwrap_or(Duration::MAX);
-        let busy_poll = self.busy_poll.as_ref();
-        let Some(awake) = busy_poll.and_then(|busy| busy.stays_awake(timeout)) else {
+        let busy_poll = self.busy_poll.as_mut();
+        let Some(awake) = busy_poll.and_then(|busy| busy.begin(timeout)) else {
             return Ok(false);
         };
         let until = self.now() + awake;
@@ -435,7 +435,7 @@ impl Engine for UringEngine {
             until = Some(Instant::ZERO);
         }
         if let Some(busy_poll) = &mut self.busy_poll {
-            busy_poll.note(began, self.sockets.now(), inbox);
+            busy_poll.end(began, self.sockets.now(), inbox);
         }
         if self.sockets.is_time_to_retry() {
             self.idle.append(&mut self.failed);

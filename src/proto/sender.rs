@@ -74,6 +74,8 @@ pub struct Sender {
     struck_at: BlockIndex,
     /// The next block is held back until this time.
     paced_until: Option<Instant>,
+    /// Whether the next block had to be fetched since the last ACK.
+    held_up: bool,
     retransmissions: u64,
     outcome: Option<Outcome>,
 }
@@ -122,6 +124,7 @@ impl Sender {
             strikes: 0,
             struck_at: BlockIndex::ZERO,
             paced_until: None,
+            held_up: false,
             retransmissions: 0,
             outcome: None,
         }
@@ -248,6 +251,12 @@ impl Sender {
         }
     }
 
+    /// Records that what [`Sender::poll_transmit`] described has to be fetched first, which says nothing about how
+    /// long others take to send.
+    pub const fn held_up(&mut self) {
+        self.held_up = true;
+    }
+
     /// When to call [`Sender::handle_timeout`], if nothing arrives first.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
@@ -317,8 +326,11 @@ impl Sender {
     /// Handles an ACK of new blocks, up to `index`.
     fn advance(&mut self, index: BlockIndex, now: Instant) -> Option<Duration> {
         let measured = self.measure(index, now);
-        // Blocks that are sent again or spaced take their time without a queue.
-        if measured.is_some() && self.copied <= self.acked && !self.is_spaced() {
+        // Blocks that are sent again, spaced or not there yet take their time without a queue. In lock-step,
+        // timeouts are long enough.
+        let held_up = std::mem::take(&mut self.held_up);
+        let was_queued = !held_up && self.copied <= self.acked && !self.is_spaced();
+        if measured.is_some() && was_queued && !self.params.is_lockstep() {
             self.timer.lap(now - self.moved_at);
         }
         self.moved(index == self.sent, now);

@@ -115,8 +115,8 @@ const VARIATION_FIRST_MIN: Duration = Duration::from_millis(12);
 /// Reset SRTT when a sample is this many times smaller: no path speeds up so much, so SRTT did not come from
 /// RTTs.
 const OUT_OF_PROPORTION: u64 = 8;
-/// Upper bound of a lap that lengthens timeouts: a transfer that waited longer waited for a disk.
-const LAP_MAX: Duration = Duration::from_millis(500);
+/// Upper bound of a lap, so that the timeout of two laps leaves room for several tries within the idle time.
+const LAP_MAX: Duration = Duration::from_secs(2);
 /// Upper bound of an RTT sample: every transfer that stands still for so long is over.
 const ROUND_TRIP_MAX: Duration = Duration::from_secs(3_600);
 
@@ -227,10 +227,12 @@ impl Retransmission {
 
     /// The retransmission timeout derived from RTT samples.
     fn measured(&self) -> Duration {
-        // A queue filled by many clients may double before the next RTT is measured. And a queue at this end,
-        // which is no part of an RTT, may move to the other end within a lap.
         let base = self.smoothed.map_or(INTERVAL_FIRST, |s| {
-            Duration::from_nanos((s.mean + s.margin().max(s.mean)).max(2 * s.lap))
+            // A queue filled by many clients may double before the next RTT is measured.
+            let usual = s.mean + s.margin().max(s.mean);
+            // And a queue at this end, which is no part of an RTT, may move to the other end within a lap.
+            let queued = if s.lap > 2 * s.mean { 2 * s.lap } else { 0 };
+            Duration::from_nanos(usual.max(queued))
         });
         let base = base.max(self.floor);
         // If the floor exceeds the ceiling, the operator meant it.
@@ -301,21 +303,18 @@ impl Retransmission {
         });
     }
 
-    /// Takes the time from one acknowledgment to the next, of which the latter has just given an RTT sample: the
-    /// RTT, and how long this end took to send.
+    /// Takes a lap, the time from one ACK to the next, after the latter gave an RTT sample. It is longer than that
+    /// by how long the transfer waited at this end for its turn to send.
     pub(super) fn lap(&mut self, took: Duration) {
         if let Some(smoothed) = &mut self.smoothed {
             smoothed.lap = took.min(LAP_MAX).as_nanos() as u64;
         }
     }
 
-    /// Handles a timeout: the next wait is twice as long. The last lap is out of date.
+    /// Handles a timeout: the next wait is twice as long.
     pub(super) const fn silence(&mut self) {
         self.silences = self.silences.saturating_add(1);
         self.doublings = self.doublings.saturating_add(1);
-        if let Some(smoothed) = &mut self.smoothed {
-            smoothed.lap = 0;
-        }
     }
 
     /// Whether this end retransmits its last ACK on a timeout.
@@ -433,22 +432,27 @@ mod tests {
     }
 
     #[test]
-    fn a_sender_waits_for_two_laps_until_it_has_waited_in_vain() {
+    fn a_sender_that_waits_for_its_turn_waits_two_laps_for_an_answer() {
         let mut timer = Retransmission::new(&windowed(), &Patience::DEFAULT, End::Sender);
         timer.lap(millis(100));
         assert_eq!(timer.interval(), INTERVAL_FIRST, "no round trip is known");
         timer.sample(millis(1));
-        let alone = timer.interval();
-        assert!(alone < millis(100));
         timer.lap(millis(100));
         timer.sample(millis(1));
         assert_eq!(timer.interval(), millis(200));
         assert_eq!(timer.round_trip(), Some(millis(1)));
-        timer.lap(millis(900));
-        assert_eq!(timer.interval(), 2 * LAP_MAX);
         timer.silence();
+        assert_eq!(timer.interval(), millis(400), "each wait is longer");
         timer.progress(true);
-        assert!(timer.interval() <= alone);
+        assert_eq!(timer.interval(), millis(200), "it was only slow");
+        timer.lap(3 * LAP_MAX);
+        assert_eq!(timer.interval(), 2 * LAP_MAX);
+        timer.lap(millis(2));
+        assert_eq!(
+            timer.interval(),
+            millis(37),
+            "no longer than two round trips: 1 ms, and four times RTTVAR"
+        );
     }
 
     /// Goal: if each answer arrives after the retransmission, no RTT is measured, and the timeout grows until

@@ -225,6 +225,9 @@ impl<E: Engine> Shard<E> {
             }
             self.store.frames(&key, &self.mailbox)
         };
+        if !matches!(answer, Answer::Now(_)) {
+            sender.held_up();
+        }
         if !matches!(answer, Answer::Busy) {
             out.extents_asked = out.extents_asked.max(extent + 1);
         }

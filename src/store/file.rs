@@ -26,8 +26,8 @@ const HIDDEN_ATTEMPTS_MAX: u32 = 16;
 /// so that occupying the fixed names cannot block uploads.
 const HIDDEN_FIXED: u32 = 8;
 
-/// Octets of an upload that begin to be written to the disk together: enough for large requests to it, few enough
-/// that little is left when the upload ends.
+/// Octets of an upload that are sent on their way to the disk together: enough for large requests to it, few
+/// enough that little is left when the upload ends.
 pub(super) const WRITEBACK_OCTETS: u64 = 4 * 1024 * 1024;
 
 /// The refusal that a system error means for a client.
@@ -222,8 +222,8 @@ pub(super) struct FileSink {
     /// The permissions of the file being replaced.
     permissions: Option<Mode>,
     written: u64,
-    /// How many of these octets began to be written to the disk.
-    begun: u64,
+    /// The first so many octets are on the disk or on their way there.
+    under_way: u64,
     /// Whether disk space for the announced length was reserved.
     reserved: bool,
 }
@@ -253,7 +253,7 @@ impl FileSink {
             terms,
             permissions,
             written: 0,
-            begun: 0,
+            under_way: 0,
             reserved: false,
         })
     }
@@ -377,10 +377,10 @@ impl Sink for FileSink {
             .write_all(octets)
             .map_err(|error| write_refusal(&error))?;
         self.written = written;
-        let begun = self.written - self.written % WRITEBACK_OCTETS;
-        if begun > self.begun {
-            writeback::begin(&self.file, self.begun, begun - self.begun);
-            self.begun = begun;
+        let whole = self.written - self.written % WRITEBACK_OCTETS;
+        if whole > self.under_way {
+            writeback::begin(&self.file, self.under_way, whole - self.under_way);
+            self.under_way = whole;
         }
         Ok(())
     }

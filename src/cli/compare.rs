@@ -605,7 +605,7 @@ mod tests {
             .replace("cores = [0]", "")
             .replace("cores = [1]", "");
         let plan = plan(&anywhere).expect("a plan");
-        assert_eq!((plan.contenders.len(), plan.workloads.len()), (7, 14));
+        assert_eq!((plan.contenders.len(), plan.workloads.len()), (7, 16));
         // All but dnsmasq accept uploads.
         let uploads = plan.contenders.iter().filter(|contender| contender.uploads);
         assert_eq!(uploads.count(), 6);

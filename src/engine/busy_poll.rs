@@ -23,7 +23,7 @@ const ASLEEP_TRIAL: u16 = 16;
 /// The last wait of the trial that spins.
 const AWAKE_TRIAL: u16 = 2 * ASLEEP_TRIAL;
 
-/// The last wait before both ways are tried again, less than half a second later.
+/// The last wait before both ways are tried again.
 const OVER: u16 = AWAKE_TRIAL + 2_000;
 
 /// Chosen waits in a row that spin in vain before the others sleep: clients that went away, or are slower now, cost
@@ -38,7 +38,7 @@ pub(super) struct BusyPoll {
     /// Whether the current wait spins, and whether it can last at all.
     spins: bool,
     lasts: bool,
-    /// When the previous wait ended, if it counts.
+    /// When the previous wait ended.
     ended: Option<Instant>,
     /// The current trial: the time from wait to wait, the work in between included, and what came.
     took: Duration,
@@ -60,13 +60,16 @@ impl BusyPoll {
         self.spins.then(|| timeout.min(AWAKE_MAX))
     }
 
-    /// Ends the wait that began at `began`, and has received what is in the inbox.
-    pub(super) fn end(&mut self, began: Instant, ended: Instant, inbox: &Inbox) {
-        let lasted = ended - began;
+    /// Ends the wait that began at `began`, woke at `woke`, and has received by `ended` what is in the inbox.
+    pub(super) fn end(&mut self, began: Instant, woke: Instant, ended: Instant, inbox: &Inbox) {
+        let lasted = woke - began;
+        let since = self.ended.replace(ended).unwrap_or(began);
+        if !self.lasts && self.waits == 0 {
+            return;
+        }
         // One long stretch of work must not decide a trial.
-        self.took += (ended - self.ended.unwrap_or(began)).min(SHORT_MAX);
-        self.datagrams += inbox.len() as u32;
-        self.ended = Some(ended);
+        self.took += (ended - since).min(SHORT_MAX);
+        self.datagrams = self.datagrams.saturating_add(inbox.len() as u32);
         if !self.lasts {
             return;
         }
@@ -141,7 +144,7 @@ pub(super) mod tests {
                 inbox.push(SocketId(1), path, false, 4);
             }
             self.now = began + lasted;
-            self.busy_poll.end(began, self.now, &inbox);
+            self.busy_poll.end(began, self.now, self.now, &inbox);
             spins
         }
 
@@ -200,7 +203,23 @@ pub(super) mod tests {
         for _ in 0..OVER {
             assert!(!waits.one(Duration::ZERO, |_| (micros(1), 1)));
         }
-        assert_eq!(waits.busy_poll.waits, 0);
+        for _ in 0..AWAKE_TRIAL {
+            waits.one(TIMEOUT, |spins| (micros(if spins { 20 } else { 80 }), 1));
+        }
+        assert!(waits.busy_poll.pays);
+    }
+
+    #[test]
+    fn to_receive_much_is_not_to_wait_long() {
+        let mut busy_poll = BusyPoll::default();
+        let (mut now, inbox) = (Instant::ZERO, Inbox::new());
+        for _ in 0..OVER / 2 {
+            busy_poll.begin(TIMEOUT);
+            let woke = now + micros(50);
+            busy_poll.end(now, woke, woke + 3 * SHORT_MAX, &inbox);
+            now = woke + 3 * SHORT_MAX;
+        }
+        assert_eq!(busy_poll.waits, OVER / 2);
     }
 
     #[test]

@@ -387,9 +387,10 @@ impl Engine for MioEngine {
         inbox.clear();
         let began = self.now();
         self.poll(until)?;
+        let woke = self.now();
         self.receive(inbox);
         if let Some(busy_poll) = &mut self.busy_poll {
-            busy_poll.end(began, self.sockets.now(), inbox);
+            busy_poll.end(began, woke, self.sockets.now(), inbox);
         }
         Ok(())
     }

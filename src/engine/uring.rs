@@ -415,12 +415,14 @@ impl Engine for UringEngine {
         let mut until = until;
         self.arm();
         let mut entered = self.poll_busily(until)?;
-        loop {
+        let mut woke = None;
+        let woke = loop {
             if !entered {
                 self.arm();
                 self.enter(until)?;
             }
             entered = false;
+            let woke = *woke.get_or_insert_with(|| self.sockets.now());
             let before = inbox.len();
             while inbox.room().is_some()
                 && let Some(completion) = next(&mut self.ring)
@@ -430,12 +432,12 @@ impl Engine for UringEngine {
             // The kernel delivers only this many at a time, however many wait: under load, ACKs left in the
             // queue would let timers expire.
             if inbox.len() - before < DELIVERED_MAX || inbox.room().is_none() {
-                break;
+                break woke;
             }
             until = Some(Instant::ZERO);
-        }
+        };
         if let Some(busy_poll) = &mut self.busy_poll {
-            busy_poll.end(began, self.sockets.now(), inbox);
+            busy_poll.end(began, woke, self.sockets.now(), inbox);
         }
         if self.sockets.is_time_to_retry() {
             self.idle.append(&mut self.failed);

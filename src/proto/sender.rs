@@ -29,6 +29,8 @@ const WINDOW_REPEATS_MAX: u8 = 2;
 const STRIKES_BEFORE_SPACING: u8 = 2;
 /// Maximum number of strikes: the pacing interval is then one RTT, and half of that for each strike less.
 const STRIKES_MAX: u8 = STRIKES_BEFORE_SPACING + 4;
+/// Laps of which at least so many fit into the idle time, so that timeouts of two laps leave room for some tries.
+const LAPS_MIN: u32 = 8;
 /// Blocks acknowledged without a strike that remove one strike.
 const BLOCKS_PER_STRIKE: u64 = 64;
 
@@ -251,8 +253,8 @@ impl Sender {
         }
     }
 
-    /// Records that what [`Sender::poll_transmit`] described has to be fetched first, which says nothing about how
-    /// long others take to send.
+    /// Records that what [`Sender::poll_transmit`] described has to be fetched first, or has just been: such a wait
+    /// says nothing about how long others take to send.
     pub const fn held_up(&mut self) {
         self.held_up = true;
     }
@@ -330,8 +332,12 @@ impl Sender {
         // timeouts are long enough.
         let held_up = std::mem::take(&mut self.held_up);
         let was_queued = !held_up && self.copied <= self.acked && !self.is_spaced();
-        if measured.is_some() && was_queued && !self.params.is_lockstep() {
-            self.timer.lap(now - self.moved_at);
+        if let Some(round_trip) = measured
+            && was_queued
+            && !self.params.is_lockstep()
+        {
+            let lap = (now - self.moved_at).min(self.patience.idle / LAPS_MIN);
+            self.timer.lap(lap, round_trip);
         }
         self.moved(index == self.sent, now);
         self.acked = index;
@@ -385,6 +391,9 @@ impl Sender {
     fn strike(&mut self, index: BlockIndex) {
         self.strikes = (self.strikes + 1).min(STRIKES_MAX);
         self.struck_at = index;
+        if self.is_spaced() {
+            self.timer.forget_lap();
+        }
     }
 
     /// Handles a duplicate ACK: it is ignored unless it reports that the window's first block is missing.
@@ -589,6 +598,35 @@ mod tests {
 
     fn ack(sender: &mut Sender, block: u16, now: u64) -> Option<Duration> {
         sender.handle_ack(WireBlock(block), at(now))
+    }
+
+    /// Goal: who waits for a turn longer than for an answer waits two laps for the next answer; who waits for a
+    /// disk, is in lock-step, or has lost something, does not. Method: windows that leave 400 ms after the ACK.
+    #[test]
+    fn a_wait_for_a_turn_lengthens_the_next_wait_for_an_answer() {
+        let timeout = |options: &str, wait: &dyn Fn(&mut Sender, u64)| {
+            let mut sender = asked_with(100, options);
+            ack(&mut sender, 0, ROUND_TRIP);
+            let leaves = ROUND_TRIP + 400;
+            wait(&mut sender, leaves);
+            let (first, count) = send(&mut sender, at(leaves)).expect("blocks");
+            let arrives = leaves + ROUND_TRIP;
+            ack(&mut sender, (first + count - 1) as u16, arrives);
+            send(&mut sender, at(arrives));
+            let waits = sender.poll_timeout().expect("it waits") - at(arrives);
+            waits.as_millis()
+        };
+        let windowed = "windowsize\x004\0";
+        // SRTT 80 ms, and four times RTTVAR after two equal samples.
+        let usual = 80 + 4 * 30;
+        assert_eq!(timeout(windowed, &|_, _| ()), 2 * (400 + 80));
+        assert_eq!(timeout(windowed, &|sender, _| sender.held_up()), usual);
+        let lost = |sender: &mut Sender, leaves| {
+            send(sender, at(leaves - 399));
+            sender.handle_timeout(at(leaves));
+        };
+        assert!(timeout(windowed, &lost) < 2 * (400 + 80));
+        assert_eq!(timeout("windowsize\x001\0", &|_, _| ()), 1_000);
     }
 
     /// Causes three spurious go-backs, each revealed by an ACK that comes too soon after it; returns the time

@@ -152,7 +152,7 @@ struct Smoothed {
     mean: u64,
     variation: u64,
     least: u64,
-    /// The last lap; 0 if none was measured.
+    /// The last lap, if this end had a queue; 0 if it had none, or that is not known.
     lap: u64,
 }
 
@@ -231,8 +231,7 @@ impl Retransmission {
             // A queue filled by many clients may double before the next RTT is measured.
             let usual = s.mean + s.margin().max(s.mean);
             // And a queue at this end, which is no part of an RTT, may move to the other end within a lap.
-            let queued = if s.lap > 2 * s.mean { 2 * s.lap } else { 0 };
-            Duration::from_nanos(usual.max(queued))
+            Duration::from_nanos(usual.max(2 * s.lap))
         });
         let base = base.max(self.floor);
         // If the floor exceeds the ceiling, the operator meant it.
@@ -303,11 +302,25 @@ impl Retransmission {
         });
     }
 
-    /// Takes a lap, the time from one ACK to the next, after the latter gave an RTT sample. It is longer than that
-    /// by how long the transfer waited at this end for its turn to send.
-    pub(super) fn lap(&mut self, took: Duration) {
+    /// Takes a lap, the time from one ACK to the next, after the latter gave this RTT sample. The rest of it is how
+    /// long the transfer waited at this end for its turn to send: no queue worth mentioning, unless it is longer
+    /// than an RTT.
+    pub(super) fn lap(&mut self, took: Duration, round_trip: Duration) {
         if let Some(smoothed) = &mut self.smoothed {
-            smoothed.lap = took.min(LAP_MAX).as_nanos() as u64;
+            let waited = took.saturating_sub(round_trip).as_nanos() as u64;
+            let is_queue = waited > smoothed.mean;
+            smoothed.lap = if is_queue {
+                took.min(LAP_MAX).as_nanos() as u64
+            } else {
+                0
+            };
+        }
+    }
+
+    /// Forgets the last lap: the transfer does not wait for its turn alone any more.
+    pub(super) const fn forget_lap(&mut self) {
+        if let Some(smoothed) = &mut self.smoothed {
+            smoothed.lap = 0;
         }
     }
 
@@ -330,6 +343,9 @@ impl Retransmission {
     /// Handles progress: the silence is over. If everything in flight has arrived (`whole`), the answer may
     /// only have been slow; otherwise something was really lost.
     pub(super) fn progress(&mut self, whole: bool) {
+        if self.silences > 1 {
+            self.forget_lap();
+        }
         if self.silences > 0 {
             self.strains = if whole {
                 self.strains.saturating_add(1)
@@ -434,25 +450,28 @@ mod tests {
     #[test]
     fn a_sender_that_waits_for_its_turn_waits_two_laps_for_an_answer() {
         let mut timer = Retransmission::new(&windowed(), &Patience::DEFAULT, End::Sender);
-        timer.lap(millis(100));
+        timer.lap(millis(100), millis(1));
         assert_eq!(timer.interval(), INTERVAL_FIRST, "no round trip is known");
         timer.sample(millis(1));
-        timer.lap(millis(100));
         timer.sample(millis(1));
+        timer.lap(millis(100), millis(1));
         assert_eq!(timer.interval(), millis(200));
         assert_eq!(timer.round_trip(), Some(millis(1)));
         timer.silence();
         assert_eq!(timer.interval(), millis(400), "each wait is longer");
         timer.progress(true);
         assert_eq!(timer.interval(), millis(200), "it was only slow");
-        timer.lap(3 * LAP_MAX);
+        timer.lap(3 * LAP_MAX, millis(1));
         assert_eq!(timer.interval(), 2 * LAP_MAX);
-        timer.lap(millis(2));
-        assert_eq!(
-            timer.interval(),
-            millis(37),
-            "no longer than two round trips: 1 ms, and four times RTTVAR"
-        );
+        // 1 ms, and four times RTTVAR.
+        let usual = millis(37);
+        timer.lap(millis(101), millis(100));
+        assert_eq!(timer.interval(), usual, "a round trip, and no wait");
+        timer.lap(millis(100), millis(1));
+        timer.silence();
+        timer.silence();
+        timer.progress(true);
+        assert_eq!(timer.interval(), usual, "it waited for two in vain");
     }
 
     /// Goal: if each answer arrives after the retransmission, no RTT is measured, and the timeout grows until

@@ -276,10 +276,12 @@ impl<E: Engine> Shard<E> {
             match result {
                 Ok(frames) => {
                     if let Some(Slot {
-                        stage: Stage::Running(_, Flow::Out(out)),
+                        stage: Stage::Running(Transfer::Send(sender), Flow::Out(out)),
                         ..
                     }) = self.table.get_mut(id)
                     {
+                        // ACKs may have come meanwhile.
+                        sender.held_up();
                         out.frames = Held::Waited(frames.clone());
                     }
                     self.settle(id, now);

@@ -36,6 +36,7 @@ const UNSAFE_FILES: &[&str] = &[
     "src/engine/uring/registered.rs",
     "src/engine/uring/ring.rs",
     "src/engine/uring/zero_copy.rs",
+    "src/shard/prefetch.rs",
     "src/store/arena.rs",
     "src/store/writeback.rs",
     "tests/allocations.rs",

@@ -352,6 +352,29 @@ fn running_transfers_are_counted() {
     counted(&lab, 0, 0);
 }
 
+/// Goal: a datagram finds its transfer, whatever those before it in the same wait have done to the table. Method: a
+/// client asks, gives up and asks again, another takes its place meanwhile, and others make the table grow.
+#[test]
+fn what_arrives_together_is_handled_in_order() {
+    let mut lab = Lab::new();
+    lab.ask(client(0), Opcode::Rrq, b"short");
+    lab.error(client(0), 0);
+    lab.ask(client(1), Opcode::Rrq, b"long");
+    (2..30).for_each(|number| lab.ask(client(number), Opcode::Rrq, b"long"));
+    lab.ask(client(0), Opcode::Rrq, b"long");
+    lab.settle();
+    assert_eq!(lab.shard.metrics().ended.get("peer_error"), Some(&1));
+    assert_eq!(lab.shard.all_running(usize::MAX).len(), 30);
+    // In one wait each, the answers to both blocks.
+    for block in 1..=2 {
+        (0..30).for_each(|number| lab.ack(client(number), block));
+        lab.settle();
+    }
+    let complete = lab.shard.metrics().ended.get("complete").copied();
+    assert_eq!(complete, Some(30 + 1));
+    assert_eq!(lab.suppressed(Suppressed::Stranger), 0);
+}
+
 /// Goal: peers that send errors cannot determine how many series the counters have.
 #[test]
 fn error_codes_beyond_the_standards_share_a_label() {

@@ -80,6 +80,19 @@ impl<E: Engine> Shard<E> {
         self.schedule(id);
     }
 
+    /// Called after a transfer has sent something. That changes neither what has arrived nor whether the peer is
+    /// validated, so of all that [`Self::settle`] looks at, only the end can be new: nothing else was left to do.
+    pub(super) fn sent(&mut self, id: SlotId, now: Instant) {
+        let stage = self.table.get(id).map(|slot| &slot.stage);
+        let Some(Stage::Running(transfer, _)) = stage else {
+            return;
+        };
+        match transfer.outcome() {
+            Some(outcome) => self.finish(id, outcome, now),
+            None => self.schedule(id),
+        }
+    }
+
     /// Queues the transfer if it can send something now. It arms its timer after that; one that was queued
     /// before, or has nothing to send, arms it now.
     fn schedule(&mut self, id: SlotId) {
@@ -98,23 +111,14 @@ impl<E: Engine> Shard<E> {
             slot.queued = true;
             self.ready.push_back(id);
         } else {
-            self.arm(id);
+            slot.arm(id, &mut self.timers);
         }
     }
 
     /// Makes sure that the timer wheel checks the transfer no later than its deadline.
     pub(super) fn arm(&mut self, id: SlotId) {
-        let Some(slot) = self.table.get_mut(id) else {
-            return;
-        };
-        let Stage::Running(transfer, _) = &slot.stage else {
-            return;
-        };
-        if let Some(deadline) = transfer.poll_timeout()
-            && slot.armed.is_none_or(|armed| deadline < armed)
-        {
-            slot.armed = Some(deadline);
-            self.timers.insert(deadline, id);
+        if let Some(slot) = self.table.get_mut(id) {
+            slot.arm(id, &mut self.timers);
         }
     }
 

@@ -7,7 +7,7 @@
 //! A read request takes this path: [`Shard::turn`] → `packets::handle` → `requests::request` → the store
 //! opens the file → `requests::opened` negotiates and puts a [`Sender`](crate::proto::sender::Sender) into a
 //! slot → `pump` → `transmit` finds the frames of the next blocks and gives them to the engine. Each ACK goes
-//! `packets::handle` → `packet` → `lifecycle::settle` → `pump`. The transfer ends through
+//! `packets::handle` → `packet` → `lifecycle::settle` → `pump` → `lifecycle::sent`. The transfer ends through
 //! `lifecycle::finish`.
 
 mod admission;
@@ -17,10 +17,12 @@ mod census;
 mod check;
 mod departed;
 mod holdings;
+mod index;
 mod lifecycle;
 mod log;
 mod packets;
 mod pages;
+mod prefetch;
 mod requests;
 mod slot;
 mod table;
@@ -58,7 +60,7 @@ use backlog::Backlog;
 use departed::Departed;
 use requests::OpenedTogether;
 use slot::{Flow, Slot, Stage};
-use table::Table;
+use table::{Sought, Table};
 
 /// One core's transfers and the state needed to serve them.
 #[derive(Debug)]
@@ -75,6 +77,8 @@ pub struct Shard<E> {
     /// Sockets bound to one local address each, for answers when requests are accepted at all of them.
     answers: Answers,
     table: Table,
+    /// Scratch buffer for the keys of datagrams that are handled together.
+    sought: Vec<Sought>,
     timers: Wheel<SlotId>,
     /// Consecutive rounds in which the timers were not checked.
     timers_deferred: u8,
@@ -155,6 +159,7 @@ impl<E: Engine> Shard<E> {
             sockets: BTreeMap::new(),
             answers: Answers::default(),
             table: Table::default(),
+            sought: Vec::new(),
             timers: Wheel::new(),
             timers_deferred: 0,
             fired: Vec::new(),
@@ -332,9 +337,7 @@ impl<E: Engine> Shard<E> {
         while let Ok(done) = self.results.try_recv() {
             self.handle_result(done, now);
         }
-        for datagram in (0..).map_while(|place| inbox.get(place)) {
-            self.handle(&datagram, now);
-        }
+        self.handle_all(&inbox, now);
         // While many ACKs arrive, the one that a timer waits for may still be in the receive queue.
         self.timers_deferred += 1;
         if inbox.len() < BUSY_DATAGRAMS || self.timers_deferred > TIMERS_DEFERRED_MAX {

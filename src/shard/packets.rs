@@ -3,9 +3,10 @@
 use std::hash::BuildHasher;
 
 use super::slot::{Flow, Key, Stage};
+use super::table::Sought;
 use super::{Purpose, Shard, SlotId};
 use crate::config;
-use crate::engine::{Datagram, Engine};
+use crate::engine::{Datagram, Engine, Inbox};
 use crate::metrics::Suppressed;
 use crate::proto::outcome::Outcome;
 use crate::proto::receiver::Verdict;
@@ -13,9 +14,41 @@ use crate::proto::transfer::Transfer;
 use crate::time::Instant;
 use crate::wire::{self, ErrorCode, Packet};
 
+/// Datagrams whose transfers are loaded into the processor's cache together, before the first is handled: enough to
+/// hide how long that takes, few enough that none is evicted again before its turn.
+const TOGETHER: usize = 32;
+
 impl<E: Engine> Shard<E> {
+    /// Handles what arrived.
+    pub(super) fn handle_all(&mut self, inbox: &Inbox, now: Instant) {
+        let mut sought = std::mem::take(&mut self.sought);
+        for start in (0..inbox.len()).step_by(TOGETHER) {
+            let datagrams = || (start..start + TOGETHER).map_while(|place| inbox.get(place));
+            sought.clear();
+            sought.extend(datagrams().map(|datagram| self.table.seek(self.key(&datagram))));
+            sought.iter().for_each(|sought| self.table.prefetch(sought));
+            for (datagram, sought) in datagrams().zip(&sought) {
+                self.handle(&datagram, sought, now);
+            }
+        }
+        self.sought = sought;
+    }
+
+    /// The key of the transfer that a datagram belongs to, if it belongs to one.
+    fn key(&self, datagram: &Datagram<'_>) -> Key {
+        match self.sockets.get(&datagram.socket) {
+            Some(Purpose::Shared { by_address: true }) => {
+                Key::Own(datagram.socket, datagram.path.local.address)
+            }
+            Some(Purpose::Errand | Purpose::Shared { .. }) => Key::Own(datagram.socket, None),
+            Some(Purpose::Requests { .. } | Purpose::Answers) | None => {
+                Key::Peer(datagram.path.peer)
+            }
+        }
+    }
+
     /// Handles a datagram: passes it to its transfer, starts one, or rejects it.
-    pub(super) fn handle(&mut self, datagram: &Datagram<'_>, now: Instant) {
+    fn handle(&mut self, datagram: &Datagram<'_>, sought: &Sought, now: Instant) {
         self.metrics.received.count(datagram.octets, 1);
         if datagram.broadcast || datagram.path.peer.port() == 0 {
             let reason = if datagram.broadcast {
@@ -28,7 +61,7 @@ impl<E: Engine> Shard<E> {
         let Some(&purpose) = self.sockets.get(&datagram.socket) else {
             return;
         };
-        let key = match purpose {
+        match purpose {
             Purpose::Requests {
                 answers,
                 everywhere,
@@ -38,19 +71,15 @@ impl<E: Engine> Shard<E> {
                 } else {
                     answers
                 };
-                return self.request(datagram, answers, now);
+                return self.request(datagram, sought, answers, now);
             }
             // Other packets belong to the listening port only if transfers are answered from it.
             Purpose::Requests { answers, .. } if answers != datagram.socket => {
-                return self.before_the_answer(datagram, now);
+                return self.before_the_answer(datagram, sought, now);
             }
-            Purpose::Requests { .. } | Purpose::Answers => Key::Peer(datagram.path.peer),
-            Purpose::Shared { by_address: true } => {
-                Key::Own(datagram.socket, datagram.path.local.address)
-            }
-            Purpose::Errand | Purpose::Shared { .. } => Key::Own(datagram.socket, None),
-        };
-        match self.table.find(&key) {
+            _ => {}
+        }
+        match self.table.find(sought) {
             Some(id) => self.packet(id, datagram, now),
             // RFC 1350 §4 requires ERROR 5, but the listening port would then answer any stray ERROR or junk.
             None if matches!(purpose, Purpose::Requests { .. }) => {
@@ -62,8 +91,8 @@ impl<E: Engine> Shard<E> {
 
     /// Handles a non-request packet at the request port while answers leave from other ports. A client not
     /// answered yet knows no other port, and may send its ERROR there.
-    fn before_the_answer(&mut self, datagram: &Datagram<'_>, now: Instant) {
-        let id = self.table.find(&Key::Peer(datagram.path.peer));
+    fn before_the_answer(&mut self, datagram: &Datagram<'_>, sought: &Sought, now: Instant) {
+        let id = self.table.find(sought);
         let opening = id.filter(|&id| {
             let stage = self.table.get(id).map(|slot| &slot.stage);
             matches!(stage, Some(Stage::Opening(_)))

@@ -5,6 +5,8 @@
 
 use std::ops::{Index, IndexMut};
 
+use super::prefetch::prefetch;
+
 /// Values in a page. The list of pages is itself a vector and is copied as it grows, but for 65,536 transfers it
 /// takes no more than 24 KiB. A page of transfers takes 30 KiB, one of timers 1.5 KiB, which is all that a table
 /// may have too much.
@@ -78,6 +80,14 @@ impl<T> Pages<T> {
         match self.place_mut(number)? {
             Place::Taken(value) => Some(value),
             Place::Vacant { .. } => None,
+        }
+    }
+
+    /// Begins to load the value with this number, if there is one, into the processor's cache.
+    pub(super) fn prefetch(&self, number: u32) {
+        let page = self.pages.get((number / PAGE) as usize);
+        if let Some(place) = page.and_then(|page| page.get((number % PAGE) as usize)) {
+            prefetch(place);
         }
     }
 
@@ -204,6 +214,11 @@ mod tests {
         assert_eq!([(); 3].map(|()| pages.insert(7)), [3, PAGE, count]);
         assert_eq!(pages.get(count + 1), None);
         assert_eq!(pages.get(u32::MAX), None);
+        // It asks for nothing that is not there.
+        for number in [0, count, count + 1, u32::MAX] {
+            pages.prefetch(number);
+        }
+        Pages::<u32>::new().prefetch(0);
     }
 
     #[test]

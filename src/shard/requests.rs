@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::admission::Limit;
 use super::check::Check;
 use super::slot::{Again, Errand, Flow, Key, LocalSide, Manner, Origin, Outflow, Slot, Stage};
+use super::table::Sought;
 use super::upload::Inflow;
 use super::{Operation, Plan, Purpose, Shard, SlotId, log};
 use crate::config;
@@ -59,7 +60,13 @@ impl OpenedTogether {
 
 impl<E: Engine> Shard<E> {
     /// Handles an RRQ or WRQ from a listening socket; the answer is sent from `answers`.
-    pub(super) fn request(&mut self, datagram: &Datagram<'_>, answers: SocketId, now: Instant) {
+    pub(super) fn request(
+        &mut self,
+        datagram: &Datagram<'_>,
+        sought: &Sought,
+        answers: SocketId,
+        now: Instant,
+    ) {
         let path = datagram.path;
         let octets = datagram.octets;
         let octets = octets.get(..config::REQUEST_OCTETS_MAX).unwrap_or(octets);
@@ -77,12 +84,11 @@ impl<E: Engine> Shard<E> {
             }
         };
         tracing::trace!(peer = %path.peer, packet = %if operation == Operation::Read { Packet::Rrq(request) } else { Packet::Wrq(request) }, "received");
-        let key = Key::Peer(path.peer);
         let mut doubtful = false;
         // The same octets sent to another of our addresses expect an answer from that address.
         let asked = (datagram.socket, path.local.address);
         let fingerprint = self.fingerprints.hash_one((asked, octets));
-        if let Some(id) = self.table.find(&key)
+        if let Some(id) = self.table.find(sought)
             && let Some(slot) = self.table.get_mut(id)
         {
             let repeated = slot.fingerprint == fingerprint;
@@ -198,7 +204,8 @@ impl<E: Engine> Shard<E> {
             broadcast: false,
             octets: &again.request,
         };
-        self.request(&datagram, again.answers, now);
+        let sought = self.table.seek(Key::Peer(datagram.path.peer));
+        self.request(&datagram, &sought, again.answers, now);
         true
     }
 
@@ -576,7 +583,8 @@ impl<E: Engine> Shard<E> {
     pub fn unreachable(&mut self, socket: SocketId, path: &Path) -> Option<SlotId> {
         let by_address = self.is_by_address(socket);
         let address = path.local.address.filter(|_| by_address);
-        let id = self.table.find(&Key::Own(socket, address))?;
+        let sought = self.table.seek(Key::Own(socket, address));
+        let id = self.table.find(&sought)?;
         let slot = self.table.get(id)?;
         // The report may concern an earlier transfer with the same key.
         if slot.is_lingering() || slot.path.peer != path.peer {
@@ -604,7 +612,7 @@ impl<E: Engine> Shard<E> {
 
     /// Makes sure that a shared key is free: a new transfer replaces one that only lingers.
     fn make_way(&mut self, key: Key) -> io::Result<()> {
-        let Some(id) = self.table.find(&key) else {
+        let Some(id) = self.table.find(&self.table.seek(key)) else {
             return Ok(());
         };
         if !self.table.get(id).is_some_and(Slot::is_lingering) {

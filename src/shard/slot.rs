@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 
 use super::check::{Check, Expected, Flaw};
+use super::table::SlotId;
+use super::timers::Wheel;
 use super::upload::Inflow;
 use crate::config;
 use crate::engine::{Path, SocketId};
@@ -385,6 +387,19 @@ impl Slot {
         match &self.errand {
             Some(errand) => Key::Own(self.socket, errand.origin.address()),
             None => Key::Peer(self.path.peer),
+        }
+    }
+
+    /// Makes sure that the timer wheel checks it, by this number, no later than its deadline.
+    pub(super) fn arm(&mut self, id: SlotId, timers: &mut Wheel<SlotId>) {
+        let Stage::Running(transfer, _) = &self.stage else {
+            return;
+        };
+        if let Some(deadline) = transfer.poll_timeout()
+            && self.armed.is_none_or(|armed| deadline < armed)
+        {
+            self.armed = Some(deadline);
+            timers.insert(deadline, id);
         }
     }
 

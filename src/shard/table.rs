@@ -2,8 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use hashbrown::HashTable;
-
+use super::index::HashIndex;
 use super::pages::Pages;
 use super::slot::{Key, Operation, Slot, Stage};
 use crate::store::Ticket;
@@ -37,7 +36,7 @@ pub(super) struct Table {
     slots: Pages<(u32, Slot)>,
     /// Slots by the hash of their keys. The keys are in the slots, which are accessed anyway, so that ten
     /// thousand entries fit into a core's own cache.
-    by_key: HashTable<Entry>,
+    by_key: HashIndex,
     /// Randomly keyed, because clients choose their addresses.
     hasher: RandomState,
     generation: u32,
@@ -46,12 +45,11 @@ pub(super) struct Table {
     writes: usize,
 }
 
-/// Where a key's slot is. With the hash at hand, the entries move as their table grows without a look at any
-/// slot: reading fifty thousand keys would stop every client for milliseconds.
-#[derive(Debug, Clone, Copy)]
-struct Entry {
+/// A key that is about to be looked up.
+#[derive(Debug)]
+pub(super) struct Sought {
+    key: Key,
     hash: u32,
-    index: u32,
 }
 
 impl Table {
@@ -59,10 +57,29 @@ impl Table {
         self.slots.len()
     }
 
-    pub(super) fn find(&self, key: &Key) -> Option<SlotId> {
-        let hash = self.hash(key);
-        let is_it = |entry: &Entry| entry.hash == hash && self.slots[entry.index].1.key() == *key;
-        let index = self.by_key.find(widened(hash), is_it)?.index;
+    /// Begins to look a key up. With thousands of transfers, hardly any slot is in the processor's cache, and not
+    /// every place of the index, so several keys are begun before the first is found.
+    pub(super) fn seek(&self, key: Key) -> Sought {
+        let hash = self.hash(&key);
+        self.by_key.prefetch(hash);
+        Sought { key, hash }
+    }
+
+    /// Begins to load the slot of a key, if there is one.
+    pub(super) fn prefetch(&self, sought: &Sought) {
+        if let Some(index) = self.by_key.find(sought.hash, |_| true) {
+            self.slots.prefetch(index);
+        }
+    }
+
+    /// Begins to load a slot.
+    pub(super) fn prefetch_slot(&self, id: SlotId) {
+        self.slots.prefetch(id.index);
+    }
+
+    pub(super) fn find(&self, sought: &Sought) -> Option<SlotId> {
+        let is_it = |index| self.slots[index].1.key() == sought.key;
+        let index = self.by_key.find(sought.hash, is_it)?;
         let generation = self.slots[index].0;
         Some(SlotId { index, generation })
     }
@@ -71,13 +88,11 @@ impl Table {
     pub(super) fn insert(&mut self, slot: Slot) -> SlotId {
         self.generation = self.generation.wrapping_add(1);
         let key = slot.key();
-        debug_assert!(self.find(&key).is_none(), "a key names one transfer");
+        let sought = self.seek(key);
+        debug_assert!(self.find(&sought).is_none(), "a key names one transfer");
         *self.count(slot.operation) += 1;
         let index = self.slots.insert((self.generation, slot));
-        let hash = self.hash(&key);
-        let widened_of = |entry: &Entry| widened(entry.hash);
-        self.by_key
-            .insert_unique(widened(hash), Entry { hash, index }, widened_of);
+        self.by_key.insert(sought.hash, index);
         SlotId {
             index,
             generation: self.generation,
@@ -102,10 +117,7 @@ impl Table {
 
     pub(super) fn remove(&mut self, id: SlotId) -> Option<Slot> {
         let hash = self.hash(&self.get(id)?.key());
-        let is_it = |entry: &Entry| entry.index == id.index;
-        if let Ok(place) = self.by_key.find_entry(widened(hash), is_it) {
-            place.remove();
-        }
+        self.by_key.remove(hash, id.index);
         let (_, slot) = self.slots.remove(id.index)?;
         self.slots.give_back();
         if !slot.is_lingering() {
@@ -159,9 +171,4 @@ impl Table {
     pub(super) fn slots(&self) -> impl Iterator<Item = &Slot> {
         self.slots.iter().map(|(_, (_, slot))| slot)
     }
-}
-
-/// A hash in the form that [`HashTable`] takes, which looks at the lowest and the highest bits.
-const fn widened(hash: u32) -> u64 {
-    (hash as u64) << 32 | hash as u64
 }

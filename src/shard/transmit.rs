@@ -62,7 +62,7 @@ impl<E: Engine> Shard<E> {
             }
             match self.transmit(id, now) {
                 // Its next burst comes after all other queued transfers.
-                Turn::Sent => self.settle(id, now),
+                Turn::Sent => self.sent(id, now),
                 Turn::Idle => self.arm(id),
                 Turn::Full => self.wait_for_room(id, now),
             }
@@ -77,6 +77,10 @@ impl<E: Engine> Shard<E> {
     fn ready_with_room(&mut self) -> Option<SlotId> {
         loop {
             let id = self.ready.pop_front()?;
+            // Since it was queued, the kernel has sent for so many others that it may be evicted from the cache.
+            if let Some(&next) = self.ready.front() {
+                self.table.prefetch_slot(next);
+            }
             let socket = self.table.get(id).map(|slot| slot.socket);
             if !socket.is_some_and(|socket| self.backlog.join(socket, id)) {
                 return Some(id);

@@ -7,6 +7,8 @@
 //! it costs processor time and gains little. So some waits sleep, some spin, and those that follow do what
 //! brought more datagrams in the time.
 
+use std::thread;
+
 use super::Inbox;
 use crate::time::{Duration, Instant};
 
@@ -29,6 +31,13 @@ const OVER: u16 = AWAKE_TRIAL + 2_000;
 /// Chosen waits in a row that spin in vain before the others sleep: clients that went away, or are slower now, cost
 /// no more than that.
 const VAIN_MAX: u8 = 4;
+
+/// Called between two polls: whether to poll once more, since it is not yet `until`. Another program that waits for
+/// this core, such as a client on the same machine, runs first.
+pub(super) fn goes_on(until: Instant, now: impl Fn() -> Instant) -> bool {
+    thread::yield_now();
+    now() < until
+}
 
 /// Decides from past waits how the next one begins.
 #[derive(Debug, Default)]

@@ -16,7 +16,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use super::alarm::{Alarm, Bell};
-use super::busy_poll::BusyPoll;
+use super::busy_poll::{self, BusyPoll};
 use super::socket::{self, Received};
 use super::sockets::{Socket, Sockets, Stopped};
 use super::{Bind, Engine, Inbox, Path, Payload, Sent, SocketId, Statistics};
@@ -164,11 +164,11 @@ impl MioEngine {
         socket.state.full
     }
 
-    /// Polls for readiness, and sleeps at most until `until`.
-    fn poll(&mut self, until: Option<Instant>) -> io::Result<()> {
+    /// Polls for readiness, and sleeps from now at most until `until`.
+    fn poll(&mut self, until: Option<Instant>, now: Instant) -> io::Result<()> {
         let timeout = if self.readable.is_empty() {
             self.sockets
-                .timeout(until)
+                .timeout(until, now)
                 .map_or(POLL_MAX, |timeout| timeout.min(POLL_MAX))
         } else {
             Duration::ZERO
@@ -176,7 +176,7 @@ impl MioEngine {
         let busy_poll = self.busy_poll.as_mut();
         let awake = busy_poll.and_then(|busy| busy.begin(timeout));
         let came = match awake {
-            Some(awake) => self.poll_busily(awake)?,
+            Some(awake) => self.poll_busily(now + awake)?,
             None => false,
         };
         if !came {
@@ -214,16 +214,17 @@ impl MioEngine {
         Ok(())
     }
 
-    /// Polls for readiness in a loop for a while; returns whether something came.
-    fn poll_busily(&mut self, awake: Duration) -> io::Result<bool> {
-        let until = self.now() + awake;
-        while self.now() < until {
+    /// Polls for readiness in a loop until then; returns whether something came.
+    fn poll_busily(&mut self, until: Instant) -> io::Result<bool> {
+        loop {
             self.ask(Duration::ZERO)?;
             if !self.events.is_empty() {
                 return Ok(true);
             }
+            if !busy_poll::goes_on(until, || self.sockets.now()) {
+                return Ok(false);
+            }
         }
-        Ok(false)
     }
 
     /// Polls for readiness, and sleeps until something is ready or the timeout expires.
@@ -386,10 +387,10 @@ impl Engine for MioEngine {
     fn wait(&mut self, until: Option<Instant>, inbox: &mut Inbox) -> io::Result<()> {
         inbox.clear();
         let began = self.now();
-        self.poll(until)?;
-        let woke = self.now();
+        self.poll(until, began)?;
+        let woke = self.busy_poll.as_ref().map(|_| self.now());
         self.receive(inbox);
-        if let Some(busy_poll) = &mut self.busy_poll {
+        if let (Some(busy_poll), Some(woke)) = (&mut self.busy_poll, woke) {
             busy_poll.end(began, woke, self.sockets.now(), inbox);
         }
         Ok(())
@@ -465,7 +466,7 @@ impl Bell for mio::Waker {
 mod tests {
     use std::net::UdpSocket;
 
-    use super::super::{Local, busy_poll};
+    use super::super::Local;
     use super::*;
     #[cfg(target_os = "linux")]
     use crate::testing::skip;

@@ -238,10 +238,10 @@ impl<S> Sockets<S> {
         self.retry_at.get_or_insert(retry_at);
     }
 
-    /// Limit for a wait that is to end by `until`: it does not go beyond the next retry.
-    pub(super) fn timeout(&self, until: Option<Instant>) -> Option<Duration> {
+    /// Limit for a wait that begins now and is to end by `until`: it does not go beyond the next retry.
+    pub(super) fn timeout(&self, until: Option<Instant>, now: Instant) -> Option<Duration> {
         let deadline = [until, self.retry_at].into_iter().flatten().min()?;
-        Some(deadline.since(self.now()))
+        Some(deadline.since(now))
     }
 
     /// Whether a retry is pending.
@@ -257,8 +257,11 @@ impl<S> Sockets<S> {
 
     /// Clears a retry that is due; returns whether one was.
     pub(super) fn is_time_to_retry(&mut self) -> bool {
-        let now = self.now();
-        self.retry_at.take_if(|retry_at| *retry_at <= now).is_some()
+        let is_due = self.retry_at.is_some_and(|retry_at| retry_at <= self.now());
+        if is_due {
+            self.retry_at = None;
+        }
+        is_due
     }
 
     /// Sends the segments, with as few calls as possible.

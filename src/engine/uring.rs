@@ -27,7 +27,7 @@ use io_uring::{IoUring, cqueue, opcode};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::alarm::{Alarm, Bell};
-use super::busy_poll::BusyPoll;
+use super::busy_poll::{self, BusyPoll};
 use super::socket::{self, Received};
 use super::sockets::{RETRY_AFTER, Sockets, Stopped};
 use super::{Bind, Engine, Inbox, Path, Payload, Sent, SocketId, Statistics};
@@ -205,7 +205,7 @@ impl UringEngine {
     /// Submits what is queued, and sleeps for a completion at most until `until`.
     fn enter(&mut self, until: Option<Instant>) -> io::Result<()> {
         self.sockets.statistics.polls += 1;
-        let entered = match self.sockets.timeout(until) {
+        let entered = match self.sockets.timeout(until, self.now()) {
             None => self.ring.submit_and_wait(1).map(drop),
             Some(Duration::ZERO) => advance(&mut self.ring),
             Some(timeout) => {
@@ -237,20 +237,21 @@ impl UringEngine {
     }
 
     /// Polls in a loop if that beats sleeping; returns whether something came.
-    fn poll_busily(&mut self, until: Option<Instant>) -> io::Result<bool> {
-        let timeout = self.sockets.timeout(until).unwrap_or(Duration::MAX);
+    fn poll_busily(&mut self, until: Option<Instant>, now: Instant) -> io::Result<bool> {
+        let timeout = self.sockets.timeout(until, now).unwrap_or(Duration::MAX);
         let busy_poll = self.busy_poll.as_mut();
         let Some(awake) = busy_poll.and_then(|busy| busy.begin(timeout)) else {
             return Ok(false);
         };
-        let until = self.now() + awake;
-        while self.now() < until {
+        loop {
             self.enter(Some(Instant::ZERO))?;
             if !self.ring.completion().is_empty() {
                 return Ok(true);
             }
+            if !busy_poll::goes_on(now + awake, || self.sockets.now()) {
+                return Ok(false);
+            }
         }
-        Ok(false)
     }
 
     /// Handles a completion.
@@ -414,7 +415,7 @@ impl Engine for UringEngine {
         let began = self.now();
         let mut until = until;
         self.arm();
-        let mut entered = self.poll_busily(until)?;
+        let mut entered = self.poll_busily(until, began)?;
         let mut woke = None;
         let woke = loop {
             if !entered {
@@ -530,7 +531,7 @@ mod tests {
     use rustix::thread::{UnshareFlags, unshare_unsafe};
     use socket2::{Domain, Protocol, Socket, Type};
 
-    use super::super::{Local, busy_poll};
+    use super::super::Local;
     use super::*;
     use crate::proto::block::{BlockIndex, Rollover};
     use crate::store::memory::{Contents, Memory};

@@ -371,8 +371,8 @@ impl Sender {
     /// Decides whether the last go-back was spurious. Its blocks cannot be acknowledged in less than one RTT;
     /// whatever is acknowledged sooner had only been reordered.
     fn judge(&mut self, index: BlockIndex, now: Instant) {
-        let soonest = self.timer.least_round_trip();
-        if self.resumed_at.is_some_and(|at| now - at < soonest) {
+        let too_soon = |at| now - at < self.timer.least_round_trip();
+        if self.resumed_at.is_some_and(too_soon) {
             self.strike(index);
         } else if index.past(self.struck_at) >= BLOCKS_PER_STRIKE {
             self.strikes = self.strikes.saturating_sub(1);

@@ -235,8 +235,11 @@ impl Retransmission {
         });
         let base = base.max(self.floor);
         // If the floor exceeds the ceiling, the operator meant it.
-        base.saturating_mul(1 << self.doublings.min(16))
-            .min(INTERVAL_MAX.max(self.floor))
+        let doubled = match self.doublings {
+            0 => base,
+            doublings => base.saturating_mul(1 << doublings.min(16)),
+        };
+        doubled.min(INTERVAL_MAX.max(self.floor))
     }
 
     /// How long to wait for an answer to the last retransmission before the peer is considered nonexistent.
@@ -375,7 +378,8 @@ impl Retransmission {
     /// How long a transfer may stand still: at least two of the timeouts that were set. A server agrees to no
     /// timeout that does not fit twice into its operator's patience.
     pub(super) fn idle(&self, patience: &Patience) -> Duration {
-        patience.idle.max(self.fixed.unwrap_or_default() * 2)
+        self.fixed
+            .map_or(patience.idle, |fixed| patience.idle.max(fixed * 2))
     }
 }
 

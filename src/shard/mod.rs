@@ -51,7 +51,7 @@ use crate::metrics::{Metrics, Suppressed};
 use crate::proto::outcome::Outcome;
 use crate::proto::timing::earlier;
 use crate::proto::transfer::Transfer;
-use crate::store::{Done, FramesKey, Mailbox, Store};
+use crate::store::{Done, Frames, FramesKey, Mailbox, Store};
 use crate::time::Instant;
 use crate::wire::ErrorCode;
 use admission::{Budget, Unvalidated};
@@ -86,6 +86,8 @@ pub struct Shard<E> {
     fired: Vec<SlotId>,
     /// Transfers with something to send, served round-robin; each is either here or in the backlog, once.
     ready: VecDeque<SlotId>,
+    /// The frames that were sent last in this round: a crowd sends the same ones over and over.
+    latest: Option<Arc<Frames>>,
     /// Whether a turn since the last look at the clock got frames from the store, which may have read them at once.
     fetched: bool,
     /// Transfers waiting for room in the send queues of their sockets.
@@ -164,6 +166,7 @@ impl<E: Engine> Shard<E> {
             timers_deferred: 0,
             fired: Vec::new(),
             ready: VecDeque::new(),
+            latest: None,
             fetched: false,
             backlog: Backlog::default(),
             waiting: HashMap::new(),

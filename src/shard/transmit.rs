@@ -45,6 +45,11 @@ impl<E: Engine> Shard<E> {
     /// Serves the transfers with something to send in turn, until all are served, no socket accepts more, or
     /// it is time to check for arrivals.
     pub(super) fn pump(&mut self, now: Instant) {
+        self.serve_in_turn(now);
+        self.latest = None;
+    }
+
+    fn serve_in_turn(&mut self, now: Instant) {
         let engine = &self.engine;
         self.backlog.look_for_room(|socket| engine.has_room(socket));
         for turn in 1..=TURNS_PER_ROUND_MAX {
@@ -163,7 +168,7 @@ impl<E: Engine> Shard<E> {
             }
             (Transmit::Blocks { first, count }, Flow::Out(out)) => {
                 let params = *transfer.params();
-                let Some(frames) = out.frames.holding(first) else {
+                let Some(frames) = out.frames.holding(first, self.latest.take()) else {
                     let extent = Frames::extent_of(first, params.blksize());
                     return self.fetch(id, extent, now);
                 };
@@ -178,6 +183,7 @@ impl<E: Engine> Shard<E> {
                 if matches!(out.frames, Held::Waited(_)) && sent != Sent::Full {
                     out.frames = Held::Known(Arc::downgrade(&frames));
                 }
+                self.latest = Some(frames);
                 (sent, count)
             }
             (Transmit::Blocks { .. }, Flow::In(_) | Flow::Check(_)) => return Turn::Idle,
@@ -327,12 +333,14 @@ impl<E: Engine> Shard<E> {
 }
 
 impl Held {
-    /// The frames, if they contain `block` and are still in memory.
-    fn holding(&self, block: BlockIndex) -> Option<Arc<Frames>> {
-        let frames = match self {
-            Self::None => return None,
-            Self::Waited(frames) => frames.clone(),
-            Self::Known(frames) => frames.upgrade()?,
+    /// The frames, if they contain `block` and are still in memory. If they are the `latest`, no reference is counted:
+    /// shards on other cores count theirs in the same place.
+    fn holding(&self, block: BlockIndex, latest: Option<Arc<Frames>>) -> Option<Arc<Frames>> {
+        let frames = match (self, latest) {
+            (Self::None, _) => return None,
+            (Self::Waited(frames), _) => frames.clone(),
+            (Self::Known(known), Some(latest)) if known.as_ptr() == Arc::as_ptr(&latest) => latest,
+            (Self::Known(known), _) => known.upgrade()?,
         };
         frames.contain(block).then_some(frames)
     }

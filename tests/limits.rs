@@ -890,6 +890,41 @@ fn acknowledgements_wait_for_the_disk() {
     assert_eq!(acks(&lab) - before, most, "the disk works again");
 }
 
+/// Goal: a disk that stalls in the middle of a window costs the time that it stalls, and not a datagram. Method: the
+/// client only waits, as one without a timer of its own does.
+#[test]
+fn a_stall_in_a_window_is_no_loss() {
+    let mut lab = Lab::new();
+    let request = b"\0\x01image\0octet\0blksize\x001428\0windowsize\x0016\0";
+    lab.network.inject(client(1), SERVER, request);
+    lab.settle();
+    // 45 blocks are in the first extent: of the window from 33 on, three are in the next.
+    for acked in [0, 16] {
+        lab.ack(client(1), acked);
+        lab.settle();
+    }
+    lab.ack(client(1), 32);
+    lab.arrive();
+    let before = lab.network.sent(lab.server).data;
+    let sent = |lab: &Lab| lab.network.sent(lab.server).data - before;
+    for _ in 0..400 {
+        lab.turn();
+        lab.network
+            .advance(lab.network.now() + Duration::from_millis(10));
+    }
+    assert_eq!(
+        sent(&lab),
+        13,
+        "nothing is sent again while the disk stalls"
+    );
+    lab.settle();
+    assert_eq!(sent(&lab), 16);
+    assert_eq!(lab.shard.metrics().retransmissions, 0);
+    lab.ack(client(1), 48);
+    lab.settle();
+    assert_eq!(sent(&lab), 32, "the next window");
+}
+
 /// Goal: a datagram that the kernel refuses to send counts as lost for the protocol: it is retransmitted as
 /// often as a lost one, and not tried over and over.
 #[test]

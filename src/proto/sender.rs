@@ -194,7 +194,12 @@ impl Sender {
                 Outcome::Unanswered
             });
         } else if self.deadline.is_some_and(|at| at <= now) {
-            self.silence(now);
+            if self.poll_transmit(1).is_some() {
+                // What is due has not left, for want of frames or room: the peer cannot answer it yet.
+                self.deadline = None;
+            } else {
+                self.silence(now);
+            }
         }
     }
 
@@ -644,6 +649,27 @@ mod tests {
             ack(sender, first + 5, now);
         }
         now
+    }
+
+    /// Goal: a silence of this end is none of the peer's. Method: half of a window leaves, and the other half only
+    /// after more time than all timeouts take together.
+    #[test]
+    fn blocks_that_wait_for_a_disk_or_for_room_are_no_silence() {
+        let mut sender = agreed(100);
+        sender.transmitted(2, at(ROUND_TRIP));
+        for late in 1..=25 {
+            sender.handle_timeout(at(ROUND_TRIP + late * 400));
+            let wakes = sender.poll_timeout().expect("it ends some time");
+            assert_eq!(wakes, at(ROUND_TRIP) + Patience::DEFAULT.idle);
+        }
+        let now = ROUND_TRIP + 10_000;
+        assert_eq!(send(&mut sender, at(now)), Some((3, 2)));
+        assert_eq!(sender.retransmissions(), 0);
+        // From now on it is the peer's turn.
+        let wakes = sender.poll_timeout().expect("it waits");
+        assert!(wakes < at(now + 1_000));
+        sender.handle_timeout(wakes);
+        assert_eq!(send(&mut sender, wakes), Some((1, 4)));
     }
 
     #[test]

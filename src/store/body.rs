@@ -123,6 +123,8 @@ struct Known {
     held: VecDeque<Arc<Body>>,
     /// Table size at which dead entries are swept; chosen so that the cost of a sweep is negligible.
     sweep_at: usize,
+    /// Whether a thread is asking the system which held bodies are nameless.
+    asking: bool,
 }
 
 impl Bodies {
@@ -137,6 +139,7 @@ impl Bodies {
                 bodies: HashMap::new(),
                 held: VecDeque::with_capacity(Self::HELD_MAX + 1),
                 sweep_at: Self::SWEEP_MIN,
+                asking: false,
             }),
         }
     }
@@ -175,14 +178,20 @@ impl Bodies {
     }
 
     /// Releases bodies whose files no client can request any more, to free their disk space. This asks the
-    /// system about each body, so it does not hold the lock meanwhile.
+    /// system about each body, so it does not hold the lock meanwhile. One thread asks at a time: if a file system
+    /// does not answer, the others go on.
     pub(super) fn release_nameless(&self) {
-        let mut gone: Vec<Arc<Body>> = self.lock().held.iter().cloned().collect();
-        gone.retain(|body| body.source.is_nameless());
-        if !gone.is_empty() {
-            let is_gone = |body: &Arc<Body>| gone.iter().any(|gone| Arc::ptr_eq(gone, body));
-            self.lock().held.retain(|body| !is_gone(body));
+        let mut known = self.lock();
+        if std::mem::replace(&mut known.asking, true) {
+            return;
         }
+        let mut gone: Vec<Arc<Body>> = known.held.iter().cloned().collect();
+        drop(known);
+        gone.retain(|body| body.source.is_nameless());
+        let is_gone = |body: &Arc<Body>| gone.iter().any(|gone| Arc::ptr_eq(gone, body));
+        let mut known = self.lock();
+        known.asking = false;
+        known.held.retain(|body| !is_gone(body));
     }
 
     /// Releases all bodies without readers, and their descriptors.

@@ -1264,62 +1264,109 @@ fn held_files_make_room_when_descriptors_run_out() {
     }
 }
 
+/// Files of one octet, and what happens when it is asked whether they still have a name.
+struct Named(Arc<dyn Fn() + Send + Sync>);
+
+impl Backend for Named {
+    fn open(&self, name: &[u8], _: Patience) -> Result<Opened, OpenError> {
+        let identity = Identity {
+            device: 0,
+            inode: u64::from(name[0]),
+            len: 1,
+            modified: 0,
+            changed: 0,
+        };
+        Ok(Opened {
+            source: Box::new(Self(Arc::clone(&self.0))),
+            len: 1,
+            identity,
+        })
+    }
+
+    fn create(&self, _: &[u8], _: Option<u64>) -> Result<Box<dyn Sink>, Refusal> {
+        Err(Refusal::Denied)
+    }
+}
+
+impl Source for Named {
+    fn read_at(&self, buffer: &mut [u8], _: u64) -> Result<usize, ReadFailure> {
+        Ok(buffer.len())
+    }
+
+    fn check(&self) -> Result<(), ReadFailure> {
+        Ok(())
+    }
+
+    fn is_nameless(&self) -> bool {
+        (self.0)();
+        false
+    }
+}
+
+/// Asks for the beginning of such a file, whose frames are then to be made.
+fn begin_named(store: &Store, name: u8, mailbox: &Mailbox) {
+    let Answer::Now(Ok(body)) = store.open(Ticket(1), &[name], Mode::Octet, mailbox) else {
+        panic!("at hand")
+    };
+    let key = FramesKey {
+        body,
+        blksize: 512,
+        rollover: Rollover::ToZero,
+        extent: 0,
+    };
+    assert!(matches!(store.frames(&key, mailbox), Answer::Later));
+}
+
 /// Goal: a shard never asks the system whether files still have a name. Method: sources that count these
 /// queries, and a store that works only on request.
 #[test]
 fn names_are_looked_after_by_those_who_may_wait() {
-    struct Watched(Arc<AtomicU64>);
-    impl Backend for Watched {
-        fn open(&self, name: &[u8], _: Patience) -> Result<Opened, OpenError> {
-            let identity = Identity {
-                device: 0,
-                inode: u64::from(name[0]),
-                len: 1,
-                modified: 0,
-                changed: 0,
-            };
-            Ok(Opened {
-                source: Box::new(Self(Arc::clone(&self.0))),
-                len: 1,
-                identity,
-            })
-        }
-        fn create(&self, _: &[u8], _: Option<u64>) -> Result<Box<dyn Sink>, Refusal> {
-            Err(Refusal::Denied)
-        }
-    }
-    impl Source for Watched {
-        fn read_at(&self, buffer: &mut [u8], _: u64) -> Result<usize, ReadFailure> {
-            Ok(buffer.len())
-        }
-        fn check(&self) -> Result<(), ReadFailure> {
-            Ok(())
-        }
-        fn is_nameless(&self) -> bool {
-            self.0.fetch_add(1, Ordering::Relaxed);
-            false
-        }
-    }
     let asked = Arc::new(AtomicU64::new(0));
-    let (store, mailbox, inbox) = store(Watched(Arc::clone(&asked)), 0);
+    let counted = Arc::clone(&asked);
+    let count = move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+    };
+    let (store, mailbox, inbox) = store(Named(Arc::new(count)), 0);
     for name in 0..100 {
-        let Answer::Now(Ok(body)) = store.open(Ticket(1), &[name], Mode::Octet, &mailbox) else {
-            panic!("at hand")
-        };
-        assert_eq!(asked.load(Ordering::Relaxed), 0);
-        let key = FramesKey {
-            body,
-            blksize: 512,
-            rollover: Rollover::ToZero,
-            extent: 0,
-        };
-        assert!(matches!(store.frames(&key, &mailbox), Answer::Later));
+        begin_named(&store, name, &mailbox);
         assert_eq!(asked.load(Ordering::Relaxed), 0);
         run_all(&store);
         let held = (usize::from(name) + 1).min(Bodies::HELD_MAX);
         assert_eq!(asked.swap(0, Ordering::Relaxed), held as u64);
     }
     assert_eq!(inbox.try_iter().count(), 100);
+}
+
+/// Goal: a file system that does not answer occupies one thread, and later reads ask again. Method: the first query
+/// lasts until it is released, and other reads begin meanwhile and afterwards.
+#[test]
+fn names_are_looked_after_by_one_at_a_time() {
+    let asked = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&asked);
+    let (reached, reaches) = channel();
+    let (release, released) = channel();
+    let released = Mutex::new(released);
+    let ask = move || {
+        if counted.fetch_add(1, Ordering::Relaxed) == 0 {
+            reached.send(()).expect("the test waits");
+            let released = released.lock().expect("nobody panics");
+            released.recv().expect("the test releases it");
+        }
+    };
+    let (store, mailbox, inbox) = store(Named(Arc::new(ask)), 0);
+    thread::scope(|scope| {
+        begin_named(&store, 1, &mailbox);
+        scope.spawn(|| run_all(&store));
+        reaches.recv().expect("a thread asks");
+        begin_named(&store, 2, &mailbox);
+        run_all(&store);
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        release.send(()).expect("it waits");
+    });
+    assert_eq!(inbox.try_iter().count(), 2);
+    begin_named(&store, 3, &mailbox);
+    run_all(&store);
+    assert_eq!(asked.load(Ordering::Relaxed), 1 + 3);
 }
 
 #[test]

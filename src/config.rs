@@ -25,6 +25,10 @@ pub const UNVALIDATED_PER_PREFIX_MAX: u32 = 16_384;
 pub const UNVALIDATED_AGE_MIN: Duration = Duration::from_millis(50);
 /// Maximum concurrent uploads per shard: each has its own buffers.
 pub const UPLOADS_MAX: usize = 256;
+/// Descriptors of an upload: its file, and the directory that it will appear in.
+const UPLOAD_DESCRIPTORS: u64 = 2;
+/// The fraction of all descriptors that uploads may take, as a divisor: whoever reads needs some too.
+const UPLOADS_SHARE: u64 = 2;
 /// Maximum octets of out-of-order upload blocks per shard: four windows of 64 of the largest blocks would
 /// fill half. Blocks beyond that are dropped, and their clients retransmit them.
 pub const OVERTAKING_OCTETS_MAX: usize = 32 << 20;
@@ -97,6 +101,8 @@ pub struct Settings {
     pub windowsize_max: u16,
     /// Maximum concurrent transfers, over all shards.
     pub transfers_max: usize,
+    /// Maximum concurrent uploads, per shard.
+    pub uploads_max: usize,
     /// Answer every transfer from the port that received the request.
     pub single_port: bool,
     /// Ports from which transfers are answered, inclusive.
@@ -112,6 +118,7 @@ impl Default for Settings {
             blksize_max: None,
             windowsize_max: WINDOWSIZE_MAX_DEFAULT,
             transfers_max: TRANSFERS_MAX_DEFAULT,
+            uploads_max: UPLOADS_MAX,
             single_port: false,
             port_range: None,
             subnets: Vec::new(),
@@ -120,6 +127,17 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// The same for so many shards in a process that may have so many descriptors.
+    #[must_use]
+    pub fn within(self, descriptors: u64, shards: usize) -> Self {
+        let uploads = descriptors / UPLOADS_SHARE / UPLOAD_DESCRIPTORS / shards.max(1) as u64;
+        let uploads = usize::try_from(uploads).unwrap_or(usize::MAX).max(1);
+        Self {
+            uploads_max: self.uploads_max.min(uploads),
+            ..self
+        }
+    }
+
     /// The settings for the client at `peer`, whose request came in over an interface with this MTU.
     #[must_use]
     pub fn terms(&self, peer: IpAddr, mtu: Option<u32>) -> (Limits, Patience) {
@@ -265,6 +283,17 @@ mod tests {
         assert_eq!(settings.terms(v6, Some(1500)).0.blksize_max, 1448);
         assert_eq!(settings.terms(v4, Some(65_536)).0.blksize_max, BLKSIZE_MAX);
         assert_eq!(settings.terms(v4, None).0.blksize_max, 1468);
+    }
+
+    #[test]
+    fn uploads_take_half_of_the_descriptors_at_the_most() {
+        let uploads =
+            |descriptors, shards| Settings::default().within(descriptors, shards).uploads_max;
+        assert_eq!(uploads(256, 1), 64);
+        assert_eq!(uploads(256, 2), 32);
+        assert_eq!(uploads(3, 4), 1, "one is always possible");
+        assert_eq!(uploads(4 * UPLOADS_MAX as u64, 1), UPLOADS_MAX);
+        assert_eq!(uploads(u64::MAX, 1), UPLOADS_MAX);
     }
 
     /// Goal: each setting of a subnet applies to its clients and to no others; what it does not set keeps the

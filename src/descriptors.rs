@@ -2,6 +2,11 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+/// How many descriptors this process may have, if there is a limit.
+pub(crate) fn limit() -> Option<u64> {
+    getrlimit(Resource::Nofile).current
+}
+
 /// Raises this process's descriptor limit to its maximum: every file read, every upload and many clients take
 /// one or two, and the default limit is meant for programs that may use `select`.
 pub(crate) fn raise_limit() {

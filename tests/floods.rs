@@ -29,6 +29,7 @@ on_both_engines! {
     transfers_that_stand_still
     readers_that_are_slow
     uploads_that_never_end
+    uploads_with_few_descriptors
     requests_to_everybody
 }
 
@@ -413,6 +414,36 @@ fn uploads_that_never_end(engine: Engine) {
         late.send(&request(WRQ, b"late", &[]));
     };
     assert_eq!((opcode(&answer), number(&answer)), (ACK, 0));
+}
+
+/// Goal: uploads leave descriptors for those who read. Method: more of them than the process may have descriptors are
+/// begun and left alone, and none of many files has been opened before.
+fn uploads_with_few_descriptors(engine: Engine) {
+    const DESCRIPTORS: usize = 256;
+    let _turn = turn();
+    let root = tempfile::tempdir().expect("a directory");
+    let limited = ["prlimit", &format!("--nofile={DESCRIPTORS}")];
+    let arguments = ["--write", "create", "--workers", "2"];
+    let server = Binary::start_under(&limited, engine, root.path(), &arguments);
+    let begun: Vec<Peer> = (0..2 * DESCRIPTORS)
+        .map(|number| {
+            let peer = Peer::new(server.address);
+            peer.send(&request(WRQ, format!("upload-{number}").as_bytes(), &[]));
+            peer
+        })
+        .collect();
+    until("half of the descriptors are taken by uploads", || {
+        let metrics = server.metrics();
+        metrics.value("tftp_transfers_active{op=\"write\"}") >= DESCRIPTORS as u64 / 5
+    });
+    for number in 0..40 {
+        let name = format!("file-{number}");
+        fs::write(root.path().join(&name), &name).expect("a file");
+        let fetched = peer::fetch(server.address, &name);
+        assert_eq!(fetched.ok().as_deref(), Some(name.as_bytes()));
+    }
+    assert!(server.descriptors() <= DESCRIPTORS);
+    drop(begun);
 }
 
 /// Goal: a broadcast request is not answered (RFC 1123 §4.2.3.4); otherwise many servers would answer one

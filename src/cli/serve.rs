@@ -151,6 +151,7 @@ fn options(arguments: &Serve, ipv6: bool) -> Result<ServerOptions, Trouble> {
             blksize_max: arguments.max_blksize.octets(),
             windowsize_max: arguments.max_windowsize,
             transfers_max: usize::try_from(arguments.max_transfers).unwrap_or(usize::MAX),
+            uploads_max: config::UPLOADS_MAX,
             single_port: arguments.single_port,
             port_range: arguments.port_range,
             subnets: arguments.subnet.clone(),

@@ -179,10 +179,14 @@ impl Server {
         options: &ServerOptions,
         ended: impl Fn(io::Result<Metrics>) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let settings = Arc::new(options.settings.clone());
+        let (workers, engine, gso) = (options.workers.max(1), options.engine, options.gso);
+        let mut settings = options.settings.clone();
+        if let Some(descriptors) = descriptors::limit() {
+            settings = settings.within(descriptors, workers);
+        }
+        let settings = Arc::new(settings);
         let (ended, census) = (Arc::new(ended), Census::default());
         let together = Rendezvous::default();
-        let (workers, engine, gso) = (options.workers.max(1), options.engine, options.gso);
         let listen = &options.listen;
         let shared = workers > 1;
         let processors = options.pin.then(|| Processors::of(workers)).transpose()?;

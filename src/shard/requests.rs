@@ -212,7 +212,7 @@ impl<E: Engine> Shard<E> {
     /// Makes room for one more transfer; returns the limit that prevents it if there is none.
     fn admit(&mut self, peer: IpAddr, operation: Operation, now: Instant) -> Result<(), Limit> {
         let is_upload = operation == Operation::Write;
-        while is_upload && self.uploads >= config::UPLOADS_MAX {
+        while is_upload && self.uploads >= self.settings.uploads_max {
             self.evict(Limit::Uploads, peer, now)?;
         }
         while let Some(limit) = self.unvalidated.limit_reached(peer) {

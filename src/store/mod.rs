@@ -1,4 +1,4 @@
-//! From names to bodies: the store answers a shard's requests without ever making it wait for a disk.
+//! From names to bodies: the store answers a shard's requests without ever making it wait for a local disk.
 //!
 //! A few threads do whatever may block; the shard gets the result at once if it is available
 //! ([`Answer::Now`]), or later through its [`Mailbox`]. Work has three lanes, each with a bounded queue and
@@ -76,7 +76,7 @@ impl Default for StoreOptions {
     }
 }
 
-/// Resolves names: opens, reads and writes files, and never makes its caller wait for a disk.
+/// Resolves names: opens, reads and writes files, and never makes its caller wait for a local disk.
 ///
 /// Shared by all shards. Dropping it ends its threads; waiting jobs are then dropped and long ones
 /// abandoned.
@@ -89,7 +89,7 @@ impl Store {
     /// A store over `backend`.
     ///
     /// # Errors
-    /// If a thread cannot be started.
+    /// If a thread cannot be started; the text says so.
     pub fn new(backend: impl Backend, options: StoreOptions) -> io::Result<Arc<Self>> {
         let shared = Arc::new(Shared {
             backend: Box::new(backend),
@@ -123,7 +123,8 @@ impl Store {
                 store.threads.push(
                     thread::Builder::new()
                         .name(format!("{name}-{index}"))
-                        .spawn(work)?,
+                        .spawn(work)
+                        .map_err(|error| not_started(&error))?,
                 );
             }
         }
@@ -290,6 +291,12 @@ impl Store {
     fn offer<T>(&self, job: Job) -> Answer<T> {
         answer(self.shared.offer(job))
     }
+}
+
+fn not_started(error: &io::Error) -> io::Error {
+    let text =
+        format!("a thread of the store cannot be started, for want of memory or threads: {error}");
+    io::Error::new(error.kind(), text)
 }
 
 /// The answer to a request whose work was queued, or was refused because the queue is full.

@@ -15,12 +15,14 @@ pub(super) fn prefetch<T>(value: &T) {
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         let start = std::ptr::from_ref(value).cast::<i8>();
-        // The value may begin anywhere in a line.
-        let last = size_of::<T>().saturating_sub(1);
-        for octet in (0..last).step_by(LINE).chain([last]) {
+        let load = |octet| {
             // SAFETY: a prefetch accesses nothing and faults on no address; its instruction is part of x86-64.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(octet)) };
-        }
+        };
+        // The value may begin anywhere in a line, so that its last octet may lie in one more.
+        let last = size_of::<T>().saturating_sub(1);
+        (0..last).step_by(LINE).for_each(load);
+        load(last);
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = value;

@@ -420,11 +420,15 @@ fn uploads_that_never_end(engine: Engine) {
 /// begun and left alone, and none of many files has been opened before.
 fn uploads_with_few_descriptors(engine: Engine) {
     const DESCRIPTORS: usize = 256;
+    if common::require("prlimit").is_none() {
+        return;
+    }
     let _turn = turn();
     let root = tempfile::tempdir().expect("a directory");
     let limited = ["prlimit", &format!("--nofile={DESCRIPTORS}")];
     let arguments = ["--write", "create", "--workers", "2"];
     let server = Binary::start_under(&limited, engine, root.path(), &arguments);
+    let idle = server.descriptors();
     let begun: Vec<Peer> = (0..2 * DESCRIPTORS)
         .map(|number| {
             let peer = Peer::new(server.address);
@@ -442,7 +446,8 @@ fn uploads_with_few_descriptors(engine: Engine) {
         let fetched = peer::fetch(server.address, &name);
         assert_eq!(fetched.ok().as_deref(), Some(name.as_bytes()));
     }
-    assert!(server.descriptors() <= DESCRIPTORS);
+    // Those files are held for the next who asks.
+    assert!(server.descriptors() <= idle + DESCRIPTORS / 2 + 40 + 8);
     drop(begun);
 }
 

@@ -32,8 +32,8 @@ const OVER: u16 = AWAKE_TRIAL + 2_000;
 /// no more than that.
 const VAIN_MAX: u8 = 4;
 
-/// Called between two polls: whether to poll once more, since it is not yet `until`. Another program that waits for
-/// this core, such as a client on the same machine, runs first.
+/// Called between two polls: whether to poll once more, since it is not yet `until`. Others that wait for this core,
+/// such as a client on the same machine, may run first, as far as the scheduler lets them.
 pub(super) fn goes_on(until: Instant, now: impl Fn() -> Instant) -> bool {
     thread::yield_now();
     now() < until

@@ -175,12 +175,14 @@ impl MioEngine {
         };
         let busy_poll = self.busy_poll.as_mut();
         let awake = busy_poll.and_then(|busy| busy.begin(timeout));
-        let came = match awake {
-            Some(awake) => self.poll_busily(now + awake)?,
-            None => false,
-        };
-        if !came {
-            self.sleep(timeout.saturating_sub(awake.unwrap_or_default()))?;
+        match awake {
+            None => self.sleep(timeout)?,
+            Some(awake) => {
+                if !self.poll_busily(now + awake)? {
+                    // Other programs may have run meanwhile.
+                    self.sleep(timeout.saturating_sub(self.now() - now))?;
+                }
+            }
         }
         self.sockets.is_time_to_retry();
         for event in &self.events {

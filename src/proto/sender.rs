@@ -194,8 +194,9 @@ impl Sender {
                 Outcome::Unanswered
             });
         } else if self.deadline.is_some_and(|at| at <= now) {
-            if self.poll_transmit(1).is_some() {
-                // What is due has not left, for want of frames or room: the peer cannot answer it yet.
+            if self.validated && self.poll_transmit(1).is_some() {
+                // The rest of the window has not left, for want of frames or room, or is due only now. The peer
+                // cannot answer it yet, and what has left is repeated after it, if need be.
                 self.deadline = None;
             } else {
                 self.silence(now);

@@ -156,6 +156,19 @@ impl Server {
         ended: impl Fn(io::Result<Metrics>) + Send + Sync + 'static,
     ) -> io::Result<Self> {
         descriptors::raise_limit();
+        let mut options = options.clone();
+        if let Some(descriptors) = descriptors::limit() {
+            let before = options.settings.uploads_max;
+            options.settings = options.settings.within(descriptors, options.workers);
+            let uploads = options.settings.uploads_max;
+            if uploads < before {
+                tracing::info!(
+                    descriptors,
+                    uploads,
+                    "the limit of descriptors (ulimit -n) limits the uploads of a worker"
+                );
+            }
+        }
         let directory = Directory::new(&options.root, options.directory)?;
         let frame_cache_octets = options.frame_cache_octets;
         let store = Store::new(
@@ -165,7 +178,7 @@ impl Server {
                 threads: THREADS_DEFAULT,
             },
         )?;
-        Self::with_store(store, options, ended)
+        Self::with_store(store, &options, ended)
     }
 
     /// Starts a server over any store; options that concern a store are ignored. Each shard's thread calls
@@ -180,11 +193,7 @@ impl Server {
         ended: impl Fn(io::Result<Metrics>) + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let (workers, engine, gso) = (options.workers.max(1), options.engine, options.gso);
-        let mut settings = options.settings.clone();
-        if let Some(descriptors) = descriptors::limit() {
-            settings = settings.within(descriptors, workers);
-        }
-        let settings = Arc::new(settings);
+        let settings = Arc::new(options.settings.clone());
         let (ended, census) = (Arc::new(ended), Census::default());
         let together = Rendezvous::default();
         let listen = &options.listen;

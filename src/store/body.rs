@@ -187,11 +187,10 @@ impl Bodies {
         }
         let mut gone: Vec<Arc<Body>> = known.held.iter().cloned().collect();
         drop(known);
+        let _asking = Asking(self);
         gone.retain(|body| body.source.is_nameless());
         let is_gone = |body: &Arc<Body>| gone.iter().any(|gone| Arc::ptr_eq(gone, body));
-        let mut known = self.lock();
-        known.asking = false;
-        known.held.retain(|body| !is_gone(body));
+        self.lock().held.retain(|body| !is_gone(body));
     }
 
     /// Releases all bodies without readers, and their descriptors.
@@ -207,6 +206,15 @@ impl Bodies {
 
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A thread that asks which bodies are nameless, until it has its answers.
+struct Asking<'a>(&'a Bodies);
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.lock().asking = false;
     }
 }
 

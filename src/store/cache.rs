@@ -637,7 +637,7 @@ impl State {
     }
 
     /// Whether only the cache holds these frames right now. A transfer may take them before they are
-    /// evicted, or release them just after; then another entry, or one more, is evicted.
+    /// evicted, or a shard release them at the end of its round; then another entry, or one more, is evicted.
     fn is_idle(&self, slot: &Slot) -> bool {
         matches!(
             self.entries.get(slot),

@@ -1354,15 +1354,17 @@ fn names_are_looked_after_by_one_at_a_time() {
         }
     };
     let (store, mailbox, inbox) = store(Named(Arc::new(ask)), 0);
+    let mut meanwhile = 0;
     thread::scope(|scope| {
         begin_named(&store, 1, &mailbox);
         scope.spawn(|| run_all(&store));
         reaches.recv().expect("a thread asks");
         begin_named(&store, 2, &mailbox);
         run_all(&store);
-        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        meanwhile = asked.load(Ordering::Relaxed);
         release.send(()).expect("it waits");
     });
+    assert_eq!(meanwhile, 1);
     assert_eq!(inbox.try_iter().count(), 2);
     begin_named(&store, 3, &mailbox);
     run_all(&store);

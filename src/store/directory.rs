@@ -9,7 +9,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
 
-use super::file::{FileSink, Terms, name_refusal, opened, write_refusal};
+use super::file::{FileSink, Terms, is_hidden_name, name_refusal, opened, write_refusal};
 use super::resolve::{Resolver, Tree};
 use super::{Backend, OpenError, Opened, Patience, Refusal, Sink, Writes};
 
@@ -199,6 +199,9 @@ impl Directory {
         } else {
             (self.tree.directory(parent)?, Cow::Borrowed(name))
         };
+        if is_hidden_name(&name) {
+            return Err(Errno::ACCESS);
+        }
         // A link occupies the name, wherever it leads.
         if !terms.replaces && is_link(&directory, &name) {
             return Err(Errno::EXIST);

@@ -758,6 +758,26 @@ fn what_is_left_over_goes_and_what_is_in_use_stays() {
             [0, 1, 2, 3].map(|number| hidden(number).exists()),
             [true, true, true, false]
         );
+        // Nobody but a server makes files that are called so.
+        for name in [
+            &b".x.bootstorm-00000000.part"[..],
+            b".y.bootstorm-0123abcd.part",
+        ] {
+            assert_eq!(upload(&directory, name, b"x", None), Err(Refusal::Denied));
+        }
+        for name in [
+            &b".x.bootstorm-0000000.part"[..],
+            b".bootstorm-.part",
+            b".part",
+        ] {
+            assert_eq!(
+                upload(&directory, name, b"x", None),
+                Ok(()),
+                "any other may"
+            );
+            let name = str::from_utf8(name).expect("a plain name");
+            fs::remove_file(scratch.root().join(name)).expect("there");
+        }
         // Its server ends.
         drop(used);
         assert_eq!(upload(&directory, b"x", b"x", None), Ok(()));

@@ -451,6 +451,23 @@ fn temporary(
     Ok((file.into(), Some(hidden)))
 }
 
+/// What the hidden name of a temporary file ends with, around eight hexadecimal digits.
+const HIDDEN_MARK: &[u8] = b".bootstorm-";
+const HIDDEN_END: &[u8] = b".part";
+const HIDDEN_DIGITS: usize = 8;
+
+/// Whether a name looks like that of a temporary file. An upload of that name would be taken for a leftover later.
+pub(super) fn is_hidden_name(name: &[u8]) -> bool {
+    let Some(front) = name.strip_suffix(HIDDEN_END) else {
+        return false;
+    };
+    let digits = front.len().saturating_sub(HIDDEN_DIGITS);
+    let (front, digits) = front.split_at(digits);
+    name.starts_with(b".")
+        && front.ends_with(HIDDEN_MARK)
+        && digits.iter().all(u8::is_ascii_hexdigit)
+}
+
 /// Calls `make` with hidden names derived from `name` until one is free; returns that one.
 fn try_hidden<T>(
     directory: &OwnedFd,

@@ -4,10 +4,10 @@
 //! and simulator all run it; they differ in what starts the transfers (a request or a [`Plan`]) and in the
 //! engine underneath.
 //!
-//! A read request takes this path: [`Shard::turn`] → `packets::handle` → `requests::request` → the store
+//! A read request takes this path: [`Shard::turn`] → `packets::handle_all` → `requests::request` → the store
 //! opens the file → `requests::opened` negotiates and puts a [`Sender`](crate::proto::sender::Sender) into a
 //! slot → `pump` → `transmit` finds the frames of the next blocks and gives them to the engine. Each ACK goes
-//! `packets::handle` → `packet` → `lifecycle::settle` → `pump` → `lifecycle::sent`. The transfer ends through
+//! `packets::handle_all` → `packet` → `lifecycle::settle` → `pump` → `lifecycle::sent`. The transfer ends through
 //! `lifecycle::finish`.
 
 mod admission;

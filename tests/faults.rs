@@ -19,6 +19,8 @@ mod limits;
 mod network;
 #[path = "faults/pause.rs"]
 mod pause;
+#[path = "faults/remote.rs"]
+mod remote;
 
 /// Whether a command of preparation works here; said aloud if not.
 fn works(words: &[&str]) -> bool {

@@ -118,9 +118,9 @@ pub fn path(octets: &[u8]) {
 }
 
 fn assert_opens(directory: &Directory, name: &[u8], expected: &Result<Vec<u8>, Refusal>) {
-    for patience in [Patience::Long, Patience::Now] {
+    for patience in [Patience::Long, Patience::Disk, Patience::Now] {
         let found = match directory.open(name, patience) {
-            Err(OpenError::WouldBlock) if patience == Patience::Now => continue,
+            Err(OpenError::WouldBlock) if patience != Patience::Long => continue,
             Err(OpenError::WouldBlock) => panic!("patience was endless"),
             Err(OpenError::Refused(refusal)) => Err(refusal),
             Ok(opened) => {

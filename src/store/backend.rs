@@ -9,7 +9,7 @@ pub trait Backend: Send + Sync + 'static {
     /// Opens `name` for reading.
     ///
     /// # Errors
-    /// Why it cannot be opened; with [`Patience::Now`] also that it would need a disk.
+    /// Why it cannot be opened; unless with [`Patience::Long`] also that it may take longer.
     fn open(&self, name: &[u8], patience: Patience) -> Result<Opened, OpenError>;
 
     /// Begins a file that will be called `name`, of length `announced` if given.
@@ -22,16 +22,19 @@ pub trait Backend: Send + Sync + 'static {
 /// How long [`Backend::open`] may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
-    /// Only as long as memory accesses take.
+    /// Only as long as memory accesses take. What is opened so is [not remote](Source::is_remote).
     Now,
-    /// As long as the disk takes.
+    /// As long as a local disk takes that has nothing else to do. What is opened so is not remote either, as far as
+    /// anyone can tell.
+    Disk,
+    /// As long as it takes.
     Long,
 }
 
 /// Why [`Backend::open`] failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpenError {
-    /// It would take longer than [`Patience::Now`] allows.
+    /// It may take longer than the caller's patience allows.
     WouldBlock,
     /// It cannot be opened.
     Refused(Refusal),
@@ -106,6 +109,12 @@ pub trait Source: Send + Sync {
     /// Whether reading at any offset costs as much as reading on: then a long read may be done in parts.
     fn is_random_access(&self) -> bool {
         true
+    }
+
+    /// Whether calls on the file may wait for another machine or program, or for ever, even to drop it: then
+    /// neither shards nor those who read local files shall wait for it.
+    fn is_remote(&self) -> bool {
+        false
     }
 
     /// Whether the file has no name left, so that no new client can request it and only open descriptors

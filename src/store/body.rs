@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, Weak};
 
 use super::cache::FrameCache;
+use super::closer::Closer;
 use super::{Identity, Opened, ReadFailure, Source};
 use crate::sync::{Mutex, MutexGuard};
 use crate::wire::Mode;
@@ -22,10 +23,16 @@ pub struct Body {
     source: Box<dyn Source>,
     begun: AtomicBool,
     cache: Weak<FrameCache>,
+    /// Drops the source if that may wait.
+    closer: Option<Arc<Closer>>,
 }
 
 impl Body {
-    pub(super) fn new(opened: Opened, cache: Weak<FrameCache>) -> Self {
+    pub(super) fn new(
+        opened: Opened,
+        cache: Weak<FrameCache>,
+        closer: Option<Arc<Closer>>,
+    ) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let Opened {
             source,
@@ -39,6 +46,7 @@ impl Body {
             source,
             begun: AtomicBool::new(false),
             cache,
+            closer,
         }
     }
 
@@ -84,6 +92,11 @@ impl Body {
         self.source.begin();
     }
 
+    /// Whether calls on the file may wait for more than a local disk.
+    pub(super) fn is_remote(&self) -> bool {
+        self.source.is_remote()
+    }
+
     /// Whether reading in parts costs no more than reading at once.
     pub(super) fn is_random_access(&self) -> bool {
         self.source.is_random_access()
@@ -100,6 +113,22 @@ impl Drop for Body {
         if let Some(cache) = self.cache.upgrade() {
             cache.forget(self.id);
         }
+        if let Some(closer) = &self.closer {
+            closer.close(std::mem::replace(&mut self.source, Box::new(Closed)));
+        }
+    }
+}
+
+/// What is left of a file that another thread closes.
+struct Closed;
+
+impl Source for Closed {
+    fn read_at(&self, _: &mut [u8], _: u64) -> Result<usize, ReadFailure> {
+        Err(ReadFailure::Changed)
+    }
+
+    fn check(&self) -> Result<(), ReadFailure> {
+        Err(ReadFailure::Changed)
     }
 }
 
@@ -115,6 +144,8 @@ impl fmt::Debug for Body {
 /// The bodies in use.
 pub(super) struct Bodies {
     known: Mutex<Known>,
+    /// Closes what is remote.
+    closer: Arc<Closer>,
 }
 
 struct Known {
@@ -141,6 +172,7 @@ impl Bodies {
                 sweep_at: Self::SWEEP_MIN,
                 asking: false,
             }),
+            closer: Arc::default(),
         }
     }
 
@@ -154,9 +186,14 @@ impl Bodies {
         Some(body)
     }
 
-    /// The body of this file: the existing one if it is in use, or else a new one.
+    /// The body of this file: the existing one if it is in use, or else a new one. Whoever brings a remote one
+    /// may wait.
     pub(super) fn share(&self, opened: Opened, mode: Mode, cache: &Arc<FrameCache>) -> Arc<Body> {
         let key = (opened.identity, mode);
+        let closer = opened.source.is_remote().then(|| Arc::clone(&self.closer));
+        if let Some(closer) = &closer {
+            closer.start();
+        }
         let mut known = self.lock();
         if let Some(body) = known.bodies.get(&key).and_then(Weak::upgrade) {
             let displaced = known.hold(&body);
@@ -168,7 +205,7 @@ impl Bodies {
             known.bodies.retain(|_, body| body.strong_count() > 0);
             known.sweep_at = (known.bodies.len() * 2).max(Self::SWEEP_MIN);
         }
-        let body = Arc::new(Body::new(opened, Arc::downgrade(cache)));
+        let body = Arc::new(Body::new(opened, Arc::downgrade(cache), closer));
         known.bodies.insert(key, Arc::downgrade(&body));
         let displaced = known.hold(&body);
         drop(known);
@@ -178,14 +215,15 @@ impl Bodies {
     }
 
     /// Releases bodies whose files no client can request any more, to free their disk space. This asks the
-    /// system about each body, so it does not hold the lock meanwhile. One thread asks at a time: if a file system
-    /// does not answer, the others go on.
+    /// system about each body, so it does not hold the lock meanwhile. One thread asks at a time: if a disk does not
+    /// answer, the others go on. Remote files are not asked for: they take no disk space here.
     pub(super) fn release_nameless(&self) {
         let mut known = self.lock();
         if std::mem::replace(&mut known.asking, true) {
             return;
         }
         let mut gone: Vec<Arc<Body>> = known.held.iter().cloned().collect();
+        gone.retain(|body| !body.is_remote());
         drop(known);
         let _asking = Asking(self);
         gone.retain(|body| body.source.is_nameless());

@@ -92,14 +92,14 @@ impl Directory {
     }
 
     fn open_path(&self, path: &[u8], patience: Patience) -> Result<Opened, OpenError> {
-        let file = self
+        let found = self
             .tree
             .file(path, patience)
             .map_err(|errno| match (errno, patience) {
-                (Errno::AGAIN, Patience::Now) => OpenError::WouldBlock,
+                (Errno::AGAIN, Patience::Now | Patience::Disk) => OpenError::WouldBlock,
                 (errno, _) => name_refusal(errno).into(),
             })?;
-        opened(file).map_err(|error| write_refusal(&error).into())
+        opened(found.file, found.is_remote).map_err(|error| write_refusal(&error).into())
     }
 
     /// The possible meanings of `plain`, and of `slashed`, its form from a Windows client: the path itself,
@@ -224,8 +224,8 @@ impl Backend for Directory {
             }
         }
         if self.options.case_insensitive {
-            // This has to read directories.
-            if patience == Patience::Now {
+            // This has to read directories, perhaps large ones.
+            if patience != Patience::Long {
                 return Err(OpenError::WouldBlock);
             }
             for path in self.meanings(&plain, slashed.as_deref()) {

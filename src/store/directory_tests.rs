@@ -383,10 +383,10 @@ fn case_is_looked_up_where_wanted() {
         ] {
             assert_eq!(contents(&directory, &name), expected, "by {resolver:?}");
         }
-        assert_eq!(
-            directory.open(b"PLAIN", Patience::Now).err(),
-            Some(OpenError::WouldBlock)
-        );
+        for patience in [Patience::Now, Patience::Disk] {
+            let opened = directory.open(b"PLAIN", patience);
+            assert_eq!(opened.err(), Some(OpenError::WouldBlock));
+        }
         assert_eq!(
             directory.create(b"SUB/Y", None).err(),
             Some(Refusal::Exists)
@@ -544,6 +544,12 @@ fn what_was_just_used_is_opened_at_once() {
         Err(error) => assert_eq!(error, OpenError::WouldBlock, "a kernel before 5.12"),
     }
     let walking = scratch.serve(DirectoryOptions::default(), Resolver::Walk);
+    for directory in [&directory, &walking] {
+        let opened = directory
+            .open(b"sub/y", Patience::Disk)
+            .expect("at most the disk");
+        assert!(!opened.source.is_remote());
+    }
     assert_eq!(
         walking.open(b"sub/y", Patience::Now).err(),
         Some(OpenError::WouldBlock)

@@ -58,14 +58,15 @@ pub(super) fn name_refusal(errno: Errno) -> Refusal {
     }
 }
 
-/// Wraps an open regular file as a source.
-pub(super) fn opened(file: File) -> io::Result<Opened> {
+/// Wraps an open regular file as a source; `is_remote` as [`Source::is_remote`] says.
+pub(super) fn opened(file: File, is_remote: bool) -> io::Result<Opened> {
     let identity = identity(&file)?;
     Ok(Opened {
         len: identity.len,
         identity,
         source: Box::new(FileSource {
             file,
+            is_remote,
             opened: identity,
             trusted: Mutex::new(Some(identity)),
             sample: Sample::new(identity.len),
@@ -87,6 +88,7 @@ fn identity(file: &File) -> io::Result<Identity> {
 
 struct FileSource {
     file: File,
+    is_remote: bool,
     opened: Identity,
     /// The file's identity when its contents were last verified; `None` once they have changed, whatever the
     /// file becomes later: octets read in between may be old or new.
@@ -174,7 +176,8 @@ impl Source for FileSource {
 
     fn read_now(&self, buffer: &mut [u8], offset: u64) -> bool {
         // Without the pieces ahead, a change of what follows might go unnoticed.
-        (offset == 0 || self.sample.looks_ahead())
+        !self.is_remote
+            && (offset == 0 || self.sample.looks_ahead())
             && self.fill_now(buffer, offset)
             && self.sample.note(buffer, offset)
             && identity(&self.file).is_ok_and(|now| *self.trusted() == Some(now))
@@ -185,6 +188,10 @@ impl Source for FileSource {
             .look_ahead(|buffer, offset| self.fill(buffer, offset));
         // Whatever is wrong, the next read finds it too.
         let _ = self.check();
+    }
+
+    fn is_remote(&self) -> bool {
+        self.is_remote
     }
 
     fn is_nameless(&self) -> bool {
@@ -568,7 +575,7 @@ mod tests {
             let folder = tempfile::tempdir().expect("a directory");
             std::fs::write(folder.path().join("file"), octets).expect("room");
             let file = File::open(folder.path().join("file")).expect("a file");
-            let source = opened(file).expect("it is regular").source;
+            let source = opened(file, false).expect("it is regular").source;
             Self { folder, source }
         }
 

@@ -29,7 +29,7 @@ pub(super) struct Shared {
     pub(super) bodies: Bodies,
     pub(super) cache: Arc<FrameCache>,
     /// Indexed by [`Lane`].
-    pub(super) queues: [Queue<Job>; 2],
+    pub(super) queues: [Queue<Job>; 3],
     pub(super) scans: Scans,
 }
 
@@ -39,7 +39,10 @@ pub(super) type Duty = fn(&Shared);
 /// Kinds of work that do not wait for each other, nor for long scans.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Lane {
+    /// Opening and reading what is on local disks.
     Reads,
+    /// The same where that may take much longer, or for ever.
+    SlowReads,
     Uploads,
 }
 
@@ -50,6 +53,7 @@ pub(super) enum Job {
         name: Box<[u8]>,
         mode: Mode,
         mailbox: Mailbox,
+        patience: Patience,
     },
     Frame(FramesKey),
     /// A client has begun to read a file.
@@ -75,10 +79,22 @@ pub(super) enum Job {
     Discard(Upload),
 }
 
+impl Lane {
+    const fn of_reads(may_be_slow: bool) -> Self {
+        if may_be_slow {
+            Self::SlowReads
+        } else {
+            Self::Reads
+        }
+    }
+}
+
 impl Job {
-    const fn lane(&self) -> Lane {
+    fn lane(&self) -> Lane {
         match self {
-            Self::Open { .. } | Self::Frame(_) | Self::Begin(_) => Lane::Reads,
+            Self::Open { patience, .. } => Lane::of_reads(*patience == Patience::Long),
+            Self::Frame(key) => Lane::of_reads(key.body.is_remote()),
+            Self::Begin(body) => Lane::of_reads(body.is_remote()),
             Self::Create { .. } | Self::Write { .. } | Self::Publish { .. } | Self::Discard(_) => {
                 Lane::Uploads
             }
@@ -110,12 +126,12 @@ impl Shared {
 
     /// Queues a job that makes frames; returns whether there was room for it.
     pub(super) fn offer_frames(&self, key: FramesKey, why: Why) -> bool {
-        let queue = self.queue(Lane::Reads);
+        let job = Job::Frame(key);
         match why {
-            Why::Asked => queue.offer(Job::Frame(key)),
+            Why::Asked => self.offer(job),
             // It may need no job.
-            Why::AskedAlone => queue.len() < JOBS_MAX,
-            Why::Ahead => self.offer_idly(Job::Frame(key)),
+            Why::AskedAlone => self.queue(job.lane()).len() < JOBS_MAX,
+            Why::Ahead => self.offer_idly(job),
         }
     }
 
@@ -157,9 +173,24 @@ impl Shared {
                 name,
                 mode,
                 mailbox,
+                patience,
             } => {
-                let answer = match caught(Refusal::Failed(PANICKED), || self.open(&name, mode)) {
+                let opening = || self.open(&name, mode, patience);
+                let answer = match caught(Refusal::Failed(PANICKED), opening) {
                     Ok(Opening::Done(body)) => Ok(body),
+                    Ok(Opening::Slow) => {
+                        let slow = Job::Open {
+                            ticket,
+                            name,
+                            mode,
+                            mailbox: mailbox.clone(),
+                            patience: Patience::Long,
+                        };
+                        if self.offer(slow) {
+                            return;
+                        }
+                        Err(Refusal::Failed(BUSY))
+                    }
                     Ok(Opening::Unscanned(opened)) => {
                         if self.scans.ask(opened, ticket, &mailbox) {
                             return;
@@ -249,14 +280,18 @@ impl Shared {
         }
     }
 
-    fn open(&self, name: &[u8], mode: Mode) -> Result<Opening, Refusal> {
-        let opened = self.with_descriptors(|| {
-            let opened = self.backend.open(name, Patience::Long);
-            opened.map_err(|error| match error {
-                OpenError::Refused(refusal) => refusal,
-                OpenError::WouldBlock => Refusal::Failed(WOULD_BLOCK),
-            })
+    fn open(&self, name: &[u8], mode: Mode, patience: Patience) -> Result<Opening, Refusal> {
+        let opened = self.with_descriptors(|| match self.backend.open(name, patience) {
+            Ok(opened) => Ok(Some(opened)),
+            Err(OpenError::Refused(refusal)) => Err(refusal),
+            Err(OpenError::WouldBlock) if patience == Patience::Long => {
+                Err(Refusal::Failed(WOULD_BLOCK))
+            }
+            Err(OpenError::WouldBlock) => Ok(None),
         })?;
+        let Some(opened) = opened else {
+            return Ok(Opening::Slow);
+        };
         Ok(match mode {
             Mode::Octet => Opening::Done(self.share(opened, mode)),
             Mode::Netascii => match self.bodies.find(opened.identity, mode) {
@@ -339,6 +374,8 @@ impl Shared {
 /// The outcome of opening.
 enum Opening {
     Done(Arc<Body>),
+    /// It may take longer than this lane allows.
+    Slow,
     /// The length of a text is unknown, and finding it takes long.
     Unscanned(Opened),
 }

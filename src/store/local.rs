@@ -23,7 +23,7 @@ pub fn source(path: &Path) -> io::Result<Opened> {
             "not a regular file",
         ));
     }
-    opened(File::open(path)?)
+    opened(File::open(path)?, false)
 }
 
 /// Begins a file that replaces the one at `path` once it is complete.
@@ -72,7 +72,9 @@ impl Backend for Local {
     fn open(&self, name: &[u8], patience: Patience) -> Result<Opened, OpenError> {
         match patience {
             Patience::Now => Err(OpenError::WouldBlock),
-            Patience::Long => source(path(name)).map_err(|error| local_refusal(&error).into()),
+            Patience::Disk | Patience::Long => {
+                source(path(name)).map_err(|error| local_refusal(&error).into())
+            }
         }
     }
 

@@ -1,16 +1,17 @@
-//! From names to bodies: the store answers a shard's requests without ever making it wait for a local disk.
+//! From names to bodies: the store answers a shard's requests without ever making it wait for a disk or network.
 //!
 //! A few threads do whatever may block; the shard gets the result at once if it is available
-//! ([`Answer::Now`]), or later through its [`Mailbox`]. Work has three lanes, each with a bounded queue and
+//! ([`Answer::Now`]), or later through its [`Mailbox`]. Work has four lanes, each with a bounded queue and
 //! its own threads: opening and framing, which a booting machine waits for, is delayed neither by uploads
-//! and their `fsync` nor by scans of long texts for their length. All readers of a file share one opening,
-//! and the DATA packets made from it ([`Frames`]).
+//! and their `fsync`, nor by scans of long texts for their length, nor by network file systems that do not
+//! answer. All readers of a file share one opening, and the DATA packets made from it ([`Frames`]).
 
 mod arena;
 mod backend;
 mod body;
 mod burst;
 mod cache;
+mod closer;
 pub mod directory;
 mod file;
 mod frames;
@@ -19,6 +20,7 @@ pub mod local;
 mod mailbox;
 pub mod memory;
 mod pool;
+mod remote;
 mod resolve;
 mod sample;
 mod scans;
@@ -56,14 +58,17 @@ pub const THREADS_DEFAULT: usize = 4;
 /// Threads that scan long texts: more would only compete for one disk.
 const SCAN_THREADS_MAX: usize = 1;
 
+/// The name of threads for reads that may take long.
+const SLOW: &str = "slow";
+
 /// The configuration of a [`Store`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoreOptions {
     /// Limit of frame memory beyond the frames that transfers wait for; 0 caches none.
     pub frame_cache_octets: usize,
-    /// Number of threads that open and frame, and of those for uploads, which spend their time in `fsync`: a file
-    /// system with a journal does that for several at the price of one. With 0, only [`Store::run_next`] does any
-    /// work.
+    /// Number of threads that open and frame, of those that do so where it may take long, and of those for uploads,
+    /// which spend their time in `fsync`: a file system with a journal does that for several at the price of one.
+    /// With 0, only [`Store::run_next`] does any work.
     pub threads: usize,
 }
 
@@ -76,10 +81,10 @@ impl Default for StoreOptions {
     }
 }
 
-/// Resolves names: opens, reads and writes files, and never makes its caller wait for a local disk.
+/// Resolves names: opens, reads and writes files, and never makes its caller wait for a disk or a network.
 ///
 /// Shared by all shards. Dropping it ends its threads; waiting jobs are then dropped and long ones
-/// abandoned.
+/// abandoned. Threads that wait for a remote file system end when that answers.
 pub struct Store {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -95,7 +100,7 @@ impl Store {
             backend: Box::new(backend),
             bodies: Bodies::new(),
             cache: Arc::new(FrameCache::new(options.frame_cache_octets)),
-            queues: [Queue::new(JOBS_MAX), Queue::new(JOBS_MAX)],
+            queues: std::array::from_fn(|_| Queue::new(JOBS_MAX)),
             scans: Scans::new(),
         });
         // If a thread cannot be started, dropping this store ends the others.
@@ -103,8 +108,9 @@ impl Store {
             shared,
             threads: Vec::new(),
         };
-        let lanes: [(Duty, &str, usize); 3] = [
+        let lanes: [(Duty, &str, usize); 4] = [
             (|shared| shared.work(Lane::Reads), "store", options.threads),
+            (|shared| shared.work(Lane::SlowReads), SLOW, options.threads),
             (
                 Shared::scan_all,
                 "scan",
@@ -120,12 +126,14 @@ impl Store {
             for index in 0..threads {
                 let shared = Arc::clone(&store.shared);
                 let work = move || work(&shared);
-                store.threads.push(
-                    thread::Builder::new()
-                        .name(format!("{name}-{index}"))
-                        .spawn(work)
-                        .map_err(|error| not_started(&error))?,
-                );
+                let started = thread::Builder::new()
+                    .name(format!("{name}-{index}"))
+                    .spawn(work)
+                    .map_err(|error| not_started(&error))?;
+                // Nobody waits for those that may wait for ever.
+                if name != SLOW {
+                    store.threads.push(started);
+                }
             }
         }
         Ok(Arc::new(store))
@@ -161,6 +169,7 @@ impl Store {
             name: name.into(),
             mode,
             mailbox: mailbox.clone(),
+            patience: Patience::Disk,
         })
     }
 
@@ -195,7 +204,6 @@ impl Store {
         asker: Asker,
         mailbox: &Mailbox,
     ) -> Answer<Result<Arc<Frames>, ReadFailure>> {
-        let queue = self.shared.queue(Lane::Reads);
         let asked = self.shared.cache.ask(key, asker, mailbox, |key, why| {
             self.shared.offer_frames(key, why)
         });
@@ -204,7 +212,7 @@ impl Store {
             Asked::Alone => match self.shared.read_now(key, mailbox) {
                 Some(frames) => Answer::Now(Ok(frames)),
                 None => {
-                    queue.add(Job::Frame(key.clone()));
+                    self.shared.add(Job::Frame(key.clone()));
                     Answer::Later
                 }
             },
@@ -276,7 +284,11 @@ impl Store {
     /// none.
     pub fn run_next(&self) -> bool {
         let shared = &self.shared;
-        if let Some(job) = shared.queue(Lane::Reads).next_now() {
+        let next_read = || {
+            let mut lanes = [Lane::Reads, Lane::SlowReads].into_iter();
+            lanes.find_map(|lane| shared.queue(lane).next_now())
+        };
+        if let Some(job) = next_read() {
             shared.run(job);
         } else if let Some(work) = shared.scans.next_now() {
             shared.scan(work);

@@ -10,10 +10,14 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, open, openat, readlinkat, statat};
+#[cfg(target_os = "linux")]
+use rustix::fs::ResolveFlags;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{fstat, open, openat, readlinkat, statat};
 use rustix::io::Errno;
 
 use super::Patience;
+use super::remote::LocalDevices;
 
 /// Limit of links in one path, as in Linux (`MAXSYMLINKS`).
 const LINKS_MAX: usize = 40;
@@ -41,6 +45,10 @@ const FILE: OFlags = OFlags::RDONLY
     .union(OFlags::NOCTTY)
     .union(OFlags::CLOEXEC);
 
+/// How the kernel resolves paths: nothing leads out.
+#[cfg(target_os = "linux")]
+const CONFINED: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
+
 /// How paths are resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Resolver {
@@ -55,32 +63,59 @@ pub(crate) enum Resolver {
 pub(super) struct Tree {
     root: OwnedFd,
     resolver: Resolver,
+    local: LocalDevices,
+    /// Whether calls on the root itself wait for a local disk at most.
+    is_local: bool,
+}
+
+/// A file that was opened.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) file: File,
+    /// Whether calls on it may wait for more than a local disk.
+    pub(super) is_remote: bool,
 }
 
 impl Tree {
     pub(super) fn open(root: &Path, resolver: Resolver) -> Result<Self, Errno> {
+        let root = open(root, DIRECTORY, Mode::empty())?;
+        let local = LocalDevices::default();
+        let is_local = local.find_out(&root, device(&fstat(&root)?));
         Ok(Self {
-            root: open(root, DIRECTORY, Mode::empty())?,
+            root,
             resolver,
+            local,
+            is_local,
         })
     }
 
-    /// Opens the regular file at `path`; anything else there is `EACCES`. With [`Patience::Now`], `EAGAIN`
-    /// means that it would need a disk.
+    /// Opens the regular file at `path`; anything else there is `EACCES`. `EAGAIN` means that it may take more
+    /// patience, unless that was all there is.
     ///
     /// The file is checked before it is opened, since opening alone can affect a device. The opened file is
     /// checked again, in case it changed in between, and that result counts.
-    pub(super) fn file(&self, path: &[u8], patience: Patience) -> Result<File, Errno> {
-        let file = match self.file_by_kernel(path, patience) {
-            Err(errno) if patience == Patience::Long && is_for_the_walk(errno) => {
-                self.file_by_walk(path)
-            }
-            Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) if patience == Patience::Now => {
-                Err(Errno::AGAIN)
-            }
-            other => other,
+    pub(super) fn file(&self, path: &[u8], patience: Patience) -> Result<Found, Errno> {
+        if patience == Patience::Disk && !self.is_local {
+            return Err(Errno::AGAIN);
+        }
+        let file = match (self.file_by_kernel(path, patience), patience) {
+            (Err(Errno::NOSYS | Errno::PERM | Errno::INVAL), Patience::Now) => Err(Errno::AGAIN),
+            // It leads to another file system.
+            (Err(Errno::XDEV), Patience::Disk) => Err(Errno::AGAIN),
+            (Err(Errno::NOSYS | Errno::PERM), Patience::Disk) => self.file_by_walk(path),
+            (Err(errno), Patience::Long) if is_for_the_walk(errno) => self.file_by_walk(path),
+            (other, _) => other,
         }?;
-        regular(fstat(&file)?.st_mode).map(|()| file.into())
+        let stat = fstat(&file)?;
+        regular(stat.st_mode)?;
+        let is_local = match patience {
+            Patience::Now => self.local.know(device(&stat)),
+            Patience::Disk | Patience::Long => self.local.find_out(&file, device(&stat)),
+        };
+        Ok(Found {
+            file: file.into(),
+            is_remote: !is_local,
+        })
     }
 
     /// Opens the directory at `path` as a starting point.
@@ -104,8 +139,27 @@ impl Tree {
     #[cfg(target_os = "linux")]
     fn file_by_kernel(&self, path: &[u8], patience: Patience) -> Result<OwnedFd, Errno> {
         let seen = self.by_kernel(path, OFlags::PATH | OFlags::CLOEXEC, patience)?;
-        regular(fstat(&seen)?.st_mode)?;
+        match patience {
+            Patience::Now => self.check_now(&seen)?,
+            Patience::Disk | Patience::Long => regular(fstat(&seen)?.st_mode)?,
+        }
         self.by_kernel(path, FILE, patience)
+    }
+
+    /// Checks by what the kernel has cached that this is a regular file on a local file system.
+    #[cfg(target_os = "linux")]
+    fn check_now(&self, seen: &OwnedFd) -> Result<(), Errno> {
+        use rustix::fs::{StatxFlags, makedev, statx};
+
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let stat = statx(seen, "", flags, StatxFlags::TYPE)?;
+        if !self
+            .local
+            .know(makedev(stat.stx_dev_major, stat.stx_dev_minor))
+        {
+            return Err(Errno::AGAIN);
+        }
+        regular(stat.stx_mode.into())
     }
 
     #[cfg(not(target_os = "linux"))]
@@ -116,20 +170,20 @@ impl Tree {
     /// `ENOSYS` and `EPERM` mean that the kernel lacks this call, or a sandbox forbids it.
     #[cfg(target_os = "linux")]
     fn by_kernel(&self, path: &[u8], flags: OFlags, patience: Patience) -> Result<OwnedFd, Errno> {
-        use rustix::fs::{ResolveFlags, openat2};
+        use rustix::fs::openat2;
 
         if self.resolver == Resolver::Walk {
             return Err(Errno::NOSYS);
         }
-        let confined = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         let (resolve, attempts) = match patience {
-            Patience::Now => (confined | ResolveFlags::CACHED, 1),
-            Patience::Long => (confined, ATTEMPTS_MAX),
+            Patience::Now => (CONFINED | ResolveFlags::CACHED, 1),
+            // What is mounted below the root may be remote.
+            Patience::Disk => (CONFINED | ResolveFlags::NO_XDEV, ATTEMPTS_MAX),
+            Patience::Long => (CONFINED, ATTEMPTS_MAX),
         };
-        let path = if path.is_empty() { b"." } else { path };
         for _ in 0..attempts {
             // EAGAIN means that a rename raced with a `..`, so that the kernel cannot verify it.
-            match openat2(&self.root, path, flags, Mode::empty(), resolve) {
+            match openat2(&self.root, named(path), flags, Mode::empty(), resolve) {
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 other => return other,
             }
@@ -257,6 +311,18 @@ const fn exchanged(errno: Errno) -> Errno {
     }
 }
 
+/// The path as the kernel wants the root to be called.
+#[cfg(target_os = "linux")]
+fn named(path: &[u8]) -> &[u8] {
+    if path.is_empty() { b"." } else { path }
+}
+
+/// The number of the file system's device.
+#[allow(clippy::unnecessary_cast)] // Not everywhere 64 bits.
+fn device(stat: &Stat) -> u64 {
+    stat.st_dev as u64
+}
+
 fn regular(mode: rustix::fs::RawMode) -> Result<(), Errno> {
     match FileType::from_raw_mode(mode) {
         FileType::RegularFile => Ok(()),
@@ -317,7 +383,7 @@ mod tests {
         fs::write(directory.path().join("file"), "text").expect("a file");
         for resolver in [Resolver::Kernel, Resolver::Walk] {
             let tree = Tree::open(directory.path(), resolver).expect("a directory");
-            let file = tree.file(b"file", Patience::Long).expect("a file");
+            let file = tree.file(b"file", Patience::Long).expect("a file").file;
             let flags = rustix::io::fcntl_getfd(&file).expect("flags");
             assert!(flags.contains(rustix::io::FdFlags::CLOEXEC), "{resolver:?}");
         }

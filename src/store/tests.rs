@@ -1399,6 +1399,55 @@ fn opening_that_would_block_goes_through_the_queue() {
     ));
 }
 
+/// Goal: names that may take long to open delay no others. Method: one thread of each kind, and names that take
+/// until the others were answered.
+#[test]
+fn opening_that_takes_long_is_for_other_threads() {
+    struct Distant(Mutex<Receiver<()>>);
+    impl Backend for Distant {
+        fn open(&self, name: &[u8], patience: Patience) -> Result<Opened, OpenError> {
+            match (name, patience) {
+                (_, Patience::Now) | (b"distant", Patience::Disk) => Err(OpenError::WouldBlock),
+                (_, Patience::Disk) => Err(Refusal::NotFound.into()),
+                (_, Patience::Long) => {
+                    let released = self.0.lock().expect("nobody panics");
+                    released.recv().expect("the test releases it");
+                    Err(Refusal::Denied.into())
+                }
+            }
+        }
+        fn create(&self, _: &[u8], _: Option<u64>) -> Result<Box<dyn Sink>, Refusal> {
+            Err(Refusal::Denied)
+        }
+    }
+    let (release, released) = channel();
+    let options = StoreOptions {
+        frame_cache_octets: 0,
+        threads: 1,
+    };
+    let store = Store::new(Distant(Mutex::new(released)), options).expect("threads start");
+    let (sender, inbox) = channel();
+    let mailbox = Mailbox::new(sender, Waker::noop().clone());
+    let ask = |number, name: &[u8]| {
+        let asked = store.open(Ticket(number), name, Mode::Octet, &mailbox);
+        assert!(matches!(asked, Answer::Later));
+    };
+    let answered = || match inbox.recv() {
+        Ok(Done::Opened(Ticket(number), Err(refusal))) => (number, refusal),
+        other => panic!("not what was asked for: {other:?}"),
+    };
+    ask(1, b"distant");
+    ask(2, b"distant");
+    for number in 3..10 {
+        ask(number, b"near");
+        assert_eq!(answered(), (number, Refusal::NotFound));
+    }
+    for number in [1, 2] {
+        release.send(()).expect("it waits");
+        assert_eq!(answered(), (number, Refusal::Denied));
+    }
+}
+
 #[test]
 fn a_full_queue_says_busy_and_uploads_go_on() {
     let memory = Memory::new(Writes::Create);
@@ -1754,7 +1803,7 @@ fn a_panic_is_an_answer() {
         fn open(&self, _: &[u8], patience: Patience) -> Result<Opened, OpenError> {
             match patience {
                 Patience::Now => Err(OpenError::WouldBlock),
-                Patience::Long => panic!("broken on purpose"),
+                Patience::Disk | Patience::Long => panic!("broken on purpose"),
             }
         }
         fn create(&self, _: &[u8], _: Option<u64>) -> Result<Box<dyn Sink>, Refusal> {

@@ -127,6 +127,10 @@ impl Source for Text {
         self.file.check()
     }
 
+    fn is_remote(&self) -> bool {
+        self.file.is_remote()
+    }
+
     fn is_nameless(&self) -> bool {
         self.file.is_nameless()
     }

@@ -921,6 +921,33 @@ fn a_stall_in_a_window_is_no_loss() {
     assert_eq!(sent(&lab), 32, "the next window");
 }
 
+/// Goal: what is in memory is read while the client receives the window before, not when it is needed; for one client,
+/// and no earlier.
+#[test]
+fn the_next_extent_is_read_while_the_client_is_busy() {
+    let mut lab = Lab::new();
+    lab.files.set_faults(Faults::default());
+    // 45 blocks are in the first extent, and the others in the second.
+    let contents = Contents::Pattern {
+        seed: 1,
+        len: 140 * 1024,
+    };
+    lab.files.insert(b"two", contents);
+    let request = b"\0\x01two\0octet\0blksize\x001428\0windowsize\x0016\0";
+    lab.network.inject(client(1), SERVER, request);
+    lab.settle();
+    let before = lab.files.reads();
+    for (acked, reads) in [(0, 1), (16, 2), (32, 2), (48, 2), (64, 2), (80, 2), (96, 2)] {
+        lab.ack(client(1), acked);
+        lab.settle();
+        let read = lab.files.reads() - before;
+        assert_eq!(read, reads, "{acked} blocks are acknowledged");
+    }
+    lab.ack(client(1), 101);
+    lab.settle();
+    assert_eq!(lab.shard.metrics().ended.get("complete"), Some(&2));
+}
+
 /// Goal: a datagram that the kernel refuses to send counts as lost for the protocol: it is retransmitted as
 /// often as a lost one, and not tried over and over.
 #[test]

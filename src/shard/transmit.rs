@@ -212,7 +212,35 @@ impl<E: Engine> Shard<E> {
             };
             latency.record(took);
         }
+        if matches!(transmit, Transmit::Blocks { .. }) {
+            self.expect(id);
+        }
         Turn::Sent
+    }
+
+    /// If what was just sent was read for this transfer alone, and it now waits for its client, has the store read what
+    /// the next window needs: the client is busy with this one.
+    fn expect(&mut self, id: SlotId) {
+        let latest = self.latest.as_ref();
+        if latest.is_none_or(|frames| frames.are_laid_out()) {
+            return;
+        }
+        let Some(Slot {
+            stage: Stage::Running(Transfer::Send(sender), Flow::Out(out)),
+            ..
+        }) = self.table.get(id)
+        else {
+            return;
+        };
+        let params = sender.params();
+        let windows = 2 * u64::from(params.windowsize());
+        let last = BlockIndex::last_of(out.body.len(), params.blksize());
+        let next = sender.acked().plus(windows).min(last);
+        let extent = Frames::extent_of(next, params.blksize());
+        if extent == out.extents_asked && sender.poll_transmit(1).is_none() {
+            let key = out.key(params, extent);
+            self.fetched |= self.store.expect(&key, &self.mailbox);
+        }
     }
 
     /// Asks the store for the frames that the transfer needs next.

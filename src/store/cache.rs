@@ -8,8 +8,9 @@
 //! less, and nothing is read again (`benches/policy.rs`).
 //!
 //! What is plain and in the system's page cache is read on the thread of the shard that asks, if memory for it
-//! is there at once: waking a thread costs more than the copy. For all else there are jobs. Extents are read
-//! ahead only for one that several asked for, or that the page cache did not hold, as far as anyone can tell.
+//! is there at once: waking a thread costs more than the copy. It does so while the client receives the window
+//! before. For all else there are jobs. More extents are read ahead only for one that several asked for, or that
+//! the page cache did not hold, as far as anyone can tell.
 //!
 //! To recognise a second request, the cache remembers extents that it no longer holds (as 2Q does; Johnson
 //! and Shasha, 1994). When memory runs out, an extent is evicted that was not requested for long; but none
@@ -184,6 +185,16 @@ impl FrameCache {
             state.read_ahead(key, queue);
         }
         asked
+    }
+
+    /// Enters `key` as read ahead, unless it is known, several will ask for it, or there is no room, also for a job:
+    /// the caller is to read it plainly and [`FrameCache::finish`] it, or to queue a job that does.
+    pub(super) fn expect(&self, key: &FramesKey, has_room: impl FnOnce() -> bool) -> bool {
+        let mut state = self.lock();
+        let slot = key.slot();
+        !state.entries.contains_key(&slot)
+            && !state.follows_a_crowd(slot)
+            && state.enter_ahead(key, Requests::One, has_room)
     }
 
     /// A job is about to read `key` from the disk, or for several: queues the extents behind it, unless that
@@ -455,34 +466,50 @@ impl State {
                 extent: key.extent.saturating_add(step),
                 ..key.clone()
             };
-            let (slot, octets) = (next.slot(), next.octets(Layout::LaidOut));
-            let remembered = match self.entries.get(&slot).map(|entry| &entry.progress) {
+            let known = self.entries.get(&next.slot());
+            let remembered = match known.map(|entry| &entry.progress) {
                 None => None,
                 Some(Progress::Remembered { used }) => Some(*used),
                 Some(_) => continue,
             };
-            let room = self.ahead + octets <= self.octets_max / AHEAD_SHARE;
-            if octets == 0 || !room || !queue(next, Why::Ahead) {
+            // The transfer that it is read for is the second one, if it is remembered.
+            let requests = match remembered {
+                Some(_) => Requests::Several,
+                None => Requests::One,
+            };
+            if !self.enter_ahead(&next, requests, || queue(next.clone(), Why::Ahead)) {
                 return;
             }
-            // The transfer that it is read for is the second one, if it is remembered.
-            let requests = if let Some(used) = remembered {
+            if let Some(used) = remembered {
                 self.remembered.remove(&used);
-                Requests::Several
-            } else {
-                Requests::One
-            };
-            self.ahead += octets;
-            self.pending += 1;
-            let entry = Entry {
-                octets,
-                ahead: true,
-                leads: false,
-                requests,
-                progress: Progress::Pending(Vec::new()),
-            };
-            self.entries.insert(slot, entry);
+            }
         }
+    }
+
+    /// Enters `key` as being read ahead if there are octets to read, unrequested read-ahead stays within its share,
+    /// and `queue` accepts it; returns whether it did.
+    fn enter_ahead(
+        &mut self,
+        key: &FramesKey,
+        requests: Requests,
+        queue: impl FnOnce() -> bool,
+    ) -> bool {
+        let octets = key.octets(Layout::LaidOut);
+        let has_room = self.ahead + octets <= self.octets_max / AHEAD_SHARE;
+        if octets == 0 || !has_room || !queue() {
+            return false;
+        }
+        self.ahead += octets;
+        self.pending += 1;
+        let entry = Entry {
+            octets,
+            ahead: true,
+            leads: false,
+            requests,
+            progress: Progress::Pending(Vec::new()),
+        };
+        self.entries.insert(key.slot(), entry);
+        true
     }
 
     fn recipe(&self, slot: Slot) -> Option<Recipe> {

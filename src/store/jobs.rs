@@ -135,9 +135,14 @@ impl Shared {
         }
     }
 
-    /// Queues a job that nobody waits for, and that leaves most of the queue to others.
+    /// Queues a job that nobody waits for.
     fn offer_idly(&self, job: Job) -> bool {
-        self.queue(job.lane()).len() < JOBS_MAX / 4 && self.offer(job)
+        self.has_room_for_idle(&job) && self.offer(job)
+    }
+
+    /// Whether there is room for a job that nobody waits for: most of the queue is for others.
+    pub(super) fn has_room_for_idle(&self, job: &Job) -> bool {
+        self.queue(job.lane()).len() < JOBS_MAX / 4
     }
 
     /// Reads the extent that the owner of the mailbox alone asked for, on the caller's thread, if that takes no

@@ -221,6 +221,21 @@ impl Store {
         }
     }
 
+    /// A transfer will soon ask for `key`, and has nothing to send until then. Returns whether its octets were copied
+    /// meanwhile; if that may take longer, a thread does it.
+    pub fn expect(&self, key: &FramesKey, mailbox: &Mailbox) -> bool {
+        let shared = &self.shared;
+        let job = Job::Frame(key.clone());
+        if !shared.cache.expect(key, || shared.has_room_for_idle(&job)) {
+            return false;
+        }
+        let read = shared.read_now(key, mailbox).is_some();
+        if !read {
+            shared.add(job);
+        }
+        read
+    }
+
     /// A transfer needs none of the extents before that of `key` any more.
     pub fn passed(&self, key: &FramesKey) {
         self.shared.cache.passed(key);

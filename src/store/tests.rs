@@ -596,6 +596,67 @@ fn what_is_in_memory_is_read_at_once() {
     assert_eq!(store.statistics().pending, 0);
 }
 
+/// Goal: what a transfer will ask for is read before it asks, once, and serves nobody else: it neither counts as
+/// asked for, nor stays when the transfer ends. Method: one transfer, first through what is in memory and then through
+/// what is not.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_expected_is_there_when_it_is_asked_for() {
+    let memory = Memory::new(Writes::Off);
+    let len = 30 * EXTENT_OCTETS;
+    memory.insert(b"file", Contents::Pattern { seed: 1, len });
+    let (store, mailbox, inbox) = store(memory.clone(), 1 << 26);
+    let body = open(&store, b"file", Mode::Octet, &mailbox, &inbox).expect("there");
+    let key = |extent| FramesKey {
+        body: Arc::clone(&body),
+        blksize: 1428,
+        rollover: Rollover::ToZero,
+        extent,
+    };
+    frames(&store, &key(0), &mailbox, &inbox).expect("well");
+    for extent in 1..20 {
+        if extent == 10 {
+            memory.set_faults(COLD);
+        }
+        let copied = store.expect(&key(extent), &mailbox);
+        // The first two find no memory that was used before.
+        assert_eq!(copied, (3..10).contains(&extent), "{extent}");
+        run_all(&store);
+        assert!(!store.expect(&key(extent), &mailbox), "it is there");
+        let read_more = memory.reads() - (extent + 1);
+        assert!(read_more == 0 || extent > 10, "{read_more} at {extent}");
+        store.passed(&key(extent));
+        let asked = store.frames(&key(extent), &mailbox);
+        assert!(matches!(asked, Answer::Now(Ok(frames)) if !frames.are_laid_out()));
+        run_all(&store);
+        // A disk that was waited for is kept busy from then on.
+        let more = if extent < 10 { 0 } else { 2 };
+        assert_eq!(memory.reads(), extent + 1 + more);
+    }
+    assert_eq!(inbox.try_iter().count(), 0, "nobody waited");
+    store.left(&key(20));
+    assert_eq!(store.shared.cache.entries(), 0);
+    assert_eq!(store.statistics().framed_octets, 0);
+    assert!(!store.expect(&key(30), &mailbox), "the file has an end");
+}
+
+/// Goal: what several ask for is laid out, by a job, and not expected by one of them.
+#[test]
+fn what_a_crowd_reads_is_not_expected() {
+    let watched = Watched::new(64);
+    watched.ask(0);
+    assert!(!watched.store.expect(&watched.key(5), &watched.mailbox));
+    assert_eq!(watched.store.statistics().pending, 1, "for one");
+    run_all(&watched.store);
+    assert!(watched.holds(5));
+    for _ in 0..2 {
+        watched.ask(10);
+    }
+    assert!(!watched.store.expect(&watched.key(13), &watched.mailbox));
+    run_all(&watched.store);
+    assert!(!watched.holds(13), "it follows a crowd");
+}
+
 /// Goal: a file that is rewritten is told from one that has grown, also if its beginning was read at once and is
 /// the same in both. Method: a longer file is copied over it before its client goes on; the beginning is read by
 /// the shard, and by a thread where the cache is full.

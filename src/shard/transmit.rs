@@ -218,8 +218,8 @@ impl<E: Engine> Shard<E> {
         Turn::Sent
     }
 
-    /// If what was just sent was read for this transfer alone, and it now waits for its client, has the store read what
-    /// the next window needs: the client is busy with this one.
+    /// If what was just sent was read for this transfer alone, and it now waits for its client, has the store read the
+    /// first that the next window needs: the client is busy with this one.
     fn expect(&mut self, id: SlotId) {
         let latest = self.latest.as_ref();
         if latest.is_none_or(|frames| frames.are_laid_out()) {
@@ -237,8 +237,8 @@ impl<E: Engine> Shard<E> {
         let last = BlockIndex::last_of(out.body.len(), params.blksize());
         let next = sender.acked().plus(windows).min(last);
         let extent = Frames::extent_of(next, params.blksize());
-        if extent == out.extents_asked && sender.poll_transmit(1).is_none() {
-            let key = out.key(params, extent);
+        if extent >= out.extents_asked && sender.poll_transmit(1).is_none() {
+            let key = out.key(params, out.extents_asked);
             self.fetched |= self.store.expect(&key, &self.mailbox);
         }
     }

@@ -24,8 +24,8 @@ pub trait Backend: Send + Sync + 'static {
 pub enum Patience {
     /// Only as long as memory accesses take. What is opened so is [not remote](Source::is_remote).
     Now,
-    /// As long as a local disk takes that has nothing else to do. What is opened so is not remote either, as far as
-    /// anyone can tell.
+    /// As long as a local disk takes, with no other machine or program to wait for. What is opened so is not remote
+    /// either, as far as anyone can tell.
     Disk,
     /// As long as it takes.
     Long,

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, Weak};
 
 use super::cache::FrameCache;
-use super::closer::Closer;
 use super::{Identity, Opened, ReadFailure, Source};
 use crate::sync::{Mutex, MutexGuard};
 use crate::wire::Mode;
@@ -23,16 +22,10 @@ pub struct Body {
     source: Box<dyn Source>,
     begun: AtomicBool,
     cache: Weak<FrameCache>,
-    /// Drops the source if that may wait.
-    closer: Option<Arc<Closer>>,
 }
 
 impl Body {
-    pub(super) fn new(
-        opened: Opened,
-        cache: Weak<FrameCache>,
-        closer: Option<Arc<Closer>>,
-    ) -> Self {
+    pub(super) fn new(opened: Opened, cache: Weak<FrameCache>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let Opened {
             source,
@@ -46,7 +39,6 @@ impl Body {
             source,
             begun: AtomicBool::new(false),
             cache,
-            closer,
         }
     }
 
@@ -113,22 +105,6 @@ impl Drop for Body {
         if let Some(cache) = self.cache.upgrade() {
             cache.forget(self.id);
         }
-        if let Some(closer) = &self.closer {
-            closer.close(std::mem::replace(&mut self.source, Box::new(Closed)));
-        }
-    }
-}
-
-/// What is left of a file that another thread closes.
-struct Closed;
-
-impl Source for Closed {
-    fn read_at(&self, _: &mut [u8], _: u64) -> Result<usize, ReadFailure> {
-        Err(ReadFailure::Changed)
-    }
-
-    fn check(&self) -> Result<(), ReadFailure> {
-        Err(ReadFailure::Changed)
     }
 }
 
@@ -144,8 +120,6 @@ impl fmt::Debug for Body {
 /// The bodies in use.
 pub(super) struct Bodies {
     known: Mutex<Known>,
-    /// Closes what is remote.
-    closer: Arc<Closer>,
 }
 
 struct Known {
@@ -154,8 +128,8 @@ struct Known {
     held: VecDeque<Arc<Body>>,
     /// Table size at which dead entries are swept; chosen so that the cost of a sweep is negligible.
     sweep_at: usize,
-    /// Whether a thread is asking the system which held bodies are nameless.
-    asking: bool,
+    /// Whether a thread is asking the system which held bodies are nameless: local ones, and remote ones.
+    asking: [bool; 2],
 }
 
 impl Bodies {
@@ -170,9 +144,8 @@ impl Bodies {
                 bodies: HashMap::new(),
                 held: VecDeque::with_capacity(Self::HELD_MAX + 1),
                 sweep_at: Self::SWEEP_MIN,
-                asking: false,
+                asking: [false; 2],
             }),
-            closer: Arc::default(),
         }
     }
 
@@ -186,14 +159,9 @@ impl Bodies {
         Some(body)
     }
 
-    /// The body of this file: the existing one if it is in use, or else a new one. Whoever brings a remote one
-    /// may wait.
+    /// The body of this file: the existing one if it is in use, or else a new one.
     pub(super) fn share(&self, opened: Opened, mode: Mode, cache: &Arc<FrameCache>) -> Arc<Body> {
         let key = (opened.identity, mode);
-        let closer = opened.source.is_remote().then(|| Arc::clone(&self.closer));
-        if let Some(closer) = &closer {
-            closer.start();
-        }
         let mut known = self.lock();
         if let Some(body) = known.bodies.get(&key).and_then(Weak::upgrade) {
             let displaced = known.hold(&body);
@@ -205,7 +173,7 @@ impl Bodies {
             known.bodies.retain(|_, body| body.strong_count() > 0);
             known.sweep_at = (known.bodies.len() * 2).max(Self::SWEEP_MIN);
         }
-        let body = Arc::new(Body::new(opened, Arc::downgrade(cache), closer));
+        let body = Arc::new(Body::new(opened, Arc::downgrade(cache)));
         known.bodies.insert(key, Arc::downgrade(&body));
         let displaced = known.hold(&body);
         drop(known);
@@ -215,17 +183,17 @@ impl Bodies {
     }
 
     /// Releases bodies whose files no client can request any more, to free their disk space. This asks the
-    /// system about each body, so it does not hold the lock meanwhile. One thread asks at a time: if a disk does not
-    /// answer, the others go on. Remote files are not asked for: they take no disk space here.
-    pub(super) fn release_nameless(&self) {
+    /// system about each body, so it does not hold the lock meanwhile. One thread at a time asks for those that are
+    /// remote, and one for the others: if a file system does not answer, the other threads go on.
+    pub(super) fn release_nameless(&self, is_remote: bool) {
         let mut known = self.lock();
-        if std::mem::replace(&mut known.asking, true) {
+        if std::mem::replace(&mut known.asking[usize::from(is_remote)], true) {
             return;
         }
         let mut gone: Vec<Arc<Body>> = known.held.iter().cloned().collect();
-        gone.retain(|body| !body.is_remote());
         drop(known);
-        let _asking = Asking(self);
+        let _asking = Asking(self, is_remote);
+        gone.retain(|body| body.is_remote() == is_remote);
         gone.retain(|body| body.source.is_nameless());
         let is_gone = |body: &Arc<Body>| gone.iter().any(|gone| Arc::ptr_eq(gone, body));
         self.lock().held.retain(|body| !is_gone(body));
@@ -248,11 +216,11 @@ impl Bodies {
 }
 
 /// A thread that asks which bodies are nameless, until it has its answers.
-struct Asking<'a>(&'a Bodies);
+struct Asking<'a>(&'a Bodies, bool);
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
-        self.0.lock().asking = false;
+        self.0.lock().asking[usize::from(self.1)] = false;
     }
 }
 

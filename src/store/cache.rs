@@ -194,7 +194,7 @@ impl FrameCache {
         let slot = key.slot();
         !state.entries.contains_key(&slot)
             && !state.follows_a_crowd(slot)
-            && state.enter_ahead(key, Requests::One, has_room)
+            && state.enter_ahead(key, Requests::One, true, has_room)
     }
 
     /// A job is about to read `key` from the disk, or for several: queues the extents behind it, unless that
@@ -423,7 +423,8 @@ impl State {
                 if !waiting.iter().any(|other| other.is(mailbox)) {
                     waiting.push(mailbox.clone());
                 }
-                (Asked::Waiting, was_ahead)
+                // If it is a job's to find out whether it is in memory, so is what to do then.
+                (Asked::Waiting, was_ahead && !entry.leads)
             }
             Progress::Ready {
                 frames,
@@ -477,7 +478,7 @@ impl State {
                 Some(_) => Requests::Several,
                 None => Requests::One,
             };
-            if !self.enter_ahead(&next, requests, || queue(next.clone(), Why::Ahead)) {
+            if !self.enter_ahead(&next, requests, false, || queue(next.clone(), Why::Ahead)) {
                 return;
             }
             if let Some(used) = remembered {
@@ -492,6 +493,7 @@ impl State {
         &mut self,
         key: &FramesKey,
         requests: Requests,
+        leads: bool,
         queue: impl FnOnce() -> bool,
     ) -> bool {
         let octets = key.octets(Layout::LaidOut);
@@ -504,7 +506,7 @@ impl State {
         let entry = Entry {
             octets,
             ahead: true,
-            leads: false,
+            leads,
             requests,
             progress: Progress::Pending(Vec::new()),
         };

@@ -1,35 +1,88 @@
 //! Closes files whose file system may make whoever closes them wait: shards drop the last reference to a file.
 
-use std::sync::OnceLock;
+use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
-use std::thread;
 
-use super::Source;
+use super::{Opened, ReadFailure, Source};
+use crate::sync::thread;
 
-/// A thread that drops what it is given, started when it is first needed.
-#[derive(Default)]
+/// A thread that drops the sources it is given.
 pub(super) struct Closer {
-    /// `None` if the thread could not be started.
-    thread: OnceLock<Option<Sender<Box<dyn Source>>>>,
+    thread: Sender<Box<dyn Source>>,
 }
 
 impl Closer {
-    /// Sees to it that there is a thread. Whoever calls this may wait.
-    pub(super) fn start(&self) {
-        self.thread.get_or_init(|| {
-            let (sender, receiver) = channel();
-            let named = thread::Builder::new().name("close".to_owned());
-            // It ends when nothing can be given to it any more.
-            let started = named.spawn(move || receiver.iter().for_each(drop));
-            started.is_ok().then_some(sender)
-        });
+    /// Starts the thread. It ends once it has dropped what it was given, and nothing more can come.
+    pub(super) fn start() -> io::Result<Arc<Self>> {
+        let (thread, sources) = channel::<Box<dyn Source>>();
+        let named = thread::Builder::new().name("close".to_owned());
+        named.spawn(move || sources.iter().for_each(drop))?;
+        Ok(Arc::new(Self { thread }))
     }
 
-    /// Has `source` dropped by the thread; at once if there is none.
-    pub(super) fn close(&self, source: Box<dyn Source>) {
-        if let Some(Some(thread)) = self.thread.get() {
-            // If it were gone, the source would be dropped here.
-            let _ = thread.send(source);
+    /// Sees to it that the thread drops the source, whoever drops what this returns, if that may take long.
+    pub(super) fn take_care_of(self: &Arc<Self>, opened: Opened) -> Opened {
+        if !opened.source.is_remote() {
+            return opened;
         }
+        let source = Box::new(Remote {
+            source: opened.source,
+            closer: Arc::clone(self),
+        });
+        Opened { source, ..opened }
+    }
+}
+
+/// A source that the thread drops.
+struct Remote {
+    source: Box<dyn Source>,
+    closer: Arc<Closer>,
+}
+
+impl Source for Remote {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, ReadFailure> {
+        self.source.read_at(buffer, offset)
+    }
+
+    fn check(&self) -> Result<(), ReadFailure> {
+        self.source.check()
+    }
+
+    fn begin(&self) {
+        self.source.begin();
+    }
+
+    fn is_random_access(&self) -> bool {
+        self.source.is_random_access()
+    }
+
+    fn is_remote(&self) -> bool {
+        true
+    }
+
+    fn is_nameless(&self) -> bool {
+        self.source.is_nameless()
+    }
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        let source = std::mem::replace(&mut self.source, Box::new(Closed));
+        // If the thread were gone, it would be dropped here.
+        let _ = self.closer.thread.send(source);
+    }
+}
+
+/// What is left of a source that the thread drops.
+struct Closed;
+
+impl Source for Closed {
+    fn read_at(&self, _: &mut [u8], _: u64) -> Result<usize, ReadFailure> {
+        Err(ReadFailure::Changed)
+    }
+
+    fn check(&self) -> Result<(), ReadFailure> {
+        Err(ReadFailure::Changed)
     }
 }

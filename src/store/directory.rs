@@ -72,7 +72,7 @@ impl Directory {
         };
         let tree = Tree::open(root, resolver)
             // A directory without search permission can be opened as a starting point, but serves nothing.
-            .and_then(|tree| tree.directory(b"").map(|_| tree))
+            .and_then(|tree| tree.directory(b"", Patience::Long).map(|_| tree))
             .map_err(io::Error::from)
             .map_err(clear)?;
         let mut own_paths: Vec<Vec<u8>> = [root.to_path_buf(), root.canonicalize().map_err(clear)?]
@@ -128,7 +128,7 @@ impl Directory {
 
     /// The existing path that differs from `path` only in case. Each component is tried as it is first, then
     /// in each existing spelling, because the file may be in any of those directories.
-    fn spelled_as_there(&self, path: &[u8]) -> Result<Vec<u8>, Errno> {
+    fn spelled_as_there(&self, path: &[u8], patience: Patience) -> Result<Vec<u8>, Errno> {
         let components: Vec<&[u8]> = path
             .split(|&octet| octet == b'/')
             .filter(|component| !component.is_empty())
@@ -143,12 +143,12 @@ impl Directory {
                 b".." => Ok(vec![component.to_vec()]),
                 _ => self
                     .tree
-                    .directory(&found.join(&b'/'))
+                    .directory(&found.join(&b'/'), patience)
                     .and_then(|directory| names_as_there(&directory, component)),
             };
             let spellings = spellings.or_else(|errno| match errno {
                 // The lookup was not made.
-                Errno::MFILE | Errno::NFILE => Err(errno),
+                Errno::MFILE | Errno::NFILE | Errno::AGAIN => Err(errno),
                 // A directory in the way says more than a missing file.
                 _ => {
                     if failure == Errno::NOENT {
@@ -193,11 +193,13 @@ impl Directory {
             return Err(Errno::ACCESS);
         }
         let (directory, name) = if self.options.case_insensitive {
-            let directory = self.tree.directory(&self.spelled_as_there(parent)?)?;
+            let parent = self.spelled_as_there(parent, Patience::Long)?;
+            let directory = self.tree.directory(&parent, Patience::Long)?;
             let there = names_as_there(&directory, name)?.pop();
             (directory, there.map_or(Cow::Borrowed(name), Cow::Owned))
         } else {
-            (self.tree.directory(parent)?, Cow::Borrowed(name))
+            let directory = self.tree.directory(parent, Patience::Long)?;
+            (directory, Cow::Borrowed(name))
         };
         if is_hidden_name(&name) {
             return Err(Errno::ACCESS);
@@ -224,13 +226,16 @@ impl Backend for Directory {
             }
         }
         if self.options.case_insensitive {
-            // This has to read directories, perhaps large ones.
-            if patience != Patience::Long {
+            // This has to read directories.
+            if patience == Patience::Now {
                 return Err(OpenError::WouldBlock);
             }
             for path in self.meanings(&plain, slashed.as_deref()) {
-                match self.spelled_as_there(path) {
+                match self.spelled_as_there(path, patience) {
                     Ok(path) => return self.open_path(&path, patience),
+                    Err(Errno::AGAIN) if patience == Patience::Disk => {
+                        return Err(OpenError::WouldBlock);
+                    }
                     // Whether it exists was not checked.
                     Err(errno @ (Errno::MFILE | Errno::NFILE)) => {
                         return Err(name_refusal(errno).into());
@@ -328,31 +333,31 @@ fn is_link(directory: &OwnedFd, name: &[u8]) -> bool {
 /// The names in `directory` that equal `wanted` except for ASCII case, the first to try at the end: an exact
 /// match, or else the least, so that the result does not depend on the order of directory entries.
 fn names_as_there(directory: &OwnedFd, wanted: &[u8]) -> Result<Vec<Vec<u8>>, Errno> {
-    let exact = match statat(directory, wanted, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(_) => Some(wanted.to_vec()),
-        Err(Errno::NOENT) => None,
-        Err(errno) => return Err(errno),
-    };
-    let alike = |name: &[u8]| name != wanted && name.eq_ignore_ascii_case(wanted);
     let list = || -> Result<Vec<Vec<u8>>, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let mut names = Vec::new();
         for entry in Dir::new(openat(directory, ".", flags, Mode::empty())?)? {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
-            if alike(name) {
+            if name.eq_ignore_ascii_case(wanted) {
                 names.push(name.to_vec());
             }
         }
         Ok(names)
     };
+    // The system is not asked about `wanted` itself: a file system that hangs may be mounted there.
     let mut names = match list() {
         // Search permission without read permission reveals no other names.
-        Err(Errno::ACCESS) if exact.is_some() => Vec::new(),
+        Err(Errno::ACCESS) => {
+            return match statat(directory, wanted, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(_) => Ok(vec![wanted.to_vec()]),
+                Err(Errno::NOENT) => Err(Errno::ACCESS),
+                Err(errno) => Err(errno),
+            };
+        }
         names => names?,
     };
-    names.sort_unstable_by(|a, b| b.cmp(a));
-    names.extend(exact);
+    names.sort_unstable_by(|a, b| (a == wanted).cmp(&(b == wanted)).then(b.cmp(a)));
     Ok(names)
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::body::Bodies;
 use super::cache::{FrameCache, Recipe, Why};
+use super::closer::Closer;
 use super::frames::Layout;
 use super::pool::Queue;
 use super::scans::{Scans, Work};
@@ -31,6 +32,8 @@ pub(super) struct Shared {
     /// Indexed by [`Lane`].
     pub(super) queues: [Queue<Job>; 3],
     pub(super) scans: Scans,
+    /// Drops what is remote; without threads, whoever has it does.
+    pub(super) closer: Option<Arc<Closer>>,
 }
 
 /// A thread's main loop, which runs until the store closes.
@@ -241,12 +244,12 @@ impl Shared {
                         self.begin(&key.body);
                     }
                     // A client starts reading a file: a good time to release deleted ones.
-                    self.bodies.release_nameless();
+                    self.bodies.release_nameless(key.body.is_remote());
                 }
             }
             Job::Begin(body) => {
                 self.begin(&body);
-                self.bodies.release_nameless();
+                self.bodies.release_nameless(body.is_remote());
             }
             Job::Create {
                 ticket,
@@ -286,7 +289,7 @@ impl Shared {
     }
 
     fn open(&self, name: &[u8], mode: Mode, patience: Patience) -> Result<Opening, Refusal> {
-        let opened = self.with_descriptors(|| match self.backend.open(name, patience) {
+        let opened = self.with_descriptors(|| match self.open_file(name, patience) {
             Ok(opened) => Ok(Some(opened)),
             Err(OpenError::Refused(refusal)) => Err(refusal),
             Err(OpenError::WouldBlock) if patience == Patience::Long => {
@@ -304,6 +307,15 @@ impl Shared {
                 None if is_short(&opened) => Opening::Done(self.scan_at_once(opened)?),
                 None => Opening::Unscanned(opened),
             },
+        })
+    }
+
+    /// Opens what `name` means, so that whoever drops it does not wait.
+    pub(super) fn open_file(&self, name: &[u8], patience: Patience) -> Result<Opened, OpenError> {
+        let opened = self.backend.open(name, patience)?;
+        Ok(match &self.closer {
+            Some(closer) => closer.take_care_of(opened),
+            None => opened,
         })
     }
 

@@ -45,6 +45,7 @@ pub use self::upload::Upload;
 
 use self::body::Bodies;
 use self::cache::{Asked, Asker, FrameCache};
+use self::closer::Closer;
 use self::jobs::{Duty, JOBS_MAX, Job, Lane, Shared, is_short};
 use self::pool::Queue;
 use self::scans::Scans;
@@ -84,7 +85,8 @@ impl Default for StoreOptions {
 /// Resolves names: opens, reads and writes files, and never makes its caller wait for a disk or a network.
 ///
 /// Shared by all shards. Dropping it ends its threads; waiting jobs are then dropped and long ones
-/// abandoned. Threads that wait for a remote file system end when that answers.
+/// abandoned. Threads that open, read or close files on remote file systems end when those answer; nobody waits for
+/// them.
 pub struct Store {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -102,6 +104,11 @@ impl Store {
             cache: Arc::new(FrameCache::new(options.frame_cache_octets)),
             queues: std::array::from_fn(|_| Queue::new(JOBS_MAX)),
             scans: Scans::new(),
+            closer: if options.threads > 0 {
+                Some(Closer::start().map_err(|error| not_started(&error))?)
+            } else {
+                None
+            },
         });
         // If a thread cannot be started, dropping this store ends the others.
         let mut store = Self {
@@ -147,7 +154,7 @@ impl Store {
         mode: Mode,
         mailbox: &Mailbox,
     ) -> Answer<Result<Arc<Body>, Refusal>> {
-        match self.shared.backend.open(name, Patience::Now) {
+        match self.shared.open_file(name, Patience::Now) {
             // Freeing descriptors is work for a thread.
             Err(OpenError::Refused(refusal)) if refusal.is_out_of_descriptors() => {}
             Err(OpenError::Refused(refusal)) => return Answer::Now(Err(refusal)),

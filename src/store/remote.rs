@@ -14,42 +14,38 @@ const DEVICES_MAX: usize = 32;
 const NONE: u64 = 0;
 
 /// Devices found to be of local file systems.
-///
-/// The number of one that is unmounted may be given to another, which is then taken for local.
 #[derive(Debug, Default)]
 pub(super) struct LocalDevices {
-    /// Those that are known, the first found first.
+    /// Those that are known, usually the first found first.
     known: [AtomicU64; DEVICES_MAX],
 }
 
 impl LocalDevices {
     /// Whether `device` is known to be local. Never waits.
     pub(super) fn know(&self, device: u64) -> bool {
-        let known = self.known.iter().map(|known| known.load(Ordering::Relaxed));
-        known
-            .take_while(|&known| known != NONE)
-            .any(|known| known == device)
+        let mut known = self.known.iter();
+        device != NONE && known.any(|known| known.load(Ordering::Relaxed) == device)
     }
 
-    /// Whether `file`, on `device`, is on a local file system. May wait if that is not known.
+    /// Whether `file`, on `device`, is on a local file system, which is remembered. May wait.
+    ///
+    /// It always asks: the number of a device that is unmounted is given to the next one.
     pub(super) fn find_out(&self, file: impl AsFd, device: u64) -> bool {
-        if self.know(device) {
-            return true;
-        }
         let is_local = is_local(file);
-        if is_local {
-            self.remember(device);
+        let exchange = |known: &AtomicU64, old, new| {
+            known
+                .compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        };
+        if !is_local {
+            // Another thread may have found a place for it twice.
+            for known in &self.known {
+                exchange(known, device, NONE);
+            }
+        } else if !self.know(device) {
+            self.known.iter().any(|known| exchange(known, NONE, device));
         }
         is_local
-    }
-
-    fn remember(&self, device: u64) {
-        for known in &self.known {
-            let taken = known.compare_exchange(NONE, device, Ordering::Relaxed, Ordering::Relaxed);
-            if taken.is_ok() || taken == Err(device) {
-                return;
-            }
-        }
     }
 }
 
@@ -74,10 +70,16 @@ fn is_local(file: impl AsFd) -> bool {
         0x28cd_3d45, // cramfs
         0x9660,      // ISO 9660
         0x1501_3346, // UDF
+        0x2405_1905, // UBIFS
+        0x72b6,      // JFFS2
+        0x7275,      // romfs
         0x4d44,      // FAT
         0x2011_bab0, // exFAT
         0x7366_746e, // NTFS
+        0x5346_544e, // NTFS, the former driver
         0x482b,      // HFS+
+        0x4244,      // HFS
+        0x5265_4973, // ReiserFS
     ];
     // The type is signed on some machines; all magic numbers have 32 bits.
     rustix::fs::fstatfs(file).is_ok_and(|found| LOCAL.contains(&(found.f_type as u32)))
@@ -115,5 +117,12 @@ mod tests {
         let devices = LocalDevices::default();
         assert!(!devices.find_out(&strange, 5));
         assert!(!devices.know(5));
+        // Its number was a local one's before.
+        let local = tempfile::tempfile().expect("a file");
+        for device in [5, 6] {
+            assert!(devices.find_out(&local, device));
+        }
+        assert!(!devices.find_out(&strange, 5));
+        assert!(devices.know(6) && !devices.know(5));
     }
 }

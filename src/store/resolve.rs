@@ -95,7 +95,7 @@ impl Tree {
     /// The file is checked before it is opened, since opening alone can affect a device. The opened file is
     /// checked again, in case it changed in between, and that result counts.
     pub(super) fn file(&self, path: &[u8], patience: Patience) -> Result<Found, Errno> {
-        if patience == Patience::Disk && !self.is_local {
+        if patience != Patience::Long && !self.is_local {
             return Err(Errno::AGAIN);
         }
         let file = match (self.file_by_kernel(path, patience), patience) {
@@ -118,9 +118,10 @@ impl Tree {
         })
     }
 
-    /// Opens the directory at `path` as a starting point.
-    pub(super) fn directory(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
-        match self.by_kernel(path, DIRECTORY, Patience::Long) {
+    /// Opens the directory at `path` as a starting point. `EAGAIN` as for [`Self::file`].
+    pub(super) fn directory(&self, path: &[u8], patience: Patience) -> Result<OwnedFd, Errno> {
+        match self.by_kernel(path, DIRECTORY, patience) {
+            Err(Errno::XDEV | Errno::AGAIN) if patience == Patience::Disk => Err(Errno::AGAIN),
             Err(errno) if is_for_the_walk(errno) => match self.walk(path)? {
                 Place { name: Some(_), .. } => Err(Errno::NOTDIR),
                 Place {

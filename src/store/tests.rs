@@ -12,7 +12,7 @@ use super::text::Scan;
 use super::*;
 use crate::proto::block::{BlockIndex, Rollover};
 use crate::sync::Mutex;
-use crate::sync::mpsc::{Receiver, channel};
+use crate::sync::mpsc::{Receiver, Sender, channel};
 use crate::wire::{HEADER_OCTETS, write_data_header};
 
 /// A store without threads, and a mailbox.
@@ -624,7 +624,7 @@ fn what_is_expected_is_there_when_it_is_asked_for() {
         run_all(&store);
         assert!(!store.expect(&key(extent), &mailbox), "it is there");
         let read_more = memory.reads() - (extent + 1);
-        assert!(read_more == 0 || extent > 10, "{read_more} at {extent}");
+        assert!(read_more == 0 || extent >= 10, "{read_more} at {extent}");
         store.passed(&key(extent));
         let asked = store.frames(&key(extent), &mailbox);
         assert!(matches!(asked, Answer::Now(Ok(frames)) if !frames.are_laid_out()));
@@ -1507,6 +1507,108 @@ fn opening_that_takes_long_is_for_other_threads() {
         release.send(()).expect("it waits");
         assert_eq!(answered(), (number, Refusal::Denied));
     }
+}
+
+/// Goal: whoever has the last reference to what is remote does not wait for it to close, and nothing of it is read at
+/// once or by the threads for local files. Method: texts that are scanned, held, displaced and withdrawn; each tells by
+/// which thread it was read and dropped.
+#[test]
+fn remote_files_are_closed_by_a_thread_of_their_own() {
+    type Teller = Sender<(&'static str, Option<String>)>;
+    struct Far(Teller);
+    struct FarText(Teller);
+    fn here() -> Option<String> {
+        thread::current().name().map(str::to_owned)
+    }
+    impl Backend for Far {
+        fn open(&self, name: &[u8], patience: Patience) -> Result<Opened, OpenError> {
+            if patience != Patience::Long {
+                return Err(OpenError::WouldBlock);
+            }
+            let len = 3 * SCANNED_AT_ONCE_OCTETS_MAX;
+            let identity = Identity {
+                device: 0,
+                inode: u64::from(name[0]),
+                len,
+                modified: 0,
+                changed: 0,
+            };
+            let source = Box::new(FarText(self.0.clone()));
+            Ok(Opened {
+                source,
+                len,
+                identity,
+            })
+        }
+        fn create(&self, _: &[u8], _: Option<u64>) -> Result<Box<dyn Sink>, Refusal> {
+            Err(Refusal::Denied)
+        }
+    }
+    impl Source for FarText {
+        fn read_at(&self, buffer: &mut [u8], _: u64) -> Result<usize, ReadFailure> {
+            // Whoever listened may have heard enough.
+            let _ = self.0.send(("read", here()));
+            Ok(buffer.len())
+        }
+        fn check(&self) -> Result<(), ReadFailure> {
+            Ok(())
+        }
+        fn is_remote(&self) -> bool {
+            true
+        }
+    }
+    impl Drop for FarText {
+        fn drop(&mut self) {
+            let _ = self.0.send(("dropped", here()));
+        }
+    }
+    let (teller, told) = channel();
+    let options = StoreOptions {
+        frame_cache_octets: 1 << 26,
+        threads: 1,
+    };
+    let store = Store::new(Far(teller), options).expect("threads start");
+    let (sender, inbox) = channel();
+    let mailbox = Mailbox::new(sender, Waker::noop().clone());
+    let ask = |number, mode| {
+        let asked = store.open(Ticket(number), &[number as u8], mode, &mailbox);
+        assert!(matches!(asked, Answer::Later));
+    };
+    let mut bodies = Vec::new();
+    for (number, mode) in [(1, Mode::Octet), (2, Mode::Netascii), (3, Mode::Netascii)] {
+        ask(number, mode);
+        match inbox.recv() {
+            Ok(Done::Opened(_, Ok(body))) => bodies.push(body),
+            other => panic!("not what was asked for: {other:?}"),
+        }
+    }
+    let key = FramesKey {
+        body: bodies.remove(0),
+        blksize: 512,
+        rollover: Rollover::ToZero,
+        extent: 0,
+    };
+    assert!(matches!(store.frames(&key, &mailbox), Answer::Later));
+    assert!(matches!(inbox.recv(), Ok(Done::Framed(_, Ok(_)))));
+    // One that is to be scanned while another is, and is withdrawn.
+    for number in [4, 5] {
+        ask(number, Mode::Netascii);
+    }
+    store.withdraw(Ticket(5), &mailbox);
+    store.shared.bodies.release_held();
+    drop((key, bodies));
+    while let Ok(Done::Opened(..) | Done::Framed(..)) = inbox.try_recv() {}
+    drop(store);
+    let mut dropped = 0;
+    for (what, thread) in told {
+        let thread = thread.expect("all threads have names");
+        match what {
+            "read" => assert!(["slow-0", "scan-0"].contains(&&*thread), "read by {thread}"),
+            _ => assert_eq!(thread, "close"),
+        }
+        dropped += u32::from(what == "dropped");
+    }
+    assert!(dropped >= 4, "{dropped}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::time::Duration;
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use crate::common::binary::{Binary, Engine, on_both_engines};
-use crate::common::peer::{self, DATA, ERROR, Peer, RRQ, number, opcode, request};
+use crate::common::peer::{self, DATA, ERROR, Peer, RRQ, number, oack, opcode, request};
 use crate::common::require_path;
 use crate::works;
 
@@ -23,8 +23,9 @@ on_both_engines! {
     a_remote_root_that_hangs
 }
 
-/// More requests than there are threads that read.
+/// More requests, and more readers, than there are threads that read.
 const REQUESTS: usize = 20;
+const READERS: usize = 6;
 /// More files than the server holds open for those who come next.
 const LOCAL_FILES: usize = 100;
 
@@ -39,7 +40,13 @@ fn a_remote_directory_that_hangs(engine: Engine) {
         fs::write(name, number.to_string()).expect("a file");
     }
     let contents = peer::octets(1, 3_000);
-    let Some((remote, server)) = start(engine, root.path(), &far, &contents) else {
+    let large = peer::octets(2, 200_000);
+    let files = [
+        (c"file", contents.clone()),
+        (c"other", contents.clone()),
+        (c"large", large.clone()),
+    ];
+    let Some((remote, server)) = start(engine, root.path(), &far, &files) else {
         return;
     };
     for _ in 0..2 {
@@ -50,7 +57,22 @@ fn a_remote_directory_that_hangs(engine: Engine) {
     // One in the middle of a transfer, and many that begin one.
     let mut reader = begin(&server, "far/file");
     assert_eq!(opcode(&reader.receive()), DATA);
+    // Some that have begun to read, each other packets than the others.
+    let mut readers = Vec::new();
+    for number in 0..READERS {
+        let blksize = 1_024 + 8 * number;
+        let reader = Peer::new(server.address);
+        let options = [("blksize", &*blksize.to_string())];
+        reader.send(&request(RRQ, b"far/large", &options));
+        readers.push((reader, blksize));
+    }
+    for (reader, blksize) in &mut readers {
+        assert_eq!(oack(&reader.receive()), [format!("blksize={blksize}")]);
+    }
     let hanging = remote.hang();
+    for (reader, _) in &readers {
+        reader.ack(0);
+    }
     let mut waiting: Vec<Peer> = (0..REQUESTS).map(|_| begin(&server, "far/file")).collect();
     waiting.push(begin(&server, "far/none"));
     for number in 0..LOCAL_FILES {
@@ -65,6 +87,9 @@ fn a_remote_directory_that_hangs(engine: Engine) {
 
     reader.ack(1);
     assert!(reader.rest(512, 2).as_deref() == Ok(&contents[512..]));
+    for (mut reader, blksize) in readers {
+        assert!(reader.rest(blksize, 1).as_ref() == Ok(&large));
+    }
     let mut missing = waiting.pop().expect("the last");
     let refused = missing.receive();
     assert_eq!((opcode(&refused), number(&refused)), (ERROR, 1));
@@ -78,7 +103,8 @@ fn a_remote_directory_that_hangs(engine: Engine) {
 fn a_remote_root_that_hangs(engine: Engine) {
     let root = tempfile::tempdir().expect("a directory");
     let contents = peer::octets(1, 3_000);
-    let Some((remote, server)) = start(engine, root.path(), root.path(), &contents) else {
+    let files = [(c"file", contents.clone())];
+    let Some((remote, server)) = start(engine, root.path(), root.path(), &files) else {
         return;
     };
     assert!(peer::fetch(server.address, "file").as_ref() == Ok(&contents));
@@ -100,9 +126,9 @@ fn begin(server: &Binary, name: &str) -> Peer {
     peer
 }
 
-/// A remote file system with two files of these contents, and a server of `root` that alone sees it, at `at`. The
+/// A remote file system with these files, and a server of `root` that alone sees it, at `at`. The
 /// server is to be dropped first: the file system ends with it.
-fn start(engine: Engine, root: &Path, at: &Path, contents: &[u8]) -> Option<(Remote, Binary)> {
+fn start(engine: Engine, root: &Path, at: &Path, files: &[Named]) -> Option<(Remote, Binary)> {
     require_path("/dev/fuse", "fuse3")?;
     let unshare = ["unshare", "--mount", "--propagation", "private"];
     if !works(&[&unshare[..], &["true"]].concat()) {
@@ -122,7 +148,7 @@ fn start(engine: Engine, root: &Path, at: &Path, contents: &[u8]) -> Option<(Rem
     let at = at.to_str().expect("a plain path");
     let mount = format!("mount -i -t fuse -o {options} remote {at} && exec \"$@\"");
     let wrapper = [&unshare[..], &["sh", "-c", &mount, "sh"]].concat();
-    let remote = Remote::serve(device, contents);
+    let remote = Remote::serve(device, files);
     let server = Binary::start_under(&wrapper, engine, root, &[]);
     Some((remote, server))
 }
@@ -146,7 +172,10 @@ mod kernel {
     pub(super) const REQUEST_OCTETS_MAX: usize = 1 << 20;
 }
 
-/// A remote file system with two files.
+/// A file's name and contents.
+type Named = (&'static CStr, Vec<u8>);
+
+/// A remote file system with some files.
 struct Remote {
     state: Arc<State>,
     thread: Option<JoinHandle<()>>,
@@ -178,10 +207,10 @@ impl Drop for Hanging<'_> {
 
 impl Remote {
     /// Answers what the kernel asks, from when it is mounted until it no longer is.
-    fn serve(device: File, contents: &[u8]) -> Self {
+    fn serve(device: File, files: &[Named]) -> Self {
         let state = Arc::<State>::default();
-        let (contents, shared) = (contents.to_vec(), Arc::clone(&state));
-        let thread = thread::spawn(move || answer_all(device, &contents, &shared));
+        let (files, shared) = (files.to_vec(), Arc::clone(&state));
+        let thread = thread::spawn(move || answer_all(device, &files, &shared));
         Self {
             state,
             thread: Some(thread),
@@ -205,7 +234,7 @@ impl Drop for Remote {
     }
 }
 
-fn answer_all(mut device: File, contents: &[u8], state: &State) {
+fn answer_all(mut device: File, files: &[Named], state: &State) {
     let mut request = vec![0; kernel::REQUEST_OCTETS_MAX];
     loop {
         let len = match device.read(&mut request) {
@@ -224,7 +253,7 @@ fn answer_all(mut device: File, contents: &[u8], state: &State) {
         };
         let hangs = state.hangs.lock().expect("nobody panics");
         drop(state.changed.wait_while(hangs, |hangs| *hangs));
-        if let Some(answer) = answer(&request[..len], contents) {
+        if let Some(answer) = answer(&request[..len], files) {
             // Whoever asked may be gone.
             let _ = device.write(&answer);
         }
@@ -232,7 +261,7 @@ fn answer_all(mut device: File, contents: &[u8], state: &State) {
 }
 
 /// The answer to a request, if it is to have one.
-fn answer(request: &[u8], contents: &[u8]) -> Option<Vec<u8>> {
+fn answer(request: &[u8], files: &[Named]) -> Option<Vec<u8>> {
     let word = |at: usize| u32::from_ne_bytes(request[at..at + 4].try_into().expect("four"));
     let long = |at: usize| u64::from_ne_bytes(request[at..at + 8].try_into().expect("eight"));
     let (operation, node) = (word(4), long(16));
@@ -243,24 +272,23 @@ fn answer(request: &[u8], contents: &[u8]) -> Option<Vec<u8>> {
             let version = [7, 31, 0, 0, 0, 1 << 16, 1, 0];
             Ok([words(&version), vec![0; 32]].concat())
         }
-        kernel::LOOKUP => match FILES
-            .iter()
-            .position(|name| name.to_bytes_with_nul() == body)
-        {
-            Some(index) => {
+        kernel::LOOKUP => {
+            let is_meant = |(name, _): &Named| name.to_bytes_with_nul() == body;
+            let index = files.iter().position(is_meant).ok_or(libc::ENOENT);
+            index.map(|index| {
                 let node = ROOT + 1 + index as u64;
                 let entry = [node, 0, AS_LONG_AS_THE_TEST, AS_LONG_AS_THE_TEST, 0];
-                Ok([longs(&entry), attributes(node, contents.len())].concat())
-            }
-            None => Err(libc::ENOENT),
-        },
+                [longs(&entry), attributes(node, files)].concat()
+            })
+        }
         kernel::GETATTR => {
             let times = longs(&[AS_LONG_AS_THE_TEST, 0]);
-            Ok([times, attributes(node, contents.len())].concat())
+            Ok([times, attributes(node, files)].concat())
         }
         kernel::OPEN | kernel::OPENDIR => Ok(vec![0; 16]),
         kernel::READ => {
             let (offset, count) = (long(kernel::HEADER_IN + 8), word(kernel::HEADER_IN + 16));
+            let contents = contents_of(node, files);
             let rest = contents.get(offset as usize..).unwrap_or_default();
             Ok(rest[..rest.len().min(count as usize)].to_vec())
         }
@@ -277,14 +305,17 @@ const AS_LONG_AS_THE_TEST: u64 = 3_600;
 
 /// The node of the root directory; those of the files follow.
 const ROOT: u64 = 1;
-const FILES: [&CStr; 2] = [c"file", c"other"];
+
+fn contents_of(node: u64, files: &[Named]) -> &[u8] {
+    let index = node.checked_sub(ROOT + 1);
+    let file = index.and_then(|index| files.get(index as usize));
+    file.map_or(&[], |(_, contents)| contents)
+}
 
 /// What the kernel knows of a node.
-fn attributes(node: u64, len: usize) -> Vec<u8> {
-    let (mode, len) = match node {
-        ROOT => (0o040_755, 0),
-        _ => (0o100_644, len as u64),
-    };
+fn attributes(node: u64, files: &[Named]) -> Vec<u8> {
+    let mode = if node == ROOT { 0o040_755 } else { 0o100_644 };
+    let len = contents_of(node, files).len() as u64;
     let numbers = longs(&[node, len, 8, 1, 1, 1]);
     [numbers, words(&[0, 0, 0, mode, 1, 0, 0, 0, 512, 0])].concat()
 }

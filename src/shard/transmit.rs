@@ -219,7 +219,7 @@ impl<E: Engine> Shard<E> {
     }
 
     /// If what was just sent was read for this transfer alone, and it now waits for its client, has the store read the
-    /// first that the next window needs: the client is busy with this one.
+    /// first extent that the next window needs: the client is busy with this one.
     fn expect(&mut self, id: SlotId) {
         let latest = self.latest.as_ref();
         if latest.is_none_or(|frames| frames.are_laid_out()) {

@@ -199,10 +199,10 @@ impl Bodies {
         self.lock().held.retain(|body| !is_gone(body));
     }
 
-    /// Releases all bodies without readers, and their descriptors.
-    pub(super) fn release_held(&self) {
+    /// Releases all bodies without readers, and their descriptors; returns whether any was remote.
+    pub(super) fn release_held(&self) -> bool {
         let held = std::mem::take(&mut self.lock().held);
-        drop(held);
+        held.iter().any(|body| body.is_remote())
     }
 
     #[cfg(test)]

@@ -8,8 +8,8 @@
 //! less, and nothing is read again (`benches/policy.rs`).
 //!
 //! What is plain and in the system's page cache is read on the thread of the shard that asks, if memory for it
-//! is there at once: waking a thread costs more than the copy. It does so while the client receives the window
-//! before. For all else there are jobs. More extents are read ahead only for one that several asked for, or that
+//! is there at once: waking a thread costs more than the copy. What a transfer will ask for next is read so while
+//! its client receives the window before. For all else there are jobs. More extents are read ahead only for one that several asked for, or that
 //! the page cache did not hold, as far as anyone can tell.
 //!
 //! To recognise a second request, the cache remembers extents that it no longer holds (as 2Q does; Johnson
@@ -229,7 +229,7 @@ impl FrameCache {
     pub(super) fn left(&self, key: &FramesKey) {
         let next = key.slot();
         let beyond = Slot {
-            extent: next.extent.saturating_add(EXTENTS_AHEAD),
+            extent: next.extent.saturating_add(1 + EXTENTS_AHEAD),
             ..next
         };
         let last = Slot {

@@ -6,8 +6,12 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
+use std::time::Duration;
 
 use super::{Opened, ReadFailure, Source};
+
+/// Limit of waiting for the thread: descriptors close at once, unless their file system does not answer.
+const CATCH_UP_MAX: Duration = Duration::from_millis(100);
 
 /// A thread that drops the sources it is given.
 pub(super) struct Closer {
@@ -33,6 +37,15 @@ impl Closer {
             closer: Arc::clone(self),
         });
         Opened { source, ..opened }
+    }
+
+    /// Waits until the thread has dropped what it was given before, but not for long.
+    pub(super) fn catch_up(&self) {
+        let (last, dropped) = channel();
+        if self.thread.send(Box::new(Closed(Some(last)))).is_ok() {
+            // Nothing ever comes: it ends when the other side is dropped.
+            let _ = dropped.recv_timeout(CATCH_UP_MAX);
+        }
     }
 }
 
@@ -70,14 +83,14 @@ impl Source for Remote {
 
 impl Drop for Remote {
     fn drop(&mut self) {
-        let source = std::mem::replace(&mut self.source, Box::new(Closed));
+        let source = std::mem::replace(&mut self.source, Box::new(Closed(None)));
         // If the thread were gone, it would be dropped here.
         let _ = self.closer.thread.send(source);
     }
 }
 
-/// What is left of a source that the thread drops.
-struct Closed;
+/// What is left of a source that the thread drops, and what is dropped after it.
+struct Closed(#[allow(dead_code)] Option<Sender<()>>);
 
 impl Source for Closed {
     fn read_at(&self, _: &mut [u8], _: u64) -> Result<usize, ReadFailure> {

@@ -237,7 +237,7 @@ impl Backend for Directory {
                         return Err(OpenError::WouldBlock);
                     }
                     // Whether it exists was not checked.
-                    Err(errno @ (Errno::MFILE | Errno::NFILE)) => {
+                    Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::AGAIN)) => {
                         return Err(name_refusal(errno).into());
                     }
                     Err(_) => {}
@@ -333,32 +333,49 @@ fn is_link(directory: &OwnedFd, name: &[u8]) -> bool {
 /// The names in `directory` that equal `wanted` except for ASCII case, the first to try at the end: an exact
 /// match, or else the least, so that the result does not depend on the order of directory entries.
 fn names_as_there(directory: &OwnedFd, wanted: &[u8]) -> Result<Vec<Vec<u8>>, Errno> {
+    let exact = is_there(directory, wanted)?.then(|| wanted.to_vec());
+    let alike = |name: &[u8]| name != wanted && name.eq_ignore_ascii_case(wanted);
     let list = || -> Result<Vec<Vec<u8>>, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let mut names = Vec::new();
         for entry in Dir::new(openat(directory, ".", flags, Mode::empty())?)? {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
-            if name.eq_ignore_ascii_case(wanted) {
+            if alike(name) {
                 names.push(name.to_vec());
             }
         }
         Ok(names)
     };
-    // The system is not asked about `wanted` itself: a file system that hangs may be mounted there.
     let mut names = match list() {
         // Search permission without read permission reveals no other names.
-        Err(Errno::ACCESS) => {
-            return match statat(directory, wanted, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(_) => Ok(vec![wanted.to_vec()]),
-                Err(Errno::NOENT) => Err(Errno::ACCESS),
-                Err(errno) => Err(errno),
-            };
-        }
+        Err(Errno::ACCESS) if exact.is_some() => Vec::new(),
         names => names?,
     };
-    names.sort_unstable_by(|a, b| (a == wanted).cmp(&(b == wanted)).then(b.cmp(a)));
+    names.sort_unstable_by(|a, b| b.cmp(a));
+    names.extend(exact);
     Ok(names)
+}
+
+/// Whether there is something of this name. It is found, but not looked at: a file system that does not answer may be
+/// mounted there.
+#[cfg(target_os = "linux")]
+fn is_there(directory: &OwnedFd, name: &[u8]) -> Result<bool, Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match openat(directory, name, flags, Mode::empty()) {
+        Ok(_) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_there(directory: &OwnedFd, name: &[u8]) -> Result<bool, Errno> {
+    match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno),
+    }
 }
 
 #[cfg(test)]

@@ -376,7 +376,10 @@ impl Shared {
     fn with_descriptors<T>(&self, work: impl Fn() -> Result<T, Refusal>) -> Result<T, Refusal> {
         match work() {
             Err(refusal) if refusal.is_out_of_descriptors() => {
-                self.bodies.release_held();
+                let are_remote = self.bodies.release_held();
+                if let Some(closer) = self.closer.as_ref().filter(|_| are_remote) {
+                    closer.catch_up();
+                }
                 work()
             }
             done => done,

@@ -85,8 +85,8 @@ impl Default for StoreOptions {
 /// Resolves names: opens, reads and writes files, and never makes its caller wait for a disk or a network.
 ///
 /// Shared by all shards. Dropping it ends its threads; waiting jobs are then dropped and long ones
-/// abandoned. Threads that open, read or close files on remote file systems end when those answer; nobody waits for
-/// them.
+/// abandoned. Threads for slow reads, and the one that closes remote files, end when their file systems answer; nobody
+/// waits for those.
 pub struct Store {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,

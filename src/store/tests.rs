@@ -636,6 +636,12 @@ fn what_is_expected_is_there_when_it_is_asked_for() {
     assert_eq!(inbox.try_iter().count(), 0, "nobody waited");
     store.left(&key(20));
     assert_eq!(store.shared.cache.entries(), 0);
+    // Also if it has led to more.
+    store.expect(&key(25), &mailbox);
+    run_all(&store);
+    assert!(store.shared.cache.entries() > 1);
+    store.left(&key(25));
+    assert_eq!(store.shared.cache.entries(), 0);
     assert_eq!(store.statistics().framed_octets, 0);
     assert!(!store.expect(&key(30), &mailbox), "the file has an end");
 }
@@ -1515,8 +1521,11 @@ fn opening_that_takes_long_is_for_other_threads() {
 #[test]
 fn remote_files_are_closed_by_a_thread_of_their_own() {
     type Teller = Sender<(&'static str, Option<String>)>;
-    struct Far(Teller);
-    struct FarText(Teller);
+    type Gate = Arc<Mutex<Receiver<()>>>;
+    /// Reading the fourth takes until the gate is opened.
+    const GATED: u8 = 4;
+    struct Far(Teller, Gate);
+    struct FarText(Teller, Option<Gate>);
     fn here() -> Option<String> {
         thread::current().name().map(str::to_owned)
     }
@@ -1533,7 +1542,8 @@ fn remote_files_are_closed_by_a_thread_of_their_own() {
                 modified: 0,
                 changed: 0,
             };
-            let source = Box::new(FarText(self.0.clone()));
+            let gate = (name[0] == GATED).then(|| Arc::clone(&self.1));
+            let source = Box::new(FarText(self.0.clone(), gate));
             Ok(Opened {
                 source,
                 len,
@@ -1548,6 +1558,10 @@ fn remote_files_are_closed_by_a_thread_of_their_own() {
         fn read_at(&self, buffer: &mut [u8], _: u64) -> Result<usize, ReadFailure> {
             // Whoever listened may have heard enough.
             let _ = self.0.send(("read", here()));
+            if let Some(gate) = &self.1 {
+                // Once it is open, it stays so.
+                let _ = gate.lock().expect("nobody panics").recv();
+            }
             Ok(buffer.len())
         }
         fn check(&self) -> Result<(), ReadFailure> {
@@ -1563,11 +1577,13 @@ fn remote_files_are_closed_by_a_thread_of_their_own() {
         }
     }
     let (teller, told) = channel();
+    let (open_gate, gate) = channel();
     let options = StoreOptions {
         frame_cache_octets: 1 << 26,
         threads: 1,
     };
-    let store = Store::new(Far(teller), options).expect("threads start");
+    let store =
+        Store::new(Far(teller, Arc::new(Mutex::new(gate))), options).expect("threads start");
     let (sender, inbox) = channel();
     let mailbox = Mailbox::new(sender, Waker::noop().clone());
     let ask = |number, mode| {
@@ -1591,14 +1607,16 @@ fn remote_files_are_closed_by_a_thread_of_their_own() {
     assert!(matches!(store.frames(&key, &mailbox), Answer::Later));
     assert!(matches!(inbox.recv(), Ok(Done::Framed(_, Ok(_)))));
     // One that is to be scanned while another is, and is withdrawn.
-    for number in [4, 5] {
-        ask(number, Mode::Netascii);
-    }
+    ask(u64::from(GATED), Mode::Netascii);
+    while told.recv() != Ok(("read", Some("scan-0".to_owned()))) {}
+    let shared = &store.shared;
+    let text = shared.open_file(&[5], Patience::Long).expect("there");
+    assert!(shared.scans.ask(text, Ticket(5), &mailbox));
     store.withdraw(Ticket(5), &mailbox);
-    store.shared.bodies.release_held();
-    drop((key, bodies));
-    while let Ok(Done::Opened(..) | Done::Framed(..)) = inbox.try_recv() {}
-    drop(store);
+    drop(open_gate);
+    assert!(matches!(inbox.recv(), Ok(Done::Opened(Ticket(4), Ok(_)))));
+    shared.bodies.release_held();
+    drop((key, bodies, inbox, store));
     let mut dropped = 0;
     for (what, thread) in told {
         let thread = thread.expect("all threads have names");
@@ -1608,7 +1626,7 @@ fn remote_files_are_closed_by_a_thread_of_their_own() {
         }
         dropped += u32::from(what == "dropped");
     }
-    assert!(dropped >= 4, "{dropped}");
+    assert_eq!(dropped, 5);
 }
 
 #[test]

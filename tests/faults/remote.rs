@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::io::dup;
 
 use crate::common::binary::{Binary, Engine, on_both_engines};
 use crate::common::peer::{self, DATA, ERROR, Peer, RRQ, number, oack, opcode, request};
@@ -139,17 +139,18 @@ fn start(engine: Engine, root: &Path, at: &Path, files: &[Named]) -> Option<(Rem
         .write(true)
         .open("/dev/fuse")
         .expect("it");
-    // The mount takes it from the program that mounts.
-    fcntl_setfd(&device, FdFlags::empty()).expect("a descriptor");
+    // The program that mounts inherits this one.
+    let inherited = dup(&device).expect("a descriptor");
     let options = format!(
         "fd={},rootmode=40000,user_id=0,group_id=0,allow_other",
-        device.as_raw_fd()
+        inherited.as_raw_fd()
     );
     let at = at.to_str().expect("a plain path");
     let mount = format!("mount -i -t fuse -o {options} remote {at} && exec \"$@\"");
     let wrapper = [&unshare[..], &["sh", "-c", &mount, "sh"]].concat();
     let remote = Remote::serve(device, files);
     let server = Binary::start_under(&wrapper, engine, root, &[]);
+    drop(inherited);
     Some((remote, server))
 }
 
@@ -160,6 +161,7 @@ mod kernel {
     pub(super) const GETATTR: u32 = 3;
     pub(super) const OPEN: u32 = 14;
     pub(super) const READ: u32 = 15;
+    pub(super) const STATFS: u32 = 17;
     pub(super) const RELEASE: u32 = 18;
     pub(super) const FLUSH: u32 = 25;
     pub(super) const INIT: u32 = 26;
@@ -292,6 +294,7 @@ fn answer(request: &[u8], files: &[Named]) -> Option<Vec<u8>> {
             let rest = contents.get(offset as usize..).unwrap_or_default();
             Ok(rest[..rest.len().min(count as usize)].to_vec())
         }
+        kernel::STATFS => Ok(vec![0; 80]),
         kernel::FLUSH | kernel::RELEASE | kernel::RELEASEDIR => Ok(Vec::new()),
         _ => Err(libc::ENOSYS),
     };

@@ -1334,6 +1334,14 @@ fn held_files_make_room_when_descriptors_run_out() {
 /// Files of one octet, and what happens when it is asked whether they still have a name.
 struct Named(Arc<dyn Fn() + Send + Sync>);
 
+/// One of them; those with names from this on are remote.
+struct NamedFile {
+    ask: Arc<dyn Fn() + Send + Sync>,
+    is_remote: bool,
+}
+
+const REMOTE_FROM: u8 = 200;
+
 impl Backend for Named {
     fn open(&self, name: &[u8], _: Patience) -> Result<Opened, OpenError> {
         let identity = Identity {
@@ -1344,7 +1352,10 @@ impl Backend for Named {
             changed: 0,
         };
         Ok(Opened {
-            source: Box::new(Self(Arc::clone(&self.0))),
+            source: Box::new(NamedFile {
+                ask: Arc::clone(&self.0),
+                is_remote: name[0] >= REMOTE_FROM,
+            }),
             len: 1,
             identity,
         })
@@ -1355,7 +1366,7 @@ impl Backend for Named {
     }
 }
 
-impl Source for Named {
+impl Source for NamedFile {
     fn read_at(&self, buffer: &mut [u8], _: u64) -> Result<usize, ReadFailure> {
         Ok(buffer.len())
     }
@@ -1364,8 +1375,12 @@ impl Source for Named {
         Ok(())
     }
 
+    fn is_remote(&self) -> bool {
+        self.is_remote
+    }
+
     fn is_nameless(&self) -> bool {
-        (self.0)();
+        (self.ask)();
         false
     }
 }
@@ -1436,6 +1451,24 @@ fn names_are_looked_after_by_one_at_a_time() {
     begin_named(&store, 3, &mailbox);
     run_all(&store);
     assert_eq!(asked.load(Ordering::Relaxed), 1 + 3);
+}
+
+/// Goal: whether remote files have a name is asked by those who read remote files, and whether local ones have, by the
+/// others.
+#[test]
+fn names_are_looked_after_by_those_who_read_such_files() {
+    let asked = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&asked);
+    let count = move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+    };
+    let (store, mailbox, _inbox) = store(Named(Arc::new(count)), 0);
+    let names = [1, 2, 3, REMOTE_FROM, 4, REMOTE_FROM + 1];
+    for (name, alike) in names.into_iter().zip([1, 2, 3, 1, 4, 2]) {
+        begin_named(&store, name, &mailbox);
+        run_all(&store);
+        assert_eq!(asked.swap(0, Ordering::Relaxed), alike, "{name}");
+    }
 }
 
 #[test]

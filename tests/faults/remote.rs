@@ -21,6 +21,7 @@ use crate::works;
 on_both_engines! {
     a_remote_directory_that_hangs
     a_remote_root_that_hangs
+    a_remote_directory_that_hangs_in_any_case
 }
 
 /// More requests, and more readers, than there are threads that read.
@@ -46,7 +47,7 @@ fn a_remote_directory_that_hangs(engine: Engine) {
         (c"other", contents.clone()),
         (c"large", large.clone()),
     ];
-    let Some((remote, server)) = start(engine, root.path(), &far, &files) else {
+    let Some((remote, server)) = start(engine, root.path(), &far, &files, &[]) else {
         return;
     };
     for _ in 0..2 {
@@ -104,7 +105,7 @@ fn a_remote_root_that_hangs(engine: Engine) {
     let root = tempfile::tempdir().expect("a directory");
     let contents = peer::octets(1, 3_000);
     let files = [(c"file", contents.clone())];
-    let Some((remote, server)) = start(engine, root.path(), root.path(), &files) else {
+    let Some((remote, server)) = start(engine, root.path(), root.path(), &files, &[]) else {
         return;
     };
     assert!(peer::fetch(server.address, "file").as_ref() == Ok(&contents));
@@ -113,6 +114,32 @@ fn a_remote_root_that_hangs(engine: Engine) {
     let mut other = Peer::new(server.address);
     other.send(b"\0\x01file\0mail\0");
     assert_eq!(opcode(&other.receive()), ERROR);
+    drop(hanging);
+    for mut peer in waiting {
+        assert!(peer.rest(512, 1).as_ref() == Ok(&contents));
+    }
+}
+
+/// Goal: the same where names are looked up in any case, and local directories are listed for that.
+fn a_remote_directory_that_hangs_in_any_case(engine: Engine) {
+    let root = tempfile::tempdir().expect("a directory");
+    let far = root.path().join("far");
+    fs::create_dir(&far).expect("a directory");
+    fs::write(root.path().join("Near"), "near").expect("a file");
+    let contents = peer::octets(1, 3_000);
+    let files = [(c"file", contents.clone())];
+    let started = start(engine, root.path(), &far, &files, &["--case-insensitive"]);
+    let Some((remote, server)) = started else {
+        return;
+    };
+    assert!(peer::fetch(server.address, "FAR/file").as_ref() == Ok(&contents));
+    let hanging = remote.hang();
+    let waiting: Vec<Peer> = (0..REQUESTS).map(|_| begin(&server, "FAR/file")).collect();
+    for name in ["near", "NEAR", "nEAR"] {
+        assert_eq!(peer::fetch(server.address, name), Ok(b"near".to_vec()));
+        let refused = peer::fetch(server.address, "far-away").map_err(|(code, _)| code);
+        assert_eq!(refused, Err(1));
+    }
     drop(hanging);
     for mut peer in waiting {
         assert!(peer.rest(512, 1).as_ref() == Ok(&contents));
@@ -128,7 +155,13 @@ fn begin(server: &Binary, name: &str) -> Peer {
 
 /// A remote file system with these files, and a server of `root` that alone sees it, at `at`. The
 /// server is to be dropped first: the file system ends with it.
-fn start(engine: Engine, root: &Path, at: &Path, files: &[Named]) -> Option<(Remote, Binary)> {
+fn start(
+    engine: Engine,
+    root: &Path,
+    at: &Path,
+    files: &[Named],
+    arguments: &[&str],
+) -> Option<(Remote, Binary)> {
     require_path("/dev/fuse", "fuse3")?;
     let unshare = ["unshare", "--mount", "--propagation", "private"];
     if !works(&[&unshare[..], &["true"]].concat()) {
@@ -149,7 +182,7 @@ fn start(engine: Engine, root: &Path, at: &Path, files: &[Named]) -> Option<(Rem
     let mount = format!("mount -i -t fuse -o {options} remote {at} && exec \"$@\"");
     let wrapper = [&unshare[..], &["sh", "-c", &mount, "sh"]].concat();
     let remote = Remote::serve(device, files);
-    let server = Binary::start_under(&wrapper, engine, root, &[]);
+    let server = Binary::start_under(&wrapper, engine, root, arguments);
     drop(inherited);
     Some((remote, server))
 }
@@ -166,6 +199,7 @@ mod kernel {
     pub(super) const FLUSH: u32 = 25;
     pub(super) const INIT: u32 = 26;
     pub(super) const OPENDIR: u32 = 27;
+    pub(super) const READDIR: u32 = 28;
     pub(super) const RELEASEDIR: u32 = 29;
     pub(super) const INTERRUPT: u32 = 36;
     pub(super) const BATCH_FORGET: u32 = 42;
@@ -295,6 +329,8 @@ fn answer(request: &[u8], files: &[Named]) -> Option<Vec<u8>> {
             Ok(rest[..rest.len().min(count as usize)].to_vec())
         }
         kernel::STATFS => Ok(vec![0; 80]),
+        // Files are found, but not listed.
+        kernel::READDIR => Ok(Vec::new()),
         kernel::FLUSH | kernel::RELEASE | kernel::RELEASEDIR => Ok(Vec::new()),
         _ => Err(libc::ENOSYS),
     };

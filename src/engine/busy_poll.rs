@@ -19,14 +19,15 @@ const AWAKE_MAX: Duration = Duration::from_micros(100);
 /// The limit of a short wait. After a longer one, nobody is near.
 const SHORT_MAX: Duration = Duration::from_micros(200);
 
-/// The last wait of the trial that sleeps; as many spin before one way is chosen.
-const ASLEEP_TRIAL: u16 = 16;
+/// Waits in a row of a trial that all sleep, or all spin.
+const STRETCH: u16 = 16;
 
-/// The last wait of the trial that spins.
-const AWAKE_TRIAL: u16 = 2 * ASLEEP_TRIAL;
+/// The last wait of a trial. Its stretches alternate, so that a load that changes meanwhile changes for both ways, and
+/// are enough to tell a difference from chance.
+const TRIAL: u16 = 8 * STRETCH;
 
 /// The last wait before both ways are tried again.
-const OVER: u16 = AWAKE_TRIAL + 2_000;
+const OVER: u16 = TRIAL + 2_000;
 
 /// Chosen waits in a row that spin in vain before the others sleep: clients that went away, or are slower now, cost
 /// no more than that.
@@ -49,23 +50,33 @@ pub(super) struct BusyPoll {
     lasts: bool,
     /// When the previous wait ended.
     ended: Option<Instant>,
-    /// The current trial: the time from wait to wait, the work in between included, and what came.
-    took: Duration,
-    datagrams: u32,
-    /// The time that each datagram took in the trial that slept, if any came.
-    asleep: Option<Duration>,
+    /// What the current trial has found of waits that sleep, and of those that spin.
+    tried: [Tried; 2],
     /// Whether spinning was quicker, by so much that it is worth the processor time.
     pays: bool,
     /// Chosen waits in a row that spun in vain.
     vain: u8,
 }
 
+/// What is known of waits of one kind.
+#[derive(Debug, Default)]
+struct Tried {
+    /// The time from wait to wait, the work in between included.
+    took: Duration,
+    /// What came in that time.
+    datagrams: u32,
+}
+
 impl BusyPoll {
+    /// Whether the current wait of a trial, or what follows it, is to spin.
+    const fn tries_to_spin(&self) -> bool {
+        self.waits < TRIAL && self.waits / STRETCH % 2 == 1
+    }
+
     /// Begins a wait that may last for `timeout`; returns how long it is to spin before it sleeps, if at all.
     pub(super) fn begin(&mut self, timeout: Duration) -> Option<Duration> {
-        let is_trial = (ASLEEP_TRIAL..AWAKE_TRIAL).contains(&self.waits);
         self.lasts = !timeout.is_zero();
-        self.spins = self.lasts && (is_trial || self.pays);
+        self.spins = self.lasts && (self.tries_to_spin() || self.pays);
         self.spins.then(|| timeout.min(AWAKE_MAX))
     }
 
@@ -76,9 +87,10 @@ impl BusyPoll {
         if !self.lasts && self.waits == 0 {
             return;
         }
-        // One long stretch of work must not decide a trial.
-        self.took += (ended - since).min(SHORT_MAX);
-        self.datagrams = self.datagrams.saturating_add(inbox.len() as u32);
+        let tried = &mut self.tried[usize::from(self.tries_to_spin())];
+        // One long piece of work must not decide a trial.
+        tried.took += (ended - since).min(SHORT_MAX);
+        tried.datagrams = tried.datagrams.saturating_add(inbox.len() as u32);
         if !self.lasts {
             return;
         }
@@ -86,27 +98,25 @@ impl BusyPoll {
             *self = Self::default();
             return;
         }
-        if self.pays && self.waits >= AWAKE_TRIAL {
+        if self.pays && self.waits >= TRIAL {
             self.vain = if lasted > AWAKE_MAX { self.vain + 1 } else { 0 };
             self.pays = self.vain < VAIN_MAX;
         }
         self.waits += 1;
         match self.waits {
-            ASLEEP_TRIAL => self.asleep = self.end_trial(),
-            AWAKE_TRIAL => {
-                let trials = self.asleep.zip(self.end_trial());
-                // By a quarter at least.
-                self.pays = trials.is_some_and(|(asleep, awake)| awake <= asleep * 3 / 4);
-            }
+            TRIAL => self.pays = self.is_quicker_to_spin(),
             OVER => *self = Self::default(),
             _ => {}
         }
     }
 
-    /// Ends a trial; returns the time that each of its datagrams took, if any came.
-    fn end_trial(&mut self) -> Option<Duration> {
-        let took = std::mem::take(&mut self.took);
-        took.checked_div(std::mem::take(&mut self.datagrams))
+    /// Whether datagrams came faster in waits that spun, by a quarter of the time at least.
+    fn is_quicker_to_spin(&self) -> bool {
+        let [asleep, awake] = &self.tried;
+        let each = |tried: &Tried| tried.took.checked_div(tried.datagrams);
+        each(asleep)
+            .zip(each(awake))
+            .is_some_and(|(asleep, awake)| awake <= asleep * 3 / 4)
     }
 }
 
@@ -124,7 +134,7 @@ pub(super) mod tests {
     /// An instance whose next wait spins.
     pub(in super::super) fn awake() -> BusyPoll {
         let mut waits = Waits::default();
-        (0..ASLEEP_TRIAL).for_each(|_| {
+        (0..STRETCH).for_each(|_| {
             waits.one(TIMEOUT, |_| (SHORT_MAX, 1));
         });
         waits.busy_poll
@@ -160,7 +170,7 @@ pub(super) mod tests {
         /// Waits that are quicker if they spin, until that is found out.
         fn until_it_pays() -> Self {
             let mut waits = Self::default();
-            for _ in 0..AWAKE_TRIAL {
+            for _ in 0..TRIAL {
                 waits.one(TIMEOUT, |spins| (micros(if spins { 20 } else { 80 }), 1));
             }
             assert!(waits.busy_poll.pays);
@@ -190,11 +200,23 @@ pub(super) mod tests {
                 })
             };
             let spun: Vec<_> = (0..2 * OVER).map(one).collect();
-            let trial = usize::from(ASLEEP_TRIAL);
-            let chosen = usize::from(OVER) - 2 * trial;
-            let once = [(false, trial), (true, trial), (pays, chosen)];
-            let once = once.map(|(spins, count)| vec![spins; count]).concat();
+            let stretch = |spins| vec![spins; STRETCH.into()];
+            let trial = [stretch(false), stretch(true)].concat().repeat(4);
+            let once = [trial, vec![pays; (OVER - TRIAL).into()]].concat();
             assert!(spun == once.repeat(2), "{asleep:?} {awake:?}");
+        }
+    }
+
+    #[test]
+    fn a_load_that_changes_during_a_trial_does_not_decide_it() {
+        for (asleep, awake, pays) in [(60, 60, false), (60, 40, true)] {
+            let mut waits = Waits::default();
+            for wait in 1..=TRIAL {
+                let less = if wait > TRIAL / 2 { 2 } else { 1 };
+                let lasted = |spins| micros(if spins { awake } else { asleep } / less);
+                waits.one(TIMEOUT, |spins| (lasted(spins), 1));
+            }
+            assert_eq!(waits.busy_poll.pays, pays, "{asleep} {awake}");
         }
     }
 
@@ -212,7 +234,7 @@ pub(super) mod tests {
         for _ in 0..OVER {
             assert!(!waits.one(Duration::ZERO, |_| (micros(1), 1)));
         }
-        for _ in 0..AWAKE_TRIAL {
+        for _ in 0..TRIAL {
             waits.one(TIMEOUT, |spins| (micros(if spins { 20 } else { 80 }), 1));
         }
         assert!(waits.busy_poll.pays);
@@ -245,7 +267,7 @@ pub(super) mod tests {
             assert!(waits.one(TIMEOUT, |_| (10 * SHORT_MAX, 1)));
         }
         assert!(!waits.one(TIMEOUT, |_| (SHORT_MAX, 1)));
-        assert!(waits.busy_poll.waits > AWAKE_TRIAL, "as if it had not paid");
+        assert!(waits.busy_poll.waits > TRIAL, "as if it had not paid");
         waits.one(TIMEOUT, |_| (SHORT_MAX + Duration::from_nanos(1), 1));
         assert_eq!(waits.busy_poll.waits, 0, "nobody is near");
     }

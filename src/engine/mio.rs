@@ -356,11 +356,11 @@ impl Engine for MioEngine {
     }
 
     fn send(&mut self, socket: SocketId, path: &Path, payload: Payload<'_>) -> Sent {
-        let sent = match self.sockets.send(socket, path, &payload, |_, _, _, _| None) {
+        let sent = match self.sockets.send(socket, path, &payload, |_| false) {
             // The failure of an earlier send, reported by this one. It is reported once, so send again.
             Err(Stopped { sent: 0, error }) if self.reports && is_report(&error) => {
                 self.noted.report = error.raw_os_error();
-                self.sockets.send(socket, path, &payload, |_, _, _, _| None)
+                self.sockets.send(socket, path, &payload, |_| false)
             }
             sent => sent,
         };

@@ -63,7 +63,9 @@ pub(super) fn open(bind: &Bind) -> io::Result<UdpSocket> {
     if !platform::force_receive_buffer(&socket, RECEIVE_BUFFER_OCTETS) {
         let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER_OCTETS);
     }
-    let _ = socket.set_send_buffer_size(SEND_BUFFER_OCTETS);
+    if !platform::force_send_buffer(&socket, SEND_BUFFER_OCTETS) {
+        let _ = socket.set_send_buffer_size(SEND_BUFFER_OCTETS);
+    }
     platform::prepare(&socket, ipv6, bind.peers_only)?;
     socket.bind(&bind.address.into())?;
     Ok(socket.into())
@@ -125,6 +127,11 @@ pub(super) fn send(
         return plain::send(socket, ipv6, peer, &path.local, parts, segment);
     }
     platform::send(socket, ipv6, peer, &path.local, parts, segment)
+}
+
+/// Octets that a socket may have on their way to the device, as the kernel counts them: not as they were requested.
+pub(super) fn send_buffer(socket: &UdpSocket) -> io::Result<usize> {
+    SockRef::from(socket).send_buffer_size()
 }
 
 /// How many datagrams the socket has dropped because its queue was full.
@@ -225,9 +232,14 @@ pub(super) mod linux {
     /// The index of the dropped datagrams among them.
     const DROPS: usize = 8;
 
-    pub(super) fn force_receive_buffer(socket: &Socket, octets: usize) -> bool {
+    pub(in crate::engine) fn force_receive_buffer(socket: &Socket, octets: usize) -> bool {
         let octets = c_int::try_from(octets).unwrap_or(c_int::MAX);
         set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, octets).is_ok()
+    }
+
+    pub(super) fn force_send_buffer(socket: &Socket, octets: usize) -> bool {
+        let octets = c_int::try_from(octets).unwrap_or(c_int::MAX);
+        set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, octets).is_ok()
     }
 
     pub(super) fn prepare(socket: &Socket, ipv6: bool, peers_only: bool) -> io::Result<()> {
@@ -467,16 +479,16 @@ pub(super) mod linux {
         segment: Option<u16>,
     ) -> io::Result<()> {
         let message = Message::new(ipv6, peer, local, segment)?;
-        message.with(parts, |header| {
-            // SAFETY: all that `header` points to lives during this call, has the length that it gives, and
-            // is only read by the kernel.
-            let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), header, 0) };
-            if sent < 0 {
-                Err(io::Error::last_os_error())
-            } else {
-                Ok(())
-            }
-        })
+        // An IoSlice is laid out as an iovec.
+        let header = message.header(parts.as_ptr().cast(), parts.len());
+        // SAFETY: all that `header` points to lives during this call, has the length that it gives, and is only
+        // read by the kernel.
+        let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, 0) };
+        if sent < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 
     /// The destination of a datagram or a burst, in the form that sendmsg(2) takes.
@@ -535,24 +547,20 @@ pub(super) mod linux {
             Ok(Self { peer, control })
         }
 
-        /// Calls `use_header` with a header for `parts`, all of which lives until it returns.
-        pub(crate) fn with<T>(
-            &self,
-            parts: &[IoSlice<'_>],
-            use_header: impl FnOnce(*const libc::msghdr) -> T,
-        ) -> T {
+        /// A header for `count` parts. It points to them and into this message, all of which must stay in place
+        /// for as long as the kernel may read it.
+        pub(crate) fn header(&self, parts: *const libc::iovec, count: usize) -> libc::msghdr {
             // SAFETY: a msghdr of zeros is one without address, data and control messages.
             let mut header: libc::msghdr = unsafe { mem::zeroed() };
             header.msg_name = self.peer.as_ptr().cast_mut().cast();
             header.msg_namelen = self.peer.len();
-            // An IoSlice is laid out as an iovec, and the kernel only reads them here.
-            header.msg_iov = parts.as_ptr().cast_mut().cast();
-            header.msg_iovlen = parts.len() as _;
+            header.msg_iov = parts.cast_mut();
+            header.msg_iovlen = count as _;
             if self.control.used > 0 {
                 header.msg_control = self.control.octets.as_ptr().cast_mut().cast();
                 header.msg_controllen = self.control.used as _;
             }
-            use_header(&raw const header)
+            header
         }
     }
 
@@ -748,6 +756,10 @@ mod plain {
         false
     }
 
+    pub(super) const fn force_send_buffer(_: &Socket, _: usize) -> bool {
+        false
+    }
+
     pub(super) const fn prepare(_: &Socket, _: bool, _: bool) -> io::Result<()> {
         Ok(())
     }
@@ -864,6 +876,7 @@ mod tests {
 
         let socket = Socket::from(there);
         assert!(!plain::force_receive_buffer(&socket, 1));
+        assert!(!plain::force_send_buffer(&socket, 1));
         assert!(plain::prepare(&socket, false, false).is_ok());
         assert_eq!(plain::drops(&here), 0);
         assert_eq!(plain::segments_max(&here), None);

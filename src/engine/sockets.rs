@@ -72,10 +72,26 @@ pub(super) struct Socket<S> {
     pub(super) ipv6: bool,
     /// Whether it is bound to one local address, so that all its datagrams leave from there anyway.
     bound: bool,
+    /// Whether the kernel chose its port.
+    pub(super) has_any_port: bool,
+    /// Octets that it may have on their way to the device, as the kernel counts them; 0 if unknown.
+    pub(super) send_buffer: usize,
     /// Whether it reports only a datagram's peer.
     pub(super) peers_only: bool,
     /// The engine's own state for it.
     pub(super) state: S,
+}
+
+/// What one system call is to send.
+#[derive(Debug)]
+pub(super) struct Call<'a, S> {
+    pub(super) socket: &'a Socket<S>,
+    pub(super) path: &'a Path,
+    pub(super) burst: &'a Burst<'a>,
+    /// The length in octets of the datagrams that the kernel is to cut it into, if there are several.
+    pub(super) cut: Option<u16>,
+    /// Datagrams of the payload before it.
+    pub(super) before: usize,
 }
 
 /// A send that ended early.
@@ -130,6 +146,7 @@ impl<S> Sockets<S> {
 
     pub(super) fn open(&mut self, bind: Bind, state: S) -> io::Result<&Socket<S>> {
         let udp = socket::open(&bind)?;
+        let send_buffer = socket::send_buffer(&udp).unwrap_or(0);
         let entry = self.table.vacant_entry();
         let id = number(entry.key(), self.generation)
             .ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE))?;
@@ -140,6 +157,8 @@ impl<S> Sockets<S> {
             udp,
             ipv6,
             bound: !bind.address.ip().is_unspecified(),
+            has_any_port: bind.address.port() == 0,
+            send_buffer,
             peers_only: bind.peers_only,
             state,
         }))
@@ -194,14 +213,14 @@ impl<S> Sockets<S> {
         octets
     }
 
-    /// Sends; returns how many datagrams were sent. `other` may send a burst in its own way, or return
-    /// `None` to leave it to sendmsg(2).
+    /// Sends; returns how many datagrams were sent. `other` may see to a call in its own way, or return `false` to
+    /// leave it to sendmsg(2).
     pub(super) fn send(
         &mut self,
         id: SocketId,
         path: &Path,
         payload: &Payload<'_>,
-        mut other: impl FnMut(&Socket<S>, &Path, &Burst<'_>, u16) -> Option<io::Result<()>>,
+        mut other: impl FnMut(&Call<'_, S>) -> bool,
     ) -> Result<usize, Stopped> {
         let burst = payload.burst();
         if burst.segment() == 0 && !matches!(payload, Payload::Packet(_)) {
@@ -209,7 +228,7 @@ impl<S> Sockets<S> {
             return Err(Stopped { sent: 0, error });
         }
         if burst.count() == 1 {
-            return match self.transmit(id, path, &burst, None, &mut other) {
+            return match self.transmit(id, path, (&burst, 0), None, &mut other) {
                 Ok(()) => Ok(1),
                 Err(error) => Err(Stopped { sent: 0, error }),
             };
@@ -270,7 +289,7 @@ impl<S> Sockets<S> {
         id: SocketId,
         path: &Path,
         burst: Burst<'_>,
-        other: &mut impl FnMut(&Socket<S>, &Path, &Burst<'_>, u16) -> Option<io::Result<()>>,
+        other: &mut impl FnMut(&Call<'_, S>) -> bool,
     ) -> Result<usize, Stopped> {
         let segment = burst.segment();
         let mut per_call = self.segments_per_call(path, segment);
@@ -280,7 +299,7 @@ impl<S> Sockets<S> {
         while rest.count() > 0 {
             let (front, back) = rest.split_at(per_call);
             let cut = u16::try_from(segment).ok().filter(|_| front.count() > 1);
-            match self.transmit(id, path, &front, cut, other) {
+            match self.transmit(id, path, (&front, sent), cut, other) {
                 Ok(()) => {
                     sent += front.count();
                     rest = back;
@@ -347,14 +366,14 @@ impl<S> Sockets<S> {
         *known = Refusal { from, ..refusal };
     }
 
-    /// One system call, repeated only if a signal interrupts it.
+    /// One system call for a burst, which so many datagrams precede; repeated only if a signal interrupts it.
     fn transmit(
         &mut self,
         id: SocketId,
         path: &Path,
-        burst: &Burst<'_>,
+        (burst, before): (&Burst<'_>, usize),
         cut: Option<u16>,
-        other: &mut impl FnMut(&Socket<S>, &Path, &Burst<'_>, u16) -> Option<io::Result<()>>,
+        other: &mut impl FnMut(&Call<'_, S>) -> bool,
     ) -> io::Result<()> {
         let socket = self
             .table
@@ -365,10 +384,15 @@ impl<S> Sockets<S> {
         if socket.bound {
             path.local.address = None;
         }
-        if let Some(segment) = cut
-            && let Some(answer) = other(socket, &path, burst, segment)
-        {
-            return answer;
+        let call = Call {
+            socket,
+            path: &path,
+            burst,
+            cut,
+            before,
+        };
+        if other(&call) {
+            return Ok(());
         }
         loop {
             self.statistics.sends += 1;

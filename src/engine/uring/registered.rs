@@ -24,8 +24,22 @@ const TIDY_EVERY: Duration = Duration::from_secs(1);
 /// takes four mebibytes.
 const SPARED: usize = 4;
 
+/// Length and alignment of a huge page, on the machines that have them.
+const HUGE_OCTETS: usize = 2 * 1024 * 1024;
+
+/// Share of a socket's send buffer that one burst may take. For a registered huge page, Linux (6.18) counts a burst with
+/// its distance from the start of the page too, so that one or two near the end would fill the buffer, and the device
+/// would run dry. The same burst from memory that is looked up page by page counts for what it is.
+const SHARE: usize = 4;
+
 /// The operation that fills and empties slots (IORING_REGISTER_BUFFERS_UPDATE).
 pub(super) const UPDATE: u8 = 16;
+
+/// Whether a burst from registered memory leaves room for others in a socket's send buffer.
+pub(super) fn suits(octets: &[u8], send_buffer: usize) -> bool {
+    let counts = octets.as_ptr().addr() % HUGE_OCTETS + octets.len();
+    counts <= send_buffer / SHARE
+}
 
 /// A ring's table of registered memory.
 pub(super) struct Registered {

@@ -1,53 +1,52 @@
 //! Zero-copy sends: the device reads bursts in place, without a copy by the kernel.
 //!
-//! With a second completion, the notification, the kernel reports that it no longer needs the memory, and
-//! whether it had to copy after all, as it does on loopback and virtual links; copying at once is then
-//! cheaper, and zero-copy avoids the interface for a while. These completions use a ring of their own, where
-//! they wake no thread: they are taken when the next burst leaves or the next wait ends.
+//! Bursts are queued and submitted together: with a system call for each, a third of their cost would be the calls.
+//! Those that the kernel refuses come back, to be sent again.
 //!
-//! Where the kernel supports it (Linux 6.15), the frames' memory is registered in advance, so that the
-//! kernel need not look up its pages for each burst.
+//! With a second completion, the notification, the kernel reports that it no longer needs the memory, and whether it
+//! had to copy after all. These completions use a ring of their own, where they wake no thread: they are taken when
+//! the next bursts leave or the next wait ends.
+//!
+//! Where the kernel supports it (Linux 6.15), frames' memory is registered in advance, so that the kernel need not
+//! look up its pages for each burst. Sockets are registered too.
 
-use std::collections::HashMap;
-use std::io::{self, IoSlice};
+use std::collections::VecDeque;
+use std::io;
 use std::mem;
-use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use io_uring::squeue::{self, Flags};
-use io_uring::types::Fd;
+use io_uring::types::{Fd, Fixed};
 use io_uring::{IoUring, cqueue, opcode};
 use slab::Slab;
 
-use super::registered::{Registered, UPDATE};
+use super::files::{self, Files};
+use super::habits::Habits;
+use super::registered::{self, Registered};
 use super::ring::{Disabled, advance, next};
-use crate::engine::Path;
-use crate::engine::socket::linux::{Message, is_loopback};
+use crate::engine::socket::linux::Message;
 use crate::engine::socket::mapped;
+use crate::engine::sockets::Call;
+use crate::engine::{Path, Payload, SocketId};
+use crate::proto::block::BlockIndex;
 use crate::store::Frames;
 
 /// Limit of bursts in flight; further ones are copied. At 64 KiB each they keep a device of 100 Gbit/s busy
 /// for 300 µs.
 const IN_FLIGHT_MAX: usize = 64;
 
+/// Limit of bursts that are submitted together, and wait for each other: sixteen take some 50 µs.
+const BATCH_MAX: usize = 16;
+
+/// Bursts that are submitted one by one after one found no room. In a batch, those behind it may find room, and
+/// overtake it: their client would have to ask for it again.
+const SINGLES_AFTER_FULL: u32 = 1024;
+
 /// The shortest burst for which zero-copy is cheaper than copying, in octets: its overhead is some 4 µs for
 /// any length, and copying and sending 13 KiB takes as long.
 const BURST_OCTETS_MIN: usize = 16 * 1024;
-
-/// Consecutive copied bursts after which an interface counts as copying. A few bursts are copied on any
-/// interface: those to this host itself, and those that are being captured.
-pub(super) const COPIED_IN_A_ROW: u8 = 8;
-
-/// How long a copying interface is avoided at first; doubled each time that it still copies.
-const REST_MIN: Duration = Duration::from_secs(1);
-
-/// The longest that it is avoided: devices and their features change.
-const REST_MAX: Duration = Duration::from_secs(600);
-
-/// Limit of remembered interfaces; beyond it, all are forgotten and tried again.
-const HABITS_MAX: usize = 256;
 
 /// How often the ring is polled for the last completions on drop.
 const LAST_TRIES: u32 = 10;
@@ -62,8 +61,8 @@ const FIXED_BUFFER: u16 = 1 << 2;
 /// Offset in a submission of the registered buffer's index, in octets: the kernel's `buf_index`.
 const BUFFER_INDEX_AT: usize = 40;
 
-/// Tags the probe for kernel support of [`FIXED_BUFFER`] here. No burst has this key.
-const PROBE: usize = usize::MAX;
+/// Tags the probe for kernel support of [`FIXED_BUFFER`] here, whose notification may come late. No burst has this key.
+const PROBE: u64 = u64::MAX;
 
 /// The kernel's report that it copied (IORING_NOTIF_USAGE_ZC_COPIED).
 const USAGE_COPIED: u32 = 1 << 31;
@@ -72,10 +71,16 @@ const USAGE_COPIED: u32 = 1 << 31;
 pub(super) struct ZeroCopy {
     ring: IoUring,
     in_flight: Slab<InFlight>,
+    /// The bursts that are queued and not submitted.
+    queued: Vec<Queued>,
+    /// How many bursts are yet to be submitted one by one.
+    singles: u32,
+    /// Bursts that the kernel refused, in order. Whoever sends takes them from here.
+    pub(super) returned: VecDeque<Piece>,
     /// The registered frame memory; `None` if the kernel does not support it.
     registered: Option<Registered>,
-    /// What is known of each interface.
-    habits: HashMap<u32, Habit>,
+    files: Files,
+    habits: Habits,
     /// Whether the ring is usable.
     works: bool,
     /// Bursts sent through this ring.
@@ -86,164 +91,199 @@ pub(super) struct ZeroCopy {
     pub(super) copied: u64,
 }
 
-/// A burst that the kernel may still read.
+/// A burst: blocks of a file that are sent together.
+#[derive(Debug, Clone)]
+pub(super) struct Piece {
+    pub(super) socket: SocketId,
+    pub(super) path: Path,
+    frames: Arc<Frames>,
+    first: BlockIndex,
+    count: u64,
+}
+
+impl Piece {
+    pub(super) const fn payload(&self) -> Payload<'_> {
+        Payload::Frames {
+            frames: &self.frames,
+            first: self.first,
+            count: self.count,
+        }
+    }
+
+    /// Takes away the first datagrams, which were sent.
+    pub(super) const fn skip(&mut self, datagrams: usize) {
+        self.first = self.first.plus(datagrams as u64);
+        self.count = self.count.saturating_sub(datagrams as u64);
+    }
+}
+
+/// A burst that is queued, or that the kernel may still read: its frames are kept so that their memory is not reused.
 struct InFlight {
-    /// Kept so that the memory is not reused.
-    _frames: Arc<Frames>,
-    interface: u32,
-    /// Whether the send failed: the notification's report of a copy is then meaningless.
-    failed: bool,
+    piece: Piece,
+    is_registered: bool,
+    answer: Answer,
 }
 
-/// Whether the kernel copies what leaves by an interface.
-#[derive(Debug, Default)]
-struct Habit {
-    /// Consecutive bursts that it copied, up to the limit.
-    copied: u8,
-    /// Until when the interface is avoided, and for how long in total.
-    rests: Option<(Instant, Duration)>,
+/// What the kernel has said about a burst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Awaited,
+    Sent,
+    /// The notification's report of a copy is then meaningless.
+    Refused,
 }
 
-impl Habit {
-    /// Records whether a burst was copied.
-    fn note(&mut self, copied: bool, now: Instant) {
-        if !copied {
-            *self = Self::default();
-            return;
-        }
-        self.copied = COPIED_IN_A_ROW.min(self.copied + 1);
-        // Bursts in flight when the interface was given up tell nothing new.
-        if self.copied == COPIED_IN_A_ROW && !self.copies(now) {
-            let rest = self
-                .rests
-                .map_or(REST_MIN, |(_, rest)| REST_MAX.min(rest * 2));
-            self.rests = Some((now + rest, rest));
-        }
-    }
-
-    /// Whether the interface is to be avoided for now.
-    fn copies(&self, now: Instant) -> bool {
-        self.rests.is_some_and(|(until, _)| now < until)
-    }
-}
-
-/// The route of a burst.
-pub(super) struct Route<'a> {
-    pub(super) udp: &'a UdpSocket,
-    pub(super) ipv6: bool,
-    pub(super) path: &'a Path,
+/// What the kernel reads when a burst is submitted.
+struct Queued {
+    key: usize,
+    message: Message,
+    part: libc::iovec,
+    header: libc::msghdr,
 }
 
 impl ZeroCopy {
     pub(super) fn new() -> io::Result<Self> {
-        let submissions = 4;
         // Each burst has a result and a notification.
-        let disabled = Disabled::new(submissions, 2 * IN_FLIGHT_MAX as u32)?;
+        let disabled = Disabled::new(BATCH_MAX as u32, 2 * IN_FLIGHT_MAX as u32)?;
         let registered = Registered::new(disabled.ring());
-        let ring = disabled.enable(&[opcode::SendMsgZc::CODE], Flags::empty(), &[UPDATE])?;
-        let mut zero_copy = Self {
+        let files = Files::new(disabled.ring());
+        let mut ring = disabled.enable(
+            &[opcode::SendMsgZc::CODE],
+            Flags::FIXED_FILE,
+            &[registered::UPDATE, files::UPDATE],
+        )?;
+        let takes_registered = takes_registered_memory(&mut ring)?;
+        Ok(Self {
             ring,
             in_flight: Slab::with_capacity(IN_FLIGHT_MAX),
-            registered,
-            habits: HashMap::new(),
+            queued: Vec::with_capacity(BATCH_MAX),
+            singles: 0,
+            returned: VecDeque::new(),
+            registered: registered.filter(|_| takes_registered),
+            files,
+            habits: Habits::default(),
             works: true,
             sends: 0,
             registered_sends: 0,
             copied: 0,
-        };
-        if !zero_copy.knows_fixed_buffers() {
-            zero_copy.registered = None;
-        }
-        Ok(zero_copy)
+        })
     }
 
-    /// Whether the kernel sends from registered memory. One that does rejects the invalid descriptor; any
-    /// other rejects the flag.
-    fn knows_fixed_buffers(&mut self) -> bool {
-        // SAFETY: a msghdr of zeros is one without address, data and control messages.
-        let header: libc::msghdr = unsafe { mem::zeroed() };
-        let entry = opcode::SendMsgZc::new(Fd(-1), &raw const header)
-            .ioprio(FIXED_BUFFER)
-            .build()
-            .user_data(PROBE as u64);
-        // SAFETY: the header outlives the entry's result, which `finish` waits for.
-        let queued = unsafe { self.ring.submission().push(&entry) };
-        queued.is_ok() && self.finish(PROBE) == Err(libc::EBADF)
-    }
-
-    /// Sends `octets`, a part of `frames`, split into segments. `None` means that copying is better or that
-    /// this failed: then nothing was sent.
-    pub(super) fn send(
+    /// Queues what a call was to send of these frames, from block `first` on. `false` means that copying is better:
+    /// then nothing was queued.
+    pub(super) fn queue<S>(
         &mut self,
-        route: &Route<'_>,
+        call: &Call<'_, S>,
         frames: &Arc<Frames>,
-        octets: &[u8],
-        segment: u16,
-    ) -> Option<io::Result<()>> {
-        if !self.works || octets.len() < BURST_OCTETS_MIN {
-            return None;
-        }
-        let interface = route.path.local.interface;
-        if interface == 0 || self.is_copying(route) {
-            return None;
-        }
-        if self.in_flight.len() >= IN_FLIGHT_MAX {
-            self.take_notifications();
+        first: BlockIndex,
+    ) -> bool {
+        let octets = call.burst.as_contiguous();
+        let Some(octets) = octets.filter(|octets| octets.len() >= BURST_OCTETS_MIN) else {
+            return false;
+        };
+        let (socket, interface) = (call.socket, call.path.local.interface);
+        if !self.works || interface == 0 || self.habits.avoid(&socket.udp, interface) {
+            return false;
         }
         if self.in_flight.len() >= IN_FLIGHT_MAX {
-            return None;
+            self.enter();
         }
-        let peer = if route.ipv6 {
-            mapped(route.path.peer)
+        if !self.works || self.in_flight.len() >= IN_FLIGHT_MAX {
+            return false;
+        }
+        let peer = if socket.ipv6 {
+            mapped(call.path.peer)
         } else {
-            route.path.peer
+            call.path.peer
         };
-        let message = Message::new(route.ipv6, peer, &route.path.local, Some(segment)).ok()?;
-        let key = self.in_flight.insert(InFlight {
-            _frames: Arc::clone(frames),
-            interface,
-            failed: false,
-        });
-        let fd = Fd(route.udp.as_raw_fd());
+        let Ok(message) = Message::new(socket.ipv6, peer, &call.path.local, call.cut) else {
+            return false;
+        };
+        let file = if socket.has_any_port {
+            self.files.place(&self.ring, socket.id, &socket.udp)
+        } else {
+            None
+        };
         let place = match &mut self.registered {
-            Some(registered) => registered.place(&self.ring, frames.lasting()),
-            None => None,
+            Some(registered) if registered::suits(octets, socket.send_buffer) => {
+                registered.place(&self.ring, frames.lasting())
+            }
+            _ => None,
         };
-        let result = message.with(&[IoSlice::new(octets)], |header| {
-            let fixed = place.map_or(0, |_| FIXED_BUFFER);
-            let mut entry = opcode::SendMsgZc::new(fd, header)
-                .ioprio(REPORT_USAGE | fixed)
-                .flags(libc::MSG_DONTWAIT as u32)
-                .build()
-                .user_data(key as u64);
-            if let Some(place) = place {
-                name_buffer(&mut entry, place);
-            }
-            // SAFETY: the header and all that it points to, except the octets, are read before the result
-            // comes, and `finish` returns only with that or after making sure that the entry is never
-            // submitted. The octets live until the notification, since `in_flight` holds the frames that
-            // they are a part of.
-            if unsafe { self.ring.submission().push(&entry) }.is_err() {
-                return Err(libc::EBUSY);
-            }
-            self.finish(key)
+        let key = self.in_flight.insert(InFlight {
+            piece: Piece {
+                socket: socket.id,
+                path: *call.path,
+                frames: Arc::clone(frames),
+                first,
+                count: call.burst.count() as u64,
+            },
+            is_registered: place.is_some(),
+            answer: Answer::Awaited,
         });
-        match result {
-            Ok(()) => {
-                self.sends += 1;
-                self.registered_sends += u64::from(place.is_some());
-                Some(Ok(()))
-            }
-            // No room: a copy would find none either.
-            Err(libc::EAGAIN) => Some(Err(io::Error::from_raw_os_error(libc::EAGAIN))),
-            Err(errno) => {
-                // The kernel or the socket does not support it: do not retry soon.
-                if errno == libc::EINVAL || errno == libc::EOPNOTSUPP {
-                    self.give_up(interface);
-                }
-                None
-            }
+        let header = self.keep(key, message, octets);
+        let sends = file.map_or_else(
+            || opcode::SendMsgZc::new(Fd(socket.udp.as_raw_fd()), header),
+            |file| opcode::SendMsgZc::new(Fixed(file), header),
+        );
+        let fixed = place.map_or(0, |_| FIXED_BUFFER);
+        let mut entry = sends
+            .ioprio(REPORT_USAGE | fixed)
+            .flags(libc::MSG_DONTWAIT as u32)
+            .build()
+            .user_data(key as u64);
+        if let Some(place) = place {
+            name_buffer(&mut entry, place);
         }
+        // SAFETY: the header and all that it points to, except the octets, are read when the entry is submitted, and
+        // are kept in `queued` until then, or until the ring is gone. The octets live until the notification, since
+        // `in_flight` holds the frames that they are a part of.
+        let pushed = unsafe { self.ring.submission().push(&entry) };
+        if pushed.is_err() {
+            self.queued.pop();
+            self.in_flight.remove(key);
+            return false;
+        }
+        self.singles = self.singles.saturating_sub(1);
+        if self.singles > 0 || self.queued.len() >= BATCH_MAX {
+            self.enter();
+        }
+        true
+    }
+
+    /// Keeps what the kernel will read of a burst, and returns where. It stays there: there is room for a batch.
+    fn keep(&mut self, key: usize, message: Message, octets: &[u8]) -> *const libc::msghdr {
+        debug_assert!(self.queued.len() < BATCH_MAX);
+        let part = libc::iovec {
+            iov_base: octets.as_ptr().cast_mut().cast(),
+            iov_len: octets.len(),
+        };
+        let header = message.header(&raw const part, 1);
+        let place = self.queued.len();
+        self.queued.push(Queued {
+            key,
+            message,
+            part,
+            header,
+        });
+        let queued = &mut self.queued[place];
+        // Only now are they where the kernel will find them.
+        queued.header = queued.message.header(&raw const queued.part, 1);
+        &raw const queued.header
+    }
+
+    /// Submits what is queued.
+    pub(super) fn submit(&mut self) {
+        if !self.queued.is_empty() && self.works {
+            self.enter();
+        }
+    }
+
+    /// Makes the kernel let go of a socket that is about to be closed.
+    pub(super) fn close(&mut self, socket: SocketId) {
+        self.submit();
+        self.files.remove(&self.ring, socket);
+        self.returned.retain(|piece| piece.socket != socket);
     }
 
     /// Whether the ring is still in use, that is, was not given up.
@@ -263,108 +303,121 @@ impl ZeroCopy {
         self.registered.is_some()
     }
 
+    /// Marks an interface as not copying.
+    #[cfg(test)]
+    pub(super) fn believe_in(&mut self, interface: u32) {
+        self.habits.believe_in(interface);
+    }
+
     /// Takes pending notifications, and periodically makes the kernel release memory that no frames use any
     /// more.
     pub(super) fn reap(&mut self) {
         if let Some(registered) = &mut self.registered {
             registered.tidy(&self.ring);
         }
-        self.take_notifications();
-    }
-
-    fn take_notifications(&mut self) {
-        // A ring that was given up may hold an entry whose header is gone; entering it would submit that.
-        if self.works && !self.in_flight.is_empty() && advance(&mut self.ring).is_ok() {
-            self.take(usize::MAX);
+        // A ring that was given up may hold entries that were sent in another way since.
+        if self.works && !self.in_flight.is_empty() {
+            self.enter();
         }
     }
 
-    /// Submits the entry with this key and takes its result, which is available at once because the kernel
-    /// was told not to wait for room.
-    fn finish(&mut self, key: usize) -> Result<(), i32> {
+    /// Submits what is queued, and takes all results and notifications. Results are there at once, because the kernel
+    /// is told not to wait for room.
+    fn enter(&mut self) {
         loop {
             let entered = advance(&mut self.ring);
-            if let Some(result) = self.take(key) {
-                return if result < 0 { Err(-result) } else { Ok(()) };
+            self.take();
+            match entered {
+                Ok(()) if self.ring.submission().is_empty() => break,
+                Ok(()) => {}
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::Interrupted | io::ErrorKind::ResourceBusy
+                    ) => {}
+                Err(error) => return self.fail(&error),
             }
-            let tried_again = [io::ErrorKind::Interrupted, io::ErrorKind::ResourceBusy];
-            if let Err(error) = entered
-                && !tried_again.contains(&error.kind())
-            {
-                // Queued entries are never submitted: the ring is not entered again.
-                self.works = false;
-                tracing::warn!(%error, "bursts are copied from now on: the ring that sent them without failed");
-                return Err(error.raw_os_error().unwrap_or(libc::EIO));
+        }
+        self.queued.clear();
+    }
+
+    /// Gives up the ring: what is still queued is never submitted, since the ring is not entered again.
+    fn fail(&mut self, error: &io::Error) {
+        self.works = false;
+        tracing::warn!(%error, "bursts are copied from now on: the ring that sent them without failed");
+        for queued in &self.queued {
+            let burst = self.in_flight.get(queued.key);
+            if burst.is_some_and(|burst| burst.answer == Answer::Awaited) {
+                let burst = self.in_flight.remove(queued.key);
+                self.returned.push_back(burst.piece);
             }
         }
     }
 
-    /// Takes all completions; returns the result of the entry with this key, if it is among them.
-    fn take(&mut self, key: usize) -> Option<i32> {
-        let mut result = None;
+    /// Takes all completions.
+    fn take(&mut self) {
         while let Some(completion) = next(&mut self.ring) {
-            let (flags, place) = (completion.flags(), completion.user_data() as usize);
+            let (flags, key) = (completion.flags(), completion.user_data() as usize);
             if !cqueue::notif(flags) {
-                if place == key {
-                    result = Some(completion.result());
-                }
-                if let Some(burst) = self.in_flight.get_mut(place) {
-                    burst.failed = completion.result() < 0;
-                }
+                self.answered(key, completion.result());
             }
             // Without the "more" flag, no notification follows, or this is it.
             if cqueue::more(flags) {
                 continue;
             }
-            if let Some(burst) = self.in_flight.try_remove(place)
+            if let Some(burst) = self.in_flight.try_remove(key)
                 && cqueue::notif(flags)
-                && !burst.failed
+                && burst.answer != Answer::Refused
             {
                 let copied = completion.result() as u32 & USAGE_COPIED != 0;
                 self.copied += u64::from(copied);
-                self.habit(burst.interface).note(copied, Instant::now());
+                self.habits.note(burst.piece.path.local.interface, copied);
             }
         }
-        result
     }
 
-    /// Whether the kernel copies what leaves by the route's interface.
-    fn is_copying(&mut self, route: &Route<'_>) -> bool {
-        let interface = route.path.local.interface;
-        if let Some(habit) = self.habits.get(&interface) {
-            return habit.rests.is_some() && habit.copies(Instant::now());
-        }
-        // Loopback always copies; no need to try.
-        let copies = is_loopback(route.udp, interface);
-        if copies {
-            self.give_up(interface);
-        } else {
-            self.habit(interface);
-        }
-        copies
-    }
-
-    /// Avoids an interface for the longest time.
-    fn give_up(&mut self, interface: u32) {
-        *self.habit(interface) = Habit {
-            copied: COPIED_IN_A_ROW,
-            rests: Some((Instant::now() + REST_MAX, REST_MAX)),
+    /// Handles the result of a send.
+    fn answered(&mut self, key: usize, result: i32) {
+        let Some(burst) = self.in_flight.get_mut(key) else {
+            return;
         };
-    }
-
-    /// What is known of an interface.
-    fn habit(&mut self, interface: u32) -> &mut Habit {
-        if self.habits.len() >= HABITS_MAX && !self.habits.contains_key(&interface) {
-            self.habits.clear();
+        if result >= 0 {
+            burst.answer = Answer::Sent;
+            self.sends += 1;
+            self.registered_sends += u64::from(burst.is_registered);
+            return;
         }
-        self.habits.entry(interface).or_default()
+        burst.answer = Answer::Refused;
+        let interface = burst.piece.path.local.interface;
+        match -result {
+            libc::EAGAIN => self.singles = SINGLES_AFTER_FULL,
+            // The kernel or the socket does not support it.
+            libc::EINVAL | libc::EOPNOTSUPP => self.habits.give_up(interface),
+            // It is sent again with a copy, and so are the next ones: if they fail too, their sender is told.
+            _ => self.habits.rest(interface),
+        }
+        self.returned.push_back(burst.piece.clone());
     }
+}
 
-    /// Marks an interface as not copying.
-    #[cfg(test)]
-    pub(super) fn believe_in(&mut self, interface: u32) {
-        *self.habit(interface) = Habit::default();
+/// Whether the kernel sends from registered memory. One that does rejects the invalid descriptor; any
+/// other rejects the flag.
+fn takes_registered_memory(ring: &mut IoUring) -> io::Result<bool> {
+    // SAFETY: a msghdr of zeros is one without address, data and control messages.
+    let header: libc::msghdr = unsafe { mem::zeroed() };
+    let entry = opcode::SendMsgZc::new(Fd(-1), &raw const header)
+        .ioprio(FIXED_BUFFER)
+        .build()
+        .user_data(PROBE);
+    // SAFETY: the header outlives the submission: either it succeeds below, or the ring is dropped.
+    let pushed = unsafe { ring.submission().push(&entry) };
+    pushed.map_err(io::Error::other)?;
+    while let Err(error) = advance(ring) {
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
     }
+    Ok(next(ring).is_some_and(|completion| completion.result() == -libc::EBADF))
 }
 
 /// Sets a submission's registered buffer index, which this operation's builder cannot do.
@@ -386,10 +439,11 @@ impl Drop for ZeroCopy {
     fn drop(&mut self) {
         let mut tries = 0;
         while self.works && !self.in_flight.is_empty() && tries < LAST_TRIES {
-            self.take_notifications();
+            self.enter();
             std::thread::sleep(Duration::from_millis(1));
             tries += 1;
         }
+        self.files.clear(&self.ring);
         // Memory that a device may still read must not be reused.
         mem::take(&mut self.in_flight)
             .into_iter()
@@ -400,74 +454,52 @@ impl Drop for ZeroCopy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::sockets::Sockets;
     use crate::engine::uring::tests::longest_burst;
+    use crate::engine::{Bind, Local};
     use crate::testing::skip;
 
-    /// Goal: an interface is avoided once it copies repeatedly, longer each time, and is used again when it
-    /// does not copy. Method: bursts a millisecond apart.
-    #[test]
-    fn an_interface_that_copies_rests_for_longer_each_time() {
-        let mut habit = Habit::default();
-        let mut now = Instant::now();
-        let mut rested = Vec::new();
-        let mut bursts = 0;
-        while rested.len() < 12 {
-            bursts += 1;
-            habit.note(true, now);
-            now += Duration::from_millis(1);
-            if let Some((until, _)) = habit.rests.filter(|_| habit.copies(now)) {
-                rested.push((bursts, until.duration_since(now).as_secs() + 1));
-                // Bursts in flight at that moment change nothing.
-                habit.note(true, now);
-                assert_eq!(habit.rests.map(|(until, _)| until), Some(until));
-                (now, bursts) = (until, 0);
-            }
-        }
-        let expected = [
-            (8, 1),
-            (1, 2),
-            (1, 4),
-            (1, 8),
-            (1, 16),
-            (1, 32),
-            (1, 64),
-            (1, 128),
-            (1, 256),
-        ];
-        assert_eq!(rested[..9], expected);
-        assert_eq!(rested[9..], [(1, 512), (1, 600), (1, 600)]);
-
-        habit.note(false, now);
-        for _ in 1..COPIED_IN_A_ROW {
-            habit.note(true, now);
-            assert!(!habit.copies(now));
-        }
-        habit.note(true, now);
-        assert!(habit.copies(now));
-    }
-
-    /// Goal: entries queued in a ring that was given up never reach the kernel, whatever else is in flight:
-    /// the header of that submission is gone.
+    /// Goal: bursts queued in a ring that was given up come back, and never reach the kernel, whatever else is in
+    /// flight: they are sent in another way.
     #[test]
     fn a_ring_that_was_given_up_is_not_entered_again() {
         let mut zero_copy = match ZeroCopy::new() {
             Ok(zero_copy) => zero_copy,
             Err(why) => return skip(&why.to_string()),
         };
-        let (frames, ..) = longest_burst();
+        let (frames, first, count) = longest_burst();
+        let path = Path {
+            peer: ([127, 0, 0, 1], 9).into(),
+            local: Local {
+                address: None,
+                interface: 1,
+            },
+        };
+        let mut sockets = Sockets::new().expect("a socket");
+        let bind = Bind::to(([127, 0, 0, 1], 0).into());
+        let socket = sockets.open(bind, ()).expect("a socket");
+        zero_copy.believe_in(1);
+        let burst = frames.burst(first, count);
+        let call = Call {
+            socket,
+            path: &path,
+            burst: &burst,
+            cut: u16::try_from(burst.segment()).ok(),
+            before: 0,
+        };
+        assert!(zero_copy.queue(&call, &frames, first));
+        zero_copy.fail(&io::Error::from_raw_os_error(libc::EBADF));
+        assert_eq!(zero_copy.returned.len(), 1);
+        assert!(!zero_copy.is_busy());
+        let piece = zero_copy.returned[0].clone();
+        assert_eq!((piece.socket, piece.count), (socket.id, count));
+        assert!(!zero_copy.queue(&call, &frames, first), "it is in use");
         zero_copy.in_flight.insert(InFlight {
-            _frames: frames,
-            interface: 0,
-            failed: false,
+            piece,
+            is_registered: false,
+            answer: Answer::Sent,
         });
-        // SAFETY: a msghdr of zeros is one without address, data and control messages.
-        let header: libc::msghdr = unsafe { mem::zeroed() };
-        let entry = opcode::SendMsgZc::new(Fd(-1), &raw const header)
-            .build()
-            .user_data(PROBE as u64);
-        // SAFETY: the header outlives the ring's use, which ends with this function at the latest.
-        unsafe { zero_copy.ring.submission().push(&entry) }.expect("room for one");
-        zero_copy.works = false;
+        zero_copy.submit();
         zero_copy.reap();
         assert_eq!(zero_copy.ring.submission().len(), 1, "it was submitted");
     }

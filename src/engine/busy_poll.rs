@@ -20,11 +20,11 @@ const AWAKE_MAX: Duration = Duration::from_micros(100);
 const SHORT_MAX: Duration = Duration::from_micros(200);
 
 /// Waits in a row of a trial that all sleep, or all spin.
-const STRETCH: u16 = 16;
+const STRETCH: u16 = 8;
 
-/// The last wait of a trial. Its stretches alternate, so that a load that changes meanwhile changes for both ways, and
-/// are enough to tell a difference from chance.
-const TRIAL: u16 = 8 * STRETCH;
+/// The last wait of a trial. Its stretches alternate, so that a load that changes meanwhile changes for both ways.
+/// There are no more, since every other one makes a lone client wait for this end to wake.
+const TRIAL: u16 = 4 * STRETCH;
 
 /// The last wait before both ways are tried again.
 const OVER: u16 = TRIAL + 2_000;
@@ -68,7 +68,7 @@ struct Tried {
 }
 
 impl BusyPoll {
-    /// Whether the current wait of a trial, or what follows it, is to spin.
+    /// Whether the current or next wait that lasts is one of a trial that spins.
     const fn tries_to_spin(&self) -> bool {
         self.waits < TRIAL && self.waits / STRETCH % 2 == 1
     }
@@ -201,7 +201,7 @@ pub(super) mod tests {
             };
             let spun: Vec<_> = (0..2 * OVER).map(one).collect();
             let stretch = |spins| vec![spins; STRETCH.into()];
-            let trial = [stretch(false), stretch(true)].concat().repeat(4);
+            let trial = [stretch(false), stretch(true)].concat().repeat(2);
             let once = [trial, vec![pays; (OVER - TRIAL).into()]].concat();
             assert!(spun == once.repeat(2), "{asleep:?} {awake:?}");
         }

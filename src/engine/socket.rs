@@ -63,9 +63,7 @@ pub(super) fn open(bind: &Bind) -> io::Result<UdpSocket> {
     if !platform::force_receive_buffer(&socket, RECEIVE_BUFFER_OCTETS) {
         let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER_OCTETS);
     }
-    if !platform::force_send_buffer(&socket, SEND_BUFFER_OCTETS) {
-        let _ = socket.set_send_buffer_size(SEND_BUFFER_OCTETS);
-    }
+    let _ = socket.set_send_buffer_size(SEND_BUFFER_OCTETS);
     platform::prepare(&socket, ipv6, bind.peers_only)?;
     socket.bind(&bind.address.into())?;
     Ok(socket.into())
@@ -235,11 +233,6 @@ pub(super) mod linux {
     pub(in crate::engine) fn force_receive_buffer(socket: &Socket, octets: usize) -> bool {
         let octets = c_int::try_from(octets).unwrap_or(c_int::MAX);
         set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, octets).is_ok()
-    }
-
-    pub(super) fn force_send_buffer(socket: &Socket, octets: usize) -> bool {
-        let octets = c_int::try_from(octets).unwrap_or(c_int::MAX);
-        set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, octets).is_ok()
     }
 
     pub(super) fn prepare(socket: &Socket, ipv6: bool, peers_only: bool) -> io::Result<()> {
@@ -756,10 +749,6 @@ mod plain {
         false
     }
 
-    pub(super) const fn force_send_buffer(_: &Socket, _: usize) -> bool {
-        false
-    }
-
     pub(super) const fn prepare(_: &Socket, _: bool, _: bool) -> io::Result<()> {
         Ok(())
     }
@@ -876,7 +865,6 @@ mod tests {
 
         let socket = Socket::from(there);
         assert!(!plain::force_receive_buffer(&socket, 1));
-        assert!(!plain::force_send_buffer(&socket, 1));
         assert!(plain::prepare(&socket, false, false).is_ok());
         assert_eq!(plain::drops(&here), 0);
         assert_eq!(plain::segments_max(&here), None);

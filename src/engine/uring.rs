@@ -159,54 +159,79 @@ impl UringEngine {
             let Some(zero_copy) = zero_copy else {
                 return false;
             };
-            let is_queued = match payload {
-                Payload::Frames { frames, first, .. } if call.cut.is_some() => {
-                    zero_copy.queue(call, frames, first.plus(call.before as u64))
-                }
-                _ => false,
-            };
-            if !is_queued {
+            let Payload::Frames { frames, first, .. } = payload else {
                 // What was queued before leaves before.
                 zero_copy.submit();
+                return false;
+            };
+            let (first, id) = (first.plus(call.before as u64), call.socket.id);
+            if call.cut.is_some()
+                && !zero_copy.has_returned(id)
+                && zero_copy.queue(call, frames, first)
+            {
+                return true;
             }
-            is_queued
+            zero_copy.submit();
+            // The blocks before these may have been refused.
+            let is_behind = zero_copy.has_returned(id);
+            if is_behind {
+                let piece = Piece::of(call, frames, first);
+                zero_copy.returned.push_back(piece);
+            }
+            is_behind
         })
     }
 
     /// Whether bursts of this socket came back, which go before all others.
     fn has_returned(&self, socket: SocketId) -> bool {
         let zero_copy = self.zero_copy.as_ref();
-        zero_copy.is_some_and(|zero_copy| {
-            let mut returned = zero_copy.returned.iter();
-            returned.any(|piece| piece.socket == socket)
-        })
+        zero_copy.is_some_and(|zero_copy| zero_copy.has_returned(socket))
     }
 
-    /// Sends what came back, as far as there is room: nothing that was accepted is lost here but by an error, which is
-    /// as good as a loss in the network.
-    fn send_returned(&mut self) {
-        let returned = self.zero_copy.as_mut();
-        let returned = returned.map(|zero_copy| mem::take(&mut zero_copy.returned));
+    /// Submits what is queued, and sends what comes back, as far as there is room. Afterwards nothing is queued, and
+    /// what is left waits for room or a retry, which the next waits report. So what was accepted is lost only by an
+    /// error, which is as good as a loss in the network.
+    fn flush(&mut self) {
+        let Some(zero_copy) = &mut self.zero_copy else {
+            return;
+        };
+        zero_copy.submit();
+        if zero_copy.returned.is_empty() {
+            return;
+        }
         let mut waiting = VecDeque::new();
-        for mut piece in returned.unwrap_or_default() {
+        for mut piece in mem::take(&mut zero_copy.returned) {
             let id = piece.socket;
             let is_behind = waiting.iter().any(|before: &Piece| before.socket == id);
             if is_behind || !self.has_room(id) {
                 waiting.push_back(piece);
                 continue;
             }
-            if let Err(stopped) = self.transmit(id, &piece.path, &piece.payload())
-                && !matches!(self.stopped(id, &stopped), Sent::Failed(_))
-            {
-                piece.skip(stopped.sent);
-                waiting.push_back(piece);
-            }
-            if self.has_returned(id) && !self.watch_for_room(id) {
-                self.sockets.retry_soon();
+            if let Err(stopped) = self.transmit(id, &piece.path, &piece.payload()) {
+                if let Sent::Failed(errno) = self.stopped(id, &stopped) {
+                    tracing::debug!(peer = %piece.path.peer, errno, "a burst could not be sent");
+                } else {
+                    piece.skip(stopped.sent);
+                    waiting.push_back(piece);
+                }
             }
         }
-        if let Some(zero_copy) = &mut self.zero_copy {
-            zero_copy.returned.append(&mut waiting);
+        let Some(zero_copy) = &mut self.zero_copy else {
+            return;
+        };
+        zero_copy.submit();
+        // Those that came back again were first.
+        zero_copy.returned.append(&mut waiting);
+        let mut left: Vec<_> = zero_copy
+            .returned
+            .iter()
+            .map(|piece| piece.socket)
+            .collect();
+        left.dedup();
+        for id in left {
+            if !self.watch_for_room(id) {
+                self.sockets.retry_soon();
+            }
         }
     }
 
@@ -445,7 +470,10 @@ impl Engine for UringEngine {
             return Sent::Full;
         }
         let sent = self.transmit(socket, path, &payload);
-        self.send_returned();
+        let zero_copy = self.zero_copy.as_ref();
+        if zero_copy.is_some_and(|zero_copy| !zero_copy.returned.is_empty()) {
+            self.flush();
+        }
         match sent {
             Ok(sent) => Sent::Datagrams(sent),
             Err(stopped) => self.stopped(socket, &stopped),
@@ -468,10 +496,7 @@ impl Engine for UringEngine {
     /// datagram ends the wait early.
     fn wait(&mut self, until: Option<Instant>, inbox: &mut Inbox) -> io::Result<()> {
         inbox.clear();
-        if let Some(zero_copy) = &mut self.zero_copy {
-            zero_copy.submit();
-        }
-        self.send_returned();
+        self.flush();
         let began = self.now();
         let mut until = until;
         self.arm();
@@ -506,7 +531,7 @@ impl Engine for UringEngine {
         if let Some(zero_copy) = &mut self.zero_copy {
             zero_copy.reap();
         }
-        self.send_returned();
+        self.flush();
         Ok(())
     }
 
@@ -595,6 +620,7 @@ mod tests {
     use socket2::{Domain, Protocol, Socket, Type};
 
     use super::super::Local;
+    use super::super::sockets::Call;
     use super::*;
     use crate::proto::block::{BlockIndex, Rollover};
     use crate::store::memory::{Contents, Memory};
@@ -751,24 +777,27 @@ mod tests {
             };
             let mut inbox = Inbox::new();
             let mut sent = 0;
+            let deadline = engine.now() + Duration::from_secs(30);
+            let mut wait = |engine: &mut UringEngine| {
+                let waited = engine.wait(Some(deadline), &mut inbox);
+                waited.expect("a working engine");
+                assert!(engine.now() < deadline, "it waits for room in vain");
+            };
             for _ in 0..2 * usize::from(habits::COPIED_IN_A_ROW) {
                 while engine.send(id, &path, burst) != Sent::Full {
                     sent += 1;
                 }
                 while !engine.has_room(id) {
-                    engine.wait(None, &mut inbox).expect("a working engine");
+                    wait(&mut engine);
                 }
             }
-            let now = engine.now();
-            engine
-                .wait(Some(now), &mut inbox)
-                .expect("a working engine");
+            engine.flush();
             let statistics = engine.statistics();
             assert_eq!((statistics.zero_copy_sends, statistics.sends), (sent, 0));
             assert_eq!(statistics.zero_copy_copied, 0);
             // Where there was no room, bursts do not wait for each other: none may overtake another.
             while engine.send(id, &path, burst) == Sent::Full {
-                engine.wait(None, &mut inbox).expect("a working engine");
+                wait(&mut engine);
             }
             assert_eq!(engine.statistics().zero_copy_sends, sent + 1);
         });
@@ -809,11 +838,62 @@ mod tests {
                 .wait(Some(now), &mut Inbox::new())
                 .expect("a working engine");
             assert_eq!(engine.statistics().zero_copy_sends, 3);
+            captured(&watcher, usize::MAX);
+
+            // What is queued when the engine ends leaves while its socket is open, registered or not.
+            let address = engine.local_addr(id).expect("open");
+            engine.close(id);
+            let id = engine.open(Bind::to(address)).expect("the same port");
+            engine.send(id, &path, burst(0));
+            drop(engine);
+            assert!(captured(&watcher, usize::MAX) == *bursts[0]);
         });
     }
 
-    /// Goal: the sender of a burst that the kernel refused learns of it with the next one, and the socket can still be
-    /// used. Method: a peer that no route leads to.
+    /// Goal: nothing that follows overtakes blocks that came back, whatever way it would take. Method: such blocks, as
+    /// if there had been no room for them.
+    #[test]
+    fn what_came_back_goes_first() {
+        with_device_that_swallows("", || {
+            let Some((mut engine, id, path)) = engine_and_socket([10, 1, 0, 1]) else {
+                return;
+            };
+            if !engine.gso() {
+                return skip("this kernel does not cut bursts");
+            }
+            let (path, watcher) = (beyond(&path), watcher());
+            let (frames, first, _) = longest_burst();
+            let blocks = |from: u64, count| Payload::Frames {
+                frames: &frames,
+                first: first.plus(from),
+                count,
+            };
+            let burst = frames.burst(first, 45);
+            let call = Call {
+                socket: engine.sockets.get(id).expect("open"),
+                path: &path,
+                burst: &burst,
+                cut: None,
+                before: 0,
+            };
+            let piece = Piece::of(&call, &frames, first);
+            zero_copy(&mut engine).returned.push_back(piece);
+            // A burst without a copy, a short one with a copy, and one block.
+            for (from, count) in [(45, 50), (95, 2), (97, 1)] {
+                let sent = engine.transmit(id, &path, &blocks(from, count));
+                assert_eq!(sent.expect("no error"), count as usize);
+            }
+            assert_eq!(engine.statistics(), Statistics::default());
+            assert_eq!(engine.send(id, &path, blocks(98, 1)), Sent::Full);
+            engine.flush();
+            let expected = frames.burst(first, 98).to_contiguous();
+            assert!(captured(&watcher, usize::MAX) == *expected);
+            assert!(engine.has_room(id));
+        });
+    }
+
+    /// Goal: the sender of a burst that the kernel refused learns of it with the next one, and bursts to others still
+    /// leave without a copy. Method: a peer that no route leads to, between others.
     #[test]
     fn what_the_kernel_refuses_is_told_with_the_next_burst() {
         with_device_that_swallows("", || {
@@ -834,16 +914,79 @@ mod tests {
                 first,
                 count,
             };
-            assert_eq!(engine.send(id, &nowhere, burst), Sent::Datagrams(45));
-            let now = engine.now();
-            engine
-                .wait(Some(now), &mut Inbox::new())
-                .expect("a working engine");
+            let wait = |engine: &mut UringEngine| {
+                let now = engine.now();
+                let waited = engine.wait(Some(now), &mut Inbox::new());
+                waited.expect("a working engine");
+            };
+            for path in [there, nowhere, there] {
+                assert_eq!(engine.send(id, &path, burst), Sent::Datagrams(45));
+            }
+            wait(&mut engine);
             assert!(engine.has_room(id));
-            let told = engine.send(id, &nowhere, burst);
-            assert_eq!(told, Sent::Failed(libc::ENETUNREACH));
-            assert_eq!(engine.send(id, &there, burst), Sent::Datagrams(45));
-            assert_eq!(engine.statistics().zero_copy_sends, 0);
+            assert_eq!(engine.statistics().zero_copy_sends, 2);
+            for zero_copy_sends in [3, 4] {
+                let told = engine.send(id, &nowhere, burst);
+                assert_eq!(told, Sent::Failed(libc::ENETUNREACH));
+                assert_eq!(engine.send(id, &there, burst), Sent::Datagrams(45));
+                wait(&mut engine);
+                assert_eq!(engine.statistics().zero_copy_sends, zero_copy_sends);
+            }
+            assert_eq!(engine.statistics().zero_copy_copied, 0);
+        });
+    }
+
+    /// Goal: blocks leave in order also if there is room for some of them only, whatever way they take. Method: long
+    /// windows with a short end, through a send buffer that holds two bursts and a device that is slow, as a packet
+    /// socket sees them.
+    #[test]
+    fn blocks_leave_in_order_when_there_is_little_room() {
+        let slow = "&& tc qdisc add dev swallow root tbf rate 400mbit burst 128k limit 64m";
+        with_device_that_swallows(slow, || {
+            let Some((mut engine, id, path)) = engine_and_socket([10, 1, 0, 1]) else {
+                return;
+            };
+            if !engine.gso() {
+                return skip("this kernel does not cut bursts");
+            }
+            let udp = &engine.sockets.get(id).expect("open").udp;
+            let small = socket2::SockRef::from(udp).set_send_buffer_size(64 << 10);
+            small.expect("a smaller buffer");
+            let (path, watcher) = (beyond(&path), watcher());
+            let (frames, first, _) = longest_burst();
+            let (mut next, end) = (first, first.plus(400));
+            let mut inbox = Inbox::new();
+            let mut captured_octets = Vec::new();
+            let deadline = engine.now() + Duration::from_secs(30);
+            while next < end {
+                let burst = Payload::Frames {
+                    frames: &frames,
+                    first: next,
+                    count: 100.min(end.past(next)),
+                };
+                match engine.send(id, &path, burst) {
+                    Sent::Datagrams(sent) => next = next.plus(sent as u64),
+                    Sent::Full => engine
+                        .wait(Some(deadline), &mut inbox)
+                        .expect("a working engine"),
+                    Sent::Failed(errno) => panic!("error {errno}"),
+                }
+                captured_octets.extend(captured(&watcher, usize::MAX));
+                assert!(engine.now() < deadline);
+            }
+            while !engine.has_room(id) {
+                let waited = engine.wait(Some(deadline), &mut inbox);
+                waited.expect("a working engine");
+                assert!(engine.now() < deadline);
+            }
+            let expected = frames.burst(first, 400).to_contiguous();
+            // Packets are captured as they leave the queue of the device.
+            while captured_octets.len() < expected.len() && engine.now() < deadline {
+                captured_octets.extend(captured(&watcher, usize::MAX));
+                thread::sleep(Duration::from_millis(1));
+            }
+            assert!(captured_octets == *expected);
+            assert!(engine.statistics().zero_copy_sends > 0);
         });
     }
 

@@ -23,8 +23,16 @@ const NOTHING: RawFd = -1;
 /// A ring's table of registered sockets.
 #[derive(Debug)]
 pub(super) struct Files {
-    /// The socket in each place; its index is the kernel's.
-    places: Vec<Option<SocketId>>,
+    /// The places, by the kernel's index.
+    places: Vec<Place>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Free,
+    Taken(SocketId),
+    /// The kernel did not empty it.
+    Lost,
 }
 
 impl Files {
@@ -32,39 +40,47 @@ impl Files {
     pub(super) fn new(ring: &IoUring) -> Self {
         let made = ring.submitter().register_files_sparse(FILES_MAX as u32);
         Self {
-            places: made.map_or_else(|_| Vec::new(), |()| vec![None; FILES_MAX]),
+            places: made.map_or_else(|_| Vec::new(), |()| vec![Place::Free; FILES_MAX]),
         }
     }
 
     /// The place of a socket, registering it if needed; `None` if it is not registered.
     pub(super) fn place(&mut self, ring: &IoUring, id: SocketId, udp: &UdpSocket) -> Option<u32> {
-        if let Some(place) = self.find(Some(id)) {
+        if let Some(place) = self.find(Place::Taken(id)) {
             return Some(place as u32);
         }
-        let place = self.find(None)?;
+        let place = self.find(Place::Free)?;
         update(ring, place, udp.as_raw_fd()).then(|| {
-            self.places[place] = Some(id);
+            self.places[place] = Place::Taken(id);
             place as u32
         })
     }
 
     /// Makes the ring let go of a socket that is about to be closed.
     pub(super) fn remove(&mut self, ring: &IoUring, id: SocketId) {
-        // A place that the kernel does not empty is not used again.
-        if let Some(place) = self.find(Some(id))
-            && update(ring, place, NOTHING)
-        {
-            self.places[place] = None;
+        if let Some(place) = self.find(Place::Taken(id)) {
+            self.empty(ring, place);
         }
     }
 
     /// Makes the ring let go of all sockets.
     pub(super) fn clear(&mut self, ring: &IoUring) {
-        let registered: Vec<_> = self.places.iter().flatten().copied().collect();
-        registered.into_iter().for_each(|id| self.remove(ring, id));
+        for place in 0..self.places.len() {
+            if matches!(self.places[place], Place::Taken(_)) {
+                self.empty(ring, place);
+            }
+        }
     }
 
-    fn find(&self, content: Option<SocketId>) -> Option<usize> {
+    fn empty(&mut self, ring: &IoUring, place: usize) {
+        self.places[place] = if update(ring, place, NOTHING) {
+            Place::Free
+        } else {
+            Place::Lost
+        };
+    }
+
+    fn find(&self, content: Place) -> Option<usize> {
         self.places.iter().position(|&place| place == content)
     }
 }

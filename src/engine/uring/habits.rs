@@ -52,18 +52,11 @@ impl Habits {
     /// Records whether a burst was copied.
     pub(super) fn note(&mut self, interface: u32, copied: bool) {
         let habit = self.of(interface);
-        if copied {
-            habit.note_copy(Instant::now());
+        // The usual case needs no clock.
+        if !copied && habit.rests.is_none() {
+            habit.copied = 0;
         } else {
-            *habit = Habit::default();
-        }
-    }
-
-    /// Avoids an interface for the shortest time at least.
-    pub(super) fn rest(&mut self, interface: u32) {
-        let (habit, now) = (self.of(interface), Instant::now());
-        if !habit.copies(now) {
-            habit.rests = Some((now + REST_MIN, REST_MIN));
+            habit.note(copied, Instant::now());
         }
     }
 
@@ -90,10 +83,17 @@ impl Habits {
 }
 
 impl Habit {
-    fn note_copy(&mut self, now: Instant) {
+    fn note(&mut self, copied: bool, now: Instant) {
+        // Bursts that were in flight when the interface was given up tell nothing new.
+        if self.copies(now) {
+            return;
+        }
+        if !copied {
+            *self = Self::default();
+            return;
+        }
         self.copied = COPIED_IN_A_ROW.min(self.copied + 1);
-        // Bursts in flight when the interface was given up tell nothing new.
-        if self.copied == COPIED_IN_A_ROW && !self.copies(now) {
+        if self.copied == COPIED_IN_A_ROW {
             let rest = self
                 .rests
                 .map_or(REST_MIN, |(_, rest)| REST_MAX.min(rest * 2));
@@ -115,19 +115,19 @@ mod tests {
     /// does not copy. Method: bursts a millisecond apart.
     #[test]
     fn an_interface_that_copies_rests_for_longer_each_time() {
-        let mut habits = Habits::default();
+        let mut habit = Habit::default();
         let mut now = Instant::now();
         let mut rested = Vec::new();
         let mut bursts = 0;
         while rested.len() < 12 {
-            let habit = habits.of(1);
             bursts += 1;
-            habit.note_copy(now);
+            habit.note(true, now);
             now += Duration::from_millis(1);
             if let Some((until, _)) = habit.rests.filter(|_| habit.copies(now)) {
                 rested.push((bursts, until.duration_since(now).as_secs() + 1));
                 // Bursts in flight at that moment change nothing.
-                habit.note_copy(now);
+                habit.note(true, now);
+                habit.note(false, now);
                 assert_eq!(habit.rests.map(|(until, _)| until), Some(until));
                 (now, bursts) = (until, 0);
             }
@@ -146,13 +146,12 @@ mod tests {
         assert_eq!(rested[..9], expected);
         assert_eq!(rested[9..], [(1, 512), (1, 600), (1, 600)]);
 
-        habits.note(1, false);
-        let habit = habits.of(1);
+        habit.note(false, now);
         for _ in 1..COPIED_IN_A_ROW {
-            habit.note_copy(now);
+            habit.note(true, now);
             assert!(!habit.copies(now));
         }
-        habit.note_copy(now);
+        habit.note(true, now);
         assert!(habit.copies(now));
     }
 }

@@ -68,6 +68,11 @@ impl Registered {
         })
     }
 
+    /// Whether `memory` has a slot. To give it one may empty others.
+    pub(super) fn holds(&self, memory: &Lasting<'_>) -> bool {
+        self.places.contains_key(&Arc::as_ptr(memory.stay).addr())
+    }
+
     /// The slot of `memory`, registering it if needed. `None` if that is not possible.
     pub(super) fn place(&mut self, ring: &IoUring, memory: Option<Lasting<'_>>) -> Option<u16> {
         let Lasting { octets, stay } = memory?;

@@ -10,12 +10,13 @@
 //! Where the kernel supports it (Linux 6.15), frames' memory is registered in advance, so that the kernel need not
 //! look up its pages for each burst. Sockets are registered too.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::mem;
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use io_uring::squeue::{self, Flags};
 use io_uring::types::{Fd, Fixed};
@@ -43,6 +44,13 @@ const BATCH_MAX: usize = 16;
 /// Bursts that are submitted one by one after one found no room. In a batch, those behind it may find room, and
 /// overtake it: their client would have to ask for it again.
 const SINGLES_AFTER_FULL: u32 = 1024;
+
+/// How long bursts to a peer are copied after the kernel refused one for another reason than a lack of room: sendmsg(2)
+/// tells why, and whether its datagrams can be sent singly.
+const REFUSED_LIFE: Duration = Duration::from_secs(10);
+
+/// Limit of such peers; beyond it, all are forgotten and learned again.
+const REFUSED_MAX: usize = 256;
 
 /// The shortest burst for which zero-copy is cheaper than copying, in octets: its overhead is some 4 µs for
 /// any length, and copying and sending 13 KiB takes as long.
@@ -77,6 +85,8 @@ pub(super) struct ZeroCopy {
     singles: u32,
     /// Bursts that the kernel refused, in order. Whoever sends takes them from here.
     pub(super) returned: VecDeque<Piece>,
+    /// Peers to which bursts are copied, and until when.
+    refused: HashMap<IpAddr, Instant>,
     /// The registered frame memory; `None` if the kernel does not support it.
     registered: Option<Registered>,
     files: Files,
@@ -102,6 +112,17 @@ pub(super) struct Piece {
 }
 
 impl Piece {
+    /// What a call was to send of these frames, from block `first` on.
+    pub(super) fn of<S>(call: &Call<'_, S>, frames: &Arc<Frames>, first: BlockIndex) -> Self {
+        Self {
+            socket: call.socket.id,
+            path: *call.path,
+            frames: Arc::clone(frames),
+            first,
+            count: call.burst.count() as u64,
+        }
+    }
+
     pub(super) const fn payload(&self) -> Payload<'_> {
         Payload::Frames {
             frames: &self.frames,
@@ -159,6 +180,7 @@ impl ZeroCopy {
             queued: Vec::with_capacity(BATCH_MAX),
             singles: 0,
             returned: VecDeque::new(),
+            refused: HashMap::new(),
             registered: registered.filter(|_| takes_registered),
             files,
             habits: Habits::default(),
@@ -182,12 +204,17 @@ impl ZeroCopy {
             return false;
         };
         let (socket, interface) = (call.socket, call.path.local.interface);
-        if !self.works || interface == 0 || self.habits.avoid(&socket.udp, interface) {
+        if !self.works
+            || interface == 0
+            || self.habits.avoid(&socket.udp, interface)
+            || self.is_refused(call.path.peer.ip())
+        {
             return false;
         }
         if self.in_flight.len() >= IN_FLIGHT_MAX {
             self.enter();
         }
+        let place = self.place(octets, frames, socket.send_buffer);
         if !self.works || self.in_flight.len() >= IN_FLIGHT_MAX {
             return false;
         }
@@ -204,20 +231,8 @@ impl ZeroCopy {
         } else {
             None
         };
-        let place = match &mut self.registered {
-            Some(registered) if registered::suits(octets, socket.send_buffer) => {
-                registered.place(&self.ring, frames.lasting())
-            }
-            _ => None,
-        };
         let key = self.in_flight.insert(InFlight {
-            piece: Piece {
-                socket: socket.id,
-                path: *call.path,
-                frames: Arc::clone(frames),
-                first,
-                count: call.burst.count() as u64,
-            },
+            piece: Piece::of(call, frames, first),
             is_registered: place.is_some(),
             answer: Answer::Awaited,
         });
@@ -251,6 +266,32 @@ impl ZeroCopy {
         true
     }
 
+    /// The slot of the registered memory that a part of these frames lies in; `None` if it is to be sent from memory
+    /// that is not registered.
+    fn place(&mut self, octets: &[u8], frames: &Frames, send_buffer: usize) -> Option<u16> {
+        let registered = self.registered.as_ref()?;
+        let memory = frames.lasting()?;
+        if !registered::suits(octets, send_buffer) {
+            return None;
+        }
+        // To register it may empty slots that queued bursts name.
+        if !registered.holds(&memory) {
+            self.submit();
+        }
+        let registered = self.registered.as_mut()?;
+        registered.place(&self.ring, Some(memory))
+    }
+
+    /// Whether bursts to a peer are copied because one was refused.
+    fn is_refused(&self, peer: IpAddr) -> bool {
+        // Usually there is none.
+        !self.refused.is_empty()
+            && self
+                .refused
+                .get(&peer)
+                .is_some_and(|&until| Instant::now() < until)
+    }
+
     /// Keeps what the kernel will read of a burst, and returns where. It stays there: there is room for a batch.
     fn keep(&mut self, key: usize, message: Message, octets: &[u8]) -> *const libc::msghdr {
         debug_assert!(self.queued.len() < BATCH_MAX);
@@ -270,6 +311,11 @@ impl ZeroCopy {
         // Only now are they where the kernel will find them.
         queued.header = queued.message.header(&raw const queued.part, 1);
         &raw const queued.header
+    }
+
+    /// Whether bursts of a socket came back, which go before all others.
+    pub(super) fn has_returned(&self, socket: SocketId) -> bool {
+        self.returned.iter().any(|piece| piece.socket == socket)
     }
 
     /// Submits what is queued.
@@ -388,15 +434,20 @@ impl ZeroCopy {
             return;
         }
         burst.answer = Answer::Refused;
-        let interface = burst.piece.path.local.interface;
+        let piece = burst.piece.clone();
         match -result {
             libc::EAGAIN => self.singles = SINGLES_AFTER_FULL,
             // The kernel or the socket does not support it.
-            libc::EINVAL | libc::EOPNOTSUPP => self.habits.give_up(interface),
-            // It is sent again with a copy, and so are the next ones: if they fail too, their sender is told.
-            _ => self.habits.rest(interface),
+            libc::EINVAL | libc::EOPNOTSUPP => self.habits.give_up(piece.path.local.interface),
+            _ => {
+                if self.refused.len() >= REFUSED_MAX {
+                    self.refused.clear();
+                }
+                let until = Instant::now() + REFUSED_LIFE;
+                self.refused.insert(piece.path.peer.ip(), until);
+            }
         }
-        self.returned.push_back(burst.piece.clone());
+        self.returned.push_back(piece);
     }
 }
 

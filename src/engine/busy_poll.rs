@@ -29,6 +29,10 @@ const TRIAL: u16 = 4 * STRETCH;
 /// The last wait before both ways are tried again.
 const OVER: u16 = TRIAL + 2_000;
 
+/// Datagrams that a wait brings on average, if it sleeps, from which on none spin: it is woken once for all of them.
+/// A lone client sends one at a time.
+const CROWD: u32 = 3;
+
 /// Chosen waits in a row that spin in vain before the others sleep: clients that went away, or are slower now, cost
 /// no more than that.
 const VAIN_MAX: u8 = 4;
@@ -110,9 +114,13 @@ impl BusyPoll {
         }
     }
 
-    /// Whether datagrams came faster in waits that spun, by a quarter of the time at least.
+    /// Whether few datagrams came to waits that slept, and faster to those that spun, by a quarter of the time at
+    /// least.
     fn is_quicker_to_spin(&self) -> bool {
         let [asleep, awake] = &self.tried;
+        if asleep.datagrams >= CROWD * u32::from(TRIAL / 2) {
+            return false;
+        }
         let each = |tried: &Tried| tried.took.checked_div(tried.datagrams);
         each(asleep)
             .zip(each(awake))
@@ -185,8 +193,9 @@ pub(super) mod tests {
         let cases = [
             ((75, 1), (54, 1), true),
             ((75, 1), (56, 1), false),
-            ((95, 4), (20, 1), false),
-            ((95, 4), (10, 1), true),
+            ((95, 2), (33, 1), false),
+            ((95, 2), (32, 1), true),
+            ((95, 3), (2, 1), false),
             ((75, 0), (75, 1), false),
             ((75, 1), (75, 0), false),
             ((150, 1), (250, 1), false),

@@ -256,7 +256,8 @@ impl fmt::Display for Metrics {
 pub struct Latencies {
     /// From the arrival of a request to the first datagram of its answer: this end's processing time.
     pub first_datagram: Latency,
-    /// From the arrival of an ACK to the blocks that it released: this end's processing time.
+    /// From the arrival of an ACK to the blocks that it released: this end's processing time. The engine may submit
+    /// them together with others, some 50 µs later.
     pub ack_to_burst: Latency,
     /// From a block to its ACK, for blocks that were sent only once.
     pub round_trip: Latency,

@@ -27,9 +27,9 @@ const SPARED: usize = 4;
 /// Length and alignment of a huge page, on the machines that have them.
 const HUGE_OCTETS: usize = 2 * 1024 * 1024;
 
-/// Share of a socket's send buffer that one burst may take. For a registered huge page, Linux (6.18) counts a burst with
-/// its distance from the start of the page too, so that one or two near the end would fill the buffer, and the device
-/// would run dry. The same burst from memory that is looked up page by page counts for what it is.
+/// Share of a socket's send buffer that one burst may take. From a registered huge page, Linux (6.18) counts a burst
+/// with its distance from the start of the page too, so that one or two near the end would fill the buffer, and the
+/// device would run dry. The same burst from memory that is looked up page by page counts for what it is.
 const SHARE: usize = 4;
 
 /// The operation that fills and empties slots (IORING_REGISTER_BUFFERS_UPDATE).
@@ -68,14 +68,14 @@ impl Registered {
         })
     }
 
-    /// Whether `memory` has a slot. To give it one may empty others.
-    pub(super) fn holds(&self, memory: &Lasting<'_>) -> bool {
-        self.places.contains_key(&Arc::as_ptr(memory.stay).addr())
+    /// Whether `memory` has a slot, or will not be given one: to try that may empty others.
+    pub(super) fn is_settled(&self, memory: &Lasting<'_>) -> bool {
+        self.full || self.places.contains_key(&Arc::as_ptr(memory.stay).addr())
     }
 
     /// The slot of `memory`, registering it if needed. `None` if that is not possible.
-    pub(super) fn place(&mut self, ring: &IoUring, memory: Option<Lasting<'_>>) -> Option<u16> {
-        let Lasting { octets, stay } = memory?;
+    pub(super) fn place(&mut self, ring: &IoUring, memory: &Lasting<'_>) -> Option<u16> {
+        let Lasting { octets, stay } = memory;
         let name = Arc::as_ptr(stay).addr();
         if let Some(&place) = self.places.get(&name) {
             return Some(place);
@@ -193,18 +193,12 @@ mod tests {
         let octets = vec![7; 8192];
         let [first, second, third] = [(); 3].map(|()| Arc::new(Stay::default()));
         let place = |registered: &mut Registered, stay: &Arc<Stay>| {
-            registered.place(
-                &ring,
-                Some(Lasting {
-                    octets: &octets,
-                    stay,
-                }),
-            )
+            let octets = &octets;
+            registered.place(&ring, &Lasting { octets, stay })
         };
         assert_eq!(place(&mut registered, &first), Some(0));
         assert_eq!(place(&mut registered, &second), Some(1));
         assert_eq!(place(&mut registered, &first), Some(0));
-        assert_eq!(registered.place(&ring, None), None);
         drop(first);
         registered.let_go(&ring);
         assert_eq!(place(&mut registered, &second), Some(1));
@@ -230,17 +224,17 @@ mod tests {
                 octets: &octets,
                 stay,
             };
-            assert!(registered.place(&ring, Some(memory)).is_some());
+            assert!(registered.place(&ring, &memory).is_some());
         }
         let stay = Arc::new(Stay::default());
         let memory = Lasting {
             octets: &REFUSED,
             stay: &stay,
         };
-        assert_eq!(registered.place(&ring, Some(memory)), None);
+        assert_eq!(registered.place(&ring, &memory), None);
         assert_eq!(registered.places.len(), 2);
         assert!(registered.full);
-        assert_eq!(registered.place(&ring, Some(memory)), None);
+        assert_eq!(registered.place(&ring, &memory), None);
         assert_eq!(registered.places.len(), 2);
     }
 
@@ -258,12 +252,12 @@ mod tests {
             octets,
             stay: &stay,
         });
-        assert_eq!(registered.place(&ring, Some(refused)), None);
+        assert_eq!(registered.place(&ring, &refused), None);
         registered.tidy(&ring);
-        assert_eq!(registered.place(&ring, Some(taken)), None, "too soon");
+        assert_eq!(registered.place(&ring, &taken), None, "too soon");
         registered.tidied -= TIDY_EVERY;
         registered.tidy(&ring);
-        assert_eq!(registered.place(&ring, Some(taken)), Some(0));
+        assert_eq!(registered.place(&ring, &taken), Some(0));
     }
 
     #[test]
@@ -277,6 +271,6 @@ mod tests {
             octets: &octets,
             stay: &stay,
         };
-        assert_eq!(registered.place(&ring, Some(memory)), None);
+        assert_eq!(registered.place(&ring, &memory), None);
     }
 }

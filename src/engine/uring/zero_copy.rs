@@ -29,7 +29,7 @@ use super::registered::{self, Registered};
 use super::ring::{Disabled, advance, next};
 use crate::engine::socket::linux::Message;
 use crate::engine::socket::mapped;
-use crate::engine::sockets::Call;
+use crate::engine::sockets::{Call, RETRY_AFTER};
 use crate::engine::{Path, Payload, SocketId};
 use crate::proto::block::BlockIndex;
 use crate::store::Frames;
@@ -83,7 +83,7 @@ pub(super) struct ZeroCopy {
     queued: Vec<Queued>,
     /// How many bursts are yet to be submitted one by one.
     singles: u32,
-    /// Bursts that the kernel refused, in order. Whoever sends takes them from here.
+    /// Bursts that the kernel refused, in order, and what was to follow them. Whoever sends takes them from here.
     pub(super) returned: VecDeque<Piece>,
     /// Peers to which bursts are copied, and until when.
     refused: HashMap<IpAddr, Instant>,
@@ -215,7 +215,8 @@ impl ZeroCopy {
             self.enter();
         }
         let place = self.place(octets, frames, socket.send_buffer);
-        if !self.works || self.in_flight.len() >= IN_FLIGHT_MAX {
+        // All of these may have changed by submitting others; what came back goes first.
+        if !self.works || self.in_flight.len() >= IN_FLIGHT_MAX || self.has_returned(socket.id) {
             return false;
         }
         let peer = if socket.ipv6 {
@@ -275,21 +276,24 @@ impl ZeroCopy {
             return None;
         }
         // To register it may empty slots that queued bursts name.
-        if !registered.holds(&memory) {
+        if !registered.is_settled(&memory) {
             self.submit();
         }
-        let registered = self.registered.as_mut()?;
-        registered.place(&self.ring, Some(memory))
+        self.registered.as_mut()?.place(&self.ring, &memory)
     }
 
     /// Whether bursts to a peer are copied because one was refused.
-    fn is_refused(&self, peer: IpAddr) -> bool {
+    fn is_refused(&mut self, peer: IpAddr) -> bool {
         // Usually there is none.
-        !self.refused.is_empty()
-            && self
-                .refused
-                .get(&peer)
-                .is_some_and(|&until| Instant::now() < until)
+        if self.refused.is_empty() {
+            return false;
+        }
+        let until = self.refused.get(&peer);
+        let is_over = until.is_some_and(|&until| until <= Instant::now());
+        if is_over {
+            self.refused.remove(&peer);
+        }
+        self.refused.contains_key(&peer)
     }
 
     /// Keeps what the kernel will read of a burst, and returns where. It stays there: there is room for a batch.
@@ -325,9 +329,8 @@ impl ZeroCopy {
         }
     }
 
-    /// Makes the kernel let go of a socket that is about to be closed.
+    /// Makes the kernel let go of a socket that is about to be closed, of which nothing is queued.
     pub(super) fn close(&mut self, socket: SocketId) {
-        self.submit();
         self.files.remove(&self.ring, socket);
         self.returned.retain(|piece| piece.socket != socket);
     }
@@ -347,6 +350,12 @@ impl ZeroCopy {
     #[cfg(test)]
     pub(super) const fn registers(&self) -> bool {
         self.registered.is_some()
+    }
+
+    /// Has the next bursts submitted one by one.
+    #[cfg(test)]
+    pub(super) const fn submit_singly(&mut self) {
+        self.singles = SINGLES_AFTER_FULL;
     }
 
     /// Marks an interface as not copying.
@@ -439,15 +448,19 @@ impl ZeroCopy {
             libc::EAGAIN => self.singles = SINGLES_AFTER_FULL,
             // The kernel or the socket does not support it.
             libc::EINVAL | libc::EOPNOTSUPP => self.habits.give_up(piece.path.local.interface),
-            _ => {
-                if self.refused.len() >= REFUSED_MAX {
-                    self.refused.clear();
-                }
-                let until = Instant::now() + REFUSED_LIFE;
-                self.refused.insert(piece.path.peer.ip(), until);
-            }
+            // Too much memory is in use, above all of what may be locked. That passes.
+            libc::ENOMEM | libc::ENOBUFS => self.refuse(piece.path.peer.ip(), RETRY_AFTER),
+            _ => self.refuse(piece.path.peer.ip(), REFUSED_LIFE),
         }
         self.returned.push_back(piece);
+    }
+
+    /// Has bursts to a peer copied for so long: at least the one that comes back.
+    fn refuse(&mut self, peer: IpAddr, life: Duration) {
+        if self.refused.len() >= REFUSED_MAX {
+            self.refused.clear();
+        }
+        self.refused.insert(peer, Instant::now() + life);
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Copied sends use plain sendmsg(2), which a ring does not make cheaper, nor do sends submitted in batches:
 //! copying and the network stack are what they cost. Sends without a copy cost so little otherwise that batches
-//! and registered sockets pay. All parts of an engine belong to the thread that created it.
+//! pay. All parts of an engine belong to the thread that created it.
 
 mod buffers;
 mod files;

@@ -1,6 +1,7 @@
 //! Zero-copy sends: the device reads bursts in place, without a copy by the kernel.
 //!
-//! Bursts are queued and submitted together: with a system call for each, a third of their cost would be the calls.
+//! Bursts are queued and submitted together: with a system call for each, up to a third of their cost would be the
+//! calls.
 //! Those that the kernel refuses come back, to be sent again.
 //!
 //! With a second completion, the notification, the kernel reports that it no longer needs the memory, and whether it

@@ -29,8 +29,7 @@ const TRIAL: u16 = 4 * STRETCH;
 /// The last wait before both ways are tried again.
 const OVER: u16 = TRIAL + 2_000;
 
-/// Datagrams that a wait brings on average, if it sleeps, from which on none spin: it is woken once for all of them.
-/// A lone client sends one at a time.
+/// Clients that a wait hears from on average, if it sleeps, from which on none spin: it is woken once for all of them.
 const CROWD: u32 = 3;
 
 /// Chosen waits in a row that spin in vain before the others sleep: clients that went away, or are slower now, cost
@@ -56,6 +55,8 @@ pub(super) struct BusyPoll {
     ended: Option<Instant>,
     /// What the current trial has found of waits that sleep, and of those that spin.
     tried: [Tried; 2],
+    /// How many clients its waits that slept heard from, all added up.
+    heard: u32,
     /// Whether spinning was quicker, by so much that it is worth the processor time.
     pays: bool,
     /// Chosen waits in a row that spun in vain.
@@ -95,6 +96,9 @@ impl BusyPoll {
         // One long piece of work must not decide a trial.
         tried.took += (ended - since).min(SHORT_MAX);
         tried.datagrams = tried.datagrams.saturating_add(inbox.len() as u32);
+        if self.waits < TRIAL && !self.tries_to_spin() {
+            self.heard = self.heard.saturating_add(clients(inbox));
+        }
         if !self.lasts {
             return;
         }
@@ -114,11 +118,11 @@ impl BusyPoll {
         }
     }
 
-    /// Whether few datagrams came to waits that slept, and faster to those that spun, by a quarter of the time at
-    /// least.
+    /// Whether few clients were heard from at once, and datagrams came faster to waits that spun, by a quarter of the
+    /// time at least.
     fn is_quicker_to_spin(&self) -> bool {
         let [asleep, awake] = &self.tried;
-        if asleep.datagrams >= CROWD * u32::from(TRIAL / 2) {
+        if self.heard >= CROWD * u32::from(TRIAL / 2) {
             return false;
         }
         let each = |tried: &Tried| tried.took.checked_div(tried.datagrams);
@@ -126,6 +130,16 @@ impl BusyPoll {
             .zip(each(awake))
             .is_some_and(|(asleep, awake)| awake <= asleep * 3 / 4)
     }
+}
+
+/// How many clients these datagrams are from, if those of each arrived together.
+fn clients(inbox: &Inbox) -> u32 {
+    let mut latest = None;
+    let datagrams = (0..inbox.len()).filter_map(|place| inbox.get(place));
+    datagrams.fold(0, |clients, datagram| {
+        let peer = Some(datagram.path.peer);
+        clients + u32::from(std::mem::replace(&mut latest, peer) != peer)
+    })
 }
 
 #[cfg(test)]
@@ -153,6 +167,8 @@ pub(super) mod tests {
     struct Waits {
         busy_poll: BusyPoll,
         now: Instant,
+        /// Whether all datagrams are from one client, instead of each from another.
+        lone: bool,
     }
 
     impl Waits {
@@ -165,7 +181,7 @@ pub(super) mod tests {
             let mut inbox = Inbox::new();
             for port in 1..=datagrams {
                 let path = Path {
-                    peer: ([127, 0, 0, 1], port as u16).into(),
+                    peer: ([127, 0, 0, 1], if self.lone { 1 } else { port as u16 }).into(),
                     local: Local::default(),
                 };
                 inbox.push(SocketId(1), path, false, 4);
@@ -213,6 +229,20 @@ pub(super) mod tests {
             let trial = [stretch(false), stretch(true)].concat().repeat(2);
             let once = [trial, vec![pays; (OVER - TRIAL).into()]].concat();
             assert!(spun == once.repeat(2), "{asleep:?} {awake:?}");
+        }
+    }
+
+    #[test]
+    fn a_window_of_one_client_is_no_crowd() {
+        for (lone, pays) in [(true, true), (false, false)] {
+            let mut waits = Waits {
+                lone,
+                ..Waits::default()
+            };
+            for _ in 0..TRIAL {
+                waits.one(TIMEOUT, |spins| (micros(if spins { 20 } else { 80 }), 16));
+            }
+            assert_eq!(waits.busy_poll.pays, pays);
         }
     }
 

@@ -768,14 +768,7 @@ mod tests {
     #[test]
     fn a_device_that_is_slow_is_not_taken_for_one_that_copies() {
         let slow = "&& tc qdisc add dev swallow root tbf rate 400mbit burst 128k limit 64m";
-        with_device_that_swallows(slow, || {
-            let Some((mut engine, id, path)) = engine_and_socket([10, 1, 0, 1]) else {
-                return;
-            };
-            if !engine.gso() {
-                return skip("this kernel does not cut bursts");
-            }
-            let path = beyond(&path);
+        with_engine_at_device(slow, |mut engine, id, path| {
             let (frames, first, count) = longest_burst();
             let burst = Payload::Frames {
                 frames: &frames,
@@ -814,14 +807,8 @@ mod tests {
     /// Method: two bursts and a packet, as a packet socket sees them.
     #[test]
     fn bursts_are_submitted_together_and_in_order() {
-        with_device_that_swallows("", || {
-            let Some((mut engine, id, path)) = engine_and_socket([10, 1, 0, 1]) else {
-                return;
-            };
-            if !engine.gso() {
-                return skip("this kernel does not cut bursts");
-            }
-            let (path, watcher) = (beyond(&path), watcher());
+        with_engine_at_device("", |mut engine, id, path| {
+            let watcher = watcher();
             let (frames, first, count) = longest_burst();
             let burst = |from: u64| Payload::Frames {
                 frames: &frames,
@@ -861,14 +848,8 @@ mod tests {
     /// if there had been no room for them.
     #[test]
     fn what_came_back_goes_first() {
-        with_device_that_swallows("", || {
-            let Some((mut engine, id, path)) = engine_and_socket([10, 1, 0, 1]) else {
-                return;
-            };
-            if !engine.gso() {
-                return skip("this kernel does not cut bursts");
-            }
-            let (path, watcher) = (beyond(&path), watcher());
+        with_engine_at_device("", |mut engine, id, path| {
+            let watcher = watcher();
             let (frames, first, _) = longest_burst();
             let blocks = |from: u64, count| Payload::Frames {
                 frames: &frames,
@@ -903,14 +884,8 @@ mod tests {
     /// leave without a copy. Method: a peer that no route leads to, between others.
     #[test]
     fn what_the_kernel_refuses_is_told_with_the_next_burst() {
-        with_device_that_swallows("", || {
-            let Some((mut engine, id, path)) = engine_and_socket([10, 1, 0, 1]) else {
-                return;
-            };
-            if !engine.gso() {
-                return skip("this kernel does not cut bursts");
-            }
-            let there = beyond(&path);
+        with_engine_at_device("", |mut engine, id, path| {
+            let there = path;
             let nowhere = Path {
                 peer: SocketAddr::from(([10, 2, 0, 9], 9)),
                 ..there
@@ -949,18 +924,12 @@ mod tests {
     #[test]
     fn blocks_leave_in_order_when_there_is_little_room() {
         let slow = "&& tc qdisc add dev swallow root tbf rate 400mbit burst 128k limit 64m";
-        with_device_that_swallows(slow, || {
-            let Some((mut engine, id, path)) = engine_and_socket([10, 1, 0, 1]) else {
-                return;
-            };
-            if !engine.gso() {
-                return skip("this kernel does not cut bursts");
-            }
+        with_engine_at_device(slow, |mut engine, id, path| {
             zero_copy(&mut engine).submit_singly();
             let udp = &engine.sockets.get(id).expect("open").udp;
             let small = socket2::SockRef::from(udp).set_send_buffer_size(64 << 10);
             small.expect("a smaller buffer");
-            let (path, watcher) = (beyond(&path), watcher());
+            let watcher = watcher();
             let (frames, first, _) = longest_burst();
             let (mut next, end) = (first, first.plus(400));
             let mut inbox = Inbox::new();
@@ -1001,13 +970,7 @@ mod tests {
     /// Goal: a socket that is registered with the ring for sending is really closed. Method: its port.
     #[test]
     fn a_port_is_free_although_bursts_left_from_it() {
-        with_device_that_swallows("", || {
-            let Some((mut engine, id, path)) = engine_and_socket([10, 1, 0, 1]) else {
-                return;
-            };
-            if !engine.gso() {
-                return skip("this kernel does not cut bursts");
-            }
+        with_engine_at_device("", |mut engine, id, path| {
             let (frames, first, count) = longest_burst();
             let burst = Payload::Frames {
                 frames: &frames,
@@ -1017,7 +980,7 @@ mod tests {
             let mut id = id;
             for _ in 0..100 {
                 let address = engine.local_addr(id).expect("open");
-                engine.send(id, &beyond(&path), burst);
+                engine.send(id, &path, burst);
                 engine.close(id);
                 while zero_copy(&mut engine).is_busy() {
                     zero_copy(&mut engine).reap();
@@ -1027,7 +990,7 @@ mod tests {
                 id = engine.open(any).expect("a socket");
             }
             assert_eq!(engine.statistics().zero_copy_sends, 100);
-            engine.send(id, &beyond(&path), burst);
+            engine.send(id, &path, burst);
             let address = engine.local_addr(id).expect("open");
             drop(engine);
             std::net::UdpSocket::bind(address).expect("a port that is free again");
@@ -1039,18 +1002,12 @@ mod tests {
     #[test]
     fn a_path_that_is_said_to_be_narrow_takes_bursts() {
         let narrow = "&& ip route change 10.1.0.0/24 dev swallow src 10.1.0.1 mtu 600";
-        with_device_that_swallows(narrow, || {
-            let Some((mut engine, id, path)) = engine_and_socket([10, 1, 0, 1]) else {
-                return;
-            };
-            if !engine.gso() {
-                return skip("this kernel does not cut bursts");
-            }
+        with_engine_at_device(narrow, |mut engine, id, path| {
             let burst = Payload::Segments {
                 octets: &[0; 10_000],
                 segment: 1400,
             };
-            let sent = engine.send(id, &beyond(&path), burst);
+            let sent = engine.send(id, &path, burst);
             assert_eq!(sent, Sent::Datagrams(8));
             let statistics = engine.statistics();
             assert_eq!((statistics.sends, statistics.gso_sends), (1, 1));
@@ -1077,6 +1034,22 @@ mod tests {
             work();
         });
         alone.join().expect("a thread that passes");
+    }
+
+    /// The same with an engine, a socket and a path through the device.
+    fn with_engine_at_device(
+        then: &str,
+        work: impl FnOnce(UringEngine, SocketId, Path) + Send + 'static,
+    ) {
+        with_device_that_swallows(then, || {
+            let Some((engine, id, path)) = engine_and_socket([10, 1, 0, 1]) else {
+                return;
+            };
+            if !engine.gso() {
+                return skip("this kernel does not cut bursts");
+            }
+            work(engine, id, beyond(&path));
+        });
     }
 
     /// A path to a peer beyond that device.

@@ -844,6 +844,31 @@ mod tests {
         });
     }
 
+    /// Goal: memory is registered only while no burst is queued, since that may empty the slots of others. Method:
+    /// bursts from memory that is registered, and from memory that is not.
+    #[test]
+    fn nothing_is_queued_while_memory_is_registered() {
+        with_engine_at_device("", |mut engine, id, path| {
+            let send_buffer = engine.sockets.get(id).expect("open").send_buffer;
+            let [known, new] = [longest_burst(), longest_burst()];
+            let octets = new.0.burst(new.1, new.2).as_contiguous();
+            let suits = registered::suits(octets.expect("laid out"), send_buffer);
+            if !suits || !zero_copy(&mut engine).registers() {
+                return skip("this kernel sends from no registered memory, or the buffer is small");
+            }
+            for ((frames, first, count), submitted) in [(&known, 0), (&known, 0), (&new, 2)] {
+                let (first, count) = (*first, *count);
+                let burst = Payload::Frames {
+                    frames,
+                    first,
+                    count,
+                };
+                assert_eq!(engine.send(id, &path, burst), Sent::Datagrams(45));
+                assert_eq!(engine.statistics().zero_copy_sends, submitted);
+            }
+        });
+    }
+
     /// Goal: nothing that follows overtakes blocks that came back, whatever way it would take. Method: such blocks, as
     /// if there had been no room for them.
     #[test]
